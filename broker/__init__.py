@@ -1,0 +1,3 @@
+"""The contract between master and nodes, and the only code that both import."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,66 @@
+"""The rules of a key, and its encoding in the index and on disk.
+
+A key is a path of printable ASCII, `folder/sub/name.ext`, of up to 383 bytes. It is kept as base64
+whose alphabet is in ASCII order: encoded keys sort as the keys do, and all keys under a prefix are one
+range. 383 bytes make 511 characters, the longest key LMDB takes.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+
+from broker.errors import InvalidKey
+
+MAX_BYTES = 383
+
+_STANDARD = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_ORDERED = bytes(sorted(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"))
+_TO_ORDERED = bytes.maketrans(_STANDARD, _ORDERED)
+_TO_STANDARD = bytes.maketrans(_ORDERED, _STANDARD)
+
+# No empty segment, no "." or "..", printable ASCII only.
+_GOOD = re.compile(r"(?!\.{1,2}(?:/|$))[ -.0-~]+(?:/(?!\.{1,2}(?:/|$))[ -.0-~]+)*")
+
+
+def check(key: str) -> str:
+    """The key without its leading slash; raises `InvalidKey` with the reason when it breaks a rule."""
+    if key[:1] == "/":
+        key = key[1:]
+    if len(key) <= MAX_BYTES and _GOOD.fullmatch(key):
+        return key
+    raise InvalidKey(_reason(key))
+
+
+def encode(key: str) -> bytes:
+    """The key as it is kept: base64 without padding, its alphabet in ASCII order."""
+    return base64.b64encode(key.encode("ascii")).rstrip(b"=").translate(_TO_ORDERED)
+
+
+def decode(encoded: bytes) -> str:
+    """The key that `encode` was given; raises `InvalidKey` for bytes it can't have made."""
+    try:
+        raw = base64.b64decode(encoded.translate(_TO_STANDARD) + b"=" * (-len(encoded) % 4), validate=True)
+        return raw.decode("ascii")
+    except ValueError as error:
+        raise InvalidKey(f"{encoded!r} is no encoded key") from error
+
+
+def _reason(key: str) -> str:
+    if not key:
+        return "the key is empty; a key is a path like folder/name.ext"
+    if not key.isascii():
+        bad = next(character for character in key if ord(character) > 126)
+        return f"the key has the character {bad!r}; only ASCII can be used"
+    if any(ord(character) < 32 or ord(character) == 127 for character in key):
+        return f"the key {_shown(key)} has a control character"
+    if len(key) > MAX_BYTES:
+        return f"the key has {len(key)} bytes; {MAX_BYTES} is the limit"
+    segments = key.split("/")
+    if "" in segments:
+        return f"the key {_shown(key)} has an empty segment; use single slashes between names, none at the end"
+    return f"the key {_shown(key)} has a segment . or .., which keys can't have"
+
+
+def _shown(key: str) -> str:
+    return repr(key if len(key) <= 100 else key[:97] + "...")

@@ -1,0 +1,264 @@
+"""Every message between master and nodes: its fields and its codec.
+
+| message     | from → to            | queue                | carries                                            |
+| ----------- | -------------------- | -------------------- | -------------------------------------------------- |
+| `Commands`  | master → one node    | `pulzar.node.<id>`   | a batch of `Store` and `Delete` commands           |
+| `Replay`    | master → one node    | `pulzar.node.<id>`   | "send me your log again, from here"                |
+| `Announce`  | master → every node  | `pulzar.control`     | "send a heartbeat now"                             |
+| `Results`   | node → controller    | `pulzar.results`     | what became of commands, or a stretch of a replay  |
+| `Heartbeat` | node → controller    | `pulzar.heartbeats`  | who and where the node is, how it feels, its `seq` |
+
+On the wire a message is one msgpack array `[PROTOCOL, code, field, …]`, fields in the order of the
+class. Named tuples rather than dataclasses, because msgpack packs a tuple as it stands and thousands
+of commands are built every second.
+
+Times are integers, milliseconds since the epoch, UTC. Keys are encoded keys (`broker.keys.encode`).
+Versions are 63-bit integers that rise with time (`master.versions`).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, NamedTuple, TypeVar
+
+import msgpack
+
+from broker.errors import MalformedMessage, UnknownProtocol
+
+PROTOCOL = 1
+
+
+class Kind(IntEnum):
+    """What a log record, a command or a result is about."""
+
+    PUT = 1  # a value
+    DELETE = 2  # a tombstone: every version of the key up to and including this one is gone
+    EPOCH = 3  # the node's agent started; no key
+
+
+class Status(IntEnum):
+    """What became of one command."""
+
+    DONE = 0  # durable on the node (again, if it was delivered twice)
+    STALE = 1  # the node already holds a newer version of the key; nothing was written
+    FULL = 2  # the disk has no room; nothing was written
+    MISSING = 3  # the staged upload that was to become the value is not there
+    FAILED = 4  # anything else; `reason` says what
+
+
+class Store(NamedTuple):
+    """Keep a value. It travels in `value`, or waits on the node as the staged upload `staged`."""
+
+    ticket: int  # names the command to its sender, 0 when nobody waits
+    key: bytes
+    version: int
+    created: int
+    expires: int  # 0: never
+    content_type: str
+    digest: bytes  # SHA-256 of the value, 32 bytes
+    size: int  # bytes
+    value: bytes | None
+    staged: str  # "" when `value` is given
+
+    kind = Kind.PUT
+
+
+class Delete(NamedTuple):
+    """Write a tombstone: every version of the key up to and including `version` is gone."""
+
+    ticket: int
+    key: bytes
+    version: int
+
+    kind = Kind.DELETE
+
+
+class Commands(NamedTuple):
+    """A batch for one node. `origin` names the process whose requests wait for it, "" for none."""
+
+    origin: str
+    items: list[Store | Delete]
+
+
+class Replay(NamedTuple):
+    """Send again, as `Results`, all that is alive of what was logged after `after`."""
+
+    request: str  # repeated in every `Results` that answers
+    after: int
+
+
+class Announce(NamedTuple):
+    """Send a heartbeat now."""
+
+    reason: str
+
+
+class Result(NamedTuple):
+    """What became of one command, or one record of a replay (`ticket` 0)."""
+
+    ticket: int
+    status: Status
+    reason: str
+    seq: int  # of the record in the node's log; 0 when nothing was written
+    kind: Kind
+    key: bytes
+    version: int
+    created: int
+    expires: int
+    content_type: str
+    digest: bytes
+    size: int
+    value: bytes | None  # the value itself when it is small enough to be kept beside the entry
+
+
+class Results(NamedTuple):
+    """Everything that is alive of the node's log after `after`, up to and including `upto`."""
+
+    node: str
+    origin: str
+    request: str  # of the replay this is part of, "" when it is not
+    after: int
+    upto: int
+    last: bool  # True on the last message of a replay
+    items: list[Result]
+
+
+class Heartbeat(NamedTuple):
+    """A node says who it is and how it feels."""
+
+    node: str
+    url: str  # http://host:port that clients reach it at
+    at: int  # the node's clock
+    version: str  # of the software
+    epoch: str  # random, made when the agent started
+    epoch_seq: int  # seq of that epoch's record: all after it was written by this process
+    seq: int  # of the newest record
+    disk_total: int  # bytes, of the data directory's filesystem
+    disk_free: int  # bytes
+    full: bool  # takes no more values
+    load: float  # 1-minute load average divided by cores
+    memory: float  # percent of the machine's memory in use
+    keys: int  # values it holds
+    slots: int  # runs it can have at once
+    running: list[int]  # the jobs running now
+    catalog: str  # digest of its catalog of scripts
+
+
+Message = Commands | Replay | Announce | Results | Heartbeat
+
+_CODES: dict[type[Any], int] = {Commands: 1, Replay: 2, Announce: 3, Results: 4, Heartbeat: 5}
+_TYPES: dict[int, type[Any]] = {code: cls for cls, code in _CODES.items()}
+
+# Values of up to a megabyte travel in commands, a batch of them in one message.
+_MAX_BYTES = 64 * 1024 * 1024
+
+M = TypeVar("M")
+
+
+def encode(message: Message) -> bytes:
+    """The message as bytes for the wire."""
+    if isinstance(message, Commands):
+        items: Any = [(item.kind, *item) for item in message.items]
+        fields: tuple[Any, ...] = (message.origin, items)
+    else:
+        fields = message
+    packed: bytes = msgpack.packb((PROTOCOL, _CODES[type(message)], *fields), use_bin_type=True)
+    return packed
+
+
+def decode(body: bytes, expected: type[M]) -> M:
+    """The message in `body`, which must be an `expected`.
+
+    Raises `UnknownProtocol` for a message of another protocol version and `MalformedMessage` for
+    anything that is no such message.
+    """
+    message = decode_any(body)
+    if not isinstance(message, expected):
+        raise MalformedMessage(f"expected a {expected.__name__} message, received a {type(message).__name__}")
+    return message
+
+
+def decode_any(body: bytes) -> Message:
+    """The message in `body`, whichever it is; raises as `decode` does."""
+    try:
+        fields = msgpack.unpackb(body, raw=False, max_buffer_size=_MAX_BYTES)
+    except (ValueError, msgpack.UnpackException, UnicodeDecodeError) as error:
+        raise MalformedMessage(f"not a msgpack message of {len(body)} bytes: {error}") from error
+    if not isinstance(fields, list) or len(fields) < 2:
+        raise MalformedMessage(f"expected an array [protocol, code, …], received {_short(fields)}")
+    if fields[0] != PROTOCOL:
+        raise UnknownProtocol(f"protocol {_short(fields[0])} is not known here; this is protocol {PROTOCOL}")
+    cls = _TYPES.get(fields[1]) if isinstance(fields[1], int) else None
+    if cls is None:
+        raise MalformedMessage(f"no message has the code {_short(fields[1])}")
+    if len(fields) - 2 != len(cls._fields):
+        raise MalformedMessage(f"{cls.__name__} has {len(cls._fields)} fields, received {len(fields) - 2}")
+    try:
+        return _build(cls, fields[2:])
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise MalformedMessage(f"bad {cls.__name__} message: {error}") from error
+
+
+def _build(cls: type[Any], fields: list[Any]) -> Message:
+    if cls is Commands:
+        origin, raw = fields
+        return Commands(_a(str, origin), [_command(item) for item in raw])
+    if cls is Results:
+        node, origin, request, after, upto, last, raw = fields
+        return Results(
+            _a(str, node), _a(str, origin), _a(str, request), _a(int, after), _a(int, upto), _a(bool, last),
+            [_result(item) for item in raw],
+        )  # fmt: skip
+    message = cls._make(fields)
+    for name, value in zip(cls._fields, message, strict=True):
+        wanted = _PLAIN[cls.__annotations__[name]]
+        if not isinstance(value, wanted):
+            raise TypeError(f"{name} is {_short(value)}")
+    return message  # type: ignore[no-any-return]
+
+
+_PLAIN: dict[str, type[Any] | tuple[type[Any], ...]] = {
+    "str": str, "int": int, "float": (float, int), "bool": bool, "list[int]": list,
+}  # fmt: skip
+
+
+def _a(wanted: type[M], value: Any) -> M:
+    if not isinstance(value, wanted):
+        raise TypeError(f"expected {wanted.__name__}, received {_short(value)}")
+    return value
+
+
+def _command(fields: list[Any]) -> Store | Delete:
+    kind = fields[0]
+    if kind == Kind.PUT:
+        store = Store._make(fields[1:])
+        if not (
+            isinstance(store.key, bytes)
+            and isinstance(store.version, int)
+            and isinstance(store.digest, bytes)
+            and isinstance(store.size, int)
+            and isinstance(store.expires, int)
+            and isinstance(store.content_type, str)
+            and isinstance(store.staged, str)
+            and (isinstance(store.value, bytes) or (store.value is None and store.staged))
+        ):
+            raise TypeError("a Store has a field of the wrong type")
+        return store
+    if kind == Kind.DELETE:
+        delete = Delete._make(fields[1:])
+        if not (isinstance(delete.key, bytes) and isinstance(delete.version, int)):
+            raise TypeError("a Delete has a field of the wrong type")
+        return delete
+    raise ValueError(f"no command has the kind {_short(kind)}")
+
+
+def _result(fields: list[Any]) -> Result:
+    result = Result._make(fields)
+    if not (isinstance(result.key, bytes) and isinstance(result.version, int) and isinstance(result.seq, int)):
+        raise TypeError("a Result has a field of the wrong type")
+    return result
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,202 @@
+"""The one table of settings, and how they are read: the configuration file, then the environment.
+
+`ops/server.conf` shows every setting with its default. `PULZAR_<SECTION>_<KEY>` in the environment
+beats the file. An unknown key or a value that can't be used stops the program with a clear message.
+"""
+
+from __future__ import annotations
+
+import configparser
+import difflib
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from broker.errors import SettingsError
+
+# Not a setting: the path of the configuration file itself, handed to child processes.
+CONFIG_VARIABLE = "PULZAR_CONFIG"
+
+
+class Setting(NamedTuple):
+    """One row of the table."""
+
+    section: str
+    key: str
+    default: Any
+    parse: Callable[[str], Any]
+    unit: str
+    help: str
+
+
+def _text(raw: str) -> str:
+    return "" if raw in ("None", "") else raw
+
+
+def _flag(raw: str) -> bool:
+    value = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+    if raw.lower() not in value:
+        raise ValueError("True or False is needed")
+    return value[raw.lower()]
+
+
+def _integer(least: int, most: int) -> Callable[[str], int]:
+    def parse(raw: str) -> int:
+        number = int(raw) if raw.lstrip("-").isdecimal() else None
+        if number is None or not least <= number <= most:
+            raise ValueError(f"an integer from {least} to {most} is needed")
+        return number
+
+    return parse
+
+
+def _seconds(least: float, most: float) -> Callable[[str], float]:
+    def parse(raw: str) -> float:
+        try:
+            number = float(raw)
+        except ValueError:
+            number = float("nan")
+        if not least <= number <= most:
+            raise ValueError(f"a number from {least:g} to {most:g} is needed")
+        return number
+
+    return parse
+
+
+def _size(least: int, most: int) -> Callable[[str], int]:
+    units = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+    def parse(raw: str) -> int:
+        digits = raw.lower().removesuffix("ib").rstrip("kmgt")
+        unit = raw.lower().removesuffix("ib")[len(digits) :]
+        number = int(digits) * units[unit] if digits.isdecimal() and unit in units else -1
+        if not least <= number <= most:
+            raise ValueError(f"a size from {least} to {most} bytes is needed, like 4096, 64K or 1M")
+        return number
+
+    return parse
+
+
+def _choice(*choices: str) -> Callable[[str], str]:
+    def parse(raw: str) -> str:
+        if raw not in choices:
+            raise ValueError(f"one of {', '.join(choices)} is needed")
+        return raw
+
+    return parse
+
+
+_PORT = _integer(0, 65535)
+_TB = 1 << 40
+
+TABLE: tuple[Setting, ...] = (
+    Setting("server", "host", "localhost", _text, "", "address the master listens on"),
+    Setting("server", "port", 31414, _PORT, "", "port the master listens on"),
+    Setting("server", "advertise", "", _text, "host:port", "address that nodes and clients reach the master at; empty: host and port"),
+    Setting("server", "dir", "/var/lib/pulzar/master", _text, "", "the master's data directory: the index"),
+    Setting("server", "workers", 0, _integer(0, 64), "processes", "web workers of the master; 0: half of the cores"),
+    Setting("server", "threads", 128, _integer(1, 4096), "threads", "requests one web worker of the master answers at once"),
+    Setting("server", "cached", 4096, _size(0, 65536), "bytes", "values up to this size are kept beside their index entry and answered by the master"),
+    Setting("server", "put_timeout", 10.0, _seconds(0.5, 600), "seconds", "a PUT or DELETE is answered within this time, with 503 at the worst"),
+    Setting("server", "cors", "*", _text, "origin", "Access-Control-Allow-Origin of every answer; empty: none"),
+    Setting("volume", "dir", "/var/lib/pulzar/data", _text, "", "the node's data directory: all there is of a node"),
+    Setting("volume", "host", "localhost", _text, "", "address the node listens on"),
+    Setting("volume", "port", 31415, _PORT, "", "port the node listens on"),
+    Setting("volume", "advertise", "", _text, "host:port", "address that clients reach the node at; empty: host and port"),
+    Setting("volume", "node", "", _text, "", "the node's name; empty: one is made at the first start and kept in the data directory"),
+    Setting("volume", "threads", 64, _integer(1, 4096), "threads", "requests one node answers at once"),
+    Setting("volume", "inline", 1 << 20, _size(0, 8 << 20), "bytes", "values up to this size are taken by the master; larger ones are sent to a node"),
+    Setting("volume", "small", 65536, _size(0, 1 << 20), "bytes", "values up to this size live in the value log, larger ones in a file each"),
+    Setting("volume", "segment", 64 << 20, _size(65536, 4 << 30), "bytes", "size at which a segment of the value log is sealed"),
+    Setting("volume", "reserve", 256 << 20, _size(0, _TB), "bytes", "free disk space below which a node takes no more values"),
+    Setting("volume", "compact_rate", 32 << 20, _size(65536, _TB), "bytes per second", "how fast compaction reads the log"),
+    Setting("volume", "scrub_days", 30.0, _seconds(0, 3650), "days", "every value is read and checked once in this time; 0: never"),
+    Setting("volume", "open_reads", True, _flag, "", "whether the node answers a GET without its master's signature"),
+    Setting("general", "retention_policy", 90, _integer(1, 36500), "days", "how long finished jobs are kept"),
+    Setting("general", "tombstone_days", 90, _integer(1, 36500), "days", "how long a deletion is remembered; backups older than this may bring deleted keys back"),
+    Setting("general", "secret", "", _text, "", "signs the URLs that the master sends clients to; empty: derived from the credentials in [broker] url"),
+    Setting("general", "heartbeat", 2.0, _seconds(0.1, 60), "seconds", "time between two heartbeats of a node; three missed ones and it is out of synch"),
+    Setting("general", "events", False, _flag, "", "whether key.added and key.deleted events are published to pulzar.events"),
+    Setting("general", "log_level", "info", _choice("debug", "info", "warning", "error"), "", "least level that is logged"),
+    Setting("broker", "url", "amqp://guest:guest@localhost:5672/%2F", _text, "", "where RabbitMQ is, with credentials"),
+    Setting("jobs", "dir", "jobs", _text, "", "folder of the job scripts"),
+    Setting("backup", "active", False, _flag, "", "automatic backups"),
+    Setting("backup", "type", "", _text, "", "kind of backup"),
+    Setting("backup", "address", "", _text, "", "where backups go"),
+    Setting("backup", "user", "", _text, "", "user there"),
+    Setting("backup", "psw", "", _text, "", "password there"),
+)  # fmt: skip
+
+SECRETS = frozenset({("general", "secret"), ("broker", "url"), ("backup", "psw")})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings; `settings["volume", "port"]` is one of them."""
+
+    values: Mapping[tuple[str, str], Any]
+
+    def __getitem__(self, name: tuple[str, str]) -> Any:
+        return self.values[name]
+
+    def address(self, section: str) -> str:
+        """`host:port` that others reach the master ("server") or the node ("volume") at."""
+        return self[section, "advertise"] or f"{self[section, 'host']}:{self[section, 'port']}"
+
+    def secret(self) -> bytes:
+        """The key that URLs are signed with, 32 bytes."""
+        secret = self["general", "secret"]
+        if not secret:
+            parts = urlsplit(self["broker", "url"])
+            secret = f"{parts.username}:{parts.password}"
+        return hashlib.sha256(b"pulzar url signature\0" + secret.encode()).digest()
+
+
+def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings from the file (when one is given) and the environment; raises `SettingsError`."""
+    path = path or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
+    table = {(row.section, row.key): row for row in TABLE}
+    values = {name: row.default for name, row in table.items()}
+    for (section, key), raw in (_read(path) if path else {}).items():
+        row = table.get((section, key))
+        if row is None:
+            raise SettingsError(f"{path}: [{section}] {key} is no setting{_nearest(section, key)}")
+        values[section, key] = _parse(row, raw, f"{path}: [{section}] {key}")
+    variables = {f"PULZAR_{row.section}_{row.key}".upper(): row for row in TABLE}
+    for name, raw in environ.items():
+        if not name.startswith("PULZAR_") or name == CONFIG_VARIABLE:
+            continue
+        row = variables.get(name)
+        if row is None:
+            near = difflib.get_close_matches(name, variables, 1)
+            raise SettingsError(f"{name} in the environment is no setting" + (f"; {near[0]}?" if near else ""))
+        values[row.section, row.key] = _parse(row, raw, name)
+    return Settings(values)
+
+
+def _read(path: Path) -> dict[tuple[str, str], str]:
+    parser = configparser.ConfigParser(interpolation=None, default_section="\0")
+    try:
+        with path.open(encoding="utf-8") as file:
+            parser.read_file(file)
+    except (OSError, UnicodeDecodeError, configparser.Error) as error:
+        raise SettingsError(f"{path} can't be read: {error}") from error
+    return {(section, key): raw for section in parser.sections() for key, raw in parser.items(section)}
+
+
+def _parse(row: Setting, raw: str, where: str) -> Any:
+    try:
+        return row.parse(raw.strip())
+    except ValueError as error:
+        shown = "(hidden)" if (row.section, row.key) in SECRETS else repr(raw)
+        raise SettingsError(f"{where} = {shown}: {error}") from error
+
+
+def _nearest(section: str, key: str) -> str:
+    names = {f"[{row.section}] {row.key}" for row in TABLE}
+    near = difflib.get_close_matches(f"[{section}] {key}", names, 1)
+    return f"; {near[0]}?" if near else ""
