@@ -19,7 +19,7 @@ Versions are 63-bit integers that rise with time (`master.versions`).
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import msgpack
 
@@ -60,7 +60,10 @@ class Store(NamedTuple):
     value: bytes | None
     staged: str  # "" when `value` is given
 
-    kind = Kind.PUT
+    @property
+    def kind(self) -> Kind:
+        """`Kind.PUT`."""
+        return Kind.PUT
 
 
 class Delete(NamedTuple):
@@ -70,7 +73,10 @@ class Delete(NamedTuple):
     key: bytes
     version: int
 
-    kind = Kind.DELETE
+    @property
+    def kind(self) -> Kind:
+        """`Kind.DELETE`."""
+        return Kind.DELETE
 
 
 class Commands(NamedTuple):
@@ -119,7 +125,8 @@ class Results(NamedTuple):
     request: str  # of the replay this is part of, "" when it is not
     after: int
     upto: int
-    last: bool  # True on the last message of a replay
+    end: int  # seq of the newest record in the node's log
+    last: bool  # of a replay: no more comes unless it is asked for; the replay is over when `upto` reached `end`
     items: list[Result]
 
 
@@ -148,9 +155,6 @@ Message = Commands | Replay | Announce | Results | Heartbeat
 
 _CODES: dict[type[Any], int] = {Commands: 1, Replay: 2, Announce: 3, Results: 4, Heartbeat: 5}
 _TYPES: dict[int, type[Any]] = {code: cls for cls, code in _CODES.items()}
-
-# Values of up to a megabyte travel in commands, a batch of them in one message.
-_MAX_BYTES = 64 * 1024 * 1024
 
 M = TypeVar("M")
 
@@ -181,8 +185,8 @@ def decode(body: bytes, expected: type[M]) -> M:
 def decode_any(body: bytes) -> Message:
     """The message in `body`, whichever it is; raises as `decode` does."""
     try:
-        fields = msgpack.unpackb(body, raw=False, max_buffer_size=_MAX_BYTES)
-    except (ValueError, msgpack.UnpackException, UnicodeDecodeError) as error:
+        fields = msgpack.unpackb(body, raw=False, strict_map_key=True)
+    except (ValueError, msgpack.UnpackException, OverflowError, RecursionError) as error:
         raise MalformedMessage(f"not a msgpack message of {len(body)} bytes: {error}") from error
     if not isinstance(fields, list) or len(fields) < 2:
         raise MalformedMessage(f"expected an array [protocol, code, …], received {_short(fields)}")
@@ -204,22 +208,23 @@ def _build(cls: type[Any], fields: list[Any]) -> Message:
         origin, raw = fields
         return Commands(_a(str, origin), [_command(item) for item in raw])
     if cls is Results:
-        node, origin, request, after, upto, last, raw = fields
+        node, origin, request, after, upto, end, last, raw = fields
         return Results(
-            _a(str, node), _a(str, origin), _a(str, request), _a(int, after), _a(int, upto), _a(bool, last),
-            [_result(item) for item in raw],
+            _a(str, node), _a(str, origin), _a(str, request), _a(int, after), _a(int, upto), _a(int, end),
+            _a(bool, last), [_result(item) for item in raw],
         )  # fmt: skip
     message = cls._make(fields)
-    for name, value in zip(cls._fields, message, strict=True):
-        wanted = _PLAIN[cls.__annotations__[name]]
+    for (name, wanted), value in zip(_FIELDS[cls], message, strict=True):
         if not isinstance(value, wanted):
             raise TypeError(f"{name} is {_short(value)}")
     return message  # type: ignore[no-any-return]
 
 
-_PLAIN: dict[str, type[Any] | tuple[type[Any], ...]] = {
-    "str": str, "int": int, "float": (float, int), "bool": bool, "list[int]": list,
-}  # fmt: skip
+# What the fields of the messages without items may be; whoever sends 1 for 1.0 means no harm.
+_FIELDS: dict[type[Any], list[tuple[str, Any]]] = {
+    cls: [(name, {float: (float, int), list[int]: list}.get(hint, hint)) for name, hint in get_type_hints(cls).items()]
+    for cls in (Replay, Announce, Heartbeat)
+}
 
 
 def _a(wanted: type[M], value: Any) -> M:

@@ -1,0 +1,57 @@
+"""What a client says the digest of its body is: Content-MD5 and X-Checksum-Sha256."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from broker.errors import PulzarError
+
+
+class BadChecksum(PulzarError):
+    """Raised when a checksum is malformed, or is not that of the body."""
+
+
+class Checksums(NamedTuple):
+    """Those that a request carries; None for one it does not."""
+
+    md5: bytes | None
+    sha256: bytes | None
+
+    def compare(self, md5: bytes, sha256: bytes) -> None:
+        """Raises `BadChecksum` when the body's digests are not those promised."""
+        if self.sha256 is not None and self.sha256 != sha256:
+            raise BadChecksum(
+                f"the body's SHA-256 is {sha256.hex()}, not what X-Checksum-Sha256 says; nothing was stored"
+            )
+        if self.md5 is not None and self.md5 != md5:
+            shown = base64.b64encode(md5).decode("ascii")
+            raise BadChecksum(f"the body's MD5 is {shown}, not what Content-MD5 says; nothing was stored")
+
+
+def read(environ: Mapping[str, Any]) -> Checksums:
+    """The checksums in a request's headers; raises `BadChecksum` when one is malformed."""
+    md5, sha256 = environ.get("HTTP_CONTENT_MD5"), environ.get("HTTP_X_CHECKSUM_SHA256")
+    return Checksums(None if md5 is None else _md5(md5), None if sha256 is None else _sha256(sha256))
+
+
+def _md5(given: str) -> bytes:
+    try:
+        raw = base64.b64decode(given.strip(), validate=True)
+    except (ValueError, binascii.Error):
+        raw = b""
+    if len(raw) != 16:
+        raise BadChecksum(f"Content-MD5 {given[:60]!r} is no MD5; give its 16 bytes in base64")
+    return raw
+
+
+def _sha256(given: str) -> bytes:
+    try:
+        raw = bytes.fromhex(given.strip())
+    except ValueError:
+        raw = b""
+    if len(raw) != 32:
+        raise BadChecksum(f"X-Checksum-Sha256 {given[:80]!r} is no SHA-256; give its 64 hexadecimal digits")
+    return raw

@@ -1,0 +1,303 @@
+"""One owner of a connection to RabbitMQ: publish with confirms, consume, reconnect.
+
+A `Link` has one I/O thread, and pika is used on that thread alone. Other threads hand their messages
+over with `publish` and `ack`. There are two channels to publish, one of them with asynchronous confirms,
+and one to consume. After a lost connection everything is declared and consumed again; what was published as
+durable and not confirmed is sent again, anything else is reported as not sent. Delivery tags of an
+older connection are never used.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pika
+import pika.exceptions
+
+from broker import logs
+from broker.errors import LinkDown, SettingsError
+from broker.link.consumers import DEAF_SECS, PING, WATCH_SECS, Consumers, Delivery
+from broker.link.publisher import Publication, Publisher
+from broker.topology import DEAD, Binding, Declaration, Exchange, Queue
+
+log = logs.get(__name__)
+
+HEARTBEAT_SECS = 30
+BACKOFF_FIRST_SECS = 0.1
+BACKOFF_MOST_SECS = 5.0
+_STEADY_SECS = 30.0
+
+
+class Link:
+    """A connection to RabbitMQ that keeps itself alive.
+
+    `topology` is called at every connection and says what to declare. On the I/O thread are called, when they
+    are set: `on_up` and `on_down` after every connection made and lost; `on_wake` soon after `wake`.
+    """
+
+    def __init__(self, url: str, name: str, topology: Callable[[], Sequence[Declaration]]) -> None:
+        try:
+            self._parameters = pika.URLParameters(url)
+        except (ValueError, TypeError, IndexError) as error:
+            raise SettingsError("[broker] url is no URL like amqp://user:password@host:5672/%2F") from error
+        self._parameters.heartbeat = HEARTBEAT_SECS
+        self._parameters.socket_timeout = 5
+        self._parameters.stack_timeout = 10
+        self._parameters.client_properties = {"connection_name": name}
+        self.name = name
+        self.on_up: Callable[[], None] | None = None
+        self.on_down: Callable[[], None] | None = None
+        self.on_wake: Callable[[], None] | None = None
+        self.up = False
+        self.problem = "not connected yet"
+        self._topology = topology
+        self._publisher = Publisher()
+        self._consumers = Consumers()
+        self._connection: Any = None
+        self._number = 0  # of the connection
+        self._blocked = False
+        self._awake = False  # a drain is on its way to the I/O thread
+        self._guard = threading.Lock()  # of `_connection` against use from outside while it goes away
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="link", daemon=True)
+
+    # What other threads call.
+
+    def consume(
+        self,
+        queue: str | Callable[[], str],
+        handler: Callable[[Delivery], None],
+        prefetch: int,
+        exclusive: bool = False,
+    ) -> None:
+        """Have every message of the queue handed to `handler`, on the I/O thread; call it before `start`.
+
+        At most `prefetch` messages are handed over and not yet acknowledged. A `queue` that is a function is
+        asked for the name at every connection.
+        """
+        self._consumers.add(queue if callable(queue) else lambda: queue, handler, prefetch, exclusive)
+
+    def start(self) -> None:
+        """Start the I/O thread, which connects as soon as it can."""
+        self._thread.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a message published now would leave at once."""
+        return self.up and not self._blocked
+
+    def publish(
+        self,
+        routing_key: str,
+        body: bytes,
+        *,
+        exchange: str = "",
+        durable: bool = False,
+        ttl_ms: int | None = None,
+        headers: Mapping[str, Any] | None = None,
+        done: Callable[[bool], None] | None = None,
+    ) -> None:
+        """Hand a message over to be published.
+
+        A durable one survives the broker and is sent again until it is confirmed, however long that takes.
+        Anything else is sent once; raises `LinkDown` when there is no connection. `done` is called on the I/O
+        thread with True when the broker has confirmed it, with False when it was not sent or found no queue.
+        """
+        if not durable and not self.ready:
+            raise LinkDown(f"no connection to RabbitMQ: {self.problem}")
+        self._publisher.put(Publication.make(exchange, routing_key, body, durable, ttl_ms, headers, done))
+        self.wake()
+
+    def ack(self, delivery: Delivery) -> None:
+        """The message has been handled; it is gone from its queue."""
+        self._consumers.ack(delivery)
+        self.wake()
+
+    def bury(self, delivery: Delivery, reason: str) -> None:
+        """A message that can't be handled goes to `pulzar.dead`, with the reason; acknowledge it afterwards as usual."""
+        log.warning("message can't be handled", queue=delivery.queue, bytes=len(delivery.body), reason=reason)
+        headers = {"reason": reason[:1000], "queue": delivery.queue, "by": self.name}
+        self.publish(DEAD, delivery.body, durable=True, headers=headers)
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Send what is waiting, close the connection and end the thread, within `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while self.ready and not (self._publisher.idle and self._consumers.idle) and time.monotonic() < deadline - 1:
+            time.sleep(0.005)
+        self._stopping.set()
+        self._call(self._close)
+        if self._thread.is_alive():
+            self._thread.join(max(0.1, deadline - time.monotonic()))
+
+    def later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Have the function called after a while; from the I/O thread only, and while the link is up."""
+        self._connection.ioloop.call_later(seconds, function)
+
+    def _call(self, function: Callable[[], None]) -> None:
+        """Have the function called on the I/O thread, if there is a connection."""
+        with self._guard:
+            if self._connection is not None:
+                self._connection.ioloop.add_callback_threadsafe(function)
+
+    def wake(self) -> None:
+        """Have `on_wake` called on the I/O thread, and what waits sent; several calls may come to one."""
+        if not self._awake and self.up:
+            self._awake = True
+            self._call(self._drain)
+
+    # The I/O thread.
+
+    def _run(self) -> None:
+        backoff = BACKOFF_FIRST_SECS
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            connection = pika.SelectConnection(
+                self._parameters,
+                on_open_callback=self._opened,
+                on_open_error_callback=lambda _connection, error: self._lost(error),
+                on_close_callback=lambda _connection, reason: self._lost(reason),
+            )
+            with self._guard:
+                self._connection = connection
+            try:
+                connection.ioloop.start()
+            except Exception as error:
+                # Whatever went wrong, in pika or in a handler, a new connection is the way to a known state.
+                log.exception("link failed", link=self.name)
+                self._lost(error)
+            with self._guard:
+                self._connection = None
+            self._discard(connection)
+            if time.monotonic() - started > _STEADY_SECS:
+                backoff = BACKOFF_FIRST_SECS
+            if self._stopping.wait(backoff * random.uniform(0.7, 1.3)):
+                break
+            backoff = min(backoff * 2, BACKOFF_MOST_SECS)
+
+    def _discard(self, connection: Any) -> None:
+        try:
+            connection.ioloop.close()
+        except (OSError, RuntimeError, pika.exceptions.AMQPError) as error:
+            log.debug("loop of a lost connection did not close", link=self.name, error=error)
+
+    # Making a connection: each step calls the next when the broker has answered.
+
+    def _opened(self, connection: Any) -> None:
+        connection.add_on_connection_blocked_callback(lambda *_: self._block(True))
+        connection.add_on_connection_unblocked_callback(lambda *_: self._block(False))
+        self._number += 1
+        connection.channel(on_open_callback=self._publishing)
+
+    def _publishing(self, channel: Any) -> None:
+        channel.add_on_close_callback(lambda _channel, reason: self._fail(str(reason)))
+        channel.add_on_return_callback(self._publisher.returned)
+        channel.confirm_delivery(
+            self._publisher.confirmed, callback=lambda _: self._declare(channel, iter(self._topology()))
+        )
+
+    def _declare(self, channel: Any, rest: Iterator[Declaration]) -> None:
+        item = next(rest, None)
+
+        def then(_frame: Any) -> None:
+            self._declare(channel, rest)
+
+        if item is None:
+            self._connection.channel(on_open_callback=lambda plain: self._attach(channel, plain))
+        elif isinstance(item, Queue):
+            arguments, exclusive = dict(item.arguments), item.exclusive
+            channel.queue_declare(
+                item.name, durable=not exclusive, exclusive=exclusive, arguments=arguments, callback=then
+            )
+        elif isinstance(item, Exchange):
+            channel.exchange_declare(item.name, item.kind, durable=True, callback=then)
+        else:
+            assert isinstance(item, Binding)
+            channel.queue_bind(item.queue, item.exchange, item.routing_key, callback=then)
+
+    def _attach(self, channel: Any, plain: Any) -> None:
+        plain.add_on_close_callback(lambda _channel, reason: self._fail(str(reason)))
+        self._publisher.attach(channel, plain, self._number, self._connection.ioloop.call_later)
+        self._connection.channel(on_open_callback=self._consuming)
+
+    def _consuming(self, channel: Any) -> None:
+        channel.add_on_close_callback(lambda _channel, reason: self._fail(str(reason)))
+        channel.add_on_cancel_callback(lambda _frame: self._fail("RabbitMQ ended a consumer; was its queue deleted?"))
+        self._consumers.attach(channel, self._number, self._now_up)
+
+    def _now_up(self) -> None:
+        self.up = True
+        self.problem = ""
+        log.info("link up", link=self.name, connection=self._number)
+        self._connection.ioloop.call_later(WATCH_SECS, self._watch)
+        if self.on_up:
+            self.on_up()
+        self._drain()
+
+    # While it is up.
+
+    def _drain(self) -> None:
+        self._awake = False
+        if self.on_wake and self.ready:
+            self.on_wake()
+        if self.up:
+            self._consumers.drain()
+        if self.ready:
+            self._publisher.drain()
+
+    def _block(self, blocked: bool) -> None:
+        self._blocked = blocked
+        self.problem = "RabbitMQ takes no messages just now: an alarm for memory or disk" if blocked else ""
+        log.warning("broker blocked" if blocked else "broker unblocked", link=self.name)
+        self._drain()
+
+    def _watch(self) -> None:
+        """A consumer that is connected but deaf is noticed: a message to itself must come back."""
+        if not self.up:
+            return
+        for queue, seconds in [] if self._blocked else self._consumers.silent():
+            if seconds > DEAF_SECS:
+                self._fail(f"nothing was delivered from {queue} for {seconds:.0f} s, not even a ping")
+                return
+            ping = pika.BasicProperties(type=PING, expiration=str(int(WATCH_SECS * 1000)))
+            self._publisher.put(Publication("", queue, b"", ping, False, None))
+        self._drain()
+        self._connection.ioloop.call_later(WATCH_SECS, self._watch)
+
+    # Losing the connection.
+
+    def _fail(self, reason: str) -> None:
+        """Something is wrong with this connection: close it and begin anew."""
+        if self._stopping.is_set() or not self._connection.is_open:
+            return
+        if "PRECONDITION_FAILED" in reason and "inequivalent arg" in reason:
+            log.error(
+                "queue exists with other arguments", link=self.name, reason=reason,
+                remedy="delete that queue in the RabbitMQ console; it is declared again as it should be",
+            )  # fmt: skip
+        else:
+            log.warning("link failed", link=self.name, reason=reason)
+        self.problem = reason
+        self._close()
+
+    def _close(self) -> None:
+        if self._connection.is_open:
+            self._connection.close()
+        elif self._connection.is_closed:
+            self._connection.ioloop.stop()
+
+    def _lost(self, reason: Exception) -> None:
+        was_up, self.up = self.up, False
+        self._blocked = False
+        if not self._stopping.is_set():
+            if not (isinstance(reason, pika.exceptions.ConnectionClosedByClient) and self.problem):
+                self.problem = str(reason) or type(reason).__name__
+            log.warning("link down", link=self.name, reason=self.problem)
+        self._consumers.lost()
+        self._publisher.lost()
+        if was_up and self.on_down:
+            self.on_down()
+        self._connection.ioloop.stop()

@@ -1,0 +1,87 @@
+"""Structured logs: one line an event, `time level role module event key=value …`, on standard error.
+
+Values that could be secrets are never passed in; bytes are encoded keys and are shown decoded.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+from broker import keys
+from broker.errors import InvalidKey
+
+
+class Log:
+    """A module's log. `log.info("value stored", key=key, version=version)` writes one line."""
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def debug(self, event: str, **fields: Any) -> None:
+        """What happened in detail; off by default, so that hot paths may call it."""
+        if self._logger.isEnabledFor(logging.DEBUG):
+            self._logger.debug(event, extra={"fields": fields})
+
+    def info(self, event: str, **fields: Any) -> None:
+        """What an operator wants to know on a good day."""
+        self._logger.info(event, extra={"fields": fields})
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Something is wrong and is being handled."""
+        self._logger.warning(event, extra={"fields": fields})
+
+    def error(self, event: str, **fields: Any) -> None:
+        """Something is wrong and somebody should look."""
+        self._logger.error(event, extra={"fields": fields})
+
+    def exception(self, event: str, **fields: Any) -> None:
+        """As `error`, with the traceback of the exception being handled, on the same line."""
+        self._logger.error(event, exc_info=True, extra={"fields": fields})
+
+
+def get(name: str) -> Log:
+    """The log of the module called `name`."""
+    return Log(name)
+
+
+def setup(level: str, role: str) -> None:
+    """Send every log of this process to standard error; `role` says which process it is."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Line(role))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # pika tells every step of a connection at INFO; what matters of it is logged by broker.link.
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+
+class _Line(logging.Formatter):
+    def __init__(self, role: str) -> None:
+        super().__init__()
+        self._role = role
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line for the record."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line = f"{stamp}.{int(record.msecs):03d}Z {record.levelname} {self._role} {record.name} {record.getMessage()}"
+        for name, value in getattr(record, "fields", {}).items():
+            line += f" {name}={_show(value)}"
+        if record.exc_info:
+            line += f" traceback={json.dumps(self.formatException(record.exc_info))}"
+        return line.replace("\n", "\\n")
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, bytes):
+        try:
+            value = keys.decode(value)
+        except InvalidKey:
+            value = value.hex()
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = str(value)
+    return text if text and text.isascii() and not any(c in text for c in ' ="\n') else json.dumps(text)

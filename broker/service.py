@@ -1,0 +1,133 @@
+"""How a service of Pulzar runs: a web server and one companion process beside it.
+
+The master's companion is the controller, a node's is the agent. The main process keeps both alive and
+ends both; they in turn never outlive it, even when it is killed with -9.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from granian.constants import Interfaces
+from granian.http import HTTP1Settings
+from granian.server import Server
+
+from broker import logs, settings
+from broker.errors import SettingsError
+
+log = logs.get(__name__)
+
+STOP_SECS = 8  # for requests under way
+BACKLOG = 1024
+_BACKOFF_FIRST_SECS = 0.1
+_BACKOFF_MOST_SECS = 5.0
+_STEADY_SECS = 10.0
+_PR_SET_PDEATHSIG = 1
+
+
+def parse_arguments(program: str, description: str) -> settings.Settings:
+    """The settings, from the file that `--config` names and the environment; child processes get the same."""
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
+    parser.add_argument("--config", type=Path, help="configuration file; see ops/server.conf", metavar="FILE")
+    arguments = parser.parse_args()
+    if arguments.config:
+        os.environ[settings.CONFIG_VARIABLE] = str(arguments.config.resolve())
+    return settings.load()
+
+
+def workers(config: settings.Settings) -> int:
+    """How many web workers a master has."""
+    return config["server", "workers"] or max(1, (os.cpu_count() or 1) // 2)
+
+
+def die_with_parent(signal_number: int) -> None:
+    """Have the kernel send this process the signal when its parent is gone (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal_number)
+
+
+class Service:
+    """A web server that runs `target`, a factory of a WSGI application, and the companion module beside it."""
+
+    def __init__(self, target: str, companion: str, host: str, port: int, workers: int, threads: int) -> None:
+        self._companion = companion
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = threading.Event()
+        address = _address(host, port)
+        self._server = Server(
+            target,
+            address=address,
+            port=port,
+            interface=Interfaces.WSGI,
+            workers=workers,
+            blocking_threads=threads,
+            backlog=BACKLOG,
+            backpressure=max(threads, BACKLOG // workers),
+            http1_settings=HTTP1Settings(header_read_timeout=60_000),
+            websockets=False,
+            respawn_failed_workers=True,
+            respawn_interval=0.2,
+            workers_kill_timeout=STOP_SECS,
+            log_enabled=False,
+            factory=True,
+        )
+
+    def run(self) -> int:
+        """Run until SIGTERM or SIGINT; the exit status."""
+        # A fork would copy the lock states of this process's threads.
+        multiprocessing.set_start_method("spawn", force=True)
+        keeper = threading.Thread(target=self._keep, name="companion", daemon=True)
+        keeper.start()
+        try:
+            self._server.serve()
+        finally:
+            self._stopping.set()
+            if self._process and self._process.poll() is None:
+                self._process.terminate()
+            keeper.join(STOP_SECS)
+            if self._process and self._process.poll() is None:
+                log.warning("companion did not stop in time; killed", module=self._companion)
+                self._process.kill()
+        return 0
+
+    def _keep(self) -> None:
+        """Start the companion, and again whenever it ends."""
+        backoff = _BACKOFF_FIRST_SECS
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            self._process = subprocess.Popen([sys.executable, "-m", self._companion])
+            status = self._process.wait()
+            if self._stopping.is_set():
+                return
+            if time.monotonic() - started > _STEADY_SECS:
+                backoff = _BACKOFF_FIRST_SECS
+            log.error("companion ended; starting it again", module=self._companion, status=status, after=backoff)
+            if status == 2:  # it can't use its configuration or its directory, and won't the next time
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            self._stopping.wait(backoff)
+            backoff = min(backoff * 2, _BACKOFF_MOST_SECS)
+
+
+def _address(host: str, port: int) -> str:
+    """The IP address of the host, after a look whether the port is free: a clear error beats a late one."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, socket.AF_UNSPEC, socket.SOCK_STREAM)[0]
+        if host == "localhost":
+            family, address = socket.AF_INET, ("127.0.0.1", port)
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise SettingsError(f"can't listen on {host}:{port}: {error.strerror or error}") from error
+    return str(address[0])

@@ -1,0 +1,108 @@
+"""The Flask application: every route but the hot ones of the keys, which `master.web` puts in front."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Flask, Response, jsonify, request
+from werkzeug.exceptions import HTTPException
+
+from broker import logs
+from broker.errors import InvalidKey, LinkDown
+from broker.link import Link
+from broker.settings import Settings
+from master.answers import AnswerClient
+from master.errors import Refused
+from master.index import Index
+from master.network import Network
+from master.redirects import Redirects
+
+log = logs.get(__name__)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the routes of one web worker work with."""
+
+    settings: Settings
+    index: Index
+    network: Network
+    redirects: Redirects
+    link: Link
+    controller: AnswerClient
+    started: float  # seconds since the epoch
+
+
+def ok(data: Any, message: str = "ok", status: int = 200) -> Response:
+    """A good answer in its envelope."""
+    response = jsonify(data=data, msg=message, status="ok")
+    response.status_code = status
+    return response
+
+
+def ko(status: int, message: str, data: Any = None) -> Response:
+    """An error in its envelope."""
+    response = jsonify(data=data, msg=message, status="ko")
+    response.status_code = status
+    return response
+
+
+def create_app(parts: Parts) -> Flask:
+    """The application with all its blueprints."""
+    from master import admin, keys
+
+    app = Flask("master", static_folder=None)
+    app.extensions["pulzar"] = parts
+    app.register_blueprint(keys.blueprint)
+    app.register_blueprint(admin.blueprint)
+    app.register_error_handler(Exception, _failed)
+    origin = parts.settings["server", "cors"]
+
+    @app.after_request
+    def allow_origin(response: Response) -> Response:
+        if origin:
+            response.headers["Access-Control-Allow-Origin"] = origin
+        return response
+
+    return app
+
+
+def _failed(error: Exception) -> Response:
+    """The one place where an error becomes an answer, and is logged."""
+    if isinstance(error, Refused):
+        response = ko(error.status, str(error))
+        if error.retry_after is not None:
+            response.headers["Retry-After"] = str(error.retry_after)
+        return response
+    if isinstance(error, InvalidKey):
+        return ko(400, str(error))
+    if isinstance(error, LinkDown):
+        response = ko(503, str(error))
+        response.headers["Retry-After"] = "1"
+        return response
+    if isinstance(error, HTTPException):
+        return _http_failed(error)
+    log.exception("request failed", method=request.method, path=request.path)
+    return ko(500, "something went wrong in the master; its log says what")
+
+
+def _http_failed(error: HTTPException) -> Response:
+    code = error.code or 500
+    messages = {
+        404: f"no such path: {request.path}; see /openapi.json for those there are",
+        405: f"{request.method} is not possible on {request.path}",
+    }
+    response = ko(code, messages.get(code, error.description or error.name))
+    for name, value in error.get_headers():
+        if name in ("Allow", "Retry-After"):
+            response.headers[name] = value
+    if code == 405 and getattr(error, "valid_methods", None):
+        response.headers["Allow"] = ", ".join(error.valid_methods)  # type: ignore[attr-defined]
+    return response
+
+
+def uptime(parts: Parts) -> float:
+    """Seconds since this worker started."""
+    return round(time.time() - parts.started, 1)

@@ -1,0 +1,83 @@
+"""The key routes that are not hot: where to put a key, and listing."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, current_app, request
+
+from broker import http, keys
+from master.app import Parts, ok
+from master.errors import BadRequest
+from master.index import Entry, now_ms
+from master.requests import expiry, overwrite, parameters
+
+blueprint = Blueprint("keys", __name__)
+
+DEFAULT_LIMIT = 100
+MAX_LIMIT = 1_000
+
+
+def _parts() -> Parts:
+    parts: Parts = current_app.extensions["pulzar"]
+    return parts
+
+
+@blueprint.route("/get_node/<path:_key>", methods=["GET", "PUT"])
+def get_node(_key: str) -> Response:
+    """Where to PUT this key directly; a PUT is sent there."""
+    parts = _parts()
+    key = http.key_of(request.environ, "/get_node/")
+    given = parameters(request.query_string.decode("latin-1"))
+    now = now_ms()
+    until = expiry(given, now)
+    location = parts.redirects.upload(key, until - now if until else 0, overwrite(given), 0)
+    if request.method == "GET":
+        return ok({"node": location})
+    response = ok({"node": location}, "put it there", 307)
+    response.headers["Location"] = location
+    response.headers["Connection"] = "close"
+    return response
+
+
+@blueprint.get("/keys")
+def listing() -> Response:
+    """A page of entries in key order; with a delimiter, what lies deeper is folded into common prefixes."""
+    parts = _parts()
+    arguments = request.args
+    prefix, after = arguments.get("prefix", ""), arguments.get("after", "")
+    delimiter = arguments.get("delimiter", "")
+    for name, text in (("prefix", prefix), ("after", after), ("delimiter", delimiter)):
+        if not text.isascii() or len(text) > keys.MAX_BYTES:
+            raise BadRequest(f"{name} is no ASCII text of up to {keys.MAX_BYTES} characters")
+    raw_limit = arguments.get("limit", str(DEFAULT_LIMIT))
+    if not raw_limit.isascii() or not raw_limit.isdecimal() or not 1 <= int(raw_limit[:9]) <= MAX_LIMIT:
+        raise BadRequest(f"limit={raw_limit[:40]!r} is no integer from 1 to {MAX_LIMIT}")
+    limit = int(raw_limit)
+    rows: list[dict[str, object]] = []
+    folders: list[str] = []
+    now = now_ms()
+    more = False
+    for key, entry in parts.index.pages(prefix, after, delimiter):
+        if entry is not None and not entry.live(now):
+            continue
+        if len(rows) + len(folders) == limit:
+            more = True
+            break
+        if entry is None:
+            folders.append(key)
+        else:
+            rows.append(describe(key, entry))
+        last = key
+    return ok({"keys": rows, "prefixes": folders, "next": last if more else None})
+
+
+def describe(key: str, entry: Entry) -> dict[str, object]:
+    """An entry as the API shows it; times are seconds since the epoch."""
+    return {
+        "key": key,
+        "size": entry.size,
+        "etag": f'"{entry.digest.hex()}"',
+        "nodes": [entry.node],
+        "created": entry.created / 1000,
+        "expires": entry.expires / 1000 if entry.expires else None,
+        "content_type": entry.content_type or http.guess_type(key),
+    }

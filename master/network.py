@@ -1,0 +1,103 @@
+"""The master's view of its nodes, from their last heartbeats."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection
+from typing import Any
+
+from master.index import Index, Node, now_ms
+from master.placement import Candidate, Placement
+
+_FRESH_SECS = 0.25
+MISSED_HEARTBEATS = 3
+
+
+class Network:
+    """Of one web worker; reads the index again when what it knows is older than a quarter of a second."""
+
+    def __init__(self, index: Index, heartbeat_secs: float) -> None:
+        self._index = index
+        self._silence_ms = int(heartbeat_secs * 1000 * MISSED_HEARTBEATS)
+        self._guard = threading.Lock()
+        self._placement = Placement()
+        self._nodes: dict[str, Node] = {}
+        self._candidates: list[Candidate] = []
+        self._restoring: list[str] = []
+        self._read = 0.0
+
+    def choose(self, size: int, exclude: Collection[str] = ()) -> str | None:
+        """The node for a value of `size` bytes; None when no node that is heard from has room."""
+        self._refresh()
+        with self._guard:
+            return self._placement.choose(self._candidates, size, exclude)
+
+    def alive(self, node: str) -> bool:
+        """Whether the node was heard from lately."""
+        self._refresh()
+        known = self._nodes.get(node)
+        return known is not None and self._heard(known)
+
+    def any_alive(self, exclude: Collection[str] = ()) -> str | None:
+        """A node that was heard from lately, the least loaded one."""
+        self._refresh()
+        alive = [known for name, known in self._nodes.items() if name not in exclude and self._heard(known)]
+        return min(alive, key=lambda known: known.heartbeat.load).heartbeat.node if alive else None
+
+    def url(self, node: str) -> str | None:
+        """`http://host:port` of a node, None when it was never heard from."""
+        self._refresh()
+        known = self._nodes.get(node)
+        return known.heartbeat.url if known else None
+
+    @property
+    def restoring(self) -> list[str]:
+        """Nodes whose log is being applied from the beginning: the index does not know all keys."""
+        self._refresh()
+        return self._restoring
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The nodes as `/admin/network` shows them, by name."""
+        self._refresh()
+        return [self._row(known) for _, known in sorted(self._nodes.items())]
+
+    def _heard(self, known: Node) -> bool:
+        return now_ms() - known.received < self._silence_ms
+
+    def _row(self, known: Node) -> dict[str, Any]:
+        beat = known.heartbeat
+        used = beat.disk_total - beat.disk_free
+        return {
+            "node": beat.node,
+            "percent": round(100 * used / beat.disk_total) if beat.disk_total else 0,
+            "synch": self._heard(known),
+            "url": beat.url,
+            "version": beat.version,
+            "load": round(beat.load, 2),
+            "memory": round(beat.memory, 1),
+            "disk_total": beat.disk_total,
+            "disk_free": beat.disk_free,
+            "full": beat.full,
+            "keys": beat.keys,
+            "seq": beat.seq,
+            "slots": beat.slots,
+            "running": beat.running,
+            "last_seen": known.received / 1000,
+        }
+
+    def _refresh(self) -> None:
+        now = time.monotonic()
+        if now - self._read < _FRESH_SECS:
+            return
+        with self._guard:
+            if now - self._read < _FRESH_SECS:
+                return
+            self._nodes = self._index.read_nodes()
+            self._restoring = self._index.read_meta("restoring") or []
+            self._candidates = [
+                Candidate(beat.node, beat.disk_total, beat.disk_free, beat.load, beat.full, received)
+                for beat, received in self._nodes.values()
+                if now_ms() - received < self._silence_ms
+            ]
+            self._read = now

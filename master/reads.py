@@ -1,0 +1,39 @@
+"""`GET|HEAD /get_key/{key}`: straight from the index, or a redirect to the node that has the value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from broker import http, keys
+from master.index import Index, now_ms
+from master.network import Network
+from master.redirects import Redirects
+from master.store import missing
+
+
+class Reads:
+    """Of one web worker."""
+
+    def __init__(self, index: Index, network: Network, redirects: Redirects, cors: list[tuple[str, str]]) -> None:
+        self._index = index
+        self._network = network
+        self._redirects = redirects
+        self._cors = cors
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Answer one request; raises `Refused` or `InvalidKey`."""
+        key = http.key_of(environ, "/get_key/")
+        entry = self._index.get(keys.encode(key))
+        if entry is None or not entry.live(now_ms()):
+            raise missing(key, self._network)
+        head = environ["REQUEST_METHOD"] == "HEAD"
+        resource = http.Resource(entry.size, entry.digest, entry.created, entry.content_type or http.guess_type(key))
+        plan = http.plan(environ, resource)
+        # A 304, 412 or 416 and a HEAD need no bytes, so they never leave the master.
+        if entry.value is None and plan.ranges and not head:
+            location = self._redirects.read(key, entry.node)
+            start_response("307 Temporary Redirect", [("Location", location), ("Content-Length", "0"), *self._cors])
+            return []
+        start_response(plan.status, [*plan.headers, *self._cors])
+        return [] if head else plan.body(entry.value)

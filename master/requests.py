@@ -1,0 +1,131 @@
+"""What a request to the key routes asks for: its parameters and headers, checked.
+
+Everything here raises `BadRequest` with a message that says what was received and how to put it right.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import Any
+from urllib.parse import parse_qs
+
+from broker import conditions
+from master.errors import BadRequest, ConditionFailed
+from master.index import Entry
+from master.store import Check
+
+DAY_MS = 86_400_000
+MAX_DAYS = 36_500
+_UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
+_TTL = re.compile(r"([0-9]{1,12})([smhd])")
+_FLAG = {"1": True, "true": True, "0": False, "false": False, "": True}
+# What curl and HTML forms send when nobody said what the body is.
+_NOT_GIVEN = ("", "application/x-www-form-urlencoded")
+
+
+def parameters(query: str) -> dict[str, str]:
+    """The query's parameters; of one given several times, the last."""
+    return {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()} if query else {}
+
+
+def expiry(parameters: dict[str, str], now: int) -> int:
+    """When the value's lifetime ends, in ms since the epoch; 0 when it does not."""
+    days, ttl = parameters.get("temporal"), parameters.get("ttl")
+    if days is not None and ttl is not None:
+        raise BadRequest("temporal and ttl were both given; give one of them")
+    if days is not None:
+        if not days.isascii() or not days.isdecimal() or not 1 <= int(days[:9]) <= MAX_DAYS:
+            raise BadRequest(f"temporal={days[:40]!r} is no number of days; give an integer from 1 to {MAX_DAYS}")
+        return now + int(days) * DAY_MS
+    if ttl is not None:
+        match = _TTL.fullmatch(ttl)
+        length = int(match[1]) * _UNITS_MS[match[2]] if match else 0
+        if not 0 < length <= MAX_DAYS * DAY_MS:
+            raise BadRequest(f"ttl={ttl[:40]!r} is no lifetime; give one like 90s, 15m, 12h or 7d")
+        return now + length
+    return 0
+
+
+def overwrite(parameters: dict[str, str]) -> bool:
+    """Whether the request may replace the value of a key that exists."""
+    given = parameters.get("overwrite")
+    if given is None:
+        return False
+    if given.lower() not in _FLAG:
+        raise BadRequest(f"overwrite={given[:40]!r} is neither 1 nor 0")
+    return _FLAG[given.lower()]
+
+
+def content_length(environ: dict[str, Any]) -> int | None:
+    """The length of the body, None when it is chunked and so unknown; 0 without either header."""
+    raw = environ.get("CONTENT_LENGTH") or ""
+    if "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower():
+        return None
+    if not raw:
+        return 0
+    if not raw.isascii() or not raw.isdecimal():
+        raise BadRequest(f"Content-Length {raw[:40]!r} is no number of bytes")
+    return int(raw)
+
+
+def content_type(given: str | None) -> str:
+    """The Content-Type to keep; "" when none was really given, so that it is guessed from the name."""
+    given = (given or "").strip()
+    if given.partition(";")[0].strip().lower() in _NOT_GIVEN:
+        return ""
+    if len(given) > 200 or not given.isascii() or not given.isprintable():
+        raise BadRequest("Content-Type is longer than 200 characters or not printable ASCII")
+    return given
+
+
+def checksums(environ: dict[str, Any]) -> tuple[bytes | None, bytes | None]:
+    """The MD5 and the SHA-256 that the client says the body has, as bytes."""
+    md5, sha256 = environ.get("HTTP_CONTENT_MD5"), environ.get("HTTP_X_CHECKSUM_SHA256")
+    return (
+        None if md5 is None else _md5(md5),
+        None if sha256 is None else _sha256(sha256),
+    )
+
+
+def _md5(given: str) -> bytes:
+    try:
+        raw = bytes.fromhex(given) if len(given) == 32 else base64.b64decode(given, validate=True)
+    except (ValueError, binascii.Error):
+        raw = b""
+    if len(raw) != 16:
+        raise BadRequest(f"Content-MD5 {given[:60]!r} is no MD5; give its 16 bytes in base64")
+    return raw
+
+
+def _sha256(given: str) -> bytes:
+    try:
+        raw = bytes.fromhex(given)
+    except ValueError:
+        raw = b""
+    if len(raw) != 32:
+        raise BadRequest(f"X-Checksum-Sha256 {given[:80]!r} is no SHA-256; give its 64 hexadecimal digits")
+    return raw
+
+
+def replaces(if_match: str | None, may_overwrite: bool) -> bool:
+    """Whether a PUT with these may replace a value: an If-Match that holds is a wish to."""
+    return may_overwrite or if_match is not None
+
+
+def check(if_match: str | None, if_none_match: str | None) -> Check:
+    """A function that raises `ConditionFailed` when the conditions do not hold for an entry."""
+
+    def holds(entry: Entry | None) -> None:
+        etag = None if entry is None else f'"{entry.digest.hex()}"'
+        if if_match is not None and not conditions.matches(if_match, etag, strong=True):
+            raise ConditionFailed(f"If-Match {if_match[:80]} does not hold: the key " + _state(etag))
+        if if_none_match is not None and conditions.matches(if_none_match, etag, strong=False):
+            raise ConditionFailed(f"If-None-Match {if_none_match[:80]} does not hold: the key " + _state(etag))
+
+    return holds
+
+
+def _state(etag: str | None) -> str:
+    return "does not exist" if etag is None else f"exists with ETag {etag}"

@@ -1,0 +1,44 @@
+"""Versions: integers that rise with time and are unique in the cluster.
+
+A version is microseconds since the epoch times 4096, plus the number of the process that made it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from pathlib import Path
+
+_NUMBERS = 4096
+
+
+class Versions:
+    """Makes versions for one process. `directory` is the master's own, shared by its processes."""
+
+    def __init__(self, directory: Path) -> None:
+        self._file = os.open(directory / "processes.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.number = self._claim()
+        self._guard = threading.Lock()
+        self._last = 0
+
+    def next(self, after: int = 0) -> int:
+        """A version higher than `after` and than every one made here before, whatever the clock does."""
+        with self._guard:
+            least = max(self._last, after)
+            version = time.time_ns() // 1000 * _NUMBERS + self.number
+            if version <= least:
+                version = (least // _NUMBERS + 1) * _NUMBERS + self.number
+            self._last = version
+            return version
+
+    def _claim(self) -> int:
+        """A number that no other living process has: the kernel frees a lock when its holder dies."""
+        for number in range(_NUMBERS):
+            try:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+                return number
+            except BlockingIOError:
+                continue
+        raise RuntimeError(f"{_NUMBERS} processes use this directory")

@@ -1,0 +1,154 @@
+"""`PUT /add_key/{key}`, `DELETE /delete_key/{key}`, and the commit of an upload that a node has taken."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from broker import http, keys, signing
+from broker.errors import BadSignature
+from master import requests
+from master.errors import BadRequest, Refused
+from master.index import now_ms
+from master.network import Network
+from master.redirects import Redirects
+from master.relay import relay
+from master.store import Put, Writer
+
+COMMIT = "/skynet/commit/"
+_COMMIT_BYTES = 65_536  # most that a commit's body may have
+_CHUNK_BYTES = 1 << 16
+
+Respond = Callable[[int, Any, str, list[tuple[str, str]]], Iterable[bytes]]
+
+
+class Forbidden(Refused):
+    """Raised when a request that only a node may make is not signed by one."""
+
+    status = 403
+
+
+class Writes:
+    """Of one web worker."""
+
+    def __init__(self, writer: Writer, network: Network, redirects: Redirects, secret: bytes, inline: int) -> None:
+        self._writer = writer
+        self._network = network
+        self._redirects = redirects
+        self._secret = secret
+        self._inline = inline
+
+    def put(self, environ: dict[str, Any], respond: Respond) -> Iterable[bytes]:
+        """Take a small value and store it; send the client with a large one to a node, before it sends it."""
+        key = http.key_of(environ, "/add_key/")
+        given = requests.parameters(environ.get("QUERY_STRING", ""))
+        now = now_ms()
+        expires = requests.expiry(given, now)
+        may_overwrite = requests.overwrite(given)
+        length = requests.content_length(environ)
+        content_type = requests.content_type(environ.get("CONTENT_TYPE"))
+        md5, sha256 = requests.checksums(environ)
+        if length is None and "HTTP_EXPECT" in environ:
+            length = self._inline + 1  # who waits to be told where to send it may as well send it to a node
+        if length is not None and length > self._inline:
+            return self._redirect(key, expires - now if expires else 0, may_overwrite, length, respond)
+        if length is None:
+            chunks, whole = self._read_chunks(environ["wsgi.input"])
+            if not whole:
+                location = self._redirects.upload(key, expires - now if expires else 0, may_overwrite, 0)
+                return self._pass_on(location, chunks, environ, respond)
+            value = b"".join(chunks)
+        else:
+            value = self._read(environ["wsgi.input"], length)
+        digest = hashlib.sha256(value).digest()
+        if sha256 is not None and sha256 != digest:
+            raise BadRequest(
+                f"the body's SHA-256 is {digest.hex()}, not what X-Checksum-Sha256 says; nothing was stored"
+            )
+        if md5 is not None and md5 != hashlib.md5(value, usedforsecurity=False).digest():
+            raise BadRequest("the body's MD5 is not what Content-MD5 says; nothing was stored")
+        if_match = environ.get("HTTP_IF_MATCH")
+        return self._store(
+            key,
+            Put(
+                key=keys.encode(key),
+                size=len(value),
+                digest=digest,
+                content_type=content_type,
+                expires=expires,
+                overwrite=requests.replaces(if_match, may_overwrite),
+                check=requests.check(if_match, environ.get("HTTP_IF_NONE_MATCH")),
+                value=value,
+            ),
+            respond,
+        )
+
+    def commit(self, environ: dict[str, Any], respond: Respond) -> Iterable[bytes]:
+        """A node has an upload; store it under its key as if the client had put it here."""
+        key = http.key_of(environ, COMMIT)
+        body = environ["wsgi.input"].read(min(_COMMIT_BYTES, requests.content_length(environ) or 0))
+        try:
+            signing.verify_body(self._secret, body, environ.get("HTTP_X_PULZAR_SIGNATURE"))
+            # The node looked at its end when the upload began, which may be long ago.
+            signed = signing.verify(self._secret, "PUT", key, environ.get("QUERY_STRING", ""), 0)
+        except BadSignature as error:
+            raise Forbidden(str(error)) from error
+        upload = json.loads(body)
+        life = int(signed.get("life", "0"))
+        if_match = upload["if_match"]
+        return self._store(
+            key,
+            Put(
+                key=keys.encode(key),
+                size=upload["size"],
+                digest=bytes.fromhex(upload["digest"]),
+                content_type=requests.content_type(upload["content_type"]),
+                expires=now_ms() + life if life else 0,
+                overwrite=requests.replaces(if_match, "overwrite" in signed),
+                check=requests.check(if_match, upload["if_none_match"]),
+                node=upload["node"],
+                staged=upload["staged"],
+            ),
+            respond,
+        )
+
+    def delete(self, environ: dict[str, Any], respond: Respond) -> Iterable[bytes]:
+        """Delete a key."""
+        key = http.key_of(environ, "/delete_key/")
+        check = requests.check(environ.get("HTTP_IF_MATCH"), environ.get("HTTP_IF_NONE_MATCH"))
+        self._writer.delete(keys.encode(key), check)
+        return respond(200, None, "key deleted", [])
+
+    def _store(self, key: str, put: Put, respond: Respond) -> Iterable[bytes]:
+        stored = self._writer.put(put)
+        url = f"{self._network.url(stored.node)}/get_key/{http.quote_key(key)}"
+        etag = f'"{put.digest.hex()}"'
+        return respond(201, {"url": url}, "key added", [("ETag", etag)])
+
+    def _redirect(self, key: str, lifetime_ms: int, overwrite: bool, length: int, respond: Respond) -> Iterable[bytes]:
+        location = self._redirects.upload(key, lifetime_ms, overwrite, length)
+        return respond(307, {"node": location}, "put it there", [("Location", location), ("Connection", "close")])
+
+    def _read(self, stream: Any, length: int) -> bytes:
+        value: bytes = stream.read(length) if length else b""
+        if len(value) != length:
+            raise BadRequest(f"the body ended after {len(value)} of {length} bytes; nothing was stored")
+        return value
+
+    def _read_chunks(self, stream: Any) -> tuple[list[bytes], bool]:
+        """The body so far, and whether that is all of it; not more than what goes beyond the inline limit."""
+        chunks: list[bytes] = []
+        room = self._inline
+        while chunk := stream.read(_CHUNK_BYTES):
+            chunks.append(chunk)
+            room -= len(chunk)
+            if room < 0:
+                return chunks, False
+        return chunks, True
+
+    def _pass_on(self, location: str, read: list[bytes], environ: dict[str, Any], respond: Respond) -> Iterable[bytes]:
+        answer = relay(location, read, environ)
+        envelope = json.loads(answer.body)
+        return respond(answer.status, envelope["data"], envelope["msg"], answer.headers)

@@ -1,0 +1,1 @@
+"""A node: keeps values and serves them; runs jobs next to them."""

@@ -1,0 +1,179 @@
+"""The agent: the single owner of a node's storage, and the consumer of its commands.
+
+Its main thread takes all commands that wait, has the storage apply them as one group, publishes the
+results and acknowledges. Replays, heartbeats and upkeep of the storage have a thread each.
+"""
+
+from __future__ import annotations
+
+import queue
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from broker import logs, service, settings, topology
+from broker.errors import LinkDown, MessageError, PulzarError
+from broker.link import Delivery, Link
+from broker.messages import Announce, Commands, Delete, Kind, Replay, Result, Results, Status, Store, decode_any, encode
+from node import identity
+from node.heartbeat import measure
+from node.replay import Replayer
+from node.storage import Storage
+from node.upkeep import Upkeep
+
+log = logs.get(__name__)
+
+PREFETCH = 32  # messages of up to 4 MiB
+MAX_GROUP = 2_000  # commands made durable by one flush
+
+
+class Agent:
+    """Runs until `stop` is called; `run` returns the exit status."""
+
+    def __init__(self, config: settings.Settings) -> None:
+        self._directory = Path(config["volume", "dir"])
+        self.node = identity.load(config)
+        self._url = f"http://{config.address('volume')}"
+        self._heartbeat_secs = config["general", "heartbeat"]
+        self._inbox: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._beat_now = threading.Event()
+        self._control = ""
+        self._storage = Storage.open(config)
+        self._told = self._storage.epoch_seq - 1  # everything up to here is in some `Results`
+        self._link = Link(config["broker", "url"], f"pulzar node {self.node}", self._topology)
+        self._link.on_up = self._up
+        self._link.consume(topology.node_queue(self.node), self._inbox.put, PREFETCH, exclusive=True)
+        self._link.consume(lambda: self._control, self._controlled, PREFETCH)
+        self._replayer = Replayer(self.node, self._storage, self._link)
+        self._upkeep = Upkeep(self._storage, config)
+
+    def stop(self) -> None:
+        """Have `run` return soon."""
+        self._stopping.set()
+        self._inbox.put(None)
+
+    def run(self) -> None:
+        """Apply commands until stopped."""
+        self._link.start()
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        self._replayer.start()
+        self._upkeep.start()
+        self._publish(Delivery(b"", "", 0, 0, {}, False), "", [self._replayer.epoch()])
+        while not self._stopping.is_set():
+            self._apply(self._take())
+        self._upkeep.stop()
+        self._replayer.stop()
+        self._link.stop()
+        self._storage.close()
+
+    # On the link's thread.
+
+    def _topology(self) -> list[topology.Declaration]:
+        self._control = topology.control_queue(self.node)
+        return list(topology.node(self.node, self._control))
+
+    def _up(self) -> None:
+        self._beat_now.set()
+
+    def _controlled(self, delivery: Delivery) -> None:
+        try:
+            message = decode_any(delivery.body)
+            if isinstance(message, Announce):
+                self._beat_now.set()
+            else:
+                raise MessageError(f"a {type(message).__name__} message on {topology.CONTROL}")
+        except MessageError as error:
+            self._link.bury(delivery, str(error))
+        self._link.ack(delivery)
+
+    # On the main thread.
+
+    def _take(self) -> list[Delivery]:
+        """What waits, at least one message unless the agent is stopping."""
+        deliveries: list[Delivery] = []
+        delivery = self._inbox.get()
+        while delivery is not None:
+            deliveries.append(delivery)
+            if self._inbox.empty() or len(deliveries) >= PREFETCH:
+                break
+            delivery = self._inbox.get_nowait()
+        return deliveries
+
+    def _apply(self, deliveries: list[Delivery]) -> None:
+        batches: list[tuple[Delivery, Commands]] = []
+        for delivery in deliveries:
+            try:
+                message = decode_any(delivery.body)
+                if isinstance(message, Commands):
+                    batches.append((delivery, message))
+                    continue
+                if not isinstance(message, Replay):
+                    raise MessageError(f"a {type(message).__name__} message on {delivery.queue}")
+                self._replayer.ask(message)
+            except MessageError as error:
+                self._link.bury(delivery, str(error))
+            self._link.ack(delivery)
+        if not batches:
+            return
+        commands: list[Store | Delete] = [item for _, batch in batches for item in batch.items]
+        results = self._storage.apply(commands)
+        start = 0
+        for delivery, batch in batches:
+            part = results[start : start + len(batch.items)]
+            start += len(batch.items)
+            self._publish(delivery, batch.origin, part)
+            self._link.ack(delivery)
+
+    def _publish(self, delivery: Delivery, origin: str, results: list[Result]) -> None:
+        """Tell the controller what became of some commands. A message lost here comes again by replay."""
+        after = self._told
+        self._told = max(after, *(result.seq for result in results)) if results else after
+        message = Results(self.node, origin, "", after, self._told, self._storage.seq, False, results)
+        for result in results:
+            if result.status not in (Status.DONE, Status.STALE):
+                log.warning(
+                    "command failed", key=result.key, version=result.version, kind=Kind(result.kind).name,
+                    status=Status(result.status).name, reason=result.reason, message=f"{delivery.connection}.{delivery.tag}",
+                )  # fmt: skip
+        try:
+            self._link.publish(topology.RESULTS, encode(message))
+        except LinkDown as error:
+            log.warning("results not sent; the master will ask for them", after=after, upto=self._told, reason=error)
+
+    # On the heartbeat's thread.
+
+    def _beat(self) -> None:
+        while not self._stopping.is_set():
+            self._beat_now.clear()
+            try:
+                heartbeat = measure(self.node, self._url, self._storage, self._directory)
+                self._link.publish(topology.HEARTBEATS, encode(heartbeat))
+            except LinkDown as error:
+                log.debug("no heartbeat", reason=error)
+            except OSError as error:
+                log.error("the data directory can't be looked at", error=error)
+            self._beat_now.wait(self._heartbeat_secs)
+
+
+def main() -> int:
+    """Run an agent until SIGTERM; exit status 0, 1 when it can't go on, 2 for a bad configuration."""
+    service.die_with_parent(signal.SIGTERM)
+    try:
+        config = settings.load()
+        logs.setup(config["general", "log_level"], "agent")
+        agent = Agent(config)
+    except PulzarError as error:
+        print(f"pulzar node: {error}", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, lambda *_: agent.stop())
+    signal.signal(signal.SIGINT, lambda *_: agent.stop())
+    log.info("agent started", node=agent.node)
+    agent.run()
+    log.info("agent stopped", node=agent.node)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

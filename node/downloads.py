@@ -1,0 +1,123 @@
+"""`GET|HEAD /get_key/{key}` on a node: the bytes of a value, as RFC 9110 wants them served.
+
+Every byte is checked before it is sent: the record of a value in the log as a whole, a value file block by block.
+What can be checked in little time is checked before the answer begins, so that damage shows as a 500. Damage
+farther on in a large value ends the answer short of its Content-Length and closes the connection.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any
+
+from broker import http, keys, logs, signing
+from broker.errors import BadSignature
+from broker.http import Plan, Resource
+from broker.ranges import Span
+from node.errors import StorageError
+from node.reader import Found, Reader
+from node.refusals import Forbidden, NotFound
+from node.values import BLOCK_BYTES
+
+log = logs.get(__name__)
+
+CHUNK_BYTES = 8 * BLOCK_BYTES  # read and sent at once
+WHOLE_BYTES = 2 * CHUNK_BYTES  # an answer of up to this size is put together in memory
+CHECKED_FIRST_BYTES = 64 << 20  # an answer of up to this size is checked in full before it begins
+
+
+class Downloads:
+    """Answers reads from one data directory."""
+
+    def __init__(self, reader: Reader, secret: bytes, open_reads: bool, cors: str) -> None:
+        self._reader = reader
+        self._secret = secret
+        self._open = open_reads
+        self._cors = http.cors_headers(cors)
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Answer one request. Raises `Refused`, `InvalidKey` or `StorageError`."""
+        key = http.key_of(environ, "/get_key/")
+        self._check(key, environ["QUERY_STRING"])
+        found = self._reader.get(keys.encode(key))
+        if found is None:
+            raise NotFound(f"this node has no key {key}")
+        try:
+            resource = Resource(found.size, found.digest, found.created, found.content_type or http.guess_type(key))
+            plan = http.plan(environ, resource)
+            body = _body(found, plan)
+        except BaseException:
+            found.close()
+            raise
+        start_response(plan.status, [*plan.headers, *self._cors])
+        return body
+
+    def _check(self, key: str, query: str) -> None:
+        """Whether the master sent the client here; a plain URL will do where the node is open."""
+        if self._open and "signature=" not in query:
+            return
+        try:
+            signing.verify(self._secret, "GET", key, query, time.time())
+        except BadSignature as error:
+            raise Forbidden(str(error)) from error
+
+
+def _body(found: Found, plan: Plan) -> Iterable[bytes]:
+    """What to send: a list when it is small, else an iterator that closes the value at its end."""
+    if not plan.ranges or found.data is not None:
+        found.close()
+        return plan.body(found.data)
+    length = sum(stop - start for start, stop in plan.ranges)
+    if length <= WHOLE_BYTES:
+        pieces = [found.pread(p.stop - p.start, p.start) if isinstance(p, Span) else p for p in plan.pieces()]
+        found.close()
+        return pieces
+    if length <= CHECKED_FIRST_BYTES:
+        for span in plan.ranges:
+            for start, stop in _chunks(span):
+                found.pread(stop - start, start)
+    return Stream(found, plan)
+
+
+def _chunks(span: Span) -> Iterator[Span]:
+    """A stretch in pieces that end where blocks end, so that each block is read and checked once."""
+    start, stop = span
+    while start < stop:
+        end = min(stop, start - start % BLOCK_BYTES + CHUNK_BYTES)
+        yield Span(start, end)
+        start = end
+
+
+class Stream:
+    """The body of a large answer, a chunk at a time."""
+
+    def __init__(self, found: Found, plan: Plan) -> None:
+        self._found = found
+        self._pieces = self._run(plan)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Called by the server when all is sent, or the client has gone."""
+        self._pieces.close()
+        self._found.close()
+
+    def _run(self, plan: Plan) -> Generator[bytes, None, None]:
+        for piece in plan.pieces():
+            if not isinstance(piece, Span):
+                yield piece
+                continue
+            for start, stop in _chunks(piece):
+                try:
+                    chunk = self._found.pread(stop - start, start)
+                except StorageError as error:
+                    # Too late for a 500. The client has fewer bytes than promised, and so knows.
+                    log.error("value damaged; answer cut short", key=self._found.key, version=self._found.version,
+                              at=start, reason=error)  # fmt: skip
+                    return
+                yield chunk

@@ -1,0 +1,37 @@
+"""A node's heartbeat: who and where it is, how it feels, and where its log ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import psutil
+
+from broker import VERSION
+from broker.messages import Heartbeat
+from node.storage import Storage
+
+
+def measure(node: str, url: str, storage: Storage, directory: Path) -> Heartbeat:
+    """The heartbeat of this moment."""
+    disk = shutil.disk_usage(directory)
+    return Heartbeat(
+        node=node,
+        url=url,
+        at=time.time_ns() // 1_000_000,
+        version=VERSION,
+        epoch=storage.epoch,
+        epoch_seq=storage.epoch_seq,
+        seq=storage.seq,
+        disk_total=disk.total,
+        disk_free=disk.free,
+        full=storage.full(),
+        load=psutil.getloadavg()[0] / (os.cpu_count() or 1),
+        memory=psutil.virtual_memory().percent,
+        keys=storage.keys,
+        slots=0,
+        running=[],
+        catalog="",
+    )

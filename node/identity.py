@@ -1,0 +1,90 @@
+"""Who this node is: a name that stays with its data directory, and the right to be its only owner."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import socket
+from pathlib import Path
+from typing import IO
+
+from broker.errors import SettingsError
+from broker.settings import Settings
+from node import disk
+
+_FILE = "node-id"
+_LOCK = "lock"
+_GOOD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def load(settings: Settings) -> str:
+    """The node's name: the one kept in its data directory, made at the first start.
+
+    Raises `SettingsError` when `[volume] node` names another one, or the directory can't be used.
+    """
+    directory = Path(settings["volume", "dir"])
+    wanted = settings["volume", "node"]
+    if wanted and not _GOOD.fullmatch(wanted):
+        raise SettingsError(f"[volume] node = {wanted!r}: letters, digits, '.', '_' and '-' are needed, at most 100")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        kept = _kept(directory) or _keep(directory, wanted or _made())
+    except OSError as error:
+        raise SettingsError(f"[volume] dir = {str(directory)!r} can't be used: {error.strerror or error}") from error
+    if not _GOOD.fullmatch(kept):
+        raise SettingsError(f"{directory / _FILE} has no node's name: {kept[:100]!r}")
+    if wanted and kept != wanted:
+        raise SettingsError(
+            f"[volume] node = {wanted!r}, but {directory} belongs to the node {kept!r}: "
+            f"use that name or another directory"
+        )
+    return kept
+
+
+def hold(directory: Path) -> IO[bytes]:
+    """Become the only owner of a data directory, for as long as the file that is returned stays open.
+
+    Raises `SettingsError` when another process has it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / _LOCK).open("ab")
+    except OSError as error:
+        raise SettingsError(f"[volume] dir = {str(directory)!r} can't be used: {error.strerror or error}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise SettingsError(f"another process uses the data directory {directory}; every node needs its own") from error
+    return file
+
+
+def _kept(directory: Path) -> str:
+    try:
+        return (directory / _FILE).read_text(encoding="utf-8", errors="replace").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _keep(directory: Path, name: str) -> str:
+    """Write the name down, unless another process was quicker; the one that is kept now."""
+    new = directory / f"{_FILE}.{secrets.token_hex(4)}"
+    try:
+        with new.open("w", encoding="ascii") as file:
+            file.write(name + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(new, directory / _FILE)
+        disk.sync_directory(directory)
+    except FileExistsError:
+        return _kept(directory)
+    finally:
+        new.unlink(missing_ok=True)
+    return name
+
+
+def _made() -> str:
+    host = re.sub(r"[^A-Za-z0-9-]+", "-", socket.gethostname().partition(".")[0]).strip("-")[:60]
+    return f"{host or 'node'}-{secrets.token_hex(2)}"

@@ -1,0 +1,1 @@
+"""How Pulzar is set up, run, measured and looked after."""

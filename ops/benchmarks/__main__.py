@@ -1,0 +1,106 @@
+"""./ops/bench: measures Pulzar on this machine, beside nginx, and says what was reached."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+STORE = {
+    "put": "PUT of 1 KiB at 1, 16 and 64 in flight",
+    "get": "GET of 1 KiB from the master at 16 and 1 in flight, by wrk and by load",
+    "delete": "DELETE at 16 in flight",
+    "redirect": "GET through the redirect to a node",
+    "large": "1 GiB by curl, beside nginx; memory meanwhile",
+    "million": "1,000,000 keys: GET, memory, replay into an empty master",
+    "nginx": "PUT and GET of 1 KiB by nginx, as a yardstick",
+}
+
+
+def main() -> int:
+    """Exit status 0 when everything was measured without errors, reached or not; 1 otherwise."""
+    options = _parse()
+    signal.signal(signal.SIGTERM, _stop)
+    # What is needed from .venv; --help does without.
+    from ops.benchmarks import machine, store
+    from ops.benchmarks.bench import QUICK, Bench, Plan
+    from ops.benchmarks.client import Client
+    from ops.benchmarks.table import markdown
+
+    plan = dataclasses.replace(QUICK if options.quick else Plan(), nodes=options.nodes, small=options.small)
+    if options.runs:
+        plan = dataclasses.replace(plan, runs=options.runs)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="pulzar-bench-", dir=options.dir) as folder:
+        directory = Path(folder)
+        bench = Bench(directory, plan, Client(directory))
+        described, versions = machine.describe(directory), machine.versions()
+        complete = store.measure(bench, options.only or list(STORE))
+    said = shlex.join(["./ops/bench", *options.shown])
+    print(f"\n{markdown(bench.rows)}\n")
+    runs = "one run" if plan.runs == 1 else f"medians of {plan.runs} runs"
+    print(f"`{said}`: {runs}, {plan.seconds:g} s each, {plan.nodes} nodes, {time.monotonic() - began:.0f} s in all.\n")
+    for row in bench.rows:
+        if row.note:
+            print(f"- {row.name}: {row.note}")
+    print("- machine: " + "; ".join(f"{name} {value}" for name, value in described.items()))
+    print("- versions: " + ", ".join(f"{name} {value}" for name, value in versions.items()))
+    print("- commands:")
+    for row in bench.rows:
+        for command in row.commands:
+            print(f"    - {row.name}: `{command.replace(str(directory), '$DIR')}`")
+    if options.json:
+        record: dict[str, Any] = {
+            "command": said,
+            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "plan": dataclasses.asdict(plan),
+            "machine": described,
+            "versions": versions,
+            "rows": [dataclasses.asdict(row) | {"verdict": row.verdict()} for row in bench.rows],
+        }
+        options.json.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 0 if complete and not any(row.errors for row in bench.rows) else 1
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="./ops/bench", description=__doc__)
+    parser.add_argument("--caller", type=Path, default=Path.cwd(), help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+    names = "; ".join(f"{name}: {text}" for name, text in STORE.items())
+    command = commands.add_parser("store", help="the key-value store", description=f"What is measured: {names}.")
+    command.add_argument("--quick", action="store_true", help="one short run of each, to see that everything works")
+    command.add_argument("--only", nargs="+", choices=STORE, metavar="NAME", help=f"only these of {', '.join(STORE)}")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write every run there as well")
+    command.add_argument("--runs", type=int, default=0, metavar="N", help="runs of each; a row shows their median")
+    command.add_argument("--nodes", type=int, default=2, metavar="N", help="nodes of the cluster (default 2)")
+    command.add_argument(
+        "--small", type=int, default=100, metavar="BYTES", help="size of one of the million values (default 100)"
+    )
+    # /tmp may be in memory, where an fsync costs nothing.
+    command.add_argument("--dir", type=Path, default="/var/tmp", metavar="DIR", help="for the data (default /var/tmp)")
+    options = parser.parse_args()
+    arguments = sys.argv[1:]
+    options.shown = arguments[2:] if arguments[:1] == ["--caller"] else arguments
+    for name in ("json", "dir"):
+        if getattr(options, name):
+            setattr(options, name, options.caller / getattr(options, name))
+    return options
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    # Everything that was started is stopped on the way out, as after Ctrl-C.
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("stopped")

@@ -1,0 +1,154 @@
+"""A value of 1 GiB by curl, beside nginx, and what the memory of master and nodes does meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+from ops.benchmarks.bench import Bench
+from ops.benchmarks.errors import RunFailed
+from ops.benchmarks.memory import MIB, Watch
+from ops.benchmarks.nginx import Nginx
+from ops.benchmarks.table import Row
+from ops.cluster import Cluster
+
+LEAST_RATIO = 0.7
+# Memory is called flat when it never grows by more than this while a value passes, however large that is.
+FLAT_BYTES = 64 * MIB
+CHUNK = 4 * MIB
+
+
+def large(bench: Bench, cluster: Cluster, nginx: Nginx) -> None:
+    """PUT (digest and fsync included) and GET, each beside nginx's in the same run."""
+    size = bench.plan.large
+    source = bench.directory / "source.bin"
+    digest = _make(source, size)
+    took: dict[str, list[float]] = {"PUT": [], "nginx PUT": [], "GET": [], "nginx GET": []}
+    commands: dict[str, str] = {}
+    watches = []
+    bench.say(f"{_size(size)} by curl, {bench.plan.runs + 1} times, the first to warm up")
+    for run in range(-1, bench.plan.runs):
+        with Watch("master", "node") as watch:
+            found = _run(bench, cluster, nginx, source, run)
+        watches.append(watch)
+        for what, (seconds, command) in found.items():
+            commands[what] = command
+            if run >= 0:
+                took[what].append(seconds)
+        if run < 0:
+            _compare(cluster, digest)
+        _remove(bench, cluster, nginx, run)
+    for method in ("PUT", "GET"):
+        ratio = median(took[f"nginx {method}"]) / median(took[method])
+        extra = ", fsynced" if method == "PUT" else ""
+        bench.add(
+            Row(
+                f"{method} {_size(size)} by curl -L{extra}",
+                f"{_speed(size, took[method])}, {ratio:.2f} of nginx",
+                target=f"≥ {LEAST_RATIO} of nginx",
+                reached=ratio >= LEAST_RATIO,
+                commands=[commands[method]],
+                runs=took[method],
+            )
+        )
+        name = f"nginx: {method} {_size(size)} by curl" + (", then fsync" if method == "PUT" else "")
+        figure = _speed(size, took[f"nginx {method}"])
+        bench.add(Row(name, figure, commands=[commands[f"nginx {method}"]], runs=took[f"nginx {method}"]))
+    _memory_rows(bench, watches, size)
+
+
+def _run(bench: Bench, cluster: Cluster, nginx: Nginx, source: Path, run: int) -> dict[str, tuple[float, str]]:
+    """The four transfers of one run: seconds and command of each."""
+    client, found = bench.client, {}
+    file = nginx.files / f"large-{run}"
+    with _settled():
+        found["PUT"] = client.curl("-T", str(source), f"{cluster.master_url}/add_key/{_key(run)}", expected=201)
+    with _settled():
+        began = time.monotonic()
+        _, command = client.curl("-T", str(source), f"{nginx.url}/{file.name}", expected=201)
+        _fsync(file)
+        found["nginx PUT"] = (time.monotonic() - began, f"{command} && sync {file}")
+    with _settled():
+        found["GET"] = client.curl("-o", os.devnull, f"{cluster.master_url}/get_key/{_key(run)}", expected=200)
+    with _settled():
+        found["nginx GET"] = client.curl("-o", os.devnull, f"{nginx.url}/{file.name}", expected=200)
+    return found
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """Nothing that was written before is still on its way to the disk."""
+    os.sync()
+    yield
+
+
+def _key(run: int) -> str:
+    return f"bench/large-{run}.bin"
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make(path: Path, size: int) -> bytes:
+    """A file of random bytes, and its digest."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for offset in range(0, size, CHUNK):
+            chunk = os.urandom(min(CHUNK, size - offset))
+            digest.update(chunk)
+            file.write(chunk)
+    return digest.digest()
+
+
+def _compare(cluster: Cluster, expected: bytes) -> None:
+    """What comes back is what went in; raises `RunFailed` when it isn't."""
+    url = f"{cluster.master_url}/get_key/{_key(-1)}"
+    digest = hashlib.sha256()
+    with subprocess.Popen(["curl", "-sS", "-L", "--fail", url], stdout=subprocess.PIPE) as curl:
+        if curl.stdout is None:
+            raise RunFailed("curl has no output")
+        while chunk := curl.stdout.read(CHUNK):
+            digest.update(chunk)
+    if digest.digest() != expected:
+        raise RunFailed(f"{url} gave other bytes than were stored there")
+
+
+def _remove(bench: Bench, cluster: Cluster, nginx: Nginx, run: int) -> None:
+    bench.client.curl("-X", "DELETE", f"{cluster.master_url}/delete_key/{_key(run)}", expected=200)
+    (nginx.files / f"large-{run}").unlink()
+
+
+def _memory_rows(bench: Bench, watches: list[Watch], size: int) -> None:
+    for package, who in (("master", "the master"), ("node", f"the {bench.plan.nodes} nodes")):
+        before, after = watches[0].before[package], watches[-1].after[package]
+        most = max(watch.most[package] for watch in watches)
+        growth = max(watch.most[package] - watch.before[package] for watch in watches)
+        bench.add(
+            Row(
+                f"memory of {who} while {_size(size)} goes in and out",
+                f"{before / MIB:.0f} → {most / MIB:.0f} → {after / MIB:.0f} MiB RSS",
+                target=f"flat: grows < {FLAT_BYTES // MIB} MiB",
+                reached=growth < FLAT_BYTES,
+                runs=[[watch.before[package], watch.most[package], watch.after[package]] for watch in watches],
+            )
+        )
+
+
+def _size(size: int) -> str:
+    return f"{size >> 30} GiB" if size >= 1 << 30 else f"{size >> 20} MiB"
+
+
+def _speed(size: int, took: list[float]) -> str:
+    seconds = median(took)
+    return f"{size / MIB / seconds:,.0f} MiB/s ({seconds:.2f} s)"

@@ -1,0 +1,108 @@
+"""How much memory the processes of a cluster have: those started by this process, told apart by their command."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from types import TracebackType
+
+import psutil
+
+SAMPLE_SECS = 0.05
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Of one process, in bytes. `rss` counts what is mapped from files as well, `anonymous` does not."""
+
+    role: str
+    rss: int
+    uss: int
+    anonymous: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.role}: {self.rss / MIB:.0f} RSS / {self.uss / MIB:.0f} USS / {self.anonymous / MIB:.0f} anonymous"
+        )
+
+
+def tree(package: str) -> list[psutil.Process]:
+    """The processes of every `python -m <package>` that this process started, parents first."""
+    found: list[psutil.Process] = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            command = process.cmdline()
+            if ["-m", package] in (command[at : at + 2] for at in range(len(command))) and process not in found:
+                found += [process, *process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            continue
+    unique = {process.pid: process for process in found}
+    return list(unique.values())
+
+
+def usage(package: str) -> list[Usage]:
+    """What each process of `package` has now."""
+    found = []
+    for process in tree(package):
+        try:
+            full = process.memory_full_info()
+            found.append(Usage(_role(process.cmdline()), full.rss, full.uss, _anonymous(process.pid)))
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def _role(command: list[str]) -> str:
+    if "-m" in command:
+        package, _, module = command[command.index("-m") + 1].partition(".")
+        return module or f"{package} itself"
+    return "resource tracker" if "resource_tracker" in " ".join(command) else "web worker"
+
+
+def _anonymous(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
+            return next((int(line.split()[1]) << 10 for line in status if line.startswith("RssAnon:")), 0)
+    except OSError:
+        return 0
+
+
+class Watch:
+    """Samples the resident memory of `packages` while the context lasts: before, at most, and after, in bytes."""
+
+    def __init__(self, *packages: str) -> None:
+        self.before: dict[str, int] = {}
+        self.most: dict[str, int] = {}
+        self.after: dict[str, int] = {}
+        self._processes = {package: tree(package) for package in packages}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self.before = self._now()
+        self.most = dict(self.before)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.after = self._now()
+
+    def _sample(self) -> None:
+        while not self._stop.wait(SAMPLE_SECS):
+            for package, rss in self._now().items():
+                self.most[package] = max(self.most[package], rss)
+
+    def _now(self) -> dict[str, int]:
+        return {package: sum(map(_rss, processes)) for package, processes in self._processes.items()}
+
+
+def _rss(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0

@@ -1,0 +1,157 @@
+"""A million keys: GET beside a thousand, the memory of the master, and an empty master filled by replay."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import asdict
+from statistics import median
+
+from ops.benchmarks.bench import Bench
+from ops.benchmarks.client import Figures
+from ops.benchmarks.errors import RunFailed
+from ops.benchmarks.memory import MIB, usage
+from ops.benchmarks.table import Row, rate_row
+from ops.cluster import Cluster
+
+FEW = 1000
+IN_FLIGHT = 16
+LEAST_REPLAYED = 30_000  # keys per second
+# Two medians of the same thing differ by this much from run to run; "no slower" can't be told apart from it.
+NOISE = 0.05
+
+POLL_SECS = 0.02
+REPLAY_SECS = 600
+PREFIX = "bench/small-"
+
+
+def million(bench: Bench) -> None:
+    """One node, so that its log is the whole of what the master has to learn."""
+    plan = bench.plan
+    with bench.cluster("million", nodes=1) as cluster:
+        url = f"{cluster.master_url}/add_key/{PREFIX}"
+        bench.client.load("put", url, 64, count=FEW, size=plan.small)
+        few = _get(bench, cluster, FEW)
+        _memory_row(bench, FEW)
+        bench.say(f"filling the log of the stopped node with {plan.keys - FEW:,} values")
+        cluster.stop_node(0)
+        _fill(bench, cluster)
+        cluster.start_node(0)
+        _replay_row(bench, cluster)
+        many = _get(bench, cluster, plan.keys)
+        for few_row, many_row in zip(few, many, strict=True):
+            ratio = median(run.rate for run in many_row) / median(run.rate for run in few_row)
+            tool = few_row[0].command.split()[0]
+            bench.add(
+                Row(
+                    f"GET with {plan.keys:,} keys, compared with {FEW:,} ({tool})",
+                    f"{ratio:.2f} of its rate",
+                    target=f"no slower: ≥ {1 - NOISE:g}",
+                    reached=ratio >= 1 - NOISE,
+                )
+            )
+        _memory_row(bench, plan.keys)
+
+
+def _fill(bench: Bench, cluster: Cluster) -> None:
+    """Write the values through the node's own storage: every record, digest and fsync as if they had come one by one."""
+    plan = bench.plan
+    command = [sys.executable, "-m", "ops.benchmarks.fill", str(cluster.nodes[0].directory)]
+    command += [PREFIX, str(FEW), str(plan.keys), str(plan.small)]
+    began = time.monotonic()
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RunFailed(f"{shlex.join(command)} ended with status {done.returncode}: {done.stderr[-1000:]}")
+    bench.say(f"filled at {(plan.keys - FEW) / (time.monotonic() - began):,.0f} values/s")
+
+
+def _replay_row(bench: Bench, cluster: Cluster) -> None:
+    runs = bench.repeat(lambda _: _replay(bench, cluster))
+    rate = median(run["rate"] for run in runs)
+    burst = median(run["rate_from_first_entry"] for run in runs)
+    whole = median(run["from_start_seconds"] for run in runs)
+    bench.add(
+        Row(
+            f"an empty master filled by replay from a node with {bench.plan.keys:,} values of {bench.plan.small} B",
+            f"{rate:,.0f} keys/s",
+            target=f"≥ {LEAST_REPLAYED:,} keys/s",
+            reached=rate >= LEAST_REPLAYED,
+            note=f"counted from the master's first answer; all was there {whole:.1f} s after its start, "
+            f"and {burst:,.0f} keys/s came from the first entry on",
+            runs=runs,
+        )
+    )
+
+
+def _replay(bench: Bench, cluster: Cluster) -> dict[str, float]:
+    """Start the master without its index. Counted from its first answer, so the wait for a heartbeat is in it."""
+    cluster.stop_master()
+    shutil.rmtree(cluster.master_directory)
+    started = time.monotonic()
+    answered_at = filling_at = 0.0
+    cluster.start_master()
+    while (entries := _entries(cluster)) < bench.plan.keys:
+        looked = time.monotonic()
+        if entries == 0 and not answered_at:
+            answered_at = looked
+        if entries <= 0:
+            filling_at = looked
+        if looked - started > REPLAY_SECS:
+            raise RunFailed(f"after {REPLAY_SECS} s the master has {entries:,} of {bench.plan.keys:,} entries")
+        time.sleep(POLL_SECS)
+    full_at = time.monotonic()
+    cluster.wait_healthy()
+    return {
+        "rate": bench.plan.keys / (full_at - (answered_at or started)),
+        "rate_from_first_entry": bench.plan.keys / (full_at - filling_at),
+        "from_start_seconds": full_at - started,
+    }
+
+
+def _entries(cluster: Cluster) -> int:
+    """Entries in the master's index, -1 when it doesn't answer yet."""
+    try:
+        with urllib.request.urlopen(f"{cluster.master_url}/admin/status", timeout=10) as answer:
+            return int(json.load(answer)["data"]["entries"])
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return -1
+
+
+def _get(bench: Bench, cluster: Cluster, keys: int) -> list[list[Figures]]:
+    """Random keys by load and by wrk; the rows are added, the runs returned."""
+    client, plan = bench.client, bench.plan
+    url = f"{cluster.master_url}/get_key/{PREFIX}"
+
+    def by_load(_: int) -> Figures:
+        return client.load("get", url, IN_FLIGHT, seconds=plan.seconds, size=plan.small, keys=keys, random=True)
+
+    def by_wrk(_: int) -> Figures:
+        return client.wrk(url, IN_FLIGHT, plan.seconds, keys)
+
+    by_load(0)  # to warm up
+    found = []
+    for tool, run in (("wrk", by_wrk), ("load", by_load)):
+        runs = bench.repeat(run)
+        bench.add(rate_row(f"GET {plan.small} B with {keys:,} keys, {IN_FLIGHT} in flight ({tool})", runs))
+        found.append(runs)
+    return found
+
+
+def _memory_row(bench: Bench, keys: int) -> None:
+    used = usage("master")
+    rss, anonymous = (sum(getattr(process, name) for process in used) / MIB for name in ("rss", "anonymous"))
+    bench.add(
+        Row(
+            f"memory of the master with {keys:,} keys",
+            f"{rss:.0f} MiB RSS, {anonymous:.0f} anonymous",
+            target="stated",
+            note="; ".join(map(str, used)) + " MiB (RSS counts the pages of the index that are mapped)",
+            runs=[asdict(process) for process in used],
+        )
+    )

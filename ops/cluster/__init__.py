@@ -1,0 +1,11 @@
+"""A whole Pulzar on one machine: a private RabbitMQ, a master and nodes, as child processes.
+
+`ops/up` is `python -m ops.cluster`; the tests and the benchmark use `Cluster` themselves. Read
+`cluster.py` first, then `processes.py` and `rabbitmq.py`. Only the standard library is needed.
+"""
+
+from ops.cluster.cluster import Cluster, Node
+from ops.cluster.errors import ClusterError, NotHealthy, ProcessDied
+from ops.cluster.rabbitmq import Rabbit
+
+__all__ = ["Cluster", "ClusterError", "Node", "NotHealthy", "ProcessDied", "Rabbit"]

@@ -1,0 +1,144 @@
+"""`ops/up`: a whole Pulzar in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from broker.errors import PulzarError
+from ops.cluster import demo, state, terminal
+from ops.cluster.cluster import PER_PROCESS, Cluster
+from ops.cluster.network import MOST_NODES
+from ops.cluster.processes import ROOT
+
+DESCRIPTION = """\
+Starts a whole Pulzar: a private RabbitMQ, a master and nodes. Shows that it works by storing, reading and
+deleting real files, and stays until Ctrl-C. What is missing to run it is installed first."""
+
+EPILOG = """\
+PULZAR_<SECTION>_<KEY> variables reach all processes (ops/server.conf shows the settings), PULZAR_CONFIG names a
+file with settings. With PULZAR_BROKER_URL=amqp://user:password@host:port/vhost that RabbitMQ is used and none
+is started or installed. cluster.json in the data directory has every address, process id and password, for scripts."""
+
+
+class Interrupted(BaseException):
+    """Raised in the main thread by the first signal to stop."""
+
+
+def main() -> int:
+    """Run until told to stop; the exit status of the program."""
+    options = _options()
+    for name in PER_PROCESS:
+        if name in os.environ:
+            terminal.say(f"{name} is not used here: --ports and --data decide it for each process")
+    try:
+        cluster = Cluster(
+            options.data,
+            options.ports,
+            options.nodes,
+            os.environ.get("PULZAR_BROKER_URL"),
+            supervise=True,
+            say=terminal.news,
+            step=terminal.step,
+        )
+    except PulzarError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return _Run(cluster, options.caller).run(stay=not options.exit)
+
+
+class _Run:
+    def __init__(self, cluster: Cluster, caller: Path) -> None:
+        self._cluster = cluster
+        self._caller = caller
+        self._stopping = False
+
+    def run(self, stay: bool) -> int:
+        cluster = self._cluster
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._signalled)
+        status = 1
+        try:
+            cluster.start()
+            demo.run(cluster.master_url, terminal.step)
+            status = 0
+            if stay:
+                self._tell()
+                while True:
+                    signal.pause()
+        except Interrupted:
+            # In the foreground that is how it ends; before, it is not what was asked for.
+            status = 130 if status else 0
+        except PulzarError as error:
+            print(f"\n{error}", file=sys.stderr)
+        finally:
+            self._stopping = True
+            if any(child.running for child in cluster.processes):
+                terminal.say()
+                with terminal.step("stopping; Ctrl-C again kills what is left"):
+                    cluster.stop()
+            else:
+                cluster.stop()
+        return status
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        if self._stopping:
+            terminal.say(" killing what is left …")
+            self._cluster.kill()
+            return
+        self._stopping = True
+        raise Interrupted
+
+    def _tell(self) -> None:
+        cluster = self._cluster
+        nodes = ", ".join(node.url for node in cluster.nodes)
+        console = (
+            f"{cluster.rabbit.console_url}  (user and password are in {state.NAME})" if cluster.rabbit else "not ours"
+        )
+        terminal.say(
+            f"\nPulzar is running; Ctrl-C stops it.\n\n"
+            f"  REST     {cluster.master_url}\n"
+            f"  nodes    {nodes}\n"
+            f"  console  {console}\n"
+            f"  data     {cluster.directory}\n"
+            f"  logs     {cluster.logs}\n\n"
+            f"Try it:\n"
+        )
+        for command in demo.commands(cluster.master_url, self._caller):
+            terminal.say(f"  {command}")
+        terminal.say()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "ops/up", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--exit", action="store_true", help="stop after the demonstration, with status 0 if it went well"
+    )
+    parser.add_argument(
+        "--data", metavar="DIR", type=Path, default=ROOT / "data", help="data directory (default: data)"
+    )
+    parser.add_argument(
+        "--nodes", metavar="N", type=int, default=2, help=f"number of nodes, 1 to {MOST_NODES} (default: 2)"
+    )
+    parser.add_argument(
+        "--ports",
+        metavar="BASE",
+        type=int,
+        default=31414,
+        help="master at BASE, nodes at BASE+1 …, AMQP at BASE+50, console at BASE+51 (default: 31414)",
+    )
+    # Where the user stood when ops/up changed to the repository.
+    parser.add_argument("--caller", type=Path, default=Path.cwd(), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.data = options.caller / options.data
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""Becomes a command that does not outlive the process that started it.
+
+    python child.py PARENT SIGNAL COMMAND [ARGUMENT …]
+
+On Linux the kernel sends SIGNAL to the command when PARENT, the process id of whoever started it, is
+gone, be it by kill -9. A program of its own rather than Popen's preexec_fn, which may deadlock in a process with
+threads. Started as a file, with -I and -S, it costs about 10 ms.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Arrange for the signal, then turn into the command."""
+    parent, signal_number, *command = sys.argv[1:]
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(PR_SET_PDEATHSIG, int(signal_number), 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    # Whoever started this may have died before the kernel knew what to do then.
+    if os.getppid() != int(parent):
+        sys.exit(f"process {parent} is gone; {command[0]} is not started")
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        sys.exit(f"{command[0]} can't be started: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,293 @@
+"""A cluster: what belongs to it, in which order it starts, and how it is known to be healthy."""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from broker import settings
+from ops.cluster import network, state
+from ops.cluster.errors import ClusterError, DirectoryInUse, NotHealthy
+from ops.cluster.processes import Child, Supervisor
+from ops.cluster.rabbitmq import SERVER, Rabbit
+
+HEALTHY_SECS = 60.0
+STOP_SECS = 20.0  # requests under way are answered first
+
+# What is made for each process, whatever the environment says.
+PER_PROCESS = (
+    "PULZAR_SERVER_PORT",
+    "PULZAR_SERVER_DIR",
+    "PULZAR_VOLUME_NODE",
+    "PULZAR_VOLUME_PORT",
+    "PULZAR_VOLUME_DIR",
+)
+
+# How long the children of a cluster that was killed may take to go.
+LEFTOVER_SECS = 10.0
+
+
+@dataclass
+class Node:
+    """One node of the cluster."""
+
+    id: str
+    url: str
+    port: int
+    directory: Path
+    process: Child
+
+    @property
+    def host(self) -> str:
+        """Where to connect to it."""
+        return urlsplit(self.url).hostname or ""
+
+
+class Cluster:
+    """RabbitMQ, a master and nodes in one directory; a context manager that starts and stops them.
+
+    With `broker_url` that broker is used and none is started. `environment` is what the processes
+    get besides what is made for them: all `PULZAR_…` settings in it win, except those that must differ
+    from process to process. With `supervise`, processes that die are started again. `say` is called
+    with what a person may want to know; `step` makes a context that shows how long something takes.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        base_port: int,
+        nodes: int = 2,
+        broker_url: str | None = None,
+        *,
+        environment: Mapping[str, str] = os.environ,
+        supervise: bool = False,
+        rabbitmq_server: Path = SERVER,
+        say: Callable[[str], None] = lambda text: None,
+        step: Callable[[str], Any] | None = None,
+    ) -> None:
+        if not 1 <= nodes <= network.MOST_NODES:
+            raise ClusterError(f"a cluster has 1 to {network.MOST_NODES} nodes here, not {nodes}")
+        if not 1 <= base_port <= network.LAST_BASE:
+            raise ClusterError(f"the base of the ports is from 1 to {network.LAST_BASE}, not {base_port}")
+        self.directory = directory.resolve()
+        self.logs = self.directory / "logs"
+        self.base_port = base_port
+        self.broker_url = broker_url or ""  # with credentials; known when RabbitMQ has been started
+        self.rabbit: Rabbit | None = None
+        self.secret = ""
+        self._environment = dict(environment)
+        self._say = say
+        self._step = step or _silent_step
+        self._lock: int | None = None
+        self._supervise = supervise
+        self._supervisor: Supervisor | None = None
+
+        if not broker_url:
+            offsets = (network.AMQP, network.CONSOLE, network.DISTRIBUTION, network.EPMD)
+            ports = [base_port + offset for offset in offsets]
+            log = self.logs / "rabbitmq.log"
+            self.rabbit = Rabbit(self.directory / "rabbitmq", *ports, log=log, server=rabbitmq_server)
+        # The processes listen on the loopback interface unless told otherwise, here or in a file.
+        hosts = {} if environment.get(settings.CONFIG_VARIABLE) else _LOOPBACK
+        self._environment = hosts | self._environment
+        known = settings.load(environ=self._environment)
+        self._given_secret: str = known["general", "secret"]
+        self.master_directory = self.directory / "master"
+        self.master_url = _url(known["server", "host"], base_port)
+        self._environment |= {"PULZAR_SERVER_PORT": str(base_port), "PULZAR_SERVER_DIR": str(self.master_directory)}
+        self.master = self._child("master", self._environment, "master")
+        self.nodes: list[Node] = []
+        for number in range(1, nodes + 1):
+            id, port = f"node-{number}", base_port + number
+            own = self.directory / id
+            process = self._child(id, self._environment | _volume(known["volume", "advertise"], id, port, own), "node")
+            self.nodes.append(Node(id, _url(known["volume", "host"], port), port, own, process))
+
+    @property
+    def vhost(self) -> str:
+        """RabbitMQ's virtual host that the cluster lives in."""
+        return unquote(urlsplit(self.broker_url).path[1:]) or "/"
+
+    @property
+    def processes(self) -> list[Child]:
+        """Every process that belongs to it, in the order in which they start."""
+        return (self.rabbit.children if self.rabbit else []) + self._own
+
+    def __enter__(self) -> Cluster:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start everything and wait until it is healthy; when that fails, `stop` is still to be called."""
+        self._take_directory()
+        if self.rabbit:
+            with self._step("starting RabbitMQ"):
+                self.rabbit.start()
+            self.broker_url = self.rabbit.url()
+        with self._step(f"starting the master and {len(self.nodes)} node{'s' * (len(self.nodes) > 1)}"):
+            for child in self._own:
+                self._start(child)
+            self.wait_healthy()
+        if self._supervise:
+            self._supervisor = Supervisor(self.processes, self._say, self._write_state)
+            self._supervisor.start()
+
+    def stop(self) -> None:
+        """Stop everything, in order, and wait for it."""
+        if self._supervisor:
+            self._supervisor.close()
+            self._supervisor = None
+        for child in self._own:
+            child.terminate()
+        deadline = time.monotonic() + STOP_SECS
+        for child in self._own:
+            child.stop(max(0.0, deadline - time.monotonic()))
+        if self.rabbit:
+            self.rabbit.stop()
+        if self._lock is not None:
+            self._write_state(running=False)
+            os.close(self._lock)
+            self._lock = None
+
+    def kill(self) -> None:
+        """Kill every process at once (-9)."""
+        for child in self.processes:
+            child.kill()
+
+    def wait_healthy(self, timeout: float = HEALTHY_SECS) -> None:
+        """Wait until the master is ready and in synch with every node that was started.
+
+        Raises `NotHealthy` after `timeout` seconds, and `ProcessDied` when one of them has ended.
+        """
+        seen: list[str] = []
+
+        def healthy() -> bool:
+            if not self._supervisor:
+                for child in self.processes:
+                    if child.wanted:
+                        child.check()
+            started = [node for node in self.nodes if node.process.wanted]
+            silent = [node.id for node in started if not network.answers(node.host, node.port)]
+            health = self.health()
+            in_synch = health.get("nodes")
+            seen[:] = [f"/health: {health or 'no answer'}", f"not listening: {', '.join(silent) or 'none'}"]
+            return not silent and health.get("ready") is True and isinstance(in_synch, int) and in_synch >= len(started)
+
+        if not network.wait_until(healthy, timeout):
+            raise NotHealthy(f"not healthy after {timeout:g} s ({'; '.join(seen)}); the logs are in {self.logs}")
+
+    def health(self) -> dict[str, Any]:
+        """What the master says of itself; empty when it doesn't answer."""
+        host, port = urlsplit(self.master_url).hostname or "", self.base_port
+        with closing(http.client.HTTPConnection(host, port, timeout=5)) as connection:
+            try:
+                connection.request("GET", "/health")
+                answer = json.loads(connection.getresponse().read())
+            except (OSError, http.client.HTTPException, ValueError):
+                return {}
+        data = answer.get("data") if isinstance(answer, dict) else None
+        return data if isinstance(data, dict) else {}
+
+    def start_master(self) -> None:
+        """Start the master, and don't wait for it."""
+        self._start(self.master)
+
+    def kill_master(self) -> None:
+        """Kill the master and all of its processes at once (-9)."""
+        self.master.kill()
+
+    def stop_master(self) -> None:
+        """Stop the master in order."""
+        self.master.stop(STOP_SECS)
+
+    def start_node(self, index: int) -> None:
+        """Start a node, and don't wait for it."""
+        self._start(self.nodes[index].process)
+
+    def kill_node(self, index: int) -> None:
+        """Kill a node and all of its processes at once (-9)."""
+        self.nodes[index].process.kill()
+
+    def stop_node(self, index: int) -> None:
+        """Stop a node in order."""
+        self.nodes[index].process.stop(STOP_SECS)
+
+    @property
+    def _own(self) -> list[Child]:
+        return [self.master, *(node.process for node in self.nodes)]
+
+    def _start(self, child: Child) -> None:
+        child.environment["PULZAR_BROKER_URL"] = self.broker_url
+        child.environment["PULZAR_GENERAL_SECRET"] = self.secret
+        child.start()
+        self._write_state()
+
+    def _child(self, name: str, environment: Mapping[str, str], module: str) -> Child:
+        return Child(name, [sys.executable, "-m", module], environment, self.logs / f"{name}.log")
+
+    def _take_directory(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.directory, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise DirectoryInUse(
+                f"another ops/up is running on {self.directory}; stop it, or choose another directory with --data DIR"
+            ) from None
+        self._lock = lock
+        before = state.read(self.directory)
+        ports = {"master": self.base_port} | {node.id: node.port for node in self.nodes}
+        if self.rabbit:
+            b = self.base_port
+            ports |= {"RabbitMQ": b + network.AMQP, "RabbitMQ's console": b + network.CONSOLE}
+            ports |= {"Erlang distribution": b + network.DISTRIBUTION, "epmd": b + network.EPMD}
+        network.require(ports, patience=LEFTOVER_SECS if before.get("running") else 0.0)
+        secret = before.get("secret")
+        self.secret = self._given_secret or (secret if isinstance(secret, str) and secret else secrets.token_hex(16))
+
+    def _write_state(self, running: bool = True) -> None:
+        state.write(self, running)
+
+
+_LOOPBACK = {"PULZAR_SERVER_HOST": "127.0.0.1", "PULZAR_VOLUME_HOST": "127.0.0.1"}
+
+
+def _volume(advertised: str, id: str, port: int, directory: Path) -> dict[str, str]:
+    own = {"PULZAR_VOLUME_NODE": id, "PULZAR_VOLUME_PORT": str(port), "PULZAR_VOLUME_DIR": str(directory)}
+    if advertised:
+        # All nodes can't have one address: its host is kept.
+        own["PULZAR_VOLUME_ADVERTISE"] = f"{advertised.rpartition(':')[0] or advertised}:{port}"
+    return own
+
+
+def _url(host: str, port: int) -> str:
+    # An address to listen on that means "all of them" is none to connect to.
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)
+    return f"http://{reachable}:{port}"
+
+
+@contextmanager
+def _silent_step(what: str) -> Iterator[None]:
+    yield

@@ -1,0 +1,196 @@
+"""A private RabbitMQ: its own node, user, ports and files, on the loopback interface only.
+
+Any number of them run beside each other and beside the machine's own, as root or as an ordinary user.
+Each has its own epmd (Erlang's name server), so that all may have the same node name: the files of
+RabbitMQ's database are tied to it.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ops.cluster import files
+from ops.cluster.errors import ClusterError, ConsoleError, NotHealthy
+from ops.cluster.network import answers, wait_until
+from ops.cluster.processes import Child
+
+SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # where Debian's package has it
+HOST = "127.0.0.1"
+USER = "pulzar"
+
+START_SECS = 90.0
+STOP_SECS = 15.0
+
+# What a client says first, and the frame (a method on channel 0) that a broker which is ready answers.
+_AMQP_HELLO = b"AMQP\x00\x00\x09\x01"
+_AMQP_ANSWER = b"\x01\x00\x00"
+
+
+class Rabbit:
+    """A RabbitMQ of its own in `directory`; `server` is the rabbitmq-server to run."""
+
+    def __init__(
+        self,
+        directory: Path,
+        amqp_port: int,
+        console_port: int,
+        dist_port: int,
+        epmd_port: int,
+        *,
+        log: Path | None = None,
+        server: Path = SERVER,
+    ) -> None:
+        self.directory = directory.resolve()
+        self.amqp_port = amqp_port
+        self.console_port = console_port
+        self.user = USER
+        self.password = ""
+        self.console_url = f"http://{HOST}:{console_port}/"
+        self._dist_port = dist_port
+        self._epmd_port = epmd_port
+        log = log or self.directory / "rabbitmq.log"
+        environment = self._environment()
+        epmd = ["epmd", "-port", str(epmd_port), "-address", HOST]
+        self.epmd = Child("epmd", epmd, environment, log.with_name("epmd.log"), death_signal=signal.SIGKILL)
+        self.process = Child("rabbitmq", [str(server)], environment, log, prepare=self._prepare)
+
+    @property
+    def children(self) -> list[Child]:
+        """Both of its processes, for a supervisor."""
+        return [self.epmd, self.process]
+
+    def url(self, vhost: str = "/") -> str:
+        """Its AMQP address, with the credentials."""
+        return f"amqp://{self.user}:{self.password}@{HOST}:{self.amqp_port}/{quote(vhost, safe='')}"
+
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+        if not shutil.which(self.process.command[0]):
+            raise ClusterError(f"there is no RabbitMQ at {self.process.command[0]}; ops/up installs it")
+        self.process.start()
+        self.wait_ready()
+
+    def wait_ready(self, timeout: float = START_SECS) -> None:
+        """Wait until it takes AMQP connections and the console answers; raises `NotHealthy` or `ProcessDied`."""
+
+        def ready() -> bool:
+            self.process.check()
+            return self._greets() and self._console_answers()
+
+        if not wait_until(ready, timeout):
+            raise NotHealthy(f"RabbitMQ is not ready after {timeout:g} s; its log: {self.process.log}")
+
+    def stop(self, grace: float = STOP_SECS) -> None:
+        """Shut it down in order; kill it when that takes more than `grace` seconds."""
+        self.process.stop(grace)
+        # epmd has nothing to tidy up.
+        self.epmd.wanted = False
+        self.epmd.kill()
+
+    def kill(self) -> None:
+        """Kill the broker at once (-9)."""
+        self.process.kill()
+
+    def api(self, method: str, path: str, body: Any = None) -> Any:
+        """A request to the console's HTTP API; `path` begins after `/api/`. Raises `ConsoleError`."""
+        login = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+        headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
+        with contextlib.closing(http.client.HTTPConnection(HOST, self.console_port, timeout=10)) as connection:
+            try:
+                connection.request(method, f"/api/{path}", None if body is None else json.dumps(body), headers)
+                response = connection.getresponse()
+                answer = response.read()
+            except (OSError, http.client.HTTPException) as error:
+                raise ConsoleError(f"{method} /api/{path}: the console can't be reached: {error}") from error
+        if response.status >= 300:
+            raise ConsoleError(f"{method} /api/{path}: {response.status} {answer.decode(errors='replace')}")
+        return json.loads(answer) if answer else None
+
+    def create_vhost(self, name: str) -> None:
+        """A virtual host of its own for one more cluster, which then disturbs no other."""
+        self.api("PUT", f"vhosts/{quote(name, safe='')}")
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        self.api("PUT", f"permissions/{quote(name, safe='')}/{self.user}", everything)
+
+    def delete_vhost(self, name: str) -> None:
+        """Remove a virtual host, its queues and its connections."""
+        self.api("DELETE", f"vhosts/{quote(name, safe='')}")
+
+    def _environment(self) -> dict[str, str]:
+        at = self.directory
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
+        return inherited | {
+            # Where .erlang.cookie is, the secret that lets other Erlang programs in.
+            "HOME": str(at),
+            # By address, so that no name needs to be resolved.
+            "RABBITMQ_NODENAME": f"pulzar@{HOST}",
+            "RABBITMQ_USE_LONGNAME": "true",
+            # None of these: Debian's are for the machine's own broker.
+            "RABBITMQ_CONF_ENV_FILE": str(at / "rabbitmq-env.conf"),
+            "RABBITMQ_CONFIG_FILE": str(at / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(at / "advanced.config"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(at / "enabled_plugins"),
+            "RABBITMQ_MNESIA_BASE": str(at / "mnesia"),
+            "RABBITMQ_PID_FILE": str(at / "rabbitmq.pid"),
+            "RABBITMQ_LOG_BASE": str(at),
+            "RABBITMQ_LOGS": "-",  # standard output, which is the log
+            "RABBITMQ_DIST_PORT": str(self._dist_port),
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": HOST,
+            "ERL_CRASH_DUMP": str(at / "erl_crash.dump"),
+            # The script then becomes the Erlang machine instead of waiting for it: one process to watch.
+            "RUNNING_UNDER_SYSTEMD": "true",
+            # Schedulers neither spin when idle nor are pinned to cores, which others need too; and epmd
+            # is ours to start: one that Erlang starts would be left behind.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+sbwt none +sbwtdcpu none +sbwtdio none +sbt u"
+            " -start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
+        }
+
+    def _prepare(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.chmod(0o700)
+        credentials = self.directory / "credentials.json"
+        if not credentials.exists():
+            files.write(credentials, json.dumps({"user": USER, "password": secrets.token_hex(16)}) + "\n")
+        self.password = json.loads(credentials.read_text())["password"]
+        configuration = f"""\
+# Made anew at each start.
+listeners.tcp.1 = {HOST}:{self.amqp_port}
+management.tcp.ip = {HOST}
+management.tcp.port = {self.console_port}
+default_user = {self.user}
+default_pass = {self.password}
+default_user_tags.administrator = true
+"""
+        files.write(self.directory / "rabbitmq.conf", configuration)
+        files.write(self.directory / "enabled_plugins", "[rabbitmq_management].\n")
+        self.epmd.start()
+        if not wait_until(lambda: not self.epmd.running or answers(HOST, self._epmd_port), 10):
+            raise NotHealthy(f"epmd does not answer on port {self._epmd_port}; its log: {self.epmd.log}")
+        self.epmd.check()
+
+    def _greets(self) -> bool:
+        try:
+            with socket.create_connection((HOST, self.amqp_port), timeout=1) as connection:
+                connection.sendall(_AMQP_HELLO)
+                return connection.recv(3) == _AMQP_ANSWER
+        except OSError:
+            return False
+
+    def _console_answers(self) -> bool:
+        try:
+            self.api("GET", "whoami")
+        except ConsoleError:
+            return False
+        return True

@@ -1,0 +1,40 @@
+#!/bin/sh
+# As root: installs Debian packages. rabbitmq-server comes without its machine-wide broker being started,
+# now or at the next boot: Pulzar starts a private one of its own.
+set -eu
+
+policy=/usr/sbin/policy-rc.d
+kept=$policy.kept-by-pulzar
+ours='# made by Pulzar while it installs packages'
+
+restore() {
+    rm -f "$policy"
+    [ ! -e "$kept" ] || mv "$kept" "$policy"
+}
+
+# Two at once, of different checkouts perhaps, wait for each other.
+exec 9</usr/sbin
+flock 9
+
+# Asked by every package that wants to start a service; 101 means no. One that is there already is put
+# back afterwards, and so is one that an interrupted installation left aside.
+trap restore EXIT
+trap 'exit 1' HUP INT TERM
+if [ -e "$policy" ] && ! grep -q "$ours" "$policy"; then
+    mv "$policy" "$kept"
+fi
+printf '#!/bin/sh\n%s\nexit 101\n' "$ours" >"$policy"
+chmod 755 "$policy"
+
+new=yes
+[ ! -e /usr/lib/rabbitmq/bin/rabbitmq-server ] || new=
+
+export DEBIAN_FRONTEND=noninteractive
+apt="apt-get -q -y -o DPkg::Lock::Timeout=300"
+# Package lists that can't be refreshed may still be good enough; if not, the installation says why.
+$apt update || echo "apt-get update failed; trying with the lists at hand"
+$apt install --no-install-recommends "$@"
+
+if [ -n "$new" ] && [ -e /usr/lib/rabbitmq/bin/rabbitmq-server ] && command -v systemctl >/dev/null; then
+    systemctl disable rabbitmq-server.service || echo "rabbitmq-server.service stays enabled"
+fi

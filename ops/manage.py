@@ -1,0 +1,217 @@
+#!/usr/bin/env python3
+"""Manage a Pulzar cluster: fill the index again from the nodes, remove all data.
+
+Needs nothing but Python. Where the master and the data directories are comes from the configuration file
+(`--config`), the environment (`PULZAR_…`), or, for a cluster that `ops/up` runs, its directory (`--data`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import http.client
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from broker import settings
+from broker.errors import PulzarError
+
+POLL_SECS = 0.2
+SILENCE_SECS = 60.0  # without any progress
+BAR = 30
+
+# All that Pulzar makes in its directories; nothing else in them is ever touched.
+MASTER_FILES = ("index", "processes.lock", "keys.lock", "controller.sock")
+NODE_FILES = ("log", "values", "staging", "index", "tmp", "node-id")
+
+
+class ManageError(PulzarError):
+    """Raised when something asked for can't be done; the message is for a person."""
+
+
+class Place:
+    """Where the cluster is: the master's address and all data directories."""
+
+    def __init__(self, master: str, master_directory: Path, node_directories: Sequence[Path]) -> None:
+        self.master = master
+        self.master_directory = master_directory
+        self.node_directories = list(node_directories)
+
+    @classmethod
+    def find(cls, config: Path | None, data: Path | None) -> Place:
+        """From `cluster.json` in a data directory of `ops/up`, else from the settings."""
+        if data is None:
+            loaded = settings.load(config)
+            return cls(loaded.address("server"), Path(loaded["server", "dir"]), [Path(loaded["volume", "dir"])])
+        try:
+            cluster = json.loads((data / "cluster.json").read_text())
+            nodes = [Path(node["directory"]) for node in cluster["nodes"]]
+            return cls(
+                cluster["master"]["url"].removeprefix("http://").rstrip("/"),
+                Path(cluster["master"]["directory"]),
+                nodes,
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ManageError(f"{data} is no data directory of ops/up: {error!r}") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what was asked for; exit status 0 when it was done."""
+    parser = argparse.ArgumentParser(
+        prog="manage.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration file, like ops/server.conf")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="data directory of a cluster that ops/up runs")
+    parser.add_argument(
+        "--restore", nargs="?", const="", metavar="NODE",
+        help="fill the index again from the log of one node (its URL or name), or of all nodes;\n"
+        "entries with nothing behind them are removed",
+    )  # fmt: skip
+    parser.add_argument(
+        "--reset", choices=["all"], help="remove all data of this machine's master and nodes; asks first"
+    )
+    parser.add_argument("--yes", action="store_true", help="with --reset: do not ask")
+    given = parser.parse_args(arguments)
+    if given.restore is None and given.reset is None:
+        parser.print_help()
+        return 0
+    try:
+        place = Place.find(given.config, given.data)
+        if given.restore is not None:
+            return restore(place.master, given.restore)
+        return reset(place, given.yes)
+    except PulzarError as error:
+        print(f"manage.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nbroken off", file=sys.stderr)
+        return 130
+
+
+def restore(master: str, wanted: str) -> int:
+    """Have the master apply the log of one node or of all from the beginning, and show how it goes."""
+    nodes = request(master, "GET", "/admin/network")
+    names = [
+        node["node"] for node in nodes if not wanted or wanted.rstrip("/") in (node["url"].rstrip("/"), node["node"])
+    ]
+    if not names:
+        known = ", ".join(f"{node['node']} ({node['url']})" for node in nodes) or "none"
+        raise ManageError(f"no node is {wanted or 'known to this master'}; known: {known}")
+    silent = [node["node"] for node in nodes if node["node"] in names and not node["synch"]]
+    if silent:
+        raise ManageError(f"not heard from lately: {', '.join(silent)}; start them first")
+    before = {row["node"]: row["generation"] for row in request(master, "GET", "/skynet/restore")["nodes"]}
+    started = time.monotonic()
+    for name in names:
+        request(master, "POST", "/skynet/restore", {"node": name})
+    state = follow(master, names, before)
+    print(f"{'node':<24} {'records':>12}")
+    for row in state["nodes"]:
+        if row["node"] in names:
+            print(f"{row['node']:<24} {row['applied']:>12,}")
+    print(f"restored in {time.monotonic() - started:.1f} s; the index has {state['keys']:,} keys")
+    return 0
+
+
+def follow(master: str, names: list[str], before: dict[str, int]) -> dict[str, Any]:
+    """Show a bar until the logs of all these nodes are applied; returns the last state."""
+    last, moved = -1, time.monotonic()
+    while True:
+        state: dict[str, Any] = request(master, "GET", "/skynet/restore")
+        rows = [row for row in state["nodes"] if row["node"] in names]
+        begun = [row for row in rows if row["generation"] > before.get(row["node"], 0)]
+        done = sum(min(row["applied"], row["seq"]) for row in begun)
+        total = sum(row["seq"] for row in rows)
+        finished = len(begun) == len(rows) and not any(row["restoring"] for row in rows)
+        show(total if finished else done, total)
+        if finished:
+            print()
+            return state
+        if done != last:
+            last, moved = done, time.monotonic()
+        if time.monotonic() - moved > SILENCE_SECS:
+            print()
+            raise ManageError(f"nothing has moved for {SILENCE_SECS:.0f} s; the master's log says why")
+        time.sleep(POLL_SECS)
+
+
+def show(done: int, total: int) -> None:
+    """A bar on one line; on something that is no terminal, nothing."""
+    if sys.stdout.isatty():
+        share = done / total if total else 1.0
+        print(f"\r[{'#' * round(share * BAR):<{BAR}}] {share:4.0%}  {done:,} of {total:,} records", end="", flush=True)
+
+
+def request(master: str, method: str, path: str, body: Any = None) -> Any:
+    """The `data` of the master's answer."""
+    host, _, port = master.rpartition(":")
+    connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=30)
+    try:
+        connection.request(
+            method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"}
+        )
+        response = connection.getresponse()
+        answer = json.loads(response.read())
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise ManageError(f"the master at {master} does not answer: {error}") from error
+    finally:
+        connection.close()
+    if answer.get("status") != "ok":
+        raise ManageError(f"the master says: {answer.get('msg')}")
+    return answer["data"]
+
+
+def reset(place: Place, sure: bool) -> int:
+    """Remove what Pulzar has made in its directories, after asking."""
+    targets = [(place.master_directory, name) for name in MASTER_FILES]
+    targets += [(directory, name) for directory in place.node_directories for name in NODE_FILES]
+    there = [directory / name for directory, name in targets if (directory / name).exists()]
+    if not there:
+        print("there is no data to remove")
+        return 0
+    in_use(place)
+    print("This removes every key and value kept on this machine:")
+    for path in there:
+        print(f"  {path}")
+    if not sure and input("Type 'remove all' to go on: ").strip() != "remove all":
+        print("nothing was removed")
+        return 1
+    for path in there:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    print(f"removed {len(there)} files and folders")
+    return 0
+
+
+def in_use(place: Place) -> None:
+    """Raise when a master or a node that uses one of the directories runs."""
+    # The same locks as theirs: a byte of the master's file, the folder of a node's log.
+    try:
+        lock = place.master_directory / "processes.lock"
+        if lock.exists():
+            with lock.open("r+") as file:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for directory in place.node_directories:
+            lock = directory / "log"
+            if lock.exists():
+                folder = os.open(lock, os.O_RDONLY)
+                try:
+                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                finally:
+                    os.close(folder)
+    except BlockingIOError:
+        raise ManageError(f"{lock.parent} is in use; stop its process first") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The tests; ops/test runs them."""

@@ -1,0 +1,105 @@
+"""Fixtures: a cluster that tests share, clusters to break, and the RabbitMQ below them.
+
+| fixture        | lives for   | what                                                                        |
+| -------------- | ----------- | --------------------------------------------------------------------------- |
+| `cluster`      | the session | a healthy cluster with two nodes; use keys of your own (`support.unique`)    |
+| `make_cluster` | one test    | makes clusters that may be killed: `make_cluster(nodes=2, env={…})`         |
+| `rabbit`       | the session | the RabbitMQ of all those, each in a virtual host of its own                |
+
+`make_cluster(own_broker=True)` has a RabbitMQ that may be killed too. When a test fails, its report
+has the ends of the logs of its clusters' processes.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from ops.cluster import Cluster, Rabbit
+from ops.cluster.network import AMQP, CONSOLE, DISTRIBUTION, EPMD, free_base
+from tests.support import MARK, Clusters, left_running, process_logs, wait_for
+
+TIMEOUT_SECS = 120
+
+_session_clusters = pytest.StashKey[Clusters]()
+
+
+@pytest.fixture(scope="session")
+def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit]:
+    base = free_base()
+    ports = (base + offset for offset in (AMQP, CONSOLE, DISTRIBUTION, EPMD))
+    rabbit = Rabbit(tmp_path_factory.mktemp("rabbitmq"), *ports)
+    try:
+        rabbit.start()
+        yield rabbit
+    finally:
+        # What it has to tidy up is thrown away, and would take it seconds.
+        rabbit.kill()
+        rabbit.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, rabbit: Rabbit
+) -> Iterator[Cluster]:
+    clusters = Clusters(tmp_path_factory.mktemp("shared"), lambda: rabbit)
+    request.config.stash[_session_clusters] = clusters
+    try:
+        yield clusters()
+    finally:
+        clusters.close(gracefully=True)
+
+
+@pytest.fixture
+def make_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clusters]:
+    # A test that needs a broker of its own needs no other.
+    clusters = Clusters(tmp_path_factory.mktemp("clusters"), lambda: request.getfixturevalue("rabbit"))
+    try:
+        yield clusters
+    finally:
+        clusters.close()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ[MARK] = uuid.uuid4().hex
+    config.addinivalue_line("markers", "clean: from nothing, with a new .venv; minutes. Only with -m clean")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if not item.get_closest_marker("timeout") and config.getoption("timeout", None) is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_SECS, method="thread"))
+        if item.get_closest_marker("clean") and "clean" not in (config.option.markexpr or ""):
+            item.add_marker(pytest.mark.skip(reason="minutes; only with -m clean"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        fixtures = getattr(item, "funcargs", {})
+        used = [item.config.stash.get(_session_clusters, None)] if "cluster" in fixtures else []
+        used.append(fixtures.get("make_cluster"))
+        for clusters in used:
+            if clusters:
+                report.sections.extend(process_logs(clusters.made))
+    return report
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Every fixture is gone by now, and so must be every process."""
+    mark = os.environ[MARK]
+    try:
+        # Those that die with their parent need a moment.
+        wait_for(lambda: not left_running(mark), timeout=10, what="the end of every process that the tests started")
+    except AssertionError:
+        for process in left_running(mark):
+            print(f"\nleft running, and killed: {process}")
+            process.kill()
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,0 +1,1 @@
+"""Faults done to real clusters: kill, cut, fill, corrupt. Read `load.py` first."""

@@ -1,0 +1,1 @@
+"""Real RabbitMQ, real processes, real files."""

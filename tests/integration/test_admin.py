@@ -1,0 +1,179 @@
+"""`/admin/…` and `/health`: what the cluster says of itself."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from broker import VERSION
+from ops.cluster import Cluster
+from tests.integration.wire import Client, follow_to, good, payload, refused
+from tests.support import unique, wait_for
+
+
+def test_the_status_has_the_statistics_of_lmdb(master: Client) -> None:
+    good(master.put(unique(), b"value"), 201)
+    data = good(master.request("GET", "/admin/status"), 200, "ok")
+    for name in ("psize", "depth", "branch_pages", "leaf_pages", "overflow_pages", "entries"):
+        assert isinstance(data[name], int), name
+    assert data["psize"] == 4096
+    assert data["depth"] >= 1
+    assert data["leaf_pages"] >= 1
+
+
+def test_the_status_says_more_of_the_master(master: Client) -> None:
+    data = good(master.request("GET", "/admin/status"))
+    assert data["version"] == VERSION
+    assert data["uptime"] >= 0
+    assert data["broker"] == {"connected": True, "problem": ""}
+    assert data["controller"] is True
+    assert data["restoring"] == []
+
+
+def test_the_status_counts_keys_and_bytes(master: Client) -> None:
+    def figures() -> tuple[int, int, int]:
+        data = good(master.request("GET", "/admin/status"))
+        return data["entries"], data["keys"], data["bytes"]
+
+    # Lifetimes that other tests gave may end meanwhile.
+    wait_for(lambda: len({figures() for _ in range(3) if not time.sleep(0.5)}) == 1, what="quiet")
+    entries, keys, size = figures()
+    names = [unique() for _ in range(3)]
+    for name, length in zip(names, (0, 1_000, 2_000_000), strict=True):
+        good(master.put(name, payload(length)), 201)
+    assert figures() == (entries + 3, keys + 3, size + 2_001_000)
+    good(master.put(names[1], payload(500), "?overwrite=1"), 201)
+    assert figures() == (entries + 3, keys + 3, size + 2_000_500)
+    for name in names:
+        good(master.delete(name))
+    assert figures() == (entries, keys, size)
+
+
+def test_the_network_has_every_node(cluster: Cluster, master: Client) -> None:
+    rows = good(master.request("GET", "/admin/network"), 200, "ok")
+    assert [row["node"] for row in rows] == sorted(node.id for node in cluster.nodes)
+    for row in rows:
+        node = next(node for node in cluster.nodes if node.id == row["node"])
+        assert row["synch"] is True
+        assert row["url"] == node.url
+        assert isinstance(row["percent"], int)
+        disk = shutil.disk_usage(node.directory)
+        assert row["percent"] == pytest.approx(100 * (disk.total - disk.free) / disk.total, abs=3)
+        assert row["version"] == VERSION
+        assert 0 <= row["load"] < 1_000
+        assert 0 < row["memory"] <= 100
+        assert row["seq"] >= 1
+        assert abs(row["last_seen"] - time.time()) < 5
+        assert isinstance(row["slots"], int)
+        assert "running" in row
+
+
+def test_a_node_can_be_asked_for_by_its_name(cluster: Cluster, master: Client) -> None:
+    for node in cluster.nodes:
+        row = good(master.request("GET", f"/admin/network/{node.id}"))
+        assert (row["node"], row["url"], row["synch"]) == (node.id, node.url, True)
+
+
+@pytest.mark.parametrize("name", ["nobody", "node-99", "%C3%A9", "a%20b", "NODE-1", "..%2f"])
+def test_an_unknown_node_is_404(master: Client, name: str) -> None:
+    refused(master.request("GET", f"/admin/network/{name}"), 404)
+
+
+def test_a_heartbeat_moves_what_the_network_tells(master: Client) -> None:
+    def seen() -> dict[str, float]:
+        return {row["node"]: row["last_seen"] for row in good(master.request("GET", "/admin/network"))}
+
+    before = seen()
+    wait_for(lambda: all(at > before[node] for node, at in seen().items()), timeout=5)
+
+
+def test_the_log_of_a_node_grows_with_what_it_stores(master: Client) -> None:
+    def total() -> int:
+        return sum(row["seq"] for row in good(master.request("GET", "/admin/network")))
+
+    before = total()
+    for _ in range(10):
+        good(master.put(unique(), b"value"), 201)
+    wait_for(lambda: total() >= before + 10, timeout=5)
+
+
+def test_health_says_that_it_is_alive_and_ready(cluster: Cluster, master: Client) -> None:
+    for target in ("/health", "/health?ready=1"):
+        data = good(master.request("GET", target), 200, "ok")
+        assert data["live"] is True
+        assert data["ready"] is True
+        assert data["nodes"] == len(cluster.nodes)
+
+
+def test_a_node_says_who_it_is(cluster: Cluster) -> None:
+    for node in cluster.nodes:
+        data = good(follow_to(f"{node.url}/autodiscovery"))
+        assert data["node"] == node.id
+
+
+def test_restore_refuses_what_it_does_not_understand(master: Client) -> None:
+    for body in (b"", b"x", b"[]", b'{"node": 1}', b'{"nodes": "node-1"}', b'"node-1"', b"\xff"):
+        refused(master.request("POST", "/skynet/restore", body, {"Content-Type": "application/json"}), 400)
+    refused(master.request("POST", "/skynet/restore", b'{"node": "nobody"}'), 404)
+
+
+def test_values_are_spread_over_both_nodes(cluster: Cluster) -> None:
+    def put(number: int) -> str:
+        with Client(cluster.master_url) as client:
+            url: str = good(client.put(unique(), payload(number * 50)), 201)["url"]
+            return url[: url.index("/get_key")]
+
+    with ThreadPoolExecutor(8) as pool:
+        nodes = Counter(pool.map(put, range(400)))
+    assert set(nodes) == {node.url for node in cluster.nodes}
+    assert min(nodes.values()) >= 100, nodes
+
+
+def test_large_uploads_are_spread_over_both_nodes(cluster: Cluster, master: Client) -> None:
+    nodes = Counter()
+    for _ in range(60):
+        url: str = good(master.request("GET", f"/get_node/{unique()}"))["node"]
+        nodes[url[: url.index("/add_key")]] += 1
+    assert set(nodes) == {node.url for node in cluster.nodes}
+    assert min(nodes.values()) >= 15, nodes
+
+
+def test_a_node_that_is_gone_is_out_of_synch_and_gets_nothing(make_cluster: object) -> None:
+    assert callable(make_cluster)
+    cluster: Cluster = make_cluster(nodes=2)
+    with Client(cluster.master_url) as master:
+        kept = {}
+        for _ in range(30):
+            key = unique()
+            kept[key] = good(master.put(key, payload(6_000)), 201)["url"]
+        cluster.stop_node(1)
+        wait_for(
+            lambda: good(master.request("GET", f"/admin/network/{cluster.nodes[1].id}"))["synch"] is False, timeout=10
+        )
+        health = good(master.request("GET", "/health?ready=1"))
+        assert (health["ready"], health["nodes"]) == (True, 1)
+        for _ in range(10):
+            url: str = good(master.put(unique(), b"value"), 201)["url"]
+            assert url.startswith(cluster.nodes[0].url)
+            place = good(master.request("GET", f"/get_node/{unique()}"))["node"]
+            assert place.startswith(cluster.nodes[0].url)
+        for key, url in kept.items():
+            if url.startswith(cluster.nodes[0].url):
+                assert master.get(key).body == payload(6_000)
+            else:
+                answer = master.get(key)
+                refused(answer, 503)
+                assert int(answer.headers["retry-after"]) >= 1
+
+        cluster.stop_node(0)
+        wait_for(lambda: master.request("GET", "/health?ready=1").status == 503, timeout=10)
+        answer = master.put(unique(), b"value")
+        refused(answer, 503)
+        assert int(answer.headers["retry-after"]) >= 1
+        refused(master.request("GET", f"/get_node/{unique()}"), 503)
+        good(master.request("GET", "/health"))
+        refused(master.get(unique()), 404)

@@ -1,0 +1,123 @@
+"""`/openapi.json`: a good document, and true: all that it says is there, and all that is there it says."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from broker import VERSION, settings
+from master import web
+from master.app import create_app
+from ops.cluster import Cluster
+from tests.integration.wire import Client, good
+from tests.support import unique
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT: dict[str, Any] = json.loads((ROOT / "master" / "openapi.json").read_text())
+METHODS = ("get", "put", "post", "delete", "head", "patch")
+OPERATIONS = [
+    (path, method.upper(), operation)
+    for path, item in DOCUMENT["paths"].items()
+    for method, operation in item.items()
+    if method in METHODS
+]
+
+
+def template(path: str) -> str:
+    """A path whose parameters have no names any more."""
+    return re.sub(r"\{[^}]*\}|<[^>]*>", "{}", path)
+
+
+DOCUMENTED = {(template(path), method) for path, method, _ in OPERATIONS}
+
+
+def test_it_is_a_good_openapi_document() -> None:
+    assert DOCUMENT["openapi"].startswith("3.1")
+    errors = [
+        f"{list(error.absolute_path)}: {error.message}" for error in OpenAPIV31SpecValidator(DOCUMENT).iter_errors()
+    ]
+    assert not errors
+
+
+def test_the_master_serves_it(master: Client) -> None:
+    answer = master.request("GET", "/openapi.json")
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json == DOCUMENT
+    assert DOCUMENT["info"]["version"] == VERSION
+
+
+def test_every_operation_has_a_summary_a_name_and_what_it_answers() -> None:
+    names = [operation["operationId"] for _, _, operation in OPERATIONS]
+    assert len(set(names)) == len(names)
+    for path, method, operation in OPERATIONS:
+        assert operation["summary"], (path, method)
+        assert any(status.startswith(("2", "3")) for status in operation["responses"]), (path, method)
+        named = {p["name"] for p in operation.get("parameters", []) if p["in"] == "path"}
+        assert named == set(re.findall(r"\{([^}]*)\}", path)), (path, method)
+
+
+def test_every_route_of_the_application_is_documented() -> None:
+    app = create_app(SimpleNamespace(settings=settings.load(environ={})))  # type: ignore[arg-type]
+    routes = {
+        (template(rule.rule), method)
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert len(routes) >= 9
+    assert not routes - DOCUMENTED
+
+
+def test_every_hot_route_is_documented() -> None:
+    writes = SimpleNamespace(put=None, delete=None, commit=None)
+    flask = SimpleNamespace(wsgi_app=None)
+    hot = web._application(None, writes, flask, "*")._routes  # type: ignore[arg-type]
+    routes = {(f"/{segment.strip('/')}/{{}}", method) for segment, method in hot}
+    assert len(routes) >= 5
+    assert not routes - DOCUMENTED
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "operation"), OPERATIONS, ids=[f"{method} {path}" for path, method, _ in OPERATIONS]
+)
+def test_every_documented_operation_answers_as_documented(
+    cluster: Cluster, master: Client, path: str, method: str, operation: dict[str, Any]
+) -> None:
+    key = unique()
+    if method not in ("PUT", "POST"):
+        good(master.put(key, b"value"), 201)
+    target = path.replace("{key}", key).replace("{node_id}", cluster.nodes[0].id)
+    answer = master.request(method, target, b"value" if method in ("PUT", "POST") else b"")
+    assert str(answer.status) in operation["responses"], (answer, list(operation["responses"]))
+    assert answer.status not in (404, 405)
+    if method != "POST":
+        assert answer.status < 400
+    if answer.status < 300 and answer.headers.get("content-type") == "application/json" and path != "/openapi.json":
+        matches(answer.json, operation["responses"][str(answer.status)])
+
+
+def matches(envelope: Any, response: dict[str, Any]) -> None:
+    """An answer has what its description promises."""
+    schema = next(iter(response["content"].values()))["schema"]
+    promised = next(part["properties"]["data"] for part in schema["allOf"] if "properties" in part)
+    if "$ref" in promised:
+        promised = DOCUMENT["components"]["schemas"][promised["$ref"].rpartition("/")[2]]
+    kinds = {"object": dict, "array": list, "null": type(None)}
+    assert isinstance(envelope["data"], kinds[promised["type"]])
+    if promised["type"] == "object":
+        assert set(promised.get("properties", {})) <= set(envelope["data"]), envelope["data"]
+
+
+def test_the_statuses_that_a_put_can_have_are_documented() -> None:
+    put = DOCUMENT["paths"]["/add_key/{key}"]["put"]["responses"]
+    assert {"201", "307", "400", "409", "412", "503", "507"} <= set(put)
+    get = DOCUMENT["paths"]["/get_key/{key}"]["get"]["responses"]
+    assert {"200", "206", "304", "307", "400", "404", "412", "416", "503"} <= set(get)
+    delete = DOCUMENT["paths"]["/delete_key/{key}"]["delete"]["responses"]
+    assert {"200", "400", "404", "412", "503"} <= set(delete)

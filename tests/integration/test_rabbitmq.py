@@ -1,0 +1,147 @@
+"""The private RabbitMQ: its own, on the loopback interface, as any user, and gone when it is stopped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ops.cluster import ClusterError, ProcessDied, Rabbit
+from ops.cluster.network import AMQP, CONSOLE, DISTRIBUTION, EPMD, free_base, is_free
+from tests.support import ROOT, left_running, wait_for
+
+MARK = "PYTEST_RABBITMQ_OF_PULZAR"
+SYSTEM_PYTHON = "/usr/bin/python3"
+NOBODY = 65534
+
+MakeRabbit = Callable[[Path], Rabbit]
+
+
+@pytest.fixture
+def mark(monkeypatch: pytest.MonkeyPatch) -> str:
+    value = uuid.uuid4().hex
+    monkeypatch.setenv(MARK, value)
+    return value
+
+
+@pytest.fixture
+def make_rabbit(mark: str) -> Iterator[MakeRabbit]:
+    made: list[Rabbit] = []
+
+    def make(directory: Path) -> Rabbit:
+        base = free_base()
+        made.append(Rabbit(directory, *(base + offset for offset in (AMQP, CONSOLE, DISTRIBUTION, EPMD))))
+        return made[-1]
+
+    yield make
+    for rabbit in made:
+        rabbit.kill()
+        rabbit.stop()
+
+
+def test_it_listens_on_the_loopback_interface_only_and_keeps_its_secrets(rabbit: Rabbit) -> None:
+    # Given the RabbitMQ that the tests share
+    listening = [
+        connection.laddr
+        for child in rabbit.children
+        for connection in psutil.Process(child.pid).net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    # Then AMQP, console, distribution and epmd listen, on loopback addresses alone
+    assert {address.port for address in listening} >= {rabbit.amqp_port, rabbit.console_port}
+    assert len({address.port for address in listening}) == 4
+    assert {address.ip for address in listening} <= {"127.0.0.1", "::1"}
+    # And nobody else may read what is in its directory, or see the password in a list of processes
+    assert stat.S_IMODE(rabbit.directory.stat().st_mode) == 0o700
+    for name in ("credentials.json", "rabbitmq.conf", ".erlang.cookie"):
+        assert stat.S_IMODE((rabbit.directory / name).stat().st_mode) & 0o077 == 0, name
+    assert all(rabbit.password not in word for child in rabbit.children for word in psutil.Process(child.pid).cmdline())
+    # And its user may administer it, while there is no guest
+    assert [(user["name"], user["tags"]) for user in rabbit.api("GET", "users")] == [("pulzar", ["administrator"])]
+
+
+def test_started_again_on_other_ports_it_has_its_data_and_its_password(tmp_path: Path, make_rabbit: MakeRabbit) -> None:
+    # Given a broker that was used and stopped
+    first = make_rabbit(tmp_path / "broker with a space")
+    first.start()
+    first.create_vhost("kept")
+    first.stop()
+    # When one is started on its directory, with other ports
+    second = make_rabbit(tmp_path / "broker with a space")
+    second.start()
+    # Then it is the same
+    assert second.password == first.password
+    assert {vhost["name"] for vhost in second.api("GET", "vhosts")} == {"/", "kept"}
+
+
+@pytest.mark.parametrize("end", [Rabbit.stop, lambda r: (r.kill(), r.stop())], ids=["stopped", "killed"])
+def test_nothing_of_it_is_left_running(
+    tmp_path: Path, make_rabbit: MakeRabbit, mark: str, end: Callable[[Rabbit], None]
+) -> None:
+    # Given a broker beside the one that the tests share
+    rabbit = make_rabbit(tmp_path)
+    rabbit.start()
+    names = {process.name() for process in left_running(mark, MARK)}
+    assert {"epmd", "beam.smp", "erl_child_setup"} <= names
+    # When it is ended
+    end(rabbit)
+    # Then all of its processes are gone, helpers included, and its ports are free
+    wait_for(lambda: not left_running(mark, MARK))
+    assert is_free(rabbit.amqp_port)
+    assert is_free(rabbit.console_port)
+
+
+@pytest.mark.skipif(
+    os.getuid() != 0, reason="only root can become somebody else; as an ordinary user every test shows it"
+)
+def test_an_ordinary_user_can_run_one(mark: str) -> None:
+    # Given an ordinary user, a directory of theirs, and a copy of the code that they may read
+    with tempfile.TemporaryDirectory() as place:
+        home = Path(place) / "home"
+        home.mkdir()
+        os.chown(home, NOBODY, NOBODY)
+        for package in ("broker", "ops"):
+            shutil.copytree(ROOT / package, Path(place) / "code" / package)
+        subprocess.run(["chmod", "-R", "a+rX", place], check=True)
+        # When they start one
+        program = """
+import os, sys
+from pathlib import Path
+from ops.cluster import Rabbit
+from ops.cluster.network import free_base
+base = free_base()
+rabbit = Rabbit(Path(sys.argv[1]) / "rabbitmq", base, base + 1, base + 2, base + 3)
+try:
+    rabbit.start()
+    print(os.getuid(), Path(f"/proc/{rabbit.process.pid}").stat().st_uid, rabbit.api("GET", "whoami")["name"])
+finally:
+    rabbit.stop()
+"""
+        done = subprocess.run(
+            [SYSTEM_PYTHON, "-c", program, str(home)],
+            user=NOBODY, group=NOBODY, extra_groups=[],
+            cwd=Path(place) / "code", env=os.environ | {"HOME": str(home)}, capture_output=True, text=True, timeout=90,
+        )  # fmt: skip
+    # Then it works, and is theirs
+    assert done.stdout == f"{NOBODY} {NOBODY} pulzar\n", done.stderr
+    assert not left_running(mark, MARK)
+
+
+def test_a_server_that_is_not_there_or_does_not_start_is_told(tmp_path: Path) -> None:
+    ports = [free_base() + offset for offset in (AMQP, CONSOLE, DISTRIBUTION, EPMD)]
+    with pytest.raises(ClusterError, match="no RabbitMQ at /nowhere/rabbitmq-server"):
+        Rabbit(tmp_path / "a", *ports, server=Path("/nowhere/rabbitmq-server")).start()
+    broken = Rabbit(tmp_path / "b", *ports, server=Path(shutil.which("false") or ""))
+    try:
+        with pytest.raises(ProcessDied, match="rabbitmq ended with status 1"):
+            broken.start()
+    finally:
+        broken.stop()

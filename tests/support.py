@@ -1,0 +1,187 @@
+"""What tests share: waiting for a condition, a plain HTTP client, clusters, and what is left running."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.client
+import itertools
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote, urljoin, urlsplit
+
+import psutil
+
+from ops.cluster import Cluster, Rabbit
+from ops.cluster.network import free_base
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# In the environment of every process that this session starts, directly or not.
+MARK = "PYTEST_SESSION_OF_PULZAR"
+
+T = TypeVar("T")
+
+_numbers = itertools.count(1)
+
+
+def wait_for(condition: Callable[[], T], timeout: float = 10.0, what: str = "", pause: float = 0.02) -> T:
+    """Call the condition until it is true, and give back what it was then; fails after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not (found := condition()):
+        assert time.monotonic() < deadline, (
+            f"{what or condition} did not come true within {timeout:g} s; last: {found!r}"
+        )
+        time.sleep(pause)
+    return found
+
+
+def unique(name: str = "key") -> str:
+    """A key that no other test has."""
+    return f"tests/{uuid.uuid4().hex[:12]}/{name}"
+
+
+class Answer(NamedTuple):
+    """An HTTP answer, the one after all redirects."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+    url: str
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON: the envelope."""
+        return json.loads(self.body)
+
+    @property
+    def data(self) -> Any:
+        """`data` of the envelope."""
+        return self.json["data"]
+
+    @property
+    def msg(self) -> str:
+        """`msg` of the envelope."""
+        return str(self.json["msg"])
+
+
+def http_request(
+    method: str,
+    url: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    *,
+    redirects: int = 5,
+    timeout: float = 30.0,
+) -> Answer:
+    """One request, its body sent again after each redirect; `redirects=0` gives the redirect itself."""
+    while True:
+        parts = urlsplit(url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        with contextlib.closing(http.client.HTTPConnection(parts.netloc, timeout=timeout)) as connection:
+            connection.request(method, target, body, dict(headers or {}))
+            response = connection.getresponse()
+            answer = Answer(response.status, response.headers, response.read(), url)
+        location = answer.headers["Location"]
+        if redirects <= 0 or answer.status not in (301, 302, 303, 307, 308) or not location:
+            return answer
+        url = urljoin(url, location)
+        redirects -= 1
+
+
+def put(cluster: Cluster, key: str, value: bytes, query: str = "", **options: Any) -> Answer:
+    """`PUT /add_key/{key}`."""
+    return http_request("PUT", _url(cluster, "add_key", key, query), value, **options)
+
+
+def get(cluster: Cluster, key: str, query: str = "", **options: Any) -> Answer:
+    """`GET /get_key/{key}`."""
+    return http_request("GET", _url(cluster, "get_key", key, query), **options)
+
+
+def delete(cluster: Cluster, key: str, **options: Any) -> Answer:
+    """`DELETE /delete_key/{key}`."""
+    return http_request("DELETE", _url(cluster, "delete_key", key, ""), **options)
+
+
+class Clusters:
+    """Makes clusters for one test or one session, and takes them away again.
+
+    Those without a broker of their own share the one that `rabbit` gives, which is asked once.
+    """
+
+    def __init__(self, directory: Path, rabbit: Callable[[], Rabbit]) -> None:
+        self.made: list[Cluster] = []
+        self._directory = directory
+        self._rabbit = functools.cache(rabbit)
+        self._vhosts: list[str] = []
+
+    def __call__(
+        self,
+        nodes: int = 2,
+        env: Mapping[str, str] | None = None,
+        *,
+        own_broker: bool = False,
+        directory: Path | None = None,
+        start: bool = True,
+    ) -> Cluster:
+        """A cluster of its own, healthy unless `start` is False.
+
+        `env` holds settings (`PULZAR_…`) for all of its processes; `own_broker` gives it a RabbitMQ that
+        may be killed, which takes some seconds.
+        """
+        url = None
+        if not own_broker:
+            vhost = f"test-{next(_numbers)}"
+            self._rabbit().create_vhost(vhost)
+            self._vhosts.append(vhost)
+            url = self._rabbit().url(vhost)
+        where = directory or self._directory / f"cluster-{next(_numbers)}"
+        settings = {"PULZAR_GENERAL_HEARTBEAT": "0.5"} | dict(env or {})
+        cluster = Cluster(where, free_base(), nodes, url, environment=clean_environment() | settings)
+        self.made.append(cluster)
+        if start:
+            cluster.start()
+        return cluster
+
+    def close(self, *, gracefully: bool = False) -> None:
+        """Stop all of them."""
+        for cluster in reversed(self.made):
+            if not gracefully:
+                cluster.kill()
+            cluster.stop()
+        self.made.clear()
+        for vhost in self._vhosts:
+            self._rabbit().delete_vhost(vhost)
+        self._vhosts.clear()
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without settings for Pulzar that the user has."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PULZAR_")}
+
+
+def process_logs(clusters: list[Cluster], lines: int = 40) -> Iterator[tuple[str, str]]:
+    """The end of each process's log, with a title."""
+    for cluster in clusters:
+        for child in cluster.processes:
+            yield f"end of {child.log} ({'running' if child.running else child.how_it_ended()})", child.tail(lines)
+
+
+def left_running(mark: str, name: str = MARK) -> list[psutil.Process]:
+    """Live processes, this one aside, that have `name=mark` in the environment they were started with."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get(name) == mark:
+                found.append(process)
+    return found
+
+
+def _url(cluster: Cluster, route: str, key: str, query: str) -> str:
+    return f"{cluster.master_url}/{route}/{quote(key)}" + (f"?{query}" if query else "")

@@ -1,0 +1,1 @@
+"""Pure logic, and parts that need no broker."""

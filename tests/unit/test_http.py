@@ -1,0 +1,254 @@
+"""How a GET of a value is answered, the envelope, and keys in paths."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from typing import Any
+
+import pytest
+
+from broker import http
+from broker.errors import InvalidKey
+from broker.http import Plan, Resource
+from broker.ranges import Span
+
+VALUE = bytes(range(256)) * 4
+CREATED = 784111777_123  # ms
+DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
+RESOURCE = Resource(len(VALUE), hashlib.sha256(VALUE).digest(), CREATED, "text/plain")
+EMPTY = Resource(0, hashlib.sha256(b"").digest(), CREATED, "text/plain")
+ETAG = RESOURCE.etag
+
+
+def ask(method: str = "GET", resource: Resource = RESOURCE, **headers: str) -> tuple[Plan, dict[str, str], bytes]:
+    """The plan, its headers and the body that is sent."""
+    environ = {"REQUEST_METHOD": method, **{f"HTTP_{name.upper()}": value for name, value in headers.items()}}
+    plan = http.plan(environ, resource)
+    names = [name for name, _ in plan.headers]
+    assert len(set(names)) == len(names), "no header twice"
+    value = VALUE if resource is RESOURCE else b""
+    body = b"".join(plan.body(value))
+    pieces = b"".join(value[p.start : p.stop] if isinstance(p, Span) else p for p in plan.pieces())
+    assert pieces == body, "streamed or whole, the same bytes"
+    if not plan.ranges:
+        assert b"".join(plan.body(None)) == body
+    return plan, dict(plan.headers), body
+
+
+def test_a_plain_get_is_answered_with_everything_about_the_value() -> None:
+    plan, headers, body = ask()
+    assert plan.status == "200 OK"
+    assert body == VALUE
+    assert headers == {
+        "Content-Type": "text/plain",
+        "Content-Length": "1024",
+        "ETag": f'"{hashlib.sha256(VALUE).hexdigest()}"',
+        "Last-Modified": DATE,
+        "Cache-Control": "no-cache",
+        "Accept-Ranges": "bytes",
+    }
+
+
+def test_a_value_in_memory_is_sent_without_a_copy() -> None:
+    plan, _, _ = ask()
+    assert plan.body(VALUE)[0] is VALUE
+
+
+def test_head_has_the_headers_of_get_and_no_body() -> None:
+    _, headers, _ = ask()
+    plan, head_headers, body = ask("HEAD")
+    assert (plan.status, head_headers, body, plan.ranges) == ("200 OK", headers, b"", ())
+
+
+def test_head_knows_no_ranges() -> None:
+    plan, headers, body = ask("HEAD", range="bytes=4-7")
+    assert (plan.status, headers["Content-Length"], body) == ("200 OK", "1024", b"")
+    assert ask("HEAD", range="bytes=9999-")[0].status == "200 OK"
+
+
+def test_one_range_is_206_with_its_place() -> None:
+    plan, headers, body = ask(range="bytes=4-7")
+    assert plan.status == "206 Partial Content"
+    assert body == VALUE[4:8]
+    assert headers["Content-Range"] == "bytes 4-7/1024"
+    assert headers["Content-Length"] == "4"
+    assert headers["Content-Type"] == "text/plain"
+    assert (headers["ETag"], headers["Last-Modified"]) == (ETAG, DATE)
+
+
+def test_several_ranges_are_206_in_parts() -> None:
+    plan, headers, body = ask(range="bytes=0-3,-4")
+    assert plan.status == "206 Partial Content"
+    assert headers["Content-Type"].startswith("multipart/byteranges; boundary=")
+    assert headers["Content-Length"] == str(len(body))
+    assert "Content-Range" not in headers
+    assert b"Content-Range: bytes 0-3/1024\r\n\r\n" + VALUE[:4] + b"\r\n--" in body
+    assert b"Content-Range: bytes 1020-1023/1024\r\n\r\n" + VALUE[-4:] + b"\r\n--" in body
+    assert headers["ETag"] == ETAG
+
+
+def test_overlapping_ranges_are_one() -> None:
+    plan, headers, body = ask(range="bytes=0-9,5-19")
+    assert (plan.status, headers["Content-Range"], body) == ("206 Partial Content", "bytes 0-19/1024", VALUE[:20])
+
+
+@pytest.mark.parametrize("wanted", ["bytes=1024-", "bytes=-0", "bytes=5000-6000,9000-"])
+def test_a_range_past_the_end_is_416_with_the_size(wanted: str) -> None:
+    plan, headers, body = ask(range=wanted)
+    assert plan.status.startswith("416 ")
+    assert headers["Content-Range"] == "bytes */1024"
+    assert headers["Content-Type"] == "application/json"
+    assert headers["Content-Length"] == str(len(body))
+    assert json.loads(body)["status"] == "ko"
+    assert not plan.ranges
+
+
+def test_a_value_of_no_bytes() -> None:
+    plan, headers, body = ask(resource=EMPTY)
+    assert (plan.status, headers["Content-Length"], body, plan.ranges) == ("200 OK", "0", b"", ())
+    plan, headers, _ = ask(resource=EMPTY, range="bytes=0-0")
+    assert (plan.status[:3], headers["Content-Range"]) == ("416", "bytes */0")
+    assert ask(resource=EMPTY, range="nonsense")[0].status == "200 OK"
+
+
+@pytest.mark.parametrize("wanted", ["bytes=7-4", "lines=1-2", "bytes=" + ",".join(["0-"] * 100)])
+def test_a_range_that_is_ignored_gets_the_whole_value(wanted: str) -> None:
+    plan, headers, body = ask(range=wanted)
+    assert (plan.status, headers["Content-Length"], body) == ("200 OK", "1024", VALUE)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("header", [{"if_none_match": ETAG}, {"if_none_match": "*"}, {"if_modified_since": DATE}])
+def test_what_the_client_has_is_304_with_its_tag_and_no_body(method: str, header: dict[str, str]) -> None:
+    plan, headers, body = ask(method, **header)
+    assert plan.status == "304 Not Modified"
+    assert headers == {"ETag": ETAG, "Last-Modified": DATE, "Cache-Control": "no-cache"}
+    assert (body, plan.ranges) == (b"", ())
+
+
+@pytest.mark.parametrize("header", [{"if_match": '"x"'}, {"if_unmodified_since": "Sat, 05 Nov 1994 08:49:37 GMT"}])
+def test_a_condition_that_does_not_hold_is_412(header: dict[str, str]) -> None:
+    plan, headers, body = ask(**header)
+    assert plan.status == "412 Precondition Failed"
+    assert ETAG in json.loads(body)["msg"]
+    head, head_headers, nothing = ask("HEAD", **header)
+    assert (head.status, head_headers, nothing) == (plan.status, headers, b"")
+
+
+def test_conditions_come_before_ranges() -> None:
+    assert ask(range="bytes=9999-", if_none_match=ETAG)[0].status == "304 Not Modified"
+    assert ask(range="bytes=9999-", if_match='"x"')[0].status == "412 Precondition Failed"
+    assert ask(range="bytes=0-0", if_match=ETAG, if_none_match='"x"')[0].status == "206 Partial Content"
+
+
+@pytest.mark.parametrize(
+    ("if_range", "status"),
+    [(ETAG, "206"), (DATE, "206"), (f"W/{ETAG}", "200"), ('"x"', "200"), ("Sun, 06 Nov 1994 08:49:38 GMT", "200")],
+)
+def test_if_range_decides_whether_the_range_counts(if_range: str, status: str) -> None:
+    assert ask(range="bytes=0-0", if_range=if_range)[0].status[:3] == status
+    # A range that does not count can't be unsatisfiable.
+    assert ask(range="bytes=9999-", if_range=if_range)[0].status[:3] == ("416" if status == "206" else "200")
+    assert ask(if_range=if_range)[0].status == "200 OK"
+
+
+class Started:
+    """A start_response that remembers."""
+
+    def __call__(self, status: str, headers: list[tuple[str, str]]) -> None:
+        self.status = status
+        self.headers = dict(headers)
+        assert len(headers) == len(self.headers)
+
+
+def test_the_envelope_says_whether_it_went_well() -> None:
+    started = Started()
+    (body,) = http.respond(started, 201, {"url": "x"}, "key added", [("ETag", '"a"')], "*")
+    assert json.loads(body) == {"data": {"url": "x"}, "msg": "key added", "status": "ok"}
+    assert started.status == "201 Created"
+    assert started.headers["Content-Type"] == "application/json"
+    assert started.headers["Content-Length"] == str(len(body))
+    assert (started.headers["ETag"], started.headers["Access-Control-Allow-Origin"]) == ('"a"', "*")
+    (body,) = http.respond(started, 507, None, "full – really", [], "")
+    assert json.loads(body) == {"data": None, "msg": "full – really", "status": "ko"}
+    assert "Access-Control-Allow-Origin" not in started.headers
+
+
+def test_options_tells_methods_and_what_pages_from_elsewhere_may_send() -> None:
+    started = Started()
+    assert not http.options(started, ["PUT", "GET"], "https://ui.example")
+    assert started.status == "204 No Content"
+    assert started.headers["Allow"] == started.headers["Access-Control-Allow-Methods"] == "GET, OPTIONS, PUT"
+    assert started.headers["Access-Control-Allow-Origin"] == "https://ui.example"
+    for name in ("Content-Type", "If-Match", "Range", "X-Checksum-Sha256", "Content-MD5"):
+        assert name in started.headers["Access-Control-Allow-Headers"]
+    for name in ("ETag", "Content-Range", "Location"):
+        assert name in started.headers["Access-Control-Expose-Headers"]
+    http.options(started, ["PUT"], "")
+    assert started.headers == {"Allow": "OPTIONS, PUT"}
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [("a/b", "a/b"), ("/a", "a"), ("a+b %~", "a+b %~"), ("k" * 383, "k" * 383)],
+)
+def test_the_key_is_what_follows_the_prefix(path: str, key: str) -> None:
+    assert http.key_of({"PATH_INFO": "/get_key/" + path}, "/get_key/") == key
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("", "empty"), ("a//b", "empty segment"), ("a/../b", r"\. or \.\."), ("a\x00b", "control"), ("k" * 384, "384 bytes"),
+        ("é文".encode().decode("latin-1"), "'é'"), ("\xe9", "not ASCII"),
+    ],
+)  # fmt: skip
+def test_a_bad_key_in_a_path_is_refused_with_the_reason(path: str, reason: str) -> None:
+    with pytest.raises(InvalidKey, match=reason):
+        http.key_of({"PATH_INFO": "/get_key/" + path}, "/get_key/")
+
+
+def test_a_key_is_quoted_so_that_it_comes_back() -> None:
+    assert http.quote_key("a b/100%+~?#é"[:-1]) == "a%20b/100%25%2B~%3F%23"
+
+
+def _with_body(length: str | None, **more: str) -> tuple[dict[str, Any], io.BytesIO]:
+    stream = io.BytesIO(b"x" * 10)
+    environ: dict[str, Any] = {"wsgi.input": stream, **more}
+    if length is not None:
+        environ["CONTENT_LENGTH"] = length
+    return environ, stream
+
+
+@pytest.mark.parametrize(
+    ("length", "more", "headers", "read"),
+    [
+        (None, {}, [], 0),
+        ("", {}, [], 0),
+        ("0", {}, [], 0),
+        ("10", {}, [], 10),
+        ("10", {"HTTP_EXPECT": "100-continue"}, [("Connection", "close")], 0),
+        ("1000000", {}, [("Connection", "close")], 0),
+        (None, {"HTTP_TRANSFER_ENCODING": "chunked"}, [("Connection", "close")], 0),
+    ],
+)
+def test_a_short_body_nobody_wants_is_read_and_before_a_long_one_the_connection_is_closed(
+    length: str | None, more: dict[str, str], headers: list[tuple[str, str]], read: int
+) -> None:
+    environ, stream = _with_body(length, **more)
+    assert http.unread(environ) == headers
+    assert stream.tell() == read
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("a.txt", "text/plain"), ("A.TXT", "text/plain"), ("a/b.json", "application/json"), ("x.tar.gz", "application/gzip"),
+        ("pic.webp", "image/webp"), ("a", http.DEFAULT_TYPE), ("a.unknown", http.DEFAULT_TYPE), (".json", http.DEFAULT_TYPE),
+        ("x.json/a", http.DEFAULT_TYPE), ("a.", http.DEFAULT_TYPE), ("a.html", "text/html"),
+    ],
+)  # fmt: skip
+def test_the_type_is_guessed_from_the_end_of_the_name(key: str, kind: str) -> None:
+    assert http.guess_type(key) == kind

@@ -1,0 +1,61 @@
+"""The rules and the encoding of keys."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker import keys
+from broker.errors import InvalidKey
+
+PRINTABLE = "".join(map(chr, range(32, 127)))
+ANY_KEY = st.text(PRINTABLE, min_size=1, max_size=60)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["a", "a-b.txt", "dir-1/k", "x.y/k", "a b", "100%", "a+b", "~/x", "...", ".a", "a.", "..a/b..", "a/.b/c", "a" * 383, '"<>\\^`{|}'],
+)  # fmt: skip
+def test_a_good_key_is_taken_as_it_is(key: str) -> None:
+    assert keys.check(key) == key
+    assert keys.decode(keys.encode(key)) == key
+
+
+def test_one_leading_slash_is_dropped() -> None:
+    assert keys.check("/folder/name") == "folder/name"
+    assert keys.check("/" + "a" * 383) == "a" * 383
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("", "empty"), ("/", "empty"), ("//a", "empty segment"), ("a//b", "empty segment"), ("a/", "empty segment"),
+        (".", r"\. or \.\."), ("..", r"\. or \.\."), ("a/../b", r"\. or \.\."), ("../a", r"\. or \.\."),
+        ("a/.", r"\. or \.\."), ("./a", r"\. or \.\."), ("a\x00b", "control"), ("a\nb", "control"), ("a\n", "control"),
+        ("a\x7f", "control"), ("é", "ASCII"), ("a\u2028", "ASCII"), ("a" * 384, "384 bytes"), ("\x80", "ASCII"),
+    ],
+)  # fmt: skip
+def test_a_bad_key_is_refused_with_the_reason(key: str, reason: str) -> None:
+    with pytest.raises(InvalidKey, match=reason):
+        keys.check(key)
+
+
+@given(ANY_KEY, ANY_KEY)
+def test_encoded_keys_sort_as_the_keys_do(one: str, other: str) -> None:
+    assert (keys.encode(one) < keys.encode(other)) == (one < other)
+
+
+@given(ANY_KEY, ANY_KEY)
+def test_keys_under_a_prefix_are_not_before_it(prefix: str, rest: str) -> None:
+    assert keys.encode(prefix + rest) >= keys.encode(prefix)
+
+
+def test_the_longest_key_fits_into_lmdb() -> None:
+    assert len(keys.encode("~" * keys.MAX_BYTES)) == 511
+
+
+@pytest.mark.parametrize("raw", [b"*", b"a", b"\xff\xff"])
+def test_bytes_that_are_no_encoded_key_are_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidKey):
+        keys.decode(raw)

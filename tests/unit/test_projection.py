@@ -1,0 +1,213 @@
+"""Results become entries: order, duplicates, deletions, epochs, cursors."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgpack
+import pytest
+
+from broker.messages import Kind, Result, Results, Status
+from master.index import Discard, Entry, Index
+from master.projection import Applied, Cursor, Projection
+
+NOW = 1_000_000
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    index = Index(tmp_path / "index", 64 << 20, write=True)
+    yield index
+    index.close()
+
+
+class Feed:
+    """Applies results to an index, as the controller does."""
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self.projection = Projection(index)
+
+    def apply(self, *messages: Results) -> Applied:
+        with self.index.env.begin(write=True) as txn:
+            return self.projection.apply(txn, messages, NOW)
+
+    def cursor(self, node: str = "n1") -> Cursor:
+        with self.index.env.begin() as txn:
+            return self.projection.cursor(txn, node)
+
+    def prune(self, node: str = "n1") -> int:
+        after: bytes | None = b""
+        removed = 0
+        while after is not None:
+            with self.index.env.begin(write=True) as txn:
+                after, more = self.projection.prune(txn, node, after, 3)
+            removed += more
+        return removed
+
+    def outbox(self) -> list[Discard]:
+        with self.index.env.begin(db=self.index.outbox) as txn:
+            return [Discard._make(msgpack.unpackb(raw)) for _, raw in txn.cursor()]
+
+
+@pytest.fixture
+def feed(index: Index) -> Feed:
+    return Feed(index)
+
+
+def put(seq: int, version: int, key: bytes = b"key", ticket: int = 0, expires: int = 0, size: int = 3) -> Result:
+    return Result(ticket, Status.DONE, "", seq, Kind.PUT, key, version, NOW, expires, "", b"d" * 32, size, b"abc")
+
+
+def gone(seq: int, version: int, key: bytes = b"key", ticket: int = 0) -> Result:
+    return Result(ticket, Status.DONE, "", seq, Kind.DELETE, key, version, 0, 0, "", b"", 0, None)
+
+
+def epoch(chain: list[tuple[int, str]]) -> Result:
+    raw = msgpack.packb(chain)
+    return Result(0, Status.DONE, "", chain[-1][0], Kind.EPOCH, b"", 0, 0, 0, "", b"", len(raw), raw)
+
+
+def message(*items: Result, node: str = "n1", after: int, upto: int, request: str = "", last: bool = False) -> Results:
+    return Results(node, "w", request, after, upto, upto, last, list(items))
+
+
+def entry(index: Index, key: bytes = b"key") -> Entry:
+    found = index.get(key)
+    assert found is not None
+    return found
+
+
+def test_a_value_becomes_an_entry_and_whoever_waits_is_told(feed: Feed) -> None:
+    applied = feed.apply(message(put(1, 10, ticket=7), after=0, upto=1))
+    assert applied.answers == [("w", 7, Status.DONE, "")]
+    assert entry(feed.index).version == 10
+    assert entry(feed.index).value == b"abc"
+    assert feed.cursor().seq == 1
+    assert [event.name for event in applied.events] == ["key.added"]
+    assert feed.index.read_meta("bytes") == 3
+
+
+def test_applying_twice_changes_nothing(feed: Feed) -> None:
+    first = message(put(1, 10, ticket=7), after=0, upto=1)
+    feed.apply(first)
+    again = feed.apply(first)
+    assert again.answers == [("w", 7, Status.DONE, "")]
+    assert not again.events
+    assert not again.gaps
+    assert feed.index.read_meta("bytes") == 3
+    assert not feed.outbox()
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_highest_version_wins_in_any_order_and_the_other_is_discarded(feed: Feed, order: tuple[int, int]) -> None:
+    both = [message(put(1, 10), after=0, upto=1), message(put(1, 20), node="n2", after=0, upto=1)]
+    feed.apply(both[order[0]])
+    feed.apply(both[order[1]])
+    assert (entry(feed.index).version, entry(feed.index).node) == (20, "n2")
+    assert feed.outbox() == [Discard("n1", b"key", 10)]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_deletion_wins_over_what_it_deleted_in_any_order(feed: Feed, order: tuple[int, int]) -> None:
+    both = [message(put(1, 10), after=0, upto=1), message(gone(1, 20), node="n2", after=0, upto=1)]
+    feed.apply(both[order[0]])
+    feed.apply(both[order[1]])
+    assert feed.index.get(b"key") is None
+    assert feed.index.get_with_tomb(b"key") == (None, 20)
+    assert [discard.node for discard in feed.outbox()] == ["n1"]
+
+
+def test_a_deletion_beats_a_value_of_the_same_version_but_not_a_newer_one(feed: Feed) -> None:
+    feed.apply(message(put(1, 10), gone(2, 10), put(3, 30), gone(4, 20), after=0, upto=4))
+    assert entry(feed.index).version == 30
+
+
+def test_a_late_value_is_told_to_be_stale(feed: Feed) -> None:
+    feed.apply(message(put(1, 20), after=0, upto=1))
+    late = feed.apply(message(put(1, 10, ticket=3), node="n2", after=0, upto=1))
+    assert late.answers == [("w", 3, Status.STALE, "")]
+    assert feed.outbox() == [Discard("n2", b"key", 10)]
+
+
+def test_a_failed_command_changes_nothing_and_its_sender_is_told(feed: Feed) -> None:
+    failed = put(0, 10, ticket=5)._replace(status=Status.FULL, reason="no room")
+    applied = feed.apply(message(failed, after=0, upto=0))
+    assert applied.answers == [("w", 5, Status.FULL, "no room")]
+    assert feed.index.get(b"key") is None
+
+
+def test_a_gap_holds_the_cursor_back_until_it_is_filled(feed: Feed) -> None:
+    feed.apply(message(put(1, 1, b"a"), after=0, upto=1))
+    assert feed.apply(message(put(3, 3, b"c"), after=2, upto=3)).gaps == {"n1"}
+    assert feed.cursor().seq == 1
+    assert feed.index.get(b"c") is not None
+    assert not feed.apply(message(put(2, 2, b"b"), after=1, upto=2)).gaps
+    assert feed.cursor().seq == 3
+
+
+def test_messages_in_any_order_lead_to_the_same_index(feed: Feed) -> None:
+    random.seed(7)
+    messages = [message(put(seq, seq, b"k%d" % (seq % 9)), after=seq - 1, upto=seq) for seq in range(1, 60)]
+    shuffled = messages * 2
+    random.shuffle(shuffled)
+    feed.apply(*shuffled)
+    assert feed.cursor().seq == 59
+    assert {key: entry(feed.index, key).version for key in (b"k%d" % n for n in range(9))} == {
+        b"k%d" % n: max(seq for seq in range(1, 60) if seq % 9 == n) for n in range(9)
+    }
+
+
+def test_lifetimes_are_listed_and_forgotten_with_their_value(feed: Feed) -> None:
+    def listed() -> list[bytes]:
+        with feed.index.env.begin(db=feed.index.expiry) as txn:
+            return [key for _, key in txn.cursor()]
+
+    feed.apply(message(put(1, 10, expires=NOW + 5), after=0, upto=1))
+    assert listed() == [b"key"]
+    feed.apply(message(put(2, 20), after=1, upto=2))
+    assert listed() == []
+
+
+def test_a_node_that_was_only_started_again_goes_on(feed: Feed) -> None:
+    feed.apply(message(epoch([(1, "e1")]), put(2, 10), after=0, upto=2))
+    applied = feed.apply(message(epoch([(1, "e1"), (3, "e2")]), after=2, upto=3))
+    assert not applied.gaps
+    assert feed.cursor() == Cursor(3, 1, ((1, "e1"), (3, "e2")), False)
+
+
+def test_a_node_started_twice_unseen_goes_on(feed: Feed) -> None:
+    feed.apply(message(epoch([(1, "e1")]), put(2, 10), after=0, upto=2))
+    feed.apply(message(epoch([(1, "e1"), (3, "e2"), (4, "e3")]), after=3, upto=4))
+    assert feed.cursor().generation == 1
+    assert feed.cursor().seq == 2
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        [(1, "other")],  # an empty disk
+        [(1, "e1"), (2, "e9")],  # an older backup: it goes on before what was applied
+    ],
+)
+def test_another_log_is_applied_from_its_beginning_and_what_it_lacks_is_removed(
+    feed: Feed, chain: list[tuple[int, str]]
+) -> None:
+    feed.apply(message(epoch([(1, "e1")]), put(2, 10, b"a"), put(3, 11, b"b"), after=0, upto=3))
+    feed.apply(message(put(1, 12, b"c"), node="n2", after=0, upto=1))
+    feed.apply(message(epoch(chain), after=chain[-1][0] - 1, upto=chain[-1][0]))
+    assert feed.cursor().prune
+    assert feed.cursor().generation == 2
+    feed.apply(message(put(2, 10, b"a"), after=0, upto=9, request="r", last=True))
+    assert feed.prune() == 1
+    assert feed.index.get(b"a") is not None
+    assert feed.index.get(b"b") is None
+    assert feed.index.get(b"c") is not None
+    assert not feed.cursor().prune
+    assert feed.index.read_meta("bytes") == 6
+
+
+def test_a_replay_is_no_news(feed: Feed) -> None:
+    assert not feed.apply(message(put(1, 10), after=0, upto=1, request="r")).events

@@ -1,0 +1,103 @@
+"""The table of settings, the sample file and the README."""
+
+from __future__ import annotations
+
+import configparser
+from pathlib import Path
+
+import pytest
+
+from broker import settings
+from broker.errors import SettingsError
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "ops" / "server.conf"
+
+
+def test_the_sample_file_has_every_setting_with_its_default() -> None:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(SAMPLE)
+    shown = {(section, key) for section in parser.sections() for key in parser[section]}
+    assert shown == {(row.section, row.key) for row in settings.TABLE}
+    assert settings.load(SAMPLE, {}).values == settings.load(None, {}).values
+
+
+def test_the_readme_names_every_setting() -> None:
+    text = (ROOT / "README.md").read_text()
+    missing = [f"[{row.section}] {row.key}" for row in settings.TABLE if f"`[{row.section}] {row.key}`" not in text]
+    assert not missing
+
+
+def test_the_environment_beats_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "server.conf"
+    file.write_text("[server]\nport=1000\n[volume]\ninline=64K\n")
+    loaded = settings.load(file, {"PULZAR_SERVER_PORT": "2000", "HOME": "/"})
+    assert loaded["server", "port"] == 2000
+    assert loaded["volume", "inline"] == 65536
+
+
+def test_the_file_may_be_named_by_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "server.conf"
+    file.write_text("[server]\nport=1000\n")
+    assert settings.load(None, {settings.CONFIG_VARIABLE: str(file)})["server", "port"] == 1000
+
+
+def test_the_first_pulzars_file_is_read_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "server.conf"
+    file.write_text(
+        "[server]\nhost=localhost\nport=31414\n[volume]\ndir=/var/lib/pulzar/data\nport=31415\n[general]\n"
+        "retention_policy=90\n[jobs]\ndir=jobs\n[backup]\nactive=False\ntype=None\naddress=None\nuser=None\npsw=None\n"
+    )
+    assert settings.load(file, {}).values == settings.load(None, {}).values
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[server]\nprot=1\n", r"\[server\] prot is no setting; \[server\] port\?"),
+        ("[sever]\nport=1\n", "is no setting"),
+        ("[server]\nport=http\n", "an integer from 0 to 65535 is needed"),
+        ("[server]\nport=70000\n", "an integer from 0 to 65535 is needed"),
+        ("[volume]\ninline=1X\n", "a size from 0 to"),
+        ("[general]\nheartbeat=nan\n", "a number from"),
+        ("[general]\nlog_level=loud\n", "one of debug, info"),
+        ("[general]\nevents=maybe\n", "True or False"),
+        ("port=1\n", "can't be read"),
+        ("\xff\xfe[", "can't be read"),
+    ],
+)
+def test_a_bad_file_is_refused_with_a_clear_message(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "server.conf"
+    file.write_text(text, encoding="latin-1")
+    with pytest.raises(SettingsError, match=message):
+        settings.load(file, {})
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="can't be read"):
+        settings.load(tmp_path / "none.conf", {})
+
+
+def test_a_bad_variable_is_refused() -> None:
+    with pytest.raises(SettingsError, match="PULZAR_SERVER_PORT"):
+        settings.load(None, {"PULZAR_SERVER_PORT": "x"})
+    with pytest.raises(
+        SettingsError, match=r"PULZAR_SERVER_PROT in the environment is no setting; PULZAR_SERVER_PORT\?"
+    ):
+        settings.load(None, {"PULZAR_SERVER_PROT": "1"})
+
+
+def test_a_secret_never_shows_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = settings.Setting("general", "secret", "", settings._integer(0, 1), "", "")
+    with pytest.raises(SettingsError) as error:
+        settings._parse(row, "hunter2", "here")
+    assert "hunter2" not in str(error.value)
+
+
+def test_the_url_secret_follows_the_brokers_credentials_unless_given() -> None:
+    one = settings.load(None, {"PULZAR_BROKER_URL": "amqp://u:p@h/"}).secret()
+    other = settings.load(None, {"PULZAR_BROKER_URL": "amqp://u:q@h/"}).secret()
+    same = settings.load(None, {"PULZAR_BROKER_URL": "amqp://u:p@other/"}).secret()
+    given = settings.load(None, {"PULZAR_BROKER_URL": "amqp://u:p@h/", "PULZAR_GENERAL_SECRET": "s"}).secret()
+    assert one == same
+    assert len({one, other, given}) == 3

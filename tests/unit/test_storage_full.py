@@ -1,0 +1,145 @@
+"""A disk that is really full: values are refused, deletions and compaction go on, and space comes back."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.messages import Result, Status
+from node.errors import DiskFull
+from node.staging import Staging
+from node.storage import Storage
+from tests.support import wait_for
+from tests.unit.volume import Volume, delete, done, store
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of 24 MiB."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(where)]
+    outcome = subprocess.run(mounting, capture_output=True, text=True)
+    if outcome.returncode:
+        pytest.skip(f"a small tmpfs can't be mounted here: {outcome.stderr.strip()}")
+    yield where
+    subprocess.run(["umount", "--lazy", str(where)], check=True)
+
+
+def fill(storage: Storage, size: int, first: int = 1) -> tuple[int, Result]:
+    """Store values until one is refused; returns how many were stored, and the refusal."""
+    for count in range(10_000):
+        version = first + count
+        (result,) = storage.apply([store(f"k{version}", version, secrets.token_bytes(size))])
+        if result.status != Status.DONE:
+            return count, result
+    raise AssertionError("the disk is never full")
+
+
+@pytest.mark.parametrize("size", [4000, 100_000])
+def test_with_a_reserve_values_are_refused_and_deletions_make_room(disk: Path, size: int) -> None:
+    # Given a disk of which 4 MiB are to stay free
+    volume = Volume(disk / "data", reserve="4M")
+    storage = volume.open()
+    # When it is filled
+    count, refusal = fill(storage, size)
+    # Then values are refused with a reason, and nothing of them is there
+    assert refusal.status == Status.FULL
+    assert "free" in refusal.reason
+    assert storage.full()
+    assert storage.keys == count
+    assert list((volume.directory / "staging").iterdir()) == []
+    # And deletions work, also in a batch with a value
+    keys = [f"k{n}" for n in range(1, count + 1)]
+    results = storage.apply([store("more", 20_000), *(delete(key, 30_000 + n) for n, key in enumerate(keys[:-10]))])
+    assert results[0].status == Status.FULL
+    assert done(results[1:])
+    # And so does compaction, after which there is room again
+    storage.compact()
+    wait_for(lambda: not storage.full())
+    assert done(storage.apply([store("more", 50_000)]))
+    storage.close()
+    assert sorted(volume.read([*keys, "more"])) == sorted([*keys[-10:], "more"])
+
+
+@pytest.mark.parametrize("size", [4000, 100_000])
+def test_without_a_reserve_what_does_not_fit_is_undone(disk: Path, size: int) -> None:
+    # Given a disk that may be filled to the last byte
+    volume = Volume(disk / "data")
+    storage = volume.open()
+    count, refusal = fill(storage, size)
+    # When more is refused, in batches too
+    assert refusal.status == Status.FULL
+    seq = storage.seq
+    results = storage.apply([store(f"more{n}", 20_000 + n, secrets.token_bytes(size)) for n in range(200)])
+    # Then nothing of it is there
+    assert {result.status for result in results} == {Status.FULL}
+    assert storage.seq == seq
+    assert storage.keys == count
+    assert list((volume.directory / "staging").iterdir()) == []
+    # And all that was stored is, when something makes a little room for the next start
+    storage.close()
+    assert len(volume.read([f"k{n}" for n in range(1, count + 1)])) == count
+
+
+def test_an_upload_that_is_refused_is_given_back(disk: Path) -> None:
+    # Given a finished upload, and a disk that is filled by others then
+    volume = Volume(disk / "data", reserve="1M")
+    storage = volume.open()
+    value = secrets.token_bytes(500_000)
+    token = volume.staged(value)
+    filler = disk / "filler"
+    with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    # When it is to become a value
+    wait_for(storage.full)
+    (result,) = storage.apply([store("k", 1, value, staged=token)])
+    # Then it is refused, and where it was
+    assert result.status == Status.FULL
+    assert (volume.directory / "staging" / token).exists()
+    # And when there is room it is taken
+    filler.unlink()
+    wait_for(lambda: not storage.full())
+    assert done(storage.apply([store("k", 1, value, staged=token)]))
+    storage.close()
+    assert volume.read(["k"]) == {"k": value}
+
+
+def test_an_upload_that_does_not_fit_says_so(disk: Path) -> None:
+    staging = Staging(disk, reserve=MIB)
+    with pytest.raises(DiskFull):
+        staging.create(30 * MIB)
+    with pytest.raises(DiskFull), staging.create() as upload:
+        for _ in range(30):
+            upload.write(bytes(MIB))
+    assert list((disk / "staging").iterdir()) == []
+
+
+def test_compaction_works_on_a_disk_that_is_full(disk: Path) -> None:
+    # Given a full disk, half of whose values are deleted: every other one, and all of some segments
+    volume = Volume(disk / "data", reserve="1M")
+    storage = volume.open()
+    count, _ = fill(storage, 4000)
+    keys = [f"k{n}" for n in range(1, count + 1)]
+    gone = [key for n, key in enumerate(keys) if n % 2 or n < 500]
+    for start in range(0, len(gone), 100):
+        assert done(storage.apply([delete(key, 20_000 + n) for n, key in enumerate(gone)][start : start + 100]))
+    with pytest.raises(OSError, match="No space"), (disk / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    # When the log is compacted, then space comes back
+    before = volume.log_bytes()
+    started = time.monotonic()
+    result = storage.compact()
+    assert result.freed == before - volume.log_bytes() > 0.4 * before
+    assert time.monotonic() - started < 10
+    storage.close()
+    assert sorted(volume.read(keys)) == sorted(set(keys) - set(gone))
