@@ -78,6 +78,11 @@ def _is_broken(connection: socket.socket, client: str, port: int) -> bool:
     if state != _CLOSE_WAIT:
         return False
     try:
-        return str(connection.getpeername()[0]).removeprefix("::ffff:") == client
+        return _plain(connection.getpeername()[0]) == _plain(client)
     except OSError as error:
         return error.errno == errno.ENOTCONN  # it died this very moment
+
+
+def _plain(address: str) -> str:
+    """An IPv4 address that came in through an IPv6 socket, as IPv4."""
+    return address.removeprefix("::ffff:")

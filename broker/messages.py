@@ -19,13 +19,15 @@ Versions are 63-bit integers that rise with time (`master.versions`).
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, NamedTuple, TypeVar, get_type_hints
+from typing import Any, NamedTuple, TypeVar
 
 import msgpack
 
-from broker.errors import MalformedMessage, UnknownProtocol
+from broker import check
+from broker.errors import InvalidKey, MalformedMessage, UnknownProtocol
 
 PROTOCOL = 1
+DIGEST_BYTES = 32
 
 
 class Kind(IntEnum):
@@ -186,7 +188,7 @@ def decode_any(body: bytes) -> Message:
     """The message in `body`, whichever it is; raises as `decode` does."""
     try:
         fields = msgpack.unpackb(body, raw=False, strict_map_key=True)
-    except (ValueError, msgpack.UnpackException, OverflowError, RecursionError) as error:
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise MalformedMessage(f"not a msgpack message of {len(body)} bytes: {error}") from error
     if not isinstance(fields, list) or len(fields) < 2:
         raise MalformedMessage(f"expected an array [protocol, code, …], received {_short(fields)}")
@@ -199,69 +201,85 @@ def decode_any(body: bytes) -> Message:
         raise MalformedMessage(f"{cls.__name__} has {len(cls._fields)} fields, received {len(fields) - 2}")
     try:
         return _build(cls, fields[2:])
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, InvalidKey, msgpack.UnpackException) as error:
         raise MalformedMessage(f"bad {cls.__name__} message: {error}") from error
 
 
 def _build(cls: type[Any], fields: list[Any]) -> Message:
     if cls is Commands:
         origin, raw = fields
-        return Commands(_a(str, origin), [_command(item) for item in raw])
+        return Commands(check.text(origin), [_command(item) for item in check.items(raw)])
     if cls is Results:
         node, origin, request, after, upto, end, last, raw = fields
         return Results(
-            _a(str, node), _a(str, origin), _a(str, request), _a(int, after), _a(int, upto), _a(int, end),
-            _a(bool, last), [_result(item) for item in raw],
+            check.node(node), check.text(origin), check.text(request), check.number(after), check.number(upto),
+            check.number(end), check.flag(last), [_result(item) for item in check.items(raw)],
         )  # fmt: skip
-    message = cls._make(fields)
-    for (name, wanted), value in zip(_FIELDS[cls], message, strict=True):
-        if not isinstance(value, wanted):
-            raise TypeError(f"{name} is {_short(value)}")
-    return message  # type: ignore[no-any-return]
+    if cls is Replay:
+        return Replay(check.text(fields[0]), check.number(fields[1]))
+    if cls is Announce:
+        return Announce(check.text(fields[0]))
+    return _heartbeat(Heartbeat._make(fields))
 
 
-# What the fields of the messages without items may be; whoever sends 1 for 1.0 means no harm.
-_FIELDS: dict[type[Any], list[tuple[str, Any]]] = {
-    cls: [(name, {float: (float, int), list[int]: list}.get(hint, hint)) for name, hint in get_type_hints(cls).items()]
-    for cls in (Replay, Announce, Heartbeat)
+# Types of the fields of a command or result; the values of those of the right types are looked at then.
+_STORES = {
+    (int, bytes, int, int, int, str, bytes, int, bytes, str),
+    (int, bytes, int, int, int, str, bytes, int, type(None), str),
+}
+_DELETE = (int, bytes, int)
+_RESULTS = {
+    (int, int, str, int, int, bytes, int, int, int, str, bytes, int, bytes),
+    (int, int, str, int, int, bytes, int, int, int, str, bytes, int, type(None)),
 }
 
 
-def _a(wanted: type[M], value: Any) -> M:
-    if not isinstance(value, wanted):
-        raise TypeError(f"expected {wanted.__name__}, received {_short(value)}")
-    return value
-
-
 def _command(fields: list[Any]) -> Store | Delete:
-    kind = fields[0]
-    if kind == Kind.PUT:
+    types = tuple(map(type, fields[1:]))
+    if fields[0] == Kind.PUT and types in _STORES:
         store = Store._make(fields[1:])
-        if not (
-            isinstance(store.key, bytes)
-            and isinstance(store.version, int)
-            and isinstance(store.digest, bytes)
-            and isinstance(store.size, int)
-            and isinstance(store.expires, int)
-            and isinstance(store.content_type, str)
-            and isinstance(store.staged, str)
-            and (isinstance(store.value, bytes) or (store.value is None and store.staged))
-        ):
-            raise TypeError("a Store has a field of the wrong type")
+        check.key(store.key)
+        check.numbers(store.ticket, store.version, store.created, store.expires, store.size)
+        if store.staged:
+            check.token(store.staged)
+        elif store.value is None or len(store.value) != store.size:
+            raise ValueError("a Store has neither a staged upload nor a value of its size")
+        if len(store.digest) != DIGEST_BYTES:
+            raise ValueError("a Store has a digest of another length")
         return store
-    if kind == Kind.DELETE:
+    if fields[0] == Kind.DELETE and types == _DELETE:
         delete = Delete._make(fields[1:])
-        if not (isinstance(delete.key, bytes) and isinstance(delete.version, int)):
-            raise TypeError("a Delete has a field of the wrong type")
+        check.key(delete.key)
+        check.numbers(delete.ticket, delete.version)
         return delete
-    raise ValueError(f"no command has the kind {_short(kind)}")
+    raise ValueError(f"no command looks like {_short(fields)}")
 
 
 def _result(fields: list[Any]) -> Result:
+    if tuple(map(type, fields)) not in _RESULTS:
+        raise TypeError(f"no result looks like {_short(fields)}")
     result = Result._make(fields)
-    if not (isinstance(result.key, bytes) and isinstance(result.version, int) and isinstance(result.seq, int)):
-        raise TypeError("a Result has a field of the wrong type")
+    check.numbers(result.ticket, result.seq, result.version, result.created, result.expires, result.size)
+    Status(result.status)
+    if Kind(result.kind) is Kind.EPOCH:
+        check.chain(msgpack.unpackb(result.value or b""))
+    else:
+        check.key(result.key)
     return result
+
+
+def _heartbeat(beat: Heartbeat) -> Heartbeat:
+    check.node(beat.node)
+    for text in (beat.url, beat.version, beat.epoch, beat.catalog):
+        check.text(text)
+    for number in (
+        beat.at, beat.epoch_seq, beat.seq, beat.disk_total, beat.disk_free, beat.keys, beat.slots, *check.items(beat.running),
+    ):  # fmt: skip
+        check.number(number)
+    check.flag(beat.full)
+    check.share(beat.load)
+    check.share(beat.memory)
+    return beat
 
 
 def _short(value: object) -> str:

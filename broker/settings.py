@@ -121,7 +121,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("general", "tombstone_days", 90, _integer(1, 36500), "days", "how long a deletion is remembered; backups older than this may bring deleted keys back"),
     Setting("general", "secret", "", _text, "", "signs the URLs that the master sends clients to; empty: derived from the credentials in [broker] url"),
     Setting("general", "heartbeat", 2.0, _seconds(0.1, 60), "seconds", "time between two heartbeats of a node; three missed ones and it is out of synch"),
-    Setting("general", "events", False, _flag, "", "whether key.added and key.deleted events are published to pulzar.events"),
+    Setting("general", "events", False, _flag, "", "whether key.added and key.deleted events are published, for users"),
     Setting("general", "log_level", "info", _choice("debug", "info", "warning", "error"), "", "least level that is logged"),
     Setting("broker", "url", "amqp://guest:guest@localhost:5672/%2F", _text, "", "where RabbitMQ is, with credentials"),
     Setting("jobs", "dir", "jobs", _text, "", "folder of the job scripts"),

@@ -9,7 +9,7 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from broker import logs
+from broker import http, logs
 from broker.errors import InvalidKey, LinkDown
 from broker.link import Link
 from broker.settings import Settings
@@ -54,6 +54,7 @@ def create_app(parts: Parts) -> Flask:
     from master import admin, keys
 
     app = Flask("master", static_folder=None)
+    app.url_map.merge_slashes = False  # a redirect to the path that may be meant is no answer in the envelope
     app.extensions["pulzar"] = parts
     app.register_blueprint(keys.blueprint)
     app.register_blueprint(admin.blueprint)
@@ -62,8 +63,7 @@ def create_app(parts: Parts) -> Flask:
 
     @app.after_request
     def allow_origin(response: Response) -> Response:
-        if origin:
-            response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers.extend(http.cors_headers(origin))
         return response
 
     return app

@@ -12,8 +12,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import lmdb
 
@@ -63,7 +64,7 @@ class Controller:
         while not self._stopping.is_set():
             deliveries = self._take(max(0.0, next_tick - time.monotonic()))
             if deliveries:
-                self._persist(lambda batch=deliveries: self._handle(batch))
+                self._persist(partial(self._handle_all, deliveries))
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK_SECS
                 self._persist(self._tick)
@@ -78,15 +79,16 @@ class Controller:
 
     def _take(self, timeout: float) -> list[Delivery]:
         """What waits, at least one message unless the time is over."""
+        deliveries: list[Delivery] = []
         try:
-            deliveries = [self._inbox.get(timeout=timeout)]
+            deliveries.append(self._inbox.get(timeout=timeout))
             while len(deliveries) < MAX_BATCH:
                 deliveries.append(self._inbox.get_nowait())
         except queue.Empty:
-            return [] if "deliveries" not in locals() else deliveries
+            return deliveries
         return deliveries
 
-    def _persist(self, work: Any) -> None:
+    def _persist(self, work: Callable[[], None]) -> None:
         """Do the work; when the index can't be written, say so and try until it can."""
         while not self._stopping.is_set():
             try:
@@ -95,6 +97,22 @@ class Controller:
             except (lmdb.Error, OSError) as error:
                 log.error("the index can't be written; trying again", error=error)
                 self._stopping.wait(1.0)
+
+    def _handle_all(self, deliveries: list[Delivery]) -> None:
+        """Handle what was taken; a message that makes it fail is found and buried, the others count."""
+        try:
+            self._handle(deliveries)
+        except Exception as error:
+            # The disk is nobody's fault but its own; a size that LMDB refuses comes from a message.
+            if isinstance(error, lmdb.Error | OSError) and not isinstance(error, lmdb.BadValsizeError):
+                raise
+            if len(deliveries) > 1:
+                for delivery in deliveries:
+                    self._handle_all([delivery])
+                return
+            log.exception("message could not be applied", queue=deliveries[0].queue)
+            self._link.bury(deliveries[0], f"it could not be applied: {error!r}")
+            self._link.ack(deliveries[0])
 
     def _handle(self, deliveries: list[Delivery]) -> None:
         results, heartbeats = self._sort(deliveries)

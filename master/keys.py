@@ -1,4 +1,4 @@
-"""The key routes that are not hot: where to put a key, and listing."""
+"""The key route that is not hot: listing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from broker import http, keys
 from master.app import Parts, ok
 from master.errors import BadRequest
 from master.index import Entry, now_ms
-from master.requests import expiry, overwrite, parameters
 
 blueprint = Blueprint("keys", __name__)
 
@@ -19,23 +18,6 @@ MAX_LIMIT = 1_000
 def _parts() -> Parts:
     parts: Parts = current_app.extensions["pulzar"]
     return parts
-
-
-@blueprint.route("/get_node/<path:_key>", methods=["GET", "PUT"])
-def get_node(_key: str) -> Response:
-    """Where to PUT this key directly; a PUT is sent there."""
-    parts = _parts()
-    key = http.key_of(request.environ, "/get_node/")
-    given = parameters(request.query_string.decode("latin-1"))
-    now = now_ms()
-    until = expiry(given, now)
-    location = parts.redirects.upload(key, until - now if until else 0, overwrite(given), 0)
-    if request.method == "GET":
-        return ok({"node": location})
-    response = ok({"node": location}, "put it there", 307)
-    response.headers["Location"] = location
-    response.headers["Connection"] = "close"
-    return response
 
 
 @blueprint.get("/keys")

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from broker import logs
-from master.errors import Unavailable
+from broker.connections import Connections
+from master.errors import BadRequest, Unavailable
 
 log = logs.get(__name__)
 
@@ -30,14 +31,14 @@ class Relayed(NamedTuple):
     body: bytes
 
 
-def relay(location: str, read: list[bytes], environ: dict[str, Any]) -> Relayed:
-    """PUT what was read of the body and the rest of it at `location`."""
+def relay(location: str, read: list[bytes], environ: dict[str, Any], connections: Connections) -> Relayed:
+    """PUT what was read of the body and the rest of it at `location`; raises `BadRequest` when it was cut off."""
     url = urlsplit(location)
     connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=TIMEOUT_SECS)
     headers = {_name(name): environ[name] for name in _PASSED_ON if environ.get(name)}
     try:
         connection.request(
-            "PUT", f"{url.path}?{url.query}", body=_rest(read, environ["wsgi.input"]), headers=headers, encode_chunked=True
+            "PUT", f"{url.path}?{url.query}", body=_rest(read, environ, connections), headers=headers, encode_chunked=True
         )  # fmt: skip
         response = connection.getresponse()
         body = response.read()
@@ -50,10 +51,13 @@ def relay(location: str, read: list[bytes], environ: dict[str, Any]) -> Relayed:
         connection.close()
 
 
-def _rest(read: list[bytes], stream: Any) -> Iterator[bytes]:
+def _rest(read: list[bytes], environ: dict[str, Any], connections: Connections) -> Iterator[bytes]:
     yield from read
-    while chunk := stream.read(_CHUNK_BYTES):
+    while chunk := environ["wsgi.input"].read(_CHUNK_BYTES):
         yield chunk
+    if connections.cut_off(environ):
+        # Without the end of its chunks the node knows the body for what it is, too.
+        raise BadRequest("the connection broke in the middle of the body; nothing was stored")
 
 
 def _name(variable: str) -> str:

@@ -5,10 +5,7 @@ Everything here raises `BadRequest` with a message that says what was received a
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
-from typing import Any
 from urllib.parse import parse_qs
 
 from broker import conditions
@@ -58,18 +55,6 @@ def overwrite(parameters: dict[str, str]) -> bool:
     return _FLAG[given.lower()]
 
 
-def content_length(environ: dict[str, Any]) -> int | None:
-    """The length of the body, None when it is chunked and so unknown; 0 without either header."""
-    raw = environ.get("CONTENT_LENGTH") or ""
-    if "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower():
-        return None
-    if not raw:
-        return 0
-    if not raw.isascii() or not raw.isdecimal():
-        raise BadRequest(f"Content-Length {raw[:40]!r} is no number of bytes")
-    return int(raw)
-
-
 def content_type(given: str | None) -> str:
     """The Content-Type to keep; "" when none was really given, so that it is guessed from the name."""
     given = (given or "").strip()
@@ -78,35 +63,6 @@ def content_type(given: str | None) -> str:
     if len(given) > 200 or not given.isascii() or not given.isprintable():
         raise BadRequest("Content-Type is longer than 200 characters or not printable ASCII")
     return given
-
-
-def checksums(environ: dict[str, Any]) -> tuple[bytes | None, bytes | None]:
-    """The MD5 and the SHA-256 that the client says the body has, as bytes."""
-    md5, sha256 = environ.get("HTTP_CONTENT_MD5"), environ.get("HTTP_X_CHECKSUM_SHA256")
-    return (
-        None if md5 is None else _md5(md5),
-        None if sha256 is None else _sha256(sha256),
-    )
-
-
-def _md5(given: str) -> bytes:
-    try:
-        raw = bytes.fromhex(given) if len(given) == 32 else base64.b64decode(given, validate=True)
-    except (ValueError, binascii.Error):
-        raw = b""
-    if len(raw) != 16:
-        raise BadRequest(f"Content-MD5 {given[:60]!r} is no MD5; give its 16 bytes in base64")
-    return raw
-
-
-def _sha256(given: str) -> bytes:
-    try:
-        raw = bytes.fromhex(given)
-    except ValueError:
-        raw = b""
-    if len(raw) != 32:
-        raise BadRequest(f"X-Checksum-Sha256 {given[:80]!r} is no SHA-256; give its 64 hexadecimal digits")
-    return raw
 
 
 def replaces(if_match: str | None, may_overwrite: bool) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from broker import http, logs, service, settings, topology
+from broker.connections import Connections
 from broker.errors import InvalidKey, LinkDown
 from broker.link import Link
 from master.answers import AnswerClient
@@ -29,6 +30,8 @@ from master.versions import Versions
 from master.writes import COMMIT, Writes
 
 log = logs.get(__name__)
+
+LINK_SECS = 2.0  # a worker that can't store yet had better not take requests yet
 
 Handler = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
@@ -58,18 +61,19 @@ class Application:
             if segment in self._methods:
                 allowed = ", ".join(self._methods[segment])
                 message = f"{method} is not possible on /{segment}/…; {allowed} is"
-                return self.respond(start_response, 405, None, message, [("Allow", allowed)])
+                return self._refuse(environ, start_response, 405, message, ("Allow", allowed))
             return self._fallback(environ, start_response)
         except Refused as error:
-            headers = [] if error.retry_after is None else [("Retry-After", str(error.retry_after))]
-            return self.respond(start_response, error.status, None, str(error), headers)
+            more = [] if error.retry_after is None else [("Retry-After", str(error.retry_after))]
+            return self._refuse(environ, start_response, error.status, str(error), *more)
         except InvalidKey as error:
-            return self.respond(start_response, 400, None, str(error), [])
+            return self._refuse(environ, start_response, 400, str(error))
         except LinkDown as error:
-            return self.respond(start_response, 503, None, str(error), [("Retry-After", "1")])
+            return self._refuse(environ, start_response, 503, str(error), ("Retry-After", "1"))
         except Exception:
             log.exception("request failed", method=method, path=path)
-            return self.respond(start_response, 500, None, "something went wrong in the master; its log says what", [])
+            message = "something went wrong in the master; its log says what"
+            return self._refuse(environ, start_response, 500, message)
 
     def respond(
         self, start_response: Any, status: int, data: Any, message: str, headers: list[tuple[str, str]]
@@ -77,12 +81,20 @@ class Application:
         """Answer with the envelope."""
         return http.respond(start_response, status, data, message, headers, self._cors)
 
+    def _refuse(
+        self, environ: dict[str, Any], start_response: Any, status: int, message: str, *headers: http.Header
+    ) -> Iterable[bytes]:
+        """Answer that it was not done; what is left of the request's body is not wanted."""
+        body = self.respond(start_response, status, None, message, [*headers, *http.unread(environ)])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else body
+
 
 def create() -> Application:
     """A web worker's application; called once in each worker process."""
     service.die_with_parent(signal.SIGKILL)
     config = settings.load()
     logs.setup(config["general", "log_level"], "web")
+    connections = Connections()
     directory = Path(config["server", "dir"])
     timeout = config["server", "put_timeout"]
     index = Index(directory / "index", config["server", "index_map"])
@@ -95,9 +107,10 @@ def create() -> Application:
     controller = AnswerClient(directory / "controller.sock", origin, dispatcher.answered)
     writer = Writer(index, network, dispatcher, KeyLocks(directory, service.workers(config) == 1), versions, timeout)
     reads = Reads(index, network, redirects, http.cors_headers(config["server", "cors"]))
-    writes = Writes(writer, network, redirects, config.secret(), config["volume", "inline"])
+    writes = Writes(writer, network, redirects, connections, config.secret(), config["volume", "inline"])
     flask = create_app(Parts(config, index, network, redirects, link, controller, time.time()))
     link.start()
+    link.wait(LINK_SECS)
     log.info("web worker started", origin=origin)
     return _application(reads, writes, flask, config["server", "cors"])
 
@@ -118,6 +131,8 @@ def _application(reads: Reads, writes: Writes, flask: Any, cors: str) -> Applica
             ("get_key", "HEAD"): reads,
             ("add_key", "PUT"): answering(writes.put),
             ("delete_key", "DELETE"): answering(writes.delete),
+            ("get_node", "GET"): answering(writes.place),
+            ("get_node", "PUT"): answering(writes.place),
             (COMMIT, "POST"): answering(writes.commit),
         },
         flask.wsgi_app,

@@ -1,4 +1,4 @@
-"""`PUT /add_key/{key}`, `DELETE /delete_key/{key}`, and the commit of an upload that a node has taken."""
+"""`PUT /add_key/{key}`, `DELETE /delete_key/{key}`, `GET|PUT /get_node/{key}`, and the commit of an upload that a node has taken."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from broker import http, keys, signing
+from broker import checksums, http, keys, signing
+from broker.checksums import BadChecksum, Checksums
+from broker.connections import Connections
 from broker.errors import BadSignature
 from master import requests
 from master.errors import BadRequest, Refused
@@ -33,10 +35,19 @@ class Forbidden(Refused):
 class Writes:
     """Of one web worker."""
 
-    def __init__(self, writer: Writer, network: Network, redirects: Redirects, secret: bytes, inline: int) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        network: Network,
+        redirects: Redirects,
+        connections: Connections,
+        secret: bytes,
+        inline: int,
+    ) -> None:
         self._writer = writer
         self._network = network
         self._redirects = redirects
+        self._connections = connections
         self._secret = secret
         self._inline = inline
 
@@ -47,28 +58,28 @@ class Writes:
         now = now_ms()
         expires = requests.expiry(given, now)
         may_overwrite = requests.overwrite(given)
-        length = requests.content_length(environ)
+        length = http.content_length(environ)
         content_type = requests.content_type(environ.get("CONTENT_TYPE"))
-        md5, sha256 = requests.checksums(environ)
+        promised = _promised(environ)
         if length is None and "HTTP_EXPECT" in environ:
             length = self._inline + 1  # who waits to be told where to send it may as well send it to a node
         if length is not None and length > self._inline:
-            return self._redirect(key, expires - now if expires else 0, may_overwrite, length, respond)
+            location = self._redirects.upload(key, expires - now if expires else 0, may_overwrite, length)
+            headers = [("Location", location), *http.unread(environ)]
+            return respond(307, {"node": location}, "put it there", headers)
         if length is None:
             chunks, whole = self._read_chunks(environ["wsgi.input"])
             if not whole:
                 location = self._redirects.upload(key, expires - now if expires else 0, may_overwrite, 0)
                 return self._pass_on(location, chunks, environ, respond)
+            if not any(promised) and self._connections.cut_off(environ):
+                raise BadRequest("the connection broke in the middle of the body; nothing was stored")
             value = b"".join(chunks)
         else:
             value = self._read(environ["wsgi.input"], length)
         digest = hashlib.sha256(value).digest()
-        if sha256 is not None and sha256 != digest:
-            raise BadRequest(
-                f"the body's SHA-256 is {digest.hex()}, not what X-Checksum-Sha256 says; nothing was stored"
-            )
-        if md5 is not None and md5 != hashlib.md5(value, usedforsecurity=False).digest():
-            raise BadRequest("the body's MD5 is not what Content-MD5 says; nothing was stored")
+        if any(promised):
+            _compare(promised, value, digest)
         if_match = environ.get("HTTP_IF_MATCH")
         return self._store(
             key,
@@ -85,10 +96,21 @@ class Writes:
             respond,
         )
 
+    def place(self, environ: dict[str, Any], respond: Respond) -> Iterable[bytes]:
+        """Where to PUT a key directly; a PUT is sent there."""
+        key = http.key_of(environ, "/get_node/")
+        given = requests.parameters(environ.get("QUERY_STRING", ""))
+        now = now_ms()
+        expires = requests.expiry(given, now)
+        location = self._redirects.upload(key, expires - now if expires else 0, requests.overwrite(given), 0)
+        if environ["REQUEST_METHOD"] == "GET":
+            return respond(200, {"node": location}, "ok", [])
+        return respond(307, {"node": location}, "put it there", [("Location", location), *http.unread(environ)])
+
     def commit(self, environ: dict[str, Any], respond: Respond) -> Iterable[bytes]:
         """A node has an upload; store it under its key as if the client had put it here."""
         key = http.key_of(environ, COMMIT)
-        body = environ["wsgi.input"].read(min(_COMMIT_BYTES, requests.content_length(environ) or 0))
+        body = environ["wsgi.input"].read(min(_COMMIT_BYTES, http.content_length(environ) or 0))
         try:
             signing.verify_body(self._secret, body, environ.get("HTTP_X_PULZAR_SIGNATURE"))
             # The node looked at its end when the upload began, which may be long ago.
@@ -127,10 +149,6 @@ class Writes:
         etag = f'"{put.digest.hex()}"'
         return respond(201, {"url": url}, "key added", [("ETag", etag)])
 
-    def _redirect(self, key: str, lifetime_ms: int, overwrite: bool, length: int, respond: Respond) -> Iterable[bytes]:
-        location = self._redirects.upload(key, lifetime_ms, overwrite, length)
-        return respond(307, {"node": location}, "put it there", [("Location", location), ("Connection", "close")])
-
     def _read(self, stream: Any, length: int) -> bytes:
         value: bytes = stream.read(length) if length else b""
         if len(value) != length:
@@ -149,6 +167,20 @@ class Writes:
         return chunks, True
 
     def _pass_on(self, location: str, read: list[bytes], environ: dict[str, Any], respond: Respond) -> Iterable[bytes]:
-        answer = relay(location, read, environ)
+        answer = relay(location, read, environ, self._connections)
         envelope = json.loads(answer.body)
         return respond(answer.status, envelope["data"], envelope["msg"], answer.headers)
+
+
+def _promised(environ: dict[str, Any]) -> Checksums:
+    try:
+        return checksums.read(environ)
+    except BadChecksum as error:
+        raise BadRequest(str(error)) from error
+
+
+def _compare(promised: Checksums, value: bytes, digest: bytes) -> None:
+    try:
+        promised.compare(hashlib.md5(value, usedforsecurity=False).digest(), digest)
+    except BadChecksum as error:
+        raise BadRequest(str(error)) from error

@@ -149,7 +149,8 @@ class Agent:
             self._beat_now.clear()
             try:
                 heartbeat = measure(self.node, self._url, self._storage, self._directory)
-                self._link.publish(topology.HEARTBEATS, encode(heartbeat))
+                # One that waits for too long would make a node that is gone look alive.
+                self._link.publish(topology.HEARTBEATS, encode(heartbeat), ttl_ms=int(1500 * self._heartbeat_secs))
             except LinkDown as error:
                 log.debug("no heartbeat", reason=error)
             except OSError as error:

@@ -112,6 +112,7 @@ def _choose(core: Core, now: int, tried: set[int]) -> int | None:
     epoch = _newest_epoch(core)
     worth: list[tuple[int, int]] = []
     blockers: list[tuple[int, int]] = []  # their dead values keep old tombstones in later segments alive
+    blocked = 0  # bytes of those tombstones
     for number, stat in stats:
         if number == active:
             continue
@@ -120,10 +121,12 @@ def _choose(core: Core, now: int, tried: set[int]) -> int | None:
         body = stat.size - HEAD_BYTES
         if body - stays - (stat.tombs if blockers or not old else 0) >= _GARBAGE * body:
             worth.append((stays + stat.tombs + stat.expired, number))
-        elif old and body - stays >= _GARBAGE * body:
-            worth.extend(blockers)
+        elif old and blockers:
+            blocked += stat.tombs
         if stat.dead:
             blockers.append((stays + stat.tombs + stat.expired, number))
+    if blocked >= _GARBAGE * core.limits.segment:
+        worth.extend(blockers)
     with guarded("the filesystem can't be asked for its free space"):
         figures = os.statvfs(core.places.log)
     room = figures.f_bavail * figures.f_frsize - _ROOM_BYTES

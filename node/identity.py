@@ -1,22 +1,19 @@
-"""Who this node is: a name that stays with its data directory, and the right to be its only owner."""
+"""Who this node is: a name that stays with its data directory."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
 import socket
 from pathlib import Path
-from typing import IO
 
+from broker import check
 from broker.errors import SettingsError
 from broker.settings import Settings
 from node import disk
 
 _FILE = "node-id"
-_LOCK = "lock"
-_GOOD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def load(settings: Settings) -> str:
@@ -26,14 +23,14 @@ def load(settings: Settings) -> str:
     """
     directory = Path(settings["volume", "dir"])
     wanted = settings["volume", "node"]
-    if wanted and not _GOOD.fullmatch(wanted):
+    if wanted and not check.is_node_name(wanted):
         raise SettingsError(f"[volume] node = {wanted!r}: letters, digits, '.', '_' and '-' are needed, at most 100")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         kept = _kept(directory) or _keep(directory, wanted or _made())
     except OSError as error:
         raise SettingsError(f"[volume] dir = {str(directory)!r} can't be used: {error.strerror or error}") from error
-    if not _GOOD.fullmatch(kept):
+    if not check.is_node_name(kept):
         raise SettingsError(f"{directory / _FILE} has no node's name: {kept[:100]!r}")
     if wanted and kept != wanted:
         raise SettingsError(
@@ -41,24 +38,6 @@ def load(settings: Settings) -> str:
             f"use that name or another directory"
         )
     return kept
-
-
-def hold(directory: Path) -> IO[bytes]:
-    """Become the only owner of a data directory, for as long as the file that is returned stays open.
-
-    Raises `SettingsError` when another process has it.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / _LOCK).open("ab")
-    except OSError as error:
-        raise SettingsError(f"[volume] dir = {str(directory)!r} can't be used: {error.strerror or error}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise SettingsError(f"another process uses the data directory {directory}; every node needs its own") from error
-    return file
 
 
 def _kept(directory: Path) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,7 @@ class Index:
         finally:
             permits.put(None)
         with self.snapshot() as view:
-            raw = view.raw(key)
-        return raw
+            return view.raw(key)
 
     def _begin(self) -> Any:
         if self._closed:
@@ -213,7 +212,7 @@ class Snapshot:
     def __init__(self, txn: Any, index: Index) -> None:
         self._txn = txn
         self._index = index
-        self.raw = txn.get  # key → packed entry or None
+        self.raw: Callable[[bytes], bytes | None] = txn.get  # key → packed entry
 
     def entry(self, key: bytes) -> Entry | None:
         """The entry of a key."""

@@ -7,6 +7,7 @@ master is asked to commit it, and its answer is the client's. An upload that doe
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from broker import checksums, http, keys, logs, signing
@@ -28,13 +29,21 @@ class Uploads:
     """Takes uploads into one data directory."""
 
     def __init__(
-        self, node: str, uploads: Staging, connections: Connections, committer: Committer, secret: bytes
+        self,
+        node: str,
+        uploads: Staging,
+        connections: Connections,
+        committer: Committer,
+        secret: bytes,
+        threads: int,
     ) -> None:
+        """`threads` is how many uploads there are at once."""
         self._node = node
         self._staging = uploads
         self._connections = connections
         self._committer = committer
         self._secret = secret
+        self._writers = ThreadPoolExecutor(threads, "upload")
 
     def put(self, environ: dict[str, Any]) -> Committed:
         """Take one upload and answer what the master says of it.
@@ -81,8 +90,16 @@ class Uploads:
     def _receive(self, environ: dict[str, Any], upload: Upload, length: int | None, promised: Checksums) -> None:
         """Read the body into the upload; raises `BadRequest` when the client stopped before its end."""
         stream = environ["wsgi.input"]
-        while chunk := stream.read(CHUNK_BYTES):
-            upload.write(chunk)
+        writing: Future[None] | None = None
+        try:
+            while chunk := stream.read(CHUNK_BYTES):
+                if writing is not None:
+                    writing.result()
+                # Written and hashed while the next chunk comes in.
+                writing = self._writers.submit(upload.write, chunk)
+        finally:
+            if writing is not None:
+                writing.result()
         if length is not None:
             if upload.size != length:
                 raise BadRequest(f"the body ended after {upload.size} of {length} bytes; nothing was stored")

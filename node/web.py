@@ -45,7 +45,8 @@ class Application:
         self._announce = announce
         secret = settings.secret()
         committer = Committer(secret, settings["server", "put_timeout"])
-        self._uploads = Uploads(self._node, staging, Connections(), committer, secret)
+        threads = settings["volume", "threads"]
+        self._uploads = Uploads(self._node, staging, Connections(), committer, secret, threads)
         downloads = Downloads(reader, secret, settings["volume", "open_reads"], self._cors)
         self._routes: dict[str, dict[str, Handler]] = {
             "/get_key/": {"GET": downloads, "HEAD": downloads},

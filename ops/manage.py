@@ -181,7 +181,7 @@ def reset(place: Place, sure: bool) -> int:
     print("This removes every key and value kept on this machine:")
     for path in there:
         print(f"  {path}")
-    if not sure and input("Type 'remove all' to go on: ").strip() != "remove all":
+    if not sure and answer("Type 'remove all' to go on: ") != "remove all":
         print("nothing was removed")
         return 1
     for path in there:
@@ -191,6 +191,15 @@ def reset(place: Place, sure: bool) -> int:
             path.unlink()
     print(f"removed {len(there)} files and folders")
     return 0
+
+
+def answer(question: str) -> str:
+    """What the person types; "" when nobody is there."""
+    try:
+        return input(question).strip()
+    except EOFError:
+        print()
+        return ""
 
 
 def in_use(place: Place) -> None:

@@ -71,7 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if not item.get_closest_marker("timeout") and config.getoption("timeout", None) is None:
-            item.add_marker(pytest.mark.timeout(TIMEOUT_SECS, method="thread"))
+            item.add_marker(pytest.mark.timeout(TIMEOUT_SECS, method="signal"))
         if item.get_closest_marker("clean") and "clean" not in (config.option.markexpr or ""):
             item.add_marker(pytest.mark.skip(reason="minutes; only with -m clean"))
 

@@ -63,6 +63,7 @@ class Link:
         self._awake = False  # a drain is on its way to the I/O thread
         self._guard = threading.Lock()  # of `_connection` against use from outside while it goes away
         self._stopping = threading.Event()
+        self._was_up = threading.Event()
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
 
     # What other threads call.
@@ -84,6 +85,10 @@ class Link:
     def start(self) -> None:
         """Start the I/O thread, which connects as soon as it can."""
         self._thread.start()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for the first connection; whether it was made within `timeout` seconds."""
+        return self._was_up.wait(timeout)
 
     @property
     def ready(self) -> bool:
@@ -231,6 +236,7 @@ class Link:
     def _now_up(self) -> None:
         self.up = True
         self.problem = ""
+        self._was_up.set()
         log.info("link up", link=self.name, connection=self._number)
         self._connection.ioloop.call_later(WATCH_SECS, self._watch)
         if self.on_up:

@@ -45,6 +45,8 @@ def main() -> int:
         complete = store.measure(bench, options.only or list(STORE))
     said = shlex.join(["./ops/bench", *options.shown])
     print(f"\n{markdown(bench.rows)}\n")
+    if options.quick:
+        print("Short runs of small amounts: this shows that everything works, the figures mean little.\n")
     runs = "one run" if plan.runs == 1 else f"medians of {plan.runs} runs"
     print(f"`{said}`: {runs}, {plan.seconds:g} s each, {plan.nodes} nodes, {time.monotonic() - began:.0f} s in all.\n")
     for row in bench.rows:

@@ -17,6 +17,7 @@ from ops.benchmarks.memory import MIB, Watch
 from ops.benchmarks.nginx import Nginx
 from ops.benchmarks.table import Row
 from ops.cluster import Cluster
+from ops.cluster.processes import Child
 
 LEAST_RATIO = 0.7
 # Memory is called flat when it never grows by more than this while a value passes, however large that is.
@@ -34,7 +35,7 @@ def large(bench: Bench, cluster: Cluster, nginx: Nginx) -> None:
     watches = []
     bench.say(f"{_size(size)} by curl, {bench.plan.runs + 1} times, the first to warm up")
     for run in range(-1, bench.plan.runs):
-        with Watch("master", "node") as watch:
+        with Watch(master=_pids(cluster.master), nodes=_pids(*(node.process for node in cluster.nodes))) as watch:
             found = _run(bench, cluster, nginx, source, run)
         watches.append(watch)
         for what, (seconds, command) in found.items():
@@ -130,19 +131,23 @@ def _remove(bench: Bench, cluster: Cluster, nginx: Nginx, run: int) -> None:
 
 
 def _memory_rows(bench: Bench, watches: list[Watch], size: int) -> None:
-    for package, who in (("master", "the master"), ("node", f"the {bench.plan.nodes} nodes")):
-        before, after = watches[0].before[package], watches[-1].after[package]
-        most = max(watch.most[package] for watch in watches)
-        growth = max(watch.most[package] - watch.before[package] for watch in watches)
+    for group, who in (("master", "the master"), ("nodes", f"the {bench.plan.nodes} nodes")):
+        before, after = watches[0].before[group], watches[-1].after[group]
+        most = max(watch.most[group] for watch in watches)
+        growth = max(watch.most[group] - watch.before[group] for watch in watches)
         bench.add(
             Row(
                 f"memory of {who} while {_size(size)} goes in and out",
                 f"{before / MIB:.0f} → {most / MIB:.0f} → {after / MIB:.0f} MiB RSS",
                 target=f"flat: grows < {FLAT_BYTES // MIB} MiB",
                 reached=growth < FLAT_BYTES,
-                runs=[[watch.before[package], watch.most[package], watch.after[package]] for watch in watches],
+                runs=[[watch.before[group], watch.most[group], watch.after[group]] for watch in watches],
             )
         )
+
+
+def _pids(*children: Child) -> list[int]:
+    return [child.pid for child in children if child.pid]
 
 
 def _size(size: int) -> str:

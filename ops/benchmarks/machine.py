@@ -24,6 +24,7 @@ def describe(directory: Path) -> dict[str, str]:
     return {
         "cores": f"{os.cpu_count()} ({_processor()})",
         "memory": f"{memory:.1f} GiB",
+        "load average at the start": f"{os.getloadavg()[0]:.1f}",
         "kernel": f"{platform.system()} {platform.release()}",
         "file system": f"{_filesystem(directory)}; 1 KiB appended and fdatasynced: p50 {p50:.2f} ms, p99 {p99:.2f} ms",
     }

@@ -1,4 +1,4 @@
-"""How much memory the processes of a cluster have: those started by this process, told apart by their command."""
+"""How much memory the processes of a cluster have."""
 
 from __future__ import annotations
 
@@ -27,24 +27,19 @@ class Usage:
         )
 
 
-def tree(package: str) -> list[psutil.Process]:
-    """The processes of every `python -m <package>` that this process started, parents first."""
-    found: list[psutil.Process] = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            command = process.cmdline()
-            if ["-m", package] in (command[at : at + 2] for at in range(len(command))) and process not in found:
-                found += [process, *process.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            continue
-    unique = {process.pid: process for process in found}
-    return list(unique.values())
+def tree(pid: int) -> list[psutil.Process]:
+    """A process and its descendants, parents first; empty when it is gone."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
-def usage(package: str) -> list[Usage]:
-    """What each process of `package` has now."""
+def usage(pid: int) -> list[Usage]:
+    """What a process and each of its descendants has now."""
     found = []
-    for process in tree(package):
+    for process in tree(pid):
         try:
             full = process.memory_full_info()
             found.append(Usage(_role(process.cmdline()), full.rss, full.uss, _anonymous(process.pid)))
@@ -69,13 +64,16 @@ def _anonymous(pid: int) -> int:
 
 
 class Watch:
-    """Samples the resident memory of `packages` while the context lasts: before, at most, and after, in bytes."""
+    """Samples the resident memory of groups of processes while the context lasts: before, at most, after, in bytes.
 
-    def __init__(self, *packages: str) -> None:
+    A group is named, and consists of the process ids given and of their descendants.
+    """
+
+    def __init__(self, **groups: list[int]) -> None:
         self.before: dict[str, int] = {}
         self.most: dict[str, int] = {}
         self.after: dict[str, int] = {}
-        self._processes = {package: tree(package) for package in packages}
+        self._processes = {group: [process for pid in pids for process in tree(pid)] for group, pids in groups.items()}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
@@ -94,11 +92,11 @@ class Watch:
 
     def _sample(self) -> None:
         while not self._stop.wait(SAMPLE_SECS):
-            for package, rss in self._now().items():
-                self.most[package] = max(self.most[package], rss)
+            for group, rss in self._now().items():
+                self.most[group] = max(self.most[group], rss)
 
     def _now(self) -> dict[str, int]:
-        return {package: sum(map(_rss, processes)) for package, processes in self._processes.items()}
+        return {group: sum(map(_rss, processes)) for group, processes in self._processes.items()}
 
 
 def _rss(process: psutil.Process) -> int:

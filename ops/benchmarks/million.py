@@ -32,43 +32,32 @@ PREFIX = "bench/small-"
 
 
 def million(bench: Bench) -> None:
-    """One node, so that its log is the whole of what the master has to learn."""
+    """Two clusters of one node: its log is the whole of what the master has to learn."""
     plan = bench.plan
-    with bench.cluster("million", nodes=1) as cluster:
-        url = f"{cluster.master_url}/add_key/{PREFIX}"
-        bench.client.load("put", url, 64, count=FEW, size=plan.small)
-        few = _get(bench, cluster, FEW)
-        _memory_row(bench, FEW)
-        bench.say(f"filling the log of the stopped node with {plan.keys - FEW:,} values")
-        cluster.stop_node(0)
-        _fill(bench, cluster)
-        cluster.start_node(0)
-        _replay_row(bench, cluster)
-        many = _get(bench, cluster, plan.keys)
-        for few_row, many_row in zip(few, many, strict=True):
-            ratio = median(run.rate for run in many_row) / median(run.rate for run in few_row)
-            tool = few_row[0].command.split()[0]
-            bench.add(
-                Row(
-                    f"GET with {plan.keys:,} keys, compared with {FEW:,} ({tool})",
-                    f"{ratio:.2f} of its rate",
-                    target=f"no slower: ≥ {1 - NOISE:g}",
-                    reached=ratio >= 1 - NOISE,
-                )
-            )
-        _memory_row(bench, plan.keys)
+    with bench.cluster("few", nodes=1) as few:
+        bench.client.load("put", f"{few.master_url}/add_key/{PREFIX}", IN_FLIGHT, count=FEW, size=plan.small)
+        _memory_row(bench, few, FEW)
+        with bench.cluster("many", nodes=1) as many:
+            bench.say(f"filling the log of its stopped node with {plan.keys:,} values")
+            many.stop_node(0)
+            _fill(bench, many)
+            many.start_node(0)
+            _replay_row(bench, many)
+            _memory_row(bench, many, plan.keys)
+            _compare(bench, few, many)
+            _memory_row(bench, many, plan.keys, " and GETs of all of them")
 
 
 def _fill(bench: Bench, cluster: Cluster) -> None:
     """Write the values through the node's own storage: every record, digest and fsync as if they had come one by one."""
     plan = bench.plan
     command = [sys.executable, "-m", "ops.benchmarks.fill", str(cluster.nodes[0].directory)]
-    command += [PREFIX, str(FEW), str(plan.keys), str(plan.small)]
+    command += [PREFIX, str(plan.keys), str(plan.small)]
     began = time.monotonic()
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RunFailed(f"{shlex.join(command)} ended with status {done.returncode}: {done.stderr[-1000:]}")
-    bench.say(f"filled at {(plan.keys - FEW) / (time.monotonic() - began):,.0f} values/s")
+    bench.say(f"filled at {plan.keys / (time.monotonic() - began):,.0f} values/s")
 
 
 def _replay_row(bench: Bench, cluster: Cluster) -> None:
@@ -123,32 +112,43 @@ def _entries(cluster: Cluster) -> int:
         return -1
 
 
-def _get(bench: Bench, cluster: Cluster, keys: int) -> list[list[Figures]]:
-    """Random keys by load and by wrk; the rows are added, the runs returned."""
+def _compare(bench: Bench, few: Cluster, many: Cluster) -> None:
+    """GETs of random keys from one cluster and the other in turns, so that both have the same machine."""
+    sides = ((few, FEW), (many, bench.plan.keys))
+    for tool in ("wrk", "load"):
+        for cluster, keys in sides:  # to warm up
+            _get(bench, "load", cluster, keys)
+        runs = [[_get(bench, tool, cluster, keys) for cluster, keys in sides] for _ in range(bench.plan.runs)]
+        by_side = list(zip(*runs, strict=True))
+        for (_, keys), figures in zip(sides, by_side, strict=True):
+            name = f"GET {bench.plan.small} B with {keys:,} keys, {IN_FLIGHT} in flight ({tool})"
+            bench.add(rate_row(name, figures))
+        ratio = median(run.rate for run in by_side[1]) / median(run.rate for run in by_side[0])
+        bench.add(
+            Row(
+                f"GET with {bench.plan.keys:,} keys, compared with {FEW:,} ({tool})",
+                f"{ratio:.2f} of its rate",
+                target=f"no slower: ≥ {1 - NOISE:g}",
+                reached=ratio >= 1 - NOISE,
+            )
+        )
+
+
+def _get(bench: Bench, tool: str, cluster: Cluster, keys: int) -> Figures:
+    """One run of random keys."""
     client, plan = bench.client, bench.plan
     url = f"{cluster.master_url}/get_key/{PREFIX}"
-
-    def by_load(_: int) -> Figures:
-        return client.load("get", url, IN_FLIGHT, seconds=plan.seconds, size=plan.small, keys=keys, random=True)
-
-    def by_wrk(_: int) -> Figures:
+    if tool == "wrk":
         return client.wrk(url, IN_FLIGHT, plan.seconds, keys)
-
-    by_load(0)  # to warm up
-    found = []
-    for tool, run in (("wrk", by_wrk), ("load", by_load)):
-        runs = bench.repeat(run)
-        bench.add(rate_row(f"GET {plan.small} B with {keys:,} keys, {IN_FLIGHT} in flight ({tool})", runs))
-        found.append(runs)
-    return found
+    return client.load("get", url, IN_FLIGHT, seconds=plan.seconds, size=plan.small, keys=keys, random=True)
 
 
-def _memory_row(bench: Bench, keys: int) -> None:
-    used = usage("master")
+def _memory_row(bench: Bench, cluster: Cluster, keys: int, when: str = "") -> None:
+    used = usage(cluster.master.pid or 0)
     rss, anonymous = (sum(getattr(process, name) for process in used) / MIB for name in ("rss", "anonymous"))
     bench.add(
         Row(
-            f"memory of the master with {keys:,} keys",
+            f"memory of the master with {keys:,} keys{when}",
             f"{rss:.0f} MiB RSS, {anonymous:.0f} anonymous",
             target="stated",
             note="; ".join(map(str, used)) + " MiB (RSS counts the pages of the index that are mapped)",

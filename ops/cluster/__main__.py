@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from broker.errors import PulzarError
+from broker.settings import CONFIG_VARIABLE
 from ops.cluster import demo, state, terminal
 from ops.cluster.cluster import PER_PROCESS, Cluster
 from ops.cluster.network import MOST_NODES
@@ -137,6 +138,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--caller", type=Path, default=Path.cwd(), help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.data = options.caller / options.data
+    if os.environ.get(CONFIG_VARIABLE):
+        os.environ[CONFIG_VARIABLE] = str(options.caller / os.environ[CONFIG_VARIABLE])
     return options
 
 

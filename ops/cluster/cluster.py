@@ -24,6 +24,7 @@ from ops.cluster.processes import Child, Supervisor
 from ops.cluster.rabbitmq import SERVER, Rabbit
 
 HEALTHY_SECS = 60.0
+NODE_SECS = 3.0  # more for each node at the start
 STOP_SECS = 20.0  # requests under way are answered first
 
 # What is made for each process, whatever the environment says.
@@ -148,7 +149,7 @@ class Cluster:
         with self._step(f"starting the master and {len(self.nodes)} node{'s' * (len(self.nodes) > 1)}"):
             for child in self._own:
                 self._start(child)
-            self.wait_healthy()
+            self.wait_healthy(HEALTHY_SECS + NODE_SECS * len(self.nodes))
         if self._supervise:
             self._supervisor = Supervisor(self.processes, self._say, self._write_state)
             self._supervisor.start()

@@ -58,6 +58,7 @@ class Client:
         self._master = urlsplit(url).netloc
         self._timeout = timeout
         self._connections: dict[str, http.client.HTTPConnection] = {}
+        self._used: set[str] = set()  # connections that have answered before
 
     def put(self, key: str, body: bytes, query: str = "", **headers: str) -> Answer:
         """PUT a value; `query` like `overwrite=1`."""
@@ -86,7 +87,7 @@ class Client:
         netloc = self._master
         if body is not None:
             headers["Content-Length"] = str(len(body))
-        for _ in range(3):
+        for _ in range(6):
             # A client that waits for "100 Continue" sends nothing to whoever sends it elsewhere.
             held = body is not None and len(body) > INLINE_BYTES and netloc == self._master
             try:
@@ -94,8 +95,13 @@ class Client:
                     netloc, method, path, None if held else body, headers | ({"Expect": "100-continue"} if held else {})
                 )
             except (OSError, http.client.HTTPException):
+                # A connection that was idle may have been closed meanwhile; what changes nothing is asked again.
+                again = method == "GET" and netloc in self._used
                 self._drop(netloc)
+                if again:
+                    continue
                 return Answer(0, {}, b"", time.monotonic() - started)
+            self._used.add(netloc)
             if response.will_close or held:
                 self._drop(netloc)
             found = {name.lower(): value for name, value in response.getheaders()}
@@ -131,6 +137,7 @@ class Client:
         return response, response.read()
 
     def _drop(self, netloc: str) -> None:
+        self._used.discard(netloc)
         connection = self._connections.pop(netloc, None)
         if connection:
             connection.close()
@@ -227,9 +234,9 @@ class Load:
         self.wrong: list[str] = []
         self.statuses: Counter[tuple[str, int]] = Counter()
         self.slowest = 0.0  # seconds until a PUT or DELETE was answered
+        self.pause = pause
         self._large = large
         self._deletes = deletes
-        self._pause = pause
         self._stopping = threading.Event()
         self._guard = threading.Lock()
         self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(threads)]
@@ -274,7 +281,7 @@ class Load:
         chance = random.Random(f"{self.prefix} {number}")
         mine: list[History] = []
         with closing(Client(self.url)) as client:
-            while not self._stopping.wait(self._pause) if self._pause else not self._stopping.is_set():
+            while not (self._stopping.wait(self.pause) if self.pause else self._stopping.is_set()):
                 dice = chance.random()
                 if len(mine) < 10 or dice < 0.7:
                     history = History(f"{self.prefix}/{number:02}/{len(mine):05}.bin")

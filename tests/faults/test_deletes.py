@@ -21,7 +21,7 @@ def restore(cluster: Cluster, *more: str) -> None:
 
 
 def test_what_is_deleted_while_its_node_is_away_never_comes_back(make_cluster: Clusters) -> None:
-    cluster = make_cluster(env={"PULZAR_SERVER_PUT_TIMEOUT": "5"})
+    cluster = make_cluster(env={"PULZAR_SERVER_PUT_TIMEOUT": "2"})
     # Given keys on a node, small ones and large ones
     values = put_on(cluster, 0, "away/small", 6) | put_on(cluster, 0, "away/file", 2, FILE_BYTES)
     values |= put_on(cluster, 0, "away/large", 1, LARGE_BYTES)

@@ -57,7 +57,7 @@ def test_asked_to_stop_under_load_it_ends_in_time_with_status_0(
         # Then it has ended in order and in time, and nothing of it is left
         assert child.how_it_ended() == "with status 0"
         assert seconds < STOP_SECS
-        assert not living(members)
+        wait_for(lambda: not living(members), 2, "the end of its processes")
         start(cluster, which)
         load.wait_stored(100)
     # And nothing acknowledged is lost

@@ -43,29 +43,25 @@ def test_a_log_cut_at_every_byte_of_its_last_record_has_all_the_others(tmp_path:
     assert end - good > 50
     storage.close()
     expected = {b"a": (3, b"three"), b"b": (2, b"two")}
+    copy = tmp_path / "copy"
+    shutil.copytree(original, copy)
+    torn, written = copy / "log" / segment.name, segment.read_bytes()
     for cut in range(good, end + 1):
         for how in ("cut off", "zeros", "rubbish") if cut % 16 == 0 else ("cut off",):
             # When it ends in the middle of that record, with or without something behind
-            copy = tmp_path / "copy"
-            shutil.copytree(original, copy)
             shutil.rmtree(copy / "index")
-            torn = copy / "log" / segment.name
-            with torn.open("r+b") as file:
-                file.truncate(cut)
-                file.seek(cut)
-                file.write({"cut off": b"", "zeros": bytes(5000), "rubbish": b"\xa5" * 5000}[how])
+            torn.write_bytes(written[:cut] + {"cut off": b"", "zeros": bytes(5000), "rubbish": b"\xa5" * 5000}[how])
             # Then all before it is there, and the record is there whole or not at all
             opened = open_at(copy)
             whole = {b"d": (6, b"the last one")} if cut == end else {}
             assert current(opened) == expected | whole, (cut, how)
-            # And what is written next is there after another start, without and with the index
+            # And what is written next is there after another start, with the index and without
             [result] = opened.apply([store(b"e", 7, b"afterwards")])
             assert result.status is Status.DONE
             opened.close()
-            for index in ("kept", "removed"):
+            for index in ("kept", "removed") if cut % 16 == 0 else ():
                 if index == "removed":
                     shutil.rmtree(copy / "index")
                 opened = open_at(copy)
                 assert current(opened) == expected | whole | {b"e": (7, b"afterwards")}, (cut, how, index)
                 opened.close()
-            shutil.rmtree(copy)

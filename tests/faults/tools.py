@@ -67,10 +67,11 @@ def kill_part(child: Child, kind: str) -> None:
 
 def revive(cluster: Cluster) -> None:
     """Start whatever an earlier test has left broken."""
-    for child in cluster.processes:
-        if not child.running:
-            child.start()
-    settle(cluster)
+    dead = [child for child in cluster.processes if not child.running]
+    for child in dead:
+        child.start()
+    if dead:
+        settle(cluster)
 
 
 def living(pids: list[int]) -> list[int]:

@@ -31,11 +31,12 @@ from tests.support import unique, wait_for
 from tests.unit.volume import Volume
 
 RUN = """
-import sys
-from granian import Granian
+import multiprocessing, sys
 from granian.constants import Interfaces
-Granian("node.web:create", factory=True, address="127.0.0.1", port=int(sys.argv[1]), interface=Interfaces.WSGI,
-        workers=1, blocking_threads=16, backpressure=64, websockets=False, log_enabled=False).serve()
+from granian.server import Server
+multiprocessing.set_start_method("spawn", force=True)
+Server("node.web:create", factory=True, address="127.0.0.1", port=int(sys.argv[1]), interface=Interfaces.WSGI,
+       workers=1, blocking_threads=16, backpressure=64, websockets=False, log_enabled=False).serve()
 """
 ROOT = Path(__file__).parents[2]
 PUT_TIMEOUT = 0.5

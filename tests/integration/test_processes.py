@@ -106,25 +106,36 @@ def test_what_is_left_of_a_group_goes_as_soon_as_the_death_of_its_first_process_
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
 def test_children_do_not_outlive_a_parent_that_is_killed(tmp_path: Path, mark: str) -> None:
-    # Given a process that starts a child from a thread that has ended since
+    # Given a process that starts a child from a thread, which ends when the child is up
+    log = tmp_path / "it.log"
     program = f"""
-import os, pathlib, sys, threading
+import os, pathlib, sys, threading, time
 from ops.cluster.processes import Child
-child = Child("it", [sys.executable, "-c", {SLEEPER!r}], os.environ, pathlib.Path({str(tmp_path / "it.log")!r}))
-thread = threading.Thread(target=child.start)
+
+log = pathlib.Path({str(log)!r})
+
+def start():
+    Child("it", [sys.executable, "-c", {SLEEPER!r}], os.environ, log).start()
+    while "up" not in log.read_text():
+        time.sleep(0.01)
+
+thread = threading.Thread(target=start)
 thread.start()
 thread.join()
+while os.path.exists(f"/proc/self/task/{{thread.native_id}}"):
+    time.sleep(0.01)
 print("started", flush=True)
-{SLEEPER}
+time.sleep(600)
 """
     environment = os.environ | {MARK: mark}
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment, stdout=subprocess.PIPE) as parent:
-        assert parent.stdout
-        assert parent.stdout.readline() == b"started\n"
-        wait_for(lambda: "up" in (tmp_path / "it.log").read_text())
-        assert len(left_running(mark, MARK)) == 2
-        # When the parent is killed with -9
-        parent.kill()
+        try:
+            assert parent.stdout
+            assert parent.stdout.readline() == b"started\n"
+            assert len(left_running(mark, MARK)) == 2
+        finally:
+            # When the parent is killed with -9
+            parent.kill()
     # Then the child is gone
     wait_for(lambda: not left_running(mark, MARK))
 

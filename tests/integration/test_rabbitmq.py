@@ -22,6 +22,9 @@ MARK = "PYTEST_RABBITMQ_OF_PULZAR"
 SYSTEM_PYTHON = "/usr/bin/python3"
 NOBODY = 65534
 
+# Each start takes seconds, and more on a busy machine.
+pytestmark = pytest.mark.timeout(300, method="signal")
+
 MakeRabbit = Callable[[Path], Rabbit]
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ops.cluster import Cluster
 from tests.integration.wire import Answer, Client, good, payload, refused, target_of
-from tests.support import unique, wait_for
+from tests.support import Clusters, unique, wait_for
 
 ROUNDS = 200
 
@@ -31,27 +31,46 @@ def at_once(clients: int, act: Callable[[int, threading.Barrier], None]) -> None
             raise error
 
 
-def test_two_clients_put_one_key_at_once_and_exactly_one_adds_it(cluster: Cluster) -> None:
+def race(cluster: Cluster, clients: int, rounds: int) -> None:
+    """Clients PUT one key at once, round after round: each time exactly one adds it, and its value is read."""
     folder = unique()
-    answers: list[list[Answer]] = [[], []]
+    answers: list[list[Answer]] = [[] for _ in range(clients)]
 
     def put(number: int, barrier: threading.Barrier) -> None:
         with Client(cluster.master_url) as client:
-            for turn in range(ROUNDS):
+            for turn in range(rounds):
                 barrier.wait()
                 answers[number].append(client.put(f"{folder}/{turn}", f"{number} {turn}".encode()))
 
-    at_once(2, put)
+    at_once(clients, put)
 
     with Client(cluster.master_url) as client:
-        for turn, pair in enumerate(zip(*answers, strict=True)):
-            assert sorted(answer.status for answer in pair) == [201, 409], turn
-            winner = next(number for number, answer in enumerate(pair) if answer.status == 201)
-            good(pair[winner], 201)
-            refused(pair[1 - winner], 409)
+        for turn, group in enumerate(zip(*answers, strict=True)):
+            assert sorted(answer.status for answer in group) == [201] + [409] * (clients - 1), turn
+            winner = next(number for number, answer in enumerate(group) if answer.status == 201)
+            for number, answer in enumerate(group):
+                if number == winner:
+                    good(answer, 201)
+                else:
+                    refused(answer, 409)
             got = client.get(f"{folder}/{turn}")
             assert got.body == f"{winner} {turn}".encode()
-            assert got.headers["etag"] == pair[winner].headers["etag"]
+            assert got.headers["etag"] == group[winner].headers["etag"]
+
+
+def test_two_clients_put_one_key_at_once_and_exactly_one_adds_it(cluster: Cluster) -> None:
+    race(cluster, 2, ROUNDS)
+
+
+def test_exactly_one_client_adds_a_key_also_when_the_master_has_several_workers(make_cluster: Clusters) -> None:
+    cluster = make_cluster(env={"PULZAR_SERVER_WORKERS": "3"})
+
+    def stores() -> bool:
+        with Client(cluster.master_url) as client:
+            return client.put(unique(), b"value").status == 201
+
+    wait_for(lambda: all(stores() for _ in range(20)), what="every worker is connected")
+    race(cluster, 6, 60)
 
 
 def test_a_small_put_and_a_large_upload_of_one_key_at_once_and_exactly_one_adds_it(cluster: Cluster) -> None:

@@ -24,7 +24,10 @@ from tests.support import ROOT, clean_environment, http_request, left_running, w
 
 MARK = "PYTEST_UP_OF_PULZAR"
 LAST_LINE = "/admin/network"  # of what is printed once it stays in the foreground
-START_SECS = 60
+START_SECS = 100
+
+# Each start is that of a whole cluster, on a machine that may be busy.
+pytestmark = pytest.mark.timeout(300, method="signal")
 
 
 class Up:
@@ -165,7 +168,7 @@ def test_a_key_outlives_a_restart_of_everything(checkout: Path, tmp_path: Path) 
         first.ctrl_c()
         # Then it stops within seconds, as asked, and nothing of it is left
         assert first.end() == 0, first.text
-        assert time.monotonic() - asked < 30
+        assert time.monotonic() - asked < 45
         assert first.left() == []
     finally:
         first.close()
@@ -175,7 +178,7 @@ def test_a_key_outlives_a_restart_of_everything(checkout: Path, tmp_path: Path) 
         started = time.monotonic()
         again.shows(LAST_LINE)
         # Then that takes seconds, and the key is there
-        assert time.monotonic() - started < 30
+        assert time.monotonic() - started < 45
         assert http_request("GET", f"{url}/get_key/mine/notes.txt").body == b"worth keeping"
     finally:
         again.close()

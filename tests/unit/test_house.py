@@ -64,7 +64,9 @@ def test_nothing_that_runs_needs_what_is_only_for_operating_or_testing() -> None
 
 
 def test_only_the_link_imports_pika() -> None:
-    assert not relative([path for path in SOURCES if "pika" in imports(path) and path.parent != ROOT / "broker" / "link"])
+    assert not relative(
+        [path for path in SOURCES if "pika" in imports(path) and path.parent != ROOT / "broker" / "link"]
+    )
 
 
 def test_only_one_module_in_master_and_node_opens_lmdb_files() -> None:
@@ -112,7 +114,9 @@ def test_no_pickle_goes_over_any_wire() -> None:
     assert not relative([path for path in SOURCES if imports(path) & {"pickle", "shelve", "marshal"}])
     # Connections of multiprocessing pickle in `send` and `recv`, not in `send_bytes` and `recv_bytes`.
     sockets = [path for path in SOURCES if "multiprocessing.connection" in path.read_text()]
-    assert not relative([path for path in sockets if re.search(r"\.(send|recv)\(\)|connection\.send\(", path.read_text())])
+    assert not relative(
+        [path for path in sockets if re.search(r"\.(send|recv)\(\)|connection\.send\(", path.read_text())]
+    )
 
 
 @pytest.mark.parametrize("role", ["__main__", "web", "index", "errors"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
+import os
 import random
 import secrets
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,8 +18,9 @@ import pytest
 from broker import settings
 from broker.keys import decode, encode
 from broker.messages import Delete, Kind, Result, Status, Store
-from node import values
-from node.errors import StorageError
+from node import segments, values
+from node.errors import Broken, StorageError
+from node.index import Index
 from node.staging import Staging
 from node.storage import Storage
 from tests.unit.volume import Volume, delete, done, store, value_of
@@ -106,7 +110,12 @@ def test_later_commands_of_a_batch_see_earlier_ones(volume: Volume, storage: Sto
 
 def test_any_order_of_the_same_commands_ends_alike(tmp_path: Path) -> None:
     # Given puts and deletes of one key in every order
-    commands: list[Store | Delete] = [store("k", 1), store("k", 2, secrets.token_bytes(5000)), delete("k", 3), store("k", 4)]
+    commands: list[Store | Delete] = [
+        store("k", 1),
+        store("k", 2, secrets.token_bytes(5000)),
+        delete("k", 3),
+        store("k", 4),
+    ]
     for number, order in enumerate(itertools.permutations(commands)):
         volume = Volume(tmp_path / str(number))
         storage = volume.open()
@@ -154,6 +163,10 @@ def test_an_upload_that_is_not_there_is_missing(volume: Volume, storage: Storage
     assert statuses(storage.apply(commands)) == [Status.MISSING, Status.MISSING, Status.DONE, Status.MISSING]
     # Delivered again, its upload is long gone, and it is still done.
     assert statuses(storage.apply(commands[2:3])) == [Status.DONE]
+    # An upload of a version that is not wanted any more is removed.
+    late = volume.staged(b"v" * 9000)
+    assert statuses(storage.apply([store("good", 2, b"v" * 9000, staged=late)])) == [Status.STALE]
+    assert list((volume.directory / "staging").iterdir()) == []
 
 
 def test_an_upload_of_another_size_is_refused(volume: Volume, storage: Storage) -> None:
@@ -175,7 +188,7 @@ def test_digests_of_an_upload_are_those_of_its_bytes(tmp_path: Path) -> None:
 
 def test_an_upload_that_is_broken_off_leaves_nothing(tmp_path: Path) -> None:
     staging = Staging(tmp_path)
-    with pytest.raises(ConnectionError), staging.create() as upload:
+    with suppress(ConnectionError), staging.create() as upload:
         upload.write(b"some")
         raise ConnectionError("client went away")
     finished = staging.create()
@@ -213,6 +226,80 @@ def test_the_longest_key_and_content_type_fit(volume: Volume) -> None:
     assert done(storage.apply([store(key, 1, secrets.token_bytes(9000))._replace(content_type="ä" * 700)]))
     storage.close()
     assert list(volume.read([key])) == [key]
+
+
+def test_a_batch_that_cannot_be_committed_is_undone(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given an upload, and an index that can't be written for a moment
+    storage = volume.open()
+    assert done(storage.apply([store("k", 1, b"before")]))
+    large = secrets.token_bytes(9000)
+    token = volume.staged(large)
+    batch = [
+        store("k", 2, b"after"),
+        store("large", 3, large, staged=token),
+        store("larger", 4, secrets.token_bytes(9000)),
+    ]
+    monkeypatch.setattr(Index, "commit", refuse)
+    log = volume.segments()[-1].read_bytes()
+    # When a batch is applied, then it fails as a whole, and nothing of it is there
+    results = storage.apply(batch)
+    assert [(result.status, result.reason) for result in results] == [(Status.FAILED, "the disk has gone")] * 3
+    assert volume.segments()[-1].read_bytes() == log
+    assert volume.value_files() == []
+    assert [path.name for path in (volume.directory / "staging").iterdir()] == [token]
+    # And when the index can be written again, all goes on
+    monkeypatch.undo()
+    assert done(storage.apply(batch))
+    assert storage.seq == storage.epoch_seq + 4
+    storage.close()
+    assert volume.read(["k", "large"]) == {"k": b"after", "large": large}
+
+
+@pytest.mark.parametrize(("code", "status"), [(errno.ENOSPC, Status.FULL), (errno.EIO, Status.FAILED)])
+def test_what_can_not_be_written_or_flushed_is_taken_back(
+    volume: Volume, storage: Storage, monkeypatch: pytest.MonkeyPatch, code: int, status: Status
+) -> None:
+    log = volume.segments()[-1]
+    before = log.read_bytes()
+
+    def half(fd: int, data: bytes, offset: int) -> None:
+        os.pwrite(fd, data[: len(data) // 2], offset)
+        raise OSError(code, "no more")
+
+    def unflushed(fd: int) -> None:
+        monkeypatch.undo()  # for what takes it back
+        raise OSError(code, "no flush")
+
+    batch = [store("a", 1), store("b", 2)]
+    # When a write breaks off in the middle, then nothing of it stays
+    monkeypatch.setattr(segments, "write_at", half)
+    assert statuses(storage.apply(batch)) == [status] * 2
+    assert log.read_bytes() == before
+    monkeypatch.undo()
+    # And when a flush fails, nothing is acknowledged
+    monkeypatch.setattr(os, "fdatasync", unflushed)
+    results = storage.apply([store("a", 1, b"x"), store("b", 2, b"y")])
+    assert statuses(results) == [status] * 2
+    assert log.read_bytes() == before
+    assert done(storage.apply(batch))
+
+
+def test_a_write_that_can_not_be_taken_back_ends_the_storage(
+    volume: Volume, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(fd: int) -> None:
+        raise OSError(errno.EIO, "no flush")
+
+    assert done(storage.apply([store("a", 1)]))
+    monkeypatch.setattr(os, "fdatasync", failing)
+    for _ in range(2):
+        with pytest.raises(Broken):
+            storage.apply([store("a", 2)])
+        monkeypatch.undo()
+
+
+def refuse(index: Index, change: object) -> None:
+    raise StorageError("the disk has gone")
 
 
 # The process.
@@ -253,6 +340,7 @@ def replayed(storage: Storage, after: int) -> dict[bytes, Result]:
         assert seqs == sorted(set(seqs))
         assert all(low < seq <= upto for seq in seqs)
         assert len(items) <= 1000
+        assert not found.keys() & {item.key for item in items}
         found |= {item.key: item for item in items}
         lower = upto
     assert lower >= end
@@ -314,7 +402,7 @@ def test_a_replay_runs_beside_writes_and_compaction(storage: Storage) -> None:
     # When the log is replayed meanwhile, again and again
     try:
         for _ in range(15):
-            found = replayed(storage, 0)
+            found = {item.key: item for _, _, items in storage.replay(0) for item in items}
             # Then nothing that stayed is missing
             assert {key for key in stay if encode(key) not in found} == set()
     finally:

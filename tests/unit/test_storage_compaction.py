@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from broker.keys import encode
+from broker.keys import decode, encode
 from broker.messages import Delete, Kind, Status, Store
-from node import trust
+from node import compaction, trust
 from node.compaction import Compacted
+from node.core import Core
 from node.storage import Storage
 from tests.support import wait_for
 from tests.unit.volume import DAY_MS, Volume, delete, done, figures, store, value_of
@@ -33,7 +34,9 @@ def now() -> int:
 def put_many(storage: Storage, keys: range, first: int, size: int = 2000, expires: int = 0) -> None:
     for start in range(keys.start, keys.stop, 10):
         some = range(start, min(start + 10, keys.stop))
-        assert done(storage.apply([store(f"k{n}", first + n, secrets.token_bytes(size), expires=expires) for n in some]))
+        assert done(
+            storage.apply([store(f"k{n}", first + n, secrets.token_bytes(size), expires=expires) for n in some])
+        )
 
 
 def current(storage: Storage) -> dict[bytes, tuple[int, int]]:
@@ -95,6 +98,26 @@ def test_tombstones_go_only_when_they_are_old_and_hide_nothing(volume: Volume) -
     storage.close()
 
 
+def test_an_old_tombstone_stays_while_an_earlier_segment_has_what_it_hides(volume: Volume) -> None:
+    # Given a segment with a few dead values, and behind it one of other garbage that has their tombstones
+    storage = volume.open()
+    put_many(storage, range(40), 1)
+    assert done(storage.apply([delete(f"k{n}", 1000 + n) for n in range(5)]))
+    for generation in range(3):
+        put_many(storage, range(100, 120), 2000 + generation * 1000)
+    first = volume.segments()[0].read_bytes()
+    # When the log is compacted long after
+    assert storage.compact(now() + 3 * DAY_MS).segments
+    # Then the garbage goes, and the tombstones stay
+    assert volume.segments()[0].read_bytes() == first
+    assert sum(kind == Kind.DELETE for _, kind in current(storage).values()) == 5
+    storage.close()
+    volume.forget_index()
+    storage = volume.open()
+    assert storage.keys == 55
+    storage.close()
+
+
 def test_young_tombstones_stay(volume: Volume) -> None:
     storage = volume.open()
     put_many(storage, range(100), 1)
@@ -143,22 +166,29 @@ def test_a_value_is_not_read_after_its_lifetime(volume: Volume) -> None:
     assert list(volume.read(["gone", "here"])) == ["here"]
 
 
-def test_what_is_overwritten_while_its_segment_is_compacted_stays_overwritten(volume: Volume) -> None:
-    # Given segments worth compacting, and compaction that takes its time
-    volume = Volume(volume.directory, compact_rate="1M")
+def test_what_is_overwritten_while_its_segment_is_compacted_stays_overwritten(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given segments worth compacting
     storage = volume.open()
     put_many(storage, range(200), 1)
     assert done(storage.apply([delete(f"k{n}", 1000 + n) for n in range(200) if n % 3]))
     put_many(storage, range(300, 340), 2000)
-    thread = threading.Thread(target=storage.compact)
-    thread.start()
-    # When what is alive in them is overwritten or deleted meanwhile
-    versions = {f"k{n}": 3000 + n for n in range(0, 200, 3)}
-    for key, version in versions.items():
-        change: Store | Delete = delete(key, version) if version % 2 else store(key, version)
-        assert done(storage.apply([change]))
-        time.sleep(0.002)
-    thread.join()
+    # When what is alive in them is overwritten or deleted before the new segment takes its place
+    versions: dict[str, int] = {}
+    exchange = compaction._exchange
+
+    def late(core: Core, number: int, draft: compaction._Draft, removed: bool) -> None:
+        for key, _, _ in draft.kept[::2]:
+            version = 3000 + len(versions)
+            versions[decode(key)] = version
+            change: Store | Delete = delete(decode(key), version) if version % 2 else store(decode(key), version)
+            assert done(storage.apply([change]))
+        exchange(core, number, draft, removed)
+
+    monkeypatch.setattr(compaction, "_exchange", late)
+    storage.compact()
+    assert len(versions) > 20
     # Then that is what counts, and the figures are those of an index made anew
     found = current(storage)
     assert {key: found[encode(key)][0] for key in versions} == versions
@@ -170,6 +200,25 @@ def test_what_is_overwritten_while_its_segment_is_compacted_stays_overwritten(vo
     storage.close()
     expected = {key: value_of(key, version) for key, version in versions.items() if not version % 2}
     assert volume.read(list(versions)) == expected
+
+
+def test_the_newest_epoch_outlives_compaction(volume: Volume) -> None:
+    # Given a log of several epochs, all in segments of garbage by now
+    for version in (1, 1001, 2001):
+        storage = volume.open()
+        put_many(storage, range(100), version)
+        epochs = storage.epochs
+        if version < 2000:
+            storage.close()
+    # When it is compacted, and the index lost
+    storage.compact()
+    assert storage.compact() == Compacted()
+    storage.close()
+    volume.forget_index()
+    storage = volume.open()
+    # Then it is known still
+    assert storage.epochs[:-1] == epochs
+    storage.close()
 
 
 def test_closing_ends_a_compaction(volume: Volume) -> None:

@@ -6,6 +6,7 @@ import secrets
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,13 @@ def fill(storage: Storage, size: int, first: int = 1) -> tuple[int, Result]:
     raise AssertionError("the disk is never full")
 
 
+def use_up(file: Path) -> None:
+    """Take all the room there is."""
+    with suppress(OSError), file.open("wb", buffering=0) as opened:
+        while True:
+            opened.write(bytes(4096))
+
+
 @pytest.mark.parametrize("size", [4000, 100_000])
 def test_with_a_reserve_values_are_refused_and_deletions_make_room(disk: Path, size: int) -> None:
     # Given a disk of which 4 MiB are to stay free
@@ -58,13 +66,14 @@ def test_with_a_reserve_values_are_refused_and_deletions_make_room(disk: Path, s
     assert list((volume.directory / "staging").iterdir()) == []
     # And deletions work, also in a batch with a value
     keys = [f"k{n}" for n in range(1, count + 1)]
-    results = storage.apply([store("more", 20_000), *(delete(key, 30_000 + n) for n, key in enumerate(keys[:-10]))])
+    more = store("more", 20_000, secrets.token_bytes(size))
+    results = storage.apply([more, *(delete(key, 30_000 + n) for n, key in enumerate(keys[:-10]))])
     assert results[0].status == Status.FULL
     assert done(results[1:])
     # And so does compaction, after which there is room again
     storage.compact()
     wait_for(lambda: not storage.full())
-    assert done(storage.apply([store("more", 50_000)]))
+    assert done(storage.apply([more]))
     storage.close()
     assert sorted(volume.read([*keys, "more"])) == sorted([*keys[-10:], "more"])
 
@@ -74,6 +83,7 @@ def test_without_a_reserve_what_does_not_fit_is_undone(disk: Path, size: int) ->
     # Given a disk that may be filled to the last byte
     volume = Volume(disk / "data")
     storage = volume.open()
+    (disk / "filler").write_bytes(bytes(65536))
     count, refusal = fill(storage, size)
     # When more is refused, in batches too
     assert refusal.status == Status.FULL
@@ -84,9 +94,14 @@ def test_without_a_reserve_what_does_not_fit_is_undone(disk: Path, size: int) ->
     assert storage.seq == seq
     assert storage.keys == count
     assert list((volume.directory / "staging").iterdir()) == []
-    # And all that was stored is, when something makes a little room for the next start
+    # And where a deletion has room but a value has not, the deletion is done
+    (disk / "filler").unlink()
+    tight = secrets.token_bytes(storage._core.space.free() - 1000)
+    results = storage.apply([store("more", 30_000, tight), delete("k1", 30_001)])
+    assert [result.status for result in results] == [Status.FULL, Status.DONE]
+    # And all that was stored is there
     storage.close()
-    assert len(volume.read([f"k{n}" for n in range(1, count + 1)])) == count
+    assert len(volume.read([f"k{n}" for n in range(1, count + 1)])) == count - 1
 
 
 def test_an_upload_that_is_refused_is_given_back(disk: Path) -> None:
@@ -96,9 +111,7 @@ def test_an_upload_that_is_refused_is_given_back(disk: Path) -> None:
     value = secrets.token_bytes(500_000)
     token = volume.staged(value)
     filler = disk / "filler"
-    with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
+    use_up(filler)
     # When it is to become a value
     wait_for(storage.full)
     (result,) = storage.apply([store("k", 1, value, staged=token)])
@@ -117,9 +130,8 @@ def test_an_upload_that_does_not_fit_says_so(disk: Path) -> None:
     staging = Staging(disk, reserve=MIB)
     with pytest.raises(DiskFull):
         staging.create(30 * MIB)
-    with pytest.raises(DiskFull), staging.create() as upload:
-        for _ in range(30):
-            upload.write(bytes(MIB))
+    with staging.create() as upload, pytest.raises(DiskFull):
+        upload.write(bytes(30 * MIB))
     assert list((disk / "staging").iterdir()) == []
 
 
@@ -132,9 +144,7 @@ def test_compaction_works_on_a_disk_that_is_full(disk: Path) -> None:
     gone = [key for n, key in enumerate(keys) if n % 2 or n < 500]
     for start in range(0, len(gone), 100):
         assert done(storage.apply([delete(key, 20_000 + n) for n, key in enumerate(gone)][start : start + 100]))
-    with pytest.raises(OSError, match="No space"), (disk / "filler").open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
+    use_up(disk / "filler")
     # When the log is compacted, then space comes back
     before = volume.log_bytes()
     started = time.monotonic()

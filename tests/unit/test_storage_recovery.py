@@ -139,7 +139,9 @@ def test_a_copied_index_is_not_opened(volume: Volume, tmp_path: Path) -> None:
     assert copy.read([f"k{number}" for number in range(40)]) == contents
 
 
-def test_an_index_is_trusted_by_its_file_its_boot_and_its_closing(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_is_trusted_by_its_file_its_boot_and_its_closing(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
     index = volume.directory / "index"
     fill(volume)
     # Closed and flushed, it may be used after a restart of the machine; in use, it may not.
@@ -232,9 +234,10 @@ def test_a_crash_before_a_compacted_segment_is_renamed_is_put_right(
     def fail(self: Path, target: Path) -> Path:
         raise OSError(5, "the power went")
 
-    with monkeypatch.context() as patch, pytest.raises(Broken):
-        patch.setattr(Path, "rename", fail)
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(Broken):
         storage.compact()
+    monkeypatch.undo()
     storage.close()
     check_after_crash(volume, contents)
 
@@ -249,9 +252,10 @@ def test_a_crash_after_a_compacted_segment_is_renamed_is_put_right(
             path.rename(volume.log / path.name)
         raise StorageError("the power went")
 
-    with monkeypatch.context() as patch, pytest.raises(StorageError, match="power"):
-        patch.setattr(Index, "commit", fail)
+    monkeypatch.setattr(Index, "commit", fail)
+    with pytest.raises(StorageError, match="power"):
         storage.compact()
+    monkeypatch.undo()
     storage.close()
     check_after_crash(volume, contents)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from broker import settings
-from broker.keys import decode, encode
+from broker.keys import encode
 from broker.messages import Delete, Result, Status, Store
 from node.reader import Reader
 from node.staging import Staging

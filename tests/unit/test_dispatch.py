@@ -1,0 +1,175 @@
+"""Micro-batches: what travels together, when, and to which node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import pytest
+
+from broker import keys
+from broker.errors import LinkDown
+from broker.messages import Commands, Delete, Status, Store, decode
+from master.dispatch import LOST, NOWHERE, Dispatcher, Ticket
+
+KEY = keys.encode("key")
+
+
+class FakeLink:
+    """Takes messages instead of RabbitMQ; `run` does what the link's thread would."""
+
+    def __init__(self) -> None:
+        self.ready = True
+        self.problem = ""
+        self.on_wake: Callable[[], None] = lambda: None
+        self.on_down: Callable[[], None] = lambda: None
+        self.sent: list[tuple[str, bool, Commands]] = []
+        self.timers: list[Callable[[], None]] = []
+
+    def wake(self) -> None:
+        pass
+
+    def later(self, _seconds: float, function: Callable[[], None]) -> None:
+        self.timers.append(function)
+
+    def publish(self, queue: str, body: bytes, durable: bool = False, ttl_ms: int | None = None) -> None:
+        if not self.ready:
+            raise LinkDown("gone")
+        self.sent.append((queue, durable, decode(body, Commands)))
+
+    def run(self) -> list[tuple[str, int]]:
+        """(node, commands) of the batches sent by this."""
+        before = len(self.sent)
+        self.on_wake()
+        return [(queue.removeprefix("pulzar.node."), len(batch.items)) for queue, _, batch in self.sent[before:]]
+
+
+class Bench:
+    """A dispatcher on a fake link, with a clock of its own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.link = FakeLink()
+        self.nodes = ["a", "b"]
+        self.now = 100.0
+        monkeypatch.setattr("master.dispatch.time.monotonic", lambda: self.now)
+        self.dispatcher = Dispatcher(self.link, "o", 1000, self._choose)  # type: ignore[arg-type]
+
+    def _choose(self, _size: int, exclude: Collection[str]) -> str | None:
+        return next((node for node in self.nodes if node not in exclude), None)
+
+    def put(self, count: int = 1, node: str = "") -> list[tuple[int, Ticket]]:
+        def make(ticket: int) -> Store:
+            return Store(ticket, KEY, 1, 1, 0, "", b"d" * 32, 3, b"abc", "")
+
+        return [self.dispatcher.send(node, make) for _ in range(count)]
+
+    def answer(self, tickets: list[tuple[int, Ticket]]) -> None:
+        self.dispatcher.answered([(number, Status.DONE, "") for number, _ in tickets])
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(monkeypatch)
+
+
+def test_a_lone_request_leaves_at_once(bench: Bench) -> None:
+    bench.put()
+    assert bench.link.run() == [("a", 1)]
+
+
+def test_what_gathers_while_a_batch_is_under_way_goes_together_to_a_free_node(bench: Bench) -> None:
+    bench.put()
+    bench.link.run()
+    bench.put(7)
+    assert bench.link.run() == [("b", 7)]
+    bench.put(5)
+    assert bench.link.run() == []
+
+
+def test_a_batch_under_way_holds_back_only_its_own_node(bench: Bench) -> None:
+    bench.put(node="a")
+    assert bench.link.run() == [("a", 1)]
+    bench.put(3, node="a")
+    assert bench.link.run() == []
+    bench.put(node="b")
+    assert bench.link.run() == [("b", 1)]
+
+
+def test_the_next_batch_waits_for_as_many_as_the_last_one_had_but_not_for_long(bench: Bench) -> None:
+    first = bench.put(8)
+    bench.link.run()
+    bench.answer(first)
+    bench.put(3)
+    assert bench.link.run() == []
+    assert len(bench.link.timers) == 1
+    bench.put(5)
+    assert bench.link.run() == [("a", 8)]
+    bench.put(2)
+    assert bench.link.run() == []
+    bench.now += 0.002
+    assert bench.link.run() == [("b", 2)]
+
+
+def test_a_node_that_lets_a_batch_wait_gets_another_only_when_there_is_nobody_else(bench: Bench) -> None:
+    bench.put()
+    bench.link.run()
+    bench.now += 2
+    bench.put()
+    assert bench.link.run() == [("b", 1)]
+    bench.now += 2
+    bench.put()
+    assert bench.link.run() == [("a", 1)]
+
+
+def test_answers_wake_whoever_waits(bench: Bench) -> None:
+    ((number, ticket),) = bench.put()
+    bench.link.run()
+    assert ticket.wait(0) is None
+    bench.dispatcher.answered([(number, Status.FULL, "no room"), (999, Status.DONE, "")])
+    assert ticket.wait(1) is Status.FULL
+    assert (ticket.node, ticket.reason) == ("a", "no room")
+
+
+def test_an_abandoned_command_frees_its_node(bench: Bench) -> None:
+    ((number, _),) = bench.put(node="a")
+    bench.link.run()
+    bench.dispatcher.abandon(number)
+    bench.put(node="a")
+    assert bench.link.run() == [("a", 1)]
+
+
+def test_without_a_node_everybody_is_told_at_once(bench: Bench) -> None:
+    bench.nodes = []
+    ((_, ticket),) = bench.put()
+    assert bench.link.run() == []
+    assert ticket.wait(1) is Status.FAILED
+    assert ticket.reason == NOWHERE
+
+
+def test_a_lost_connection_is_told_to_whoever_waits_and_the_next_begins_anew(bench: Bench) -> None:
+    ((_, sent),) = bench.put()
+    bench.link.run()
+    ((_, waiting),) = bench.put()
+    bench.link.on_down()
+    assert (sent.wait(1), sent.reason) == (Status.FAILED, LOST)
+    assert (waiting.wait(1), waiting.reason) == (Status.FAILED, LOST)
+    bench.put()
+    assert bench.link.run() == [("a", 1)]
+    bench.link.ready = False
+    with pytest.raises(LinkDown):
+        bench.put()
+
+
+def test_a_batch_with_a_deletion_is_durable_and_one_without_is_not(bench: Bench) -> None:
+    bench.put(node="a")
+    bench.dispatcher.send("b", lambda ticket: Delete(ticket, KEY, 2))
+    bench.link.run()
+    assert {queue[-1]: durable for queue, durable, _ in bench.link.sent} == {"a": False, "b": True}
+
+
+def test_a_batch_has_a_limit_of_bytes(bench: Bench) -> None:
+    def make(ticket: int) -> Store:
+        return Store(ticket, KEY, 1, 1, 0, "", b"d" * 32, 1 << 20, bytes(1 << 20), "")
+
+    for _ in range(8):
+        bench.dispatcher.send("", make)
+    assert bench.link.run() == [("a", 4), ("b", 4)]
