@@ -201,7 +201,7 @@ def decode_any(body: bytes) -> Message:
         raise MalformedMessage(f"{cls.__name__} has {len(cls._fields)} fields, received {len(fields) - 2}")
     try:
         return _build(cls, fields[2:])
-    except (TypeError, ValueError, KeyError, InvalidKey, msgpack.UnpackException) as error:
+    except (TypeError, ValueError, LookupError, InvalidKey, msgpack.UnpackException) as error:
         raise MalformedMessage(f"bad {cls.__name__} message: {error}") from error
 
 

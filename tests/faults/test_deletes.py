@@ -49,17 +49,19 @@ def test_what_is_deleted_while_its_node_is_away_never_comes_back(make_cluster: C
     settle(cluster)
     assert statuses(cluster, values) == {404}
     assert statuses(cluster, kept) == {200}
-    # And after a restore, of all nodes and of each one
-    for node in ("", *(node.url for node in cluster.nodes)):
-        restore(cluster, *([node] if node else []))
-        settle(cluster)
-        assert statuses(cluster, values) == {404}
-        assert statuses(cluster, kept) == {200}
+    # And after a restore of their node
+    restore(cluster, cluster.nodes[0].url)
+    settle(cluster)
+    assert statuses(cluster, values) == {404}
+    assert statuses(cluster, kept) == {200}
     # And such a key can be stored again
     with closing(Client(cluster.master_url)) as client:
-        for key, value in values.items():
-            assert client.put(key, value).status == 201
+        for key in list(values)[::2]:
+            kept[key] = values.pop(key)
+            assert client.put(key, kept[key]).status == 201
+    # And all that holds after a restore of all nodes
     restore(cluster)
     settle(cluster)
-    assert statuses(cluster, values) == {200}
+    assert statuses(cluster, values) == {404}
+    assert statuses(cluster, kept) == {200}
     check_usable(cluster.master_url, "away/usable")
