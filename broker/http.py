@@ -135,7 +135,7 @@ def _refusal(status: int, message: str, headers: list[Header], head: bool) -> Pl
 
 def envelope(status: int, data: Any, message: str) -> bytes:
     """The body of every answer that is not a value."""
-    return json.dumps({"data": data, "msg": message, "status": "ok" if status < 400 else "ko"}).encode("ascii")
+    return json.dumps({"data": data, "msg": message, "status": "ok" if status < 400 else "ko"}).encode("ascii") + b"\n"
 
 
 def respond(

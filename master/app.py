@@ -56,6 +56,7 @@ def create_app(parts: Parts) -> Flask:
     app = Flask("master", static_folder=None)
     app.url_map.merge_slashes = False  # a redirect to the path that may be meant is no answer in the envelope
     app.extensions["pulzar"] = parts
+    app.json.sort_keys = False  # type: ignore[attr-defined]
     app.register_blueprint(keys.blueprint)
     app.register_blueprint(admin.blueprint)
     app.register_error_handler(Exception, _failed)

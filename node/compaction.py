@@ -64,6 +64,7 @@ class _Draft(NamedTuple):
 
 def compact(core: Core, now: int) -> Compacted:
     """See `Storage.compact`."""
+    core.index.check_readers()
     expired = sweep(core, now)
     done = Compacted(expired=expired)
     tried: set[int] = set()
@@ -258,4 +259,5 @@ def _exchange(core: Core, number: int, draft: _Draft, removed: bool) -> None:
                 (core.places.tmp / name.name).rename(name)
             sync_directory(core.places.log)
         except OSError as error:
+            core.broken = True
             raise Broken(f"segment {number} can't be exchanged: {error}") from error

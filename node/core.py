@@ -50,4 +50,5 @@ class Core:
     space: Space
     lock: threading.Lock = field(default_factory=threading.Lock)
     stop: threading.Event = field(default_factory=threading.Event)
+    broken: bool = False  # the files are not what the index says, until the next start
     rotten: set[str] = field(default_factory=set)  # segments (and their uid) that compaction leaves alone

@@ -61,7 +61,6 @@ class Index:
                     self._env.open_db(name, create=not readonly) for name in names
                 )
                 if not readonly:
-                    self._env.reader_check()
                     self._load()
             except BaseException:
                 self._env.close()
@@ -120,6 +119,11 @@ class Index:
                 finally:
                     self._permits.get()
         raise Unavailable("the index grows faster than it can be followed")
+
+    def check_readers(self) -> None:
+        """Free what readers left behind that were killed; without that no page they saw is used again."""
+        with _translated():
+            self._env.reader_check()
 
     # Writing.
 

@@ -13,15 +13,18 @@ from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
 
+from broker import logs
 from broker.messages import Kind
 from node import records, trust
 from node.disk import Places, translated
 from node.entries import Entry
-from node.errors import Corrupt, Unavailable
+from node.errors import Corrupt, StorageError, Unavailable
 from node.index import MAP_BYTES, Index
 from node.records import Header
 from node.segments import Opened
 from node.values import ValueFile
+
+log = logs.get(__name__)
 
 _OPEN_SEGMENTS = 64
 _TIDY_SECS = 5.0
@@ -135,7 +138,11 @@ class Reader:
             if found == self._index_file or trust.objection(self._places.index):
                 return
             before = self._index
-            self._index = Index(self._places.index, readonly=True, map_bytes=self._map_bytes)
+            try:
+                self._index = Index(self._places.index, readonly=True, map_bytes=self._map_bytes)
+            except StorageError as error:
+                log.warning("index can't be opened just now", error=error)
+                return
             self._index_file = found
         if before is not None:
             before.close()

@@ -32,14 +32,15 @@ class _Ahead(StorageError):
 
 
 def make_ready(places: Places) -> None:
-    """Make what is missing of the directories, and empty the scratch one. Raises `OSError`."""
-    for place in (places.log, places.values, places.staging):
-        place.mkdir(parents=True, exist_ok=True)
-    values.make_folders(places.values)
-    shutil.rmtree(places.tmp, ignore_errors=True)
-    places.tmp.mkdir(exist_ok=True)
-    sync_directory(places.values)
-    sync_directory(places.root)
+    """Make what is missing of the directories, and empty the scratch one."""
+    with guarded("the data directory can't be made ready"):
+        for place in (places.values, places.staging):
+            place.mkdir(exist_ok=True)
+        values.make_folders(places.values)
+        shutil.rmtree(places.tmp, ignore_errors=True)
+        places.tmp.mkdir(exist_ok=True)
+        sync_directory(places.values)
+        sync_directory(places.root)
 
 
 def recover(places: Places) -> tuple[Index, Active, bool]:
@@ -49,8 +50,8 @@ def recover(places: Places) -> tuple[Index, Active, bool]:
         index = None
         try:
             index = Index(places.index)
-            active = _follow(index, places)
             trust.note(places.index, clean=False)
+            active = _follow(index, places)
             return index, active, False
         except StorageError as error:
             objection = str(error)

@@ -40,7 +40,6 @@ class Storage:
     def __init__(self, core: Core, lock_fd: int) -> None:
         self._core = core
         self._lock_fd = lock_fd
-        self._broken = False
         self.epoch = ""  # random, made by this opening
         self.epoch_seq = 0  # of its record; what follows was written by this process
 
@@ -52,13 +51,14 @@ class Storage:
         """
         places = Places.of(Path(config["volume", "dir"]))
         with guarded("the data directory can't be made ready"):
-            recovery.make_ready(places)
+            places.log.mkdir(parents=True, exist_ok=True)
             lock_fd = os.open(places.log, os.O_RDONLY | os.O_DIRECTORY)
         try:
             try:
                 fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise StorageError(f"{places.root} is in use by another process") from error
+            recovery.make_ready(places)
             staging.remove_abandoned(places.staging)
             index, active, rebuilt = recovery.recover(places)
         except BaseException:
@@ -126,14 +126,14 @@ class Storage:
         batch's values is there then. Raises `Broken` when the process has to start again.
         """
         with self._core.lock:
-            if self._broken:
+            if self._core.broken:
                 raise Broken("the storage has failed; the process must start again")
             stores = deletes = None
             while True:
                 try:
                     return self._attempt(commands, stores, deletes)
                 except Broken:
-                    self._broken = True
+                    self._core.broken = True
                     raise
                 except DiskFull as error:
                     log.warning("disk is full", error=error, deletes=stores is None)

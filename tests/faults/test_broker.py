@@ -161,6 +161,12 @@ def test_every_connection_closed_from_the_console_is_made_again(cluster: Cluster
             wait_logged(owner(cluster, title), "link up", f'"{title}"', more_than=ups)
             load.wait_stored(BETWEEN // 4)
     settle(cluster)
+    # And one client alone is answered promptly by every worker, as if nothing had been
+    for number in range(10):
+        with closing(Client(cluster.master_url)) as client:
+            for answer in (client.put(f"closed/alone/{number}", b"alone"), client.delete(f"closed/alone/{number}")):
+                assert answer.status in (200, 201), answer
+                assert answer.seconds < PUT_TIMEOUT_SECS / 4, answer
     check(load)
     assert not tracebacks(cluster)
 

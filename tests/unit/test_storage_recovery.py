@@ -238,6 +238,9 @@ def test_a_crash_before_a_compacted_segment_is_renamed_is_put_right(
     with pytest.raises(Broken):
         storage.compact()
     monkeypatch.undo()
+    # Until the next start nothing more is written
+    with pytest.raises(Broken):
+        storage.apply([store("more", 9000)])
     storage.close()
     check_after_crash(volume, contents)
 
