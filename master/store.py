@@ -77,8 +77,8 @@ class Writer:
         with self._locks.hold(put.key, self._timeout / 2) as held:
             if not held:
                 raise Unavailable("another client is writing this key; try again")
-            entry, tomb = self._index.get_with_tomb(put.key)
-            newest = max(entry.version if entry else 0, tomb)
+            entry = self._index.get(put.key)
+            newest = entry.version if entry else 0
             if entry and not entry.live(now_ms()):
                 entry = None
             put.check(entry)
@@ -111,6 +111,9 @@ class Writer:
                     return Stored(node, version, created)
                 if reason == NOWHERE:
                     break
+                if status is Status.STALE and newest <= (known := self._newest(put.key)):
+                    newest = known  # a deletion from a time when the clock was ahead; once more, above it
+                    continue
                 tried.add(node)
                 if status is Status.FULL:
                     full = True
@@ -124,6 +127,11 @@ class Writer:
             for node, version in abandoned:
                 self._dispatcher.forget(node, put.key, version)
         raise self._refusal(not abandoned and (full or not tried), reason)
+
+    def _newest(self, key: bytes) -> int:
+        """The newest version of a key that the index knows of, deletions included."""
+        entry, tomb = self._index.get_with_tomb(key)
+        return max(entry.version if entry else 0, tomb)
 
     def _next_node(self, put: Put, entry: Entry | None, tried: set[str]) -> str | None:
         """The node for the next attempt, "" for any, None when there is no other."""

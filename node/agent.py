@@ -17,6 +17,7 @@ from broker.errors import LinkDown, MessageError, PulzarError
 from broker.link import Delivery, Link
 from broker.messages import Announce, Commands, Delete, Kind, Replay, Result, Results, Status, Store, decode_any, encode
 from node import identity
+from node.errors import Broken
 from node.heartbeat import measure
 from node.replay import Replayer
 from node.storage import Storage
@@ -171,7 +172,12 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: agent.stop())
     signal.signal(signal.SIGINT, lambda *_: agent.stop())
     log.info("agent started", node=agent.node)
-    agent.run()
+    try:
+        agent.run()
+    except Broken as error:
+        # The log on the disk is good; what this process knows of it may not be.
+        log.error("storage failed; the agent must start again", node=agent.node, reason=error)
+        return 1
     log.info("agent stopped", node=agent.node)
     return 0
 

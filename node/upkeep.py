@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 from broker import logs, settings
 from node.errors import StorageError
@@ -12,34 +11,42 @@ from node.storage import Storage
 log = logs.get(__name__)
 
 COMPACT_EVERY_SECS = 30.0
+SCRUB_PAUSE_SECS = 60.0
 DAY_SECS = 86_400.0
 
 
 class Upkeep:
-    """A thread of the agent."""
+    """Two threads of the agent: a scrub takes days, and compaction shall not wait for it."""
 
     def __init__(self, storage: Storage, config: settings.Settings) -> None:
         self._storage = storage
         self._scrub_secs = config["volume", "scrub_days"] * DAY_SECS
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+        self._threads = [threading.Thread(target=self._compact, name="compaction", daemon=True)]
+        if self._scrub_secs:
+            self._threads.append(threading.Thread(target=self._scrub, name="scrub", daemon=True))
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """End the thread after the step it is at."""
+        """Begin nothing more; what is at work ends when the storage is closed."""
         self._stopping.set()
-        self._thread.join(5)
 
-    def _run(self) -> None:
-        next_scrub = time.monotonic() + self._scrub_secs
+    def _compact(self) -> None:
         while not self._stopping.wait(COMPACT_EVERY_SECS):
             try:
                 self._storage.compact()
-                if self._scrub_secs and time.monotonic() >= next_scrub:
-                    next_scrub = time.monotonic() + self._scrub_secs
-                    self._storage.scrub()
             except (StorageError, OSError):
-                log.exception("upkeep failed")
+                log.exception("compaction failed")
+
+    def _scrub(self) -> None:
+        while not self._stopping.wait(SCRUB_PAUSE_SECS):
+            try:
+                report = self._storage.scrub()  # takes `scrub_days`
+            except (StorageError, OSError):
+                log.exception("scrub failed")
+            else:
+                log.info("scrub ended", values=report.records + report.files, damaged=len(report.damages))

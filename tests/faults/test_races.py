@@ -131,3 +131,30 @@ def test_a_put_that_a_still_node_kept_waiting_succeeds_elsewhere(cluster: Cluste
     # And the late ones change nothing
     settle(cluster)
     assert statuses(cluster, values) == {200}
+
+
+def test_nodes_that_all_stood_still_leave_no_request_waiting_afterwards(cluster: Cluster) -> None:
+    settle(cluster)
+    pids = [node.process.pid for node in cluster.nodes if node.process.pid]
+    assert len(pids) == len(cluster.nodes)
+    with Load(cluster.master_url, prefix="all still", large=False) as load:
+        load.wait_stored(50)
+        # Given that all nodes stand still for longer than a request waits
+        for pid in pids:
+            os.killpg(pid, signal.SIGSTOP)
+        try:
+            wait_for(lambda: load.statuses["PUT", 503] >= 20, 3 * PUT_TIMEOUT_SECS, "answers that say so")
+        finally:
+            for pid in pids:
+                os.killpg(pid, signal.SIGCONT)
+        # When they go on, then all clients are served again
+        load.wait_stored(100)
+    assert load.slowest < PUT_TIMEOUT_SECS + 0.5, load
+    settle(cluster)
+    # And one client alone is answered promptly by every worker, as if nothing had been
+    for number in range(20):
+        with closing(Client(cluster.master_url)) as client:
+            for answer in (client.put(f"all still/alone/{number}", b"1"), client.delete(f"all still/alone/{number}")):
+                assert answer.status in (200, 201), answer
+                assert answer.seconds < PUT_TIMEOUT_SECS / 8, answer
+    check(load)
