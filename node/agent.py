@@ -1,12 +1,12 @@
 """The agent: the single owner of a node's storage, and the consumer of its commands.
 
-Its main thread takes all commands that wait, has the storage apply them as one group, publishes the
-results and acknowledges. Replays, heartbeats and upkeep of the storage have a thread each.
+On the link's thread it takes all commands that have come, has the storage apply them as one group,
+publishes the results and acknowledges: handing them to another thread and back costs more than the flush.
+Replays, heartbeats and upkeep of the storage have threads of their own.
 """
 
 from __future__ import annotations
 
-import queue
 import signal
 import sys
 import threading
@@ -26,7 +26,6 @@ from node.upkeep import Upkeep
 log = logs.get(__name__)
 
 PREFETCH = 32  # messages of up to 4 MiB
-MAX_GROUP = 2_000  # commands made durable by one flush
 
 
 class Agent:
@@ -37,15 +36,18 @@ class Agent:
         self.node = identity.load(config)
         self._url = f"http://{config.address('volume')}"
         self._heartbeat_secs = config["general", "heartbeat"]
-        self._inbox: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
+        self._inbox: list[Delivery] = []
         self._stopping = threading.Event()
+        self._failure: Broken | None = None
         self._beat_now = threading.Event()
         self._control = ""
         self._storage = Storage.open(config)
-        self._told = self._storage.epoch_seq - 1  # everything up to here is in some `Results`
+        self._told = self._storage.epoch_seq  # up to here the master asks by itself, when it sees the new epoch
         self._link = Link(config["broker", "url"], f"pulzar node {self.node}", self._topology)
-        self._link.on_up = self._up
-        self._link.consume(topology.node_queue(self.node), self._inbox.put, PREFETCH, exclusive=True)
+        self._link.on_up = self._beat_now.set
+        self._link.on_wake = self._work
+        self._link.on_down = self._inbox.clear  # all of it comes again
+        self._link.consume(topology.node_queue(self.node), self._commanded, PREFETCH, exclusive=True)
         self._link.consume(lambda: self._control, self._controlled, PREFETCH)
         self._replayer = Replayer(self.node, self._storage, self._link)
         self._upkeep = Upkeep(self._storage, config)
@@ -53,21 +55,20 @@ class Agent:
     def stop(self) -> None:
         """Have `run` return soon."""
         self._stopping.set()
-        self._inbox.put(None)
 
     def run(self) -> None:
-        """Apply commands until stopped."""
+        """Carry out commands until stopped; raises `Broken` when the storage has failed."""
         self._link.start()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         self._replayer.start()
         self._upkeep.start()
-        self._publish(Delivery(b"", "", 0, 0, {}, False), "", [self._replayer.epoch()])
-        while not self._stopping.is_set():
-            self._apply(self._take())
+        self._stopping.wait()
         self._upkeep.stop()
         self._replayer.stop()
         self._link.stop()
         self._storage.close()
+        if self._failure:
+            raise self._failure
 
     # On the link's thread.
 
@@ -75,8 +76,21 @@ class Agent:
         self._control = topology.control_queue(self.node)
         return list(topology.node(self.node, self._control))
 
-    def _up(self) -> None:
-        self._beat_now.set()
+    def _commanded(self, delivery: Delivery) -> None:
+        self._inbox.append(delivery)
+        self._link.wake()
+
+    def _work(self) -> None:
+        """Carry out what has come."""
+        if not self._inbox or self._stopping.is_set():
+            return
+        deliveries = self._inbox[:]
+        self._inbox.clear()
+        try:
+            self._apply(deliveries)
+        except Broken as error:
+            self._failure = error
+            self._stopping.set()
 
     def _controlled(self, delivery: Delivery) -> None:
         try:
@@ -88,19 +102,6 @@ class Agent:
         except MessageError as error:
             self._link.bury(delivery, str(error))
         self._link.ack(delivery)
-
-    # On the main thread.
-
-    def _take(self) -> list[Delivery]:
-        """What waits, at least one message unless the agent is stopping."""
-        deliveries: list[Delivery] = []
-        delivery = self._inbox.get()
-        while delivery is not None:
-            deliveries.append(delivery)
-            if self._inbox.empty() or len(deliveries) >= PREFETCH:
-                break
-            delivery = self._inbox.get_nowait()
-        return deliveries
 
     def _apply(self, deliveries: list[Delivery]) -> None:
         batches: list[tuple[Delivery, Commands]] = []
