@@ -16,7 +16,9 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from granian.constants import Interfaces
 from granian.http import HTTP1Settings
@@ -63,16 +65,23 @@ class Service:
         self._companion = companion
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
-        address = _address(host, port)
-        self._server = Server(
-            target,
-            address=address,
-            port=port,
+        self._status = 0
+        self._target = target
+        self._address = _address(host, port)
+        self._port = port
+        self._workers = workers
+        self._threads = threads
+
+    def _server(self) -> Any:
+        return Server(
+            self._target,
+            address=self._address,
+            port=self._port,
             interface=Interfaces.WSGI,
-            workers=workers,
-            blocking_threads=threads,
+            workers=self._workers,
+            blocking_threads=self._threads,
             backlog=BACKLOG,
-            backpressure=max(threads, BACKLOG // workers),
+            backpressure=max(self._threads, BACKLOG // self._workers),
             http1_settings=HTTP1Settings(header_read_timeout=60_000),
             websockets=False,
             respawn_failed_workers=True,
@@ -89,7 +98,7 @@ class Service:
         keeper = threading.Thread(target=self._keep, name="companion", daemon=True)
         keeper.start()
         try:
-            self._server.serve()
+            self._serve()
         finally:
             self._stopping.set()
             if self._process and self._process.poll() is None:
@@ -98,7 +107,18 @@ class Service:
             if self._process and self._process.poll() is None:
                 log.warning("companion did not stop in time; killed", module=self._companion)
                 self._process.kill()
-        return 0
+        return self._status
+
+    def _serve(self) -> None:
+        """Serve until a signal to stop. The server gives up when a worker ends twice in a row; then it is made anew."""
+        while not self._stopping.is_set():
+            server = self._server()
+            with suppress(SystemExit):
+                server.serve()
+            if server.interrupt_signal:
+                return
+            log.error("web workers ended again and again; starting them anew")
+            self._stopping.wait(_BACKOFF_FIRST_SECS)
 
     def _keep(self) -> None:
         """Start the companion, and again whenever it ends."""
@@ -113,6 +133,8 @@ class Service:
                 backoff = _BACKOFF_FIRST_SECS
             log.error("companion ended; starting it again", module=self._companion, status=status, after=backoff)
             if status == 2:  # it can't use its configuration or its directory, and won't the next time
+                self._status = status
+                self._stopping.set()
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
             self._stopping.wait(backoff)

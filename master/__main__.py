@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sys
 from pathlib import Path
 
 from broker import logs, service
-from broker.errors import PulzarError
+from broker.errors import PulzarError, SettingsError
 from master.index import Index
 
 
@@ -15,6 +17,7 @@ def main() -> int:
     try:
         config = service.parse_arguments("master", "The master of a Pulzar cluster: REST API, index and placement.")
         logs.setup(config["general", "log_level"], "master")
+        held = hold(Path(config["server", "dir"]))
         # The workers only read the index, so it must be there before they are.
         Index(Path(config["server", "dir"]) / "index", config["server", "index_map"], write=True).close()
         running = service.Service(
@@ -28,7 +31,25 @@ def main() -> int:
     except PulzarError as error:
         print(f"pulzar master: {error}", file=sys.stderr)
         return 2
-    return running.run()
+    try:
+        return running.run()
+    finally:
+        os.close(held)
+
+
+def hold(directory: Path) -> int:
+    """Become the only master of a data directory while the descriptor that is returned is open."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise SettingsError(f"[server] dir = {str(directory)!r} can't be used: {error.strerror or error}") from error
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(held)
+        raise SettingsError(f"{directory} is in use by another master; every master needs its own") from error
+    return held
 
 
 if __name__ == "__main__":

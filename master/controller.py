@@ -18,7 +18,7 @@ from pathlib import Path
 
 import lmdb
 
-from broker import logs, settings, topology
+from broker import logs, service, settings, topology
 from broker.errors import LinkDown, MessageError, PulzarError
 from broker.link import Delivery, Link
 from broker.messages import Announce, Heartbeat, Results, decode, encode
@@ -165,6 +165,7 @@ class Controller:
 
 def main() -> int:
     """Run a controller until SIGTERM; exit status 0, 1 when it can't go on, 2 for a bad configuration."""
+    service.die_with_parent(signal.SIGTERM)
     try:
         config = settings.load()
         logs.setup(config["general", "log_level"], "controller")

@@ -181,7 +181,9 @@ class Dispatcher:
         now = time.monotonic()
         while self._landed:
             node, number = self._landed.popleft()
-            self._lane(node).under_way.discard(number)
+            # Abandoned while its node was being chosen: it may be on any lane by now.
+            for lane in [self._lane(node)] if node else self._lanes.values():
+                lane.under_way.discard(number)
         while self._new:
             node, command = self._new.popleft()
             (self._lane(node).gathering if node else self._pool).add(command)
@@ -233,6 +235,9 @@ class Dispatcher:
         return lane
 
     def _publish(self, lane: _Lane, batch: list[Command], now: float) -> None:
+        batch = [command for command in batch if command.ticket in self._tickets]  # the others were abandoned
+        if not batch:
+            return
         lane.under_way.update(command.ticket for command in batch)
         lane.sent = now
         body = encode(Commands(self._origin, batch))

@@ -26,6 +26,7 @@ class Network:
         self._candidates: list[Candidate] = []
         self._restoring: list[str] = []
         self._read = 0.0
+        self._flowing = 0.0  # since when heartbeats come in, from any node; 0: they don't
 
     def choose(self, size: int, exclude: Collection[str] = ()) -> str | None:
         """The node for a value of `size` bytes; None when no node that is heard from has room."""
@@ -38,6 +39,18 @@ class Network:
         self._refresh()
         known = self._nodes.get(node)
         return known is not None and self._heard(known)
+
+    def gone(self, node: str) -> bool:
+        """Whether the node is silent while others are heard from.
+
+        When nobody is, or was until just now, RabbitMQ is away rather than all nodes, and reads need it for nothing.
+        """
+        if self.alive(node):
+            return False
+        newest = max((known.received for known in self._nodes.values()), default=0)
+        last = self._nodes[node].received if node in self._nodes else 0
+        flowing_ms = (time.monotonic() - self._flowing) * 1000 if self._flowing else 0.0
+        return newest - last > self._silence_ms and flowing_ms > self._silence_ms
 
     def any_alive(self, exclude: Collection[str] = ()) -> str | None:
         """A node that was heard from lately, the least loaded one."""
@@ -100,4 +113,8 @@ class Network:
                 for beat, received in self._nodes.values()
                 if now_ms() - received < self._silence_ms
             ]
+            if not self._candidates or (now - self._read) * 1000 > self._silence_ms:
+                self._flowing = 0.0
+            if self._candidates and not self._flowing:
+                self._flowing = now
             self._read = now

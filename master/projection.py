@@ -116,11 +116,14 @@ class Projection:
         entry = None if raw is None else unpack_entry(raw)
         raw_tomb = txn.get(item.key, db=index.tombs)
         tomb = 0 if raw_tomb is None else unpack_tomb(raw_tomb)[0]
+        # An entry that this node's log, applied anew, has not brought again yet stands in nobody's way.
+        newer = entry is not None and item.version < entry.version
+        newer = newer and not (entry and entry.node == node and entry.generation < generation)
         if item.kind == Kind.DELETE:
             return True, self._delete(txn, node, item, entry, tomb, now, applied)
-        if item.status == Status.STALE or item.version <= tomb or (entry and item.version < entry.version):
+        if item.status == Status.STALE or item.version <= tomb or newer:
             # Not wanted any more. On the node of the current version the node itself knows that.
-            if item.status == Status.DONE and not (entry and entry.node == node and item.version < entry.version):
+            if item.status == Status.DONE and not (newer and entry and entry.node == node):
                 self._discard(txn, node, item.key, item.version, now)
             return False, 0
         if entry and entry.version == item.version and entry.generation == generation:

@@ -22,8 +22,8 @@ class Redirects:
 
     def read(self, key: str, node: str) -> str:
         """The URL of a value on its node; raises `Unavailable` when the node is not heard from."""
-        url = self._network.url(node) if self._network.alive(node) else None
-        if url is None:
+        url = self._network.url(node)
+        if url is None or self._network.gone(node):
             raise Unavailable(f"node {node}, which has this value, was not heard from lately; try again")
         query = signing.sign(self._secret, "GET", key, {}, int(time.time()) + READ_SECS)
         return f"{url}/get_key/{http.quote_key(key)}?{query}"

@@ -110,6 +110,7 @@ class Writer:
                 if status is Status.DONE:
                     return Stored(node, version, created)
                 if reason == NOWHERE:
+                    full = True  # or nobody is there at all: `_refusal` looks
                     break
                 if status is Status.STALE and newest <= (known := self._newest(put.key)):
                     newest = known  # a deletion from a time when the clock was ahead; once more, above it
@@ -126,7 +127,7 @@ class Writer:
             # Nobody is told that these exist, so they shall not: they may be on their way to the log, though.
             for node, version in abandoned:
                 self._dispatcher.forget(node, put.key, version)
-        raise self._refusal(not abandoned and (full or not tried), reason)
+        raise self._refusal(full and not abandoned, reason)
 
     def _newest(self, key: bytes) -> int:
         """The newest version of a key that the index knows of, deletions included."""

@@ -101,9 +101,9 @@ def create() -> Application:
     versions = Versions(directory)
     origin = f"{versions.number}.{secrets.token_hex(4)}"
     network = Network(index, config["general", "heartbeat"])
-    redirects = Redirects(network, config.secret(), config.address("server"))
     link = Link(config["broker", "url"], f"pulzar master web {versions.number}", topology.master)
     dispatcher = Dispatcher(link, origin, int(timeout * 1000), network.choose)
+    redirects = Redirects(network, config.secret(), config.address("server"))
     controller = AnswerClient(directory / "controller.sock", origin, dispatcher.answered)
     writer = Writer(index, network, dispatcher, KeyLocks(directory, service.workers(config) == 1), versions, timeout)
     reads = Reads(index, network, redirects, http.cors_headers(config["server", "cors"]))

@@ -22,7 +22,7 @@ from node.staging import Staged, Staging, Upload
 
 log = logs.get(__name__)
 
-CHUNK_BYTES = 1 << 19
+CHUNK_BYTES = 1 << 20
 
 
 class Uploads:

@@ -204,22 +204,16 @@ def answer(question: str) -> str:
 
 def in_use(place: Place) -> None:
     """Raise when a master or a node that uses one of the directories runs."""
-    # The same locks as theirs: a byte of the master's file, the folder of a node's log.
-    try:
-        lock = place.master_directory / "processes.lock"
-        if lock.exists():
-            with lock.open("r+") as file:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for directory in place.node_directories:
-            lock = directory / "log"
-            if lock.exists():
-                folder = os.open(lock, os.O_RDONLY)
-                try:
-                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                finally:
-                    os.close(folder)
-    except BlockingIOError:
-        raise ManageError(f"{lock.parent} is in use; stop its process first") from None
+    for folder in (place.master_directory, *(directory / "log" for directory in place.node_directories)):
+        if not folder.is_dir():
+            continue
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as its process does
+        except BlockingIOError:
+            raise ManageError(f"{folder} is in use; stop its process first") from None
+        finally:
+            os.close(descriptor)
 
 
 if __name__ == "__main__":

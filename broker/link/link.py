@@ -60,6 +60,7 @@ class Link:
         self._connection: Any = None
         self._number = 0  # of the connection
         self._blocked = False
+        self._failed = False  # something is wrong with the connection, and it is being closed
         self._awake = False  # a drain is on its way to the I/O thread
         self._guard = threading.Lock()  # of `_connection` against use from outside while it goes away
         self._stopping = threading.Event()
@@ -93,7 +94,7 @@ class Link:
     @property
     def ready(self) -> bool:
         """Whether a message published now would leave at once."""
-        return self.up and not self._blocked
+        return self.up and not self._blocked and not self._failed
 
     def publish(
         self,
@@ -195,6 +196,7 @@ class Link:
         connection.add_on_connection_blocked_callback(lambda *_: self._block(True))
         connection.add_on_connection_unblocked_callback(lambda *_: self._block(False))
         self._number += 1
+        self._failed = False
         connection.channel(on_open_callback=self._publishing)
 
     def _publishing(self, channel: Any) -> None:
@@ -249,7 +251,7 @@ class Link:
         self._awake = False
         if self.on_wake and self.ready:
             self.on_wake()
-        if self.up:
+        if self.up and not self._failed:
             self._consumers.drain()
         if self.ready:
             self._publisher.drain()
@@ -287,6 +289,7 @@ class Link:
         else:
             log.warning("link failed", link=self.name, reason=reason)
         self.problem = reason
+        self._failed = True
         self._close()
 
     def _close(self) -> None:

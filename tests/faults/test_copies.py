@@ -279,26 +279,28 @@ def test_an_empty_master_takes_no_second_value_for_a_key_that_a_node_has(cluster
     # Given keys on the nodes
     values = put_on(cluster, 0, "second/a", 5) | put_on(cluster, 1, "second/b", 5)
     settle(cluster)
-    # When a master starts with an empty index
-    cluster.kill_master()
-    wipe_index(cluster)
-    cluster.start_master()
-    # Then a PUT of such a key is never answered with 201, and a GET never with 404
     answers: list[str] = []
-    deadline = time.monotonic() + 20
-    with closing(Client(cluster.master_url)) as client:
-        settled: set[str] = set()
-        while len(settled) < len(values) and time.monotonic() < deadline:
-            for key in values:
-                put, get = client.put(key, b"another value"), client.get(key)
-                if put.status == 409:
-                    settled.add(key)
-                if put.status not in (0, 409, 503):
-                    answers.append(f"PUT {key}: {put.status}")
-                if get.status not in (0, 200, 503) or (get.status == 200 and get.body != values[key]):
-                    answers.append(f"GET {key}: {get.status} {get.body[:60]!r}")
+    for _ in range(3):
+        # When a master starts with an empty index
+        cluster.kill_master()
+        wipe_index(cluster)
+        cluster.start_master()
+        # Then a PUT of such a key is never answered with 201, and a GET never with 404
+        deadline = time.monotonic() + 20
+        known: set[str] = set()
+        with closing(Client(cluster.master_url)) as client:
+            while len(known) < len(values) and time.monotonic() < deadline:
+                for key in values:
+                    put, get = client.put(key, b"another value"), client.get(key)
+                    if put.status == 409:
+                        known.add(key)
+                    elif put.status not in (0, 503):
+                        answers.append(f"PUT {key}: {put.status}")
+                    if get.status not in (0, 200, 503) or (get.status == 200 and get.body != values[key]):
+                        answers.append(f"GET {key}: {get.status} {get.body[:60]!r}")
+        assert len(known) == len(values)
+        settle(cluster)
     assert not answers, f"{len(answers)}: {answers[:10]}"
-    settle(cluster)
     assert statuses(cluster, values) == {200}
 
 

@@ -72,6 +72,7 @@ def revive(cluster: Cluster) -> None:
         child.start()
     if dead:
         settle(cluster)
+    cluster.wait_healthy(30)
 
 
 def living(pids: list[int]) -> list[int]:
