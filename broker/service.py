@@ -58,6 +58,17 @@ def die_with_parent(signal_number: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal_number)
 
 
+class _NoCrashLoops(dict[int, float]):
+    """When Granian started each worker again: never, so that one that is killed twice in five seconds comes back too.
+
+    Granian would end the whole server instead, and break every connection of the other workers.
+    """
+
+    def get(self, _worker: int, default: Any = 0.0) -> Any:
+        """Long ago."""
+        return default
+
+
 class Service:
     """A web server that runs `target`, a factory of a WSGI application, and the companion module beside it."""
 
@@ -110,14 +121,15 @@ class Service:
         return self._status
 
     def _serve(self) -> None:
-        """Serve until a signal to stop. The server gives up when a worker ends twice in a row; then it is made anew."""
+        """Serve until a signal to stop; should the server end before that, it is made anew."""
         while not self._stopping.is_set():
             server = self._server()
+            server.respawned_wrks = _NoCrashLoops()
             with suppress(SystemExit):
                 server.serve()
             if server.interrupt_signal:
                 return
-            log.error("web workers ended again and again; starting them anew")
+            log.error("the web server ended; starting it anew")
             self._stopping.wait(_BACKOFF_FIRST_SECS)
 
     def _keep(self) -> None:

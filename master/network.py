@@ -12,6 +12,7 @@ from master.placement import Candidate, Placement
 
 _FRESH_SECS = 0.25
 MISSED_HEARTBEATS = 3
+RECOVERY_MS = 10_000  # after RabbitMQ was away, until every node has connected again
 
 
 class Network:
@@ -50,7 +51,7 @@ class Network:
         newest = max((known.received for known in self._nodes.values()), default=0)
         last = self._nodes[node].received if node in self._nodes else 0
         flowing_ms = (time.monotonic() - self._flowing) * 1000 if self._flowing else 0.0
-        return newest - last > self._silence_ms and flowing_ms > self._silence_ms
+        return newest - last > self._silence_ms and flowing_ms > max(self._silence_ms, RECOVERY_MS)
 
     def any_alive(self, exclude: Collection[str] = ()) -> str | None:
         """A node that was heard from lately, the least loaded one."""

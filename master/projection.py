@@ -173,7 +173,8 @@ class Projection:
             return
         ahead = self._ahead.setdefault(message.node, [])
         ahead.append((message.after, message.upto))
-        ahead.sort()
+        # What reaches beyond the end of the node's log was told of another one, before a backup was put back.
+        ahead[:] = sorted(stretch for stretch in ahead if stretch[1] <= max(message.end, message.upto))
         seq = cursor.seq
         while ahead and ahead[0][0] <= seq:
             seq = max(seq, ahead.pop(0)[1])

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from broker import logs
-from node.disk import Space, guarded, remove, write_at
+from node.disk import Space, guarded, remove, start_writing, write_at
 from node.errors import DiskFull
 from node.values import HEAD_BYTES, Sums
 
 log = logs.get(__name__)
 
 ABANDONED_SECS = 86_400  # an upload not touched for so long has nobody who waits for it
-_WRITE_BEHIND_BYTES = 32 << 20
+_WRITE_BEHIND_BYTES = 32 << 20  # so that the flush at the end finds little left to do
 
 
 class Staged(NamedTuple):
@@ -38,6 +38,7 @@ class Upload:
     def __init__(self, directory: Path, md5: bool) -> None:
         self.token = secrets.token_hex(16)
         self.size = 0
+        self._behind = 0  # how far the kernel was asked to begin writing
         self._path = directory / self.token
         self._sha256 = hashlib.sha256()
         self._md5 = hashlib.md5(usedforsecurity=False) if md5 else None
@@ -62,6 +63,9 @@ class Upload:
         if self._md5:
             self._md5.update(chunk)
         self._sums.update(chunk)
+        if self.size - self._behind >= _WRITE_BEHIND_BYTES:
+            self._behind = self.size
+            start_writing(self._fd)
 
     def finish(self) -> Staged:
         """Make it durable and close it. Raises `DiskFull` or `StorageError`."""

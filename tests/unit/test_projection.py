@@ -71,7 +71,7 @@ def epoch(chain: list[tuple[int, str]]) -> Result:
 
 
 def message(*items: Result, node: str = "n1", after: int, upto: int, request: str = "", last: bool = False) -> Results:
-    return Results(node, "w", request, after, upto, upto, last, list(items))
+    return Results(node, "w", request, after, upto, 1_000, last, list(items))
 
 
 def entry(index: Index, key: bytes = b"key") -> Entry:
@@ -146,6 +146,19 @@ def test_a_gap_holds_the_cursor_back_until_it_is_filled(feed: Feed) -> None:
     assert feed.index.get(b"c") is not None
     assert not feed.apply(message(put(2, 2, b"b"), after=1, upto=2)).gaps
     assert feed.cursor().seq == 3
+
+
+def test_what_another_log_told_beyond_the_end_of_this_one_is_no_gap(feed: Feed) -> None:
+    feed.apply(message(put(9, 9, b"late"), after=8, upto=9))
+    assert not feed.apply(message(put(1, 1), after=0, upto=1)._replace(end=1)).gaps
+
+
+def test_an_older_version_that_a_backup_brings_back_takes_the_place_of_the_lost_one(feed: Feed) -> None:
+    feed.apply(message(epoch([(1, "e1")]), put(2, 10), put(3, 20), after=0, upto=3))
+    feed.apply(message(epoch([(1, "e1"), (3, "e2")]), after=2, upto=3))
+    feed.apply(message(put(2, 10), after=0, upto=3, request="r", last=True))
+    assert feed.prune() == 0
+    assert entry(feed.index).version == 10
 
 
 def test_messages_in_any_order_lead_to_the_same_index(feed: Feed) -> None:
