@@ -60,7 +60,7 @@ def health() -> Response:
     synchronous = sum(row["synch"] for row in parts.network.describe())
     data = {
         "live": True,
-        "ready": bool(parts.link.ready and parts.controller.connected and synchronous),
+        "ready": bool(parts.link.ready and parts.controller.connected and synchronous and parts.network.settled),
         "broker": parts.link.ready,
         "controller": parts.controller.connected,
         "nodes": synchronous,

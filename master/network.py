@@ -25,9 +25,9 @@ class Network:
         self._placement = Placement()
         self._nodes: dict[str, Node] = {}
         self._candidates: list[Candidate] = []
-        self._restoring: list[str] = []
+        self._restoring: list[str] | None = None
         self._read = 0.0
-        self._flowing = 0.0  # since when heartbeats come in, from any node; 0: they don't
+        self._flowing = float("-inf")  # when heartbeats came in again after none did, from any node
 
     def choose(self, size: int, exclude: Collection[str] = ()) -> str | None:
         """The node for a value of `size` bytes; None when no node that is heard from has room."""
@@ -50,7 +50,7 @@ class Network:
             return False
         newest = max((known.received for known in self._nodes.values()), default=0)
         last = self._nodes[node].received if node in self._nodes else 0
-        flowing_ms = (time.monotonic() - self._flowing) * 1000 if self._flowing else 0.0
+        flowing_ms = (time.monotonic() - self._flowing) * 1000
         return newest - last > self._silence_ms and flowing_ms > max(self._silence_ms, RECOVERY_MS)
 
     def any_alive(self, exclude: Collection[str] = ()) -> str | None:
@@ -69,7 +69,13 @@ class Network:
     def restoring(self) -> list[str]:
         """Nodes whose log is being applied from the beginning: the index does not know all keys."""
         self._refresh()
-        return self._restoring
+        return ["a new index"] if self._restoring is None else self._restoring
+
+    @property
+    def settled(self) -> bool:
+        """Whether the index is no longer so new that nodes may be there of which nothing was heard yet."""
+        self._refresh()
+        return self._restoring is not None
 
     def describe(self) -> list[dict[str, Any]]:
         """The nodes as `/admin/network` shows them, by name."""
@@ -108,14 +114,12 @@ class Network:
             if now - self._read < _FRESH_SECS:
                 return
             self._nodes = self._index.read_nodes()
-            self._restoring = self._index.read_meta("restoring") or []
+            self._restoring = self._index.read_meta("restoring")
             self._candidates = [
                 Candidate(beat.node, beat.disk_total, beat.disk_free, beat.load, beat.full, received)
                 for beat, received in self._nodes.values()
                 if now_ms() - received < self._silence_ms
             ]
-            if not self._candidates or (now - self._read) * 1000 > self._silence_ms:
-                self._flowing = 0.0
-            if self._candidates and not self._flowing:
+            if self._nodes and not self._candidates:
                 self._flowing = now
             self._read = now

@@ -22,6 +22,7 @@ from master.projection import Cursor, Projection
 log = logs.get(__name__)
 
 PATIENCE_SECS = 15.0  # without a message of a replay: ask again
+SETTLE_SECS = 1.0  # from the first heartbeat that a new index has seen until it may say what it does not know
 PRUNE_BATCH = 20_000  # entries looked at in one transaction
 _NEAR = 5_000  # records; a node further behind is being restored
 
@@ -49,7 +50,8 @@ class Replays:
         self._projection = projection
         self._link = link
         self._watches: dict[str, _Watch] = {}
-        self._restoring: list[str] | None = None
+        self._restoring: list[str] | None = index.read_meta("restoring")
+        self._first = 0.0  # when the first heartbeat came
 
     def observe(self, results: Sequence[Results], heartbeats: Mapping[str, Heartbeat], gaps: set[str]) -> None:
         """See whether what was just received leaves something missing."""
@@ -64,6 +66,8 @@ class Replays:
             self._ask(node, "results are missing")
         for node, heartbeat in heartbeats.items():
             self._heartbeat(node, heartbeat)
+        if heartbeats and not self._first:
+            self._first = time.monotonic()
         if heartbeats or any(message.last for message in results):
             self._note_restoring()
 
@@ -85,6 +89,8 @@ class Replays:
                 self._ask(node, "the replay got stuck")
             if watch.pruning is not None:
                 self._prune(node, watch)
+        if self._restoring is None and self._first:
+            self._note_restoring()
 
     def _heartbeat(self, node: str, heartbeat: Heartbeat) -> None:
         watch = self._watch(node)
@@ -150,6 +156,8 @@ class Replays:
 
     def _note_restoring(self) -> None:
         """Tell the web workers which nodes' keys the index can't know all of yet."""
+        if self._restoring is None and time.monotonic() - self._first < SETTLE_SECS:
+            return  # nodes answer an announcement at once, but not all in the same moment
         restoring = []
         for node, watch in self._watches.items():
             cursor = self._cursor(node)

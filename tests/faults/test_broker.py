@@ -6,6 +6,7 @@ import signal
 import time
 from collections import Counter
 from contextlib import closing
+from functools import partial
 from urllib.parse import quote
 
 import pytest
@@ -53,7 +54,8 @@ class Probe:
     def store(self) -> None:
         """Store the values that shall be readable."""
         for key, value in {**self.values, f"{self._name}/doomed": b"doomed"}.items():
-            assert self._client.put(key, value).status == 201
+            stored = partial(self._client.put, key, value, "overwrite=1")
+            wait_for(lambda stored=stored: stored().status == 201, AGAIN_SECS, f"PUT of {key}")  # type: ignore[misc]
 
     def look(self, seconds: float) -> None:
         """For so long, read, write and delete; notes what is not as it should be."""

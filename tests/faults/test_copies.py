@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -13,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from broker import settings
-from broker.messages import Delete, Status, Store
+from broker import settings, topology
+from broker.messages import Delete, Heartbeat, Status, Store, decode
 from node.storage import Storage
-from ops.cluster import Cluster
+from ops.cluster import Cluster, Rabbit
 from tests.faults.load import FILE_BYTES, LARGE_BYTES, Client, Load, check, listing
 from tests.faults.tools import logged, settle, wait_logged, wipe_index
 from tests.support import Clusters, wait_for
@@ -301,6 +304,38 @@ def test_an_empty_master_takes_no_second_value_for_a_key_that_a_node_has(cluster
         assert len(known) == len(values)
         settle(cluster)
     assert not answers, f"{len(answers)}: {answers[:10]}"
+    assert statuses(cluster, values) == {200}
+
+
+def test_a_key_of_a_node_whose_log_was_not_applied_yet_is_not_free(cluster: Cluster, rabbit: Rabbit) -> None:
+    # Given keys on a node that an empty master has heard of, and that does not send its log just now
+    values = put_on(cluster, 0, "not free", 3)
+    settle(cluster)
+    cluster.kill_master()
+    wipe_index(cluster)
+    node = cluster.nodes[0]
+    assert node.process.pid
+
+    def waiting() -> list[str]:
+        look = {"count": 50, "ackmode": "ack_requeue_true", "encoding": "base64"}
+        found = rabbit.api("POST", f"queues/{cluster.vhost}/{topology.HEARTBEATS}/get", look)
+        return [decode(base64.b64decode(row["payload"]), Heartbeat).node for row in found]
+
+    wait_for(lambda: node.id in waiting(), 5, "a heartbeat that waits for the master")
+    os.killpg(node.process.pid, signal.SIGSTOP)
+    try:
+        cluster.start_master()
+        wait_for(lambda: cluster.health().get("nodes") == 2, 10, "a master that has heard of both nodes", 0.002)
+        # When such a key is put again while the other node is there to take it, or read
+        with closing(Client(cluster.master_url)) as client:
+            for key in values:
+                put, get = client.put(key, b"another value"), client.get(key)
+                # Then it is neither free nor unknown
+                assert (put.status, get.status) == (503, 503), (put, get)
+    finally:
+        os.killpg(node.process.pid, signal.SIGCONT)
+    # And when the log has come, the key has its value
+    settle(cluster)
     assert statuses(cluster, values) == {200}
 
 

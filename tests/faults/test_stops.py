@@ -15,7 +15,7 @@ import pytest
 
 from ops.cluster import Cluster
 from ops.cluster.processes import Child
-from tests.faults.load import Load, check
+from tests.faults.load import Client, Load, check
 from tests.faults.tools import family, living, settle, tracebacks
 from tests.support import ROOT, Clusters, clean_environment, wait_for
 
@@ -76,6 +76,20 @@ def test_a_stop_of_an_idle_one_takes_no_time(which: str, cluster: Cluster) -> No
     assert time.monotonic() - started < 3
     assert child.how_it_ended() == "with status 0"
     start(cluster, which)
+    settle(cluster)
+
+
+def test_a_master_that_says_that_it_is_ready_can_store_whichever_worker_is_asked(cluster: Cluster) -> None:
+    for round_number in range(3):
+        # Given a master that has just been started, and says that it is ready
+        cluster.kill_master()
+        cluster.start_master()
+        wait_for(lambda: cluster.health().get("ready"), 20, "a master that is ready", 0.002)
+        # When clients with connections of their own store something, then it is stored
+        for number in range(8):
+            with closing(Client(cluster.master_url)) as client:
+                answer = client.put(f"ready/{round_number}/{number}", b"stored")
+                assert answer.status == 201, answer
     settle(cluster)
 
 
