@@ -257,6 +257,7 @@ class Dispatcher:
 
     def _down(self) -> None:
         """The connection is lost: whoever waits is told so."""
+        self._lingering = False  # its timer went with the connection
         self._pool = _Gathering()
         self._lanes.clear()
         self._new.clear()
