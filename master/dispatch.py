@@ -134,6 +134,7 @@ class Dispatcher:
         self._new: deque[tuple[str, Command]] = deque()  # notes for the link's thread
         self._landed: deque[tuple[str, int]] = deque()
         self._lingering = False
+        self._watching = False
         link.on_wake = self._work
         link.on_down = self._down
 
@@ -196,9 +197,16 @@ class Dispatcher:
                     waiting = True
         if self._pool.commands:
             waiting |= self._work_pool(now)
-        if waiting and not self._lingering:
-            self._lingering = True
-            self._link.later(LINGER_SECS, self._lingered)
+        if waiting:
+            if not self._lingering:
+                self._lingering = True
+                self._link.later(LINGER_SECS, self._lingered)
+        elif not self._watching and (
+            self._pool.commands or any(lane.gathering.commands for lane in self._lanes.values())
+        ):
+            # If what they wait for never lands, nothing else would wake this thread.
+            self._watching = True
+            self._link.later(STALLED_SECS, self._watched)
 
     def _work_pool(self, now: float) -> bool:
         """Send what any node may take; True when it waits for more."""
@@ -226,6 +234,10 @@ class Dispatcher:
 
     def _lingered(self) -> None:
         self._lingering = False
+        self._link.wake()
+
+    def _watched(self) -> None:
+        self._watching = False
         self._link.wake()
 
     def _lane(self, node: str) -> _Lane:
@@ -257,7 +269,7 @@ class Dispatcher:
 
     def _down(self) -> None:
         """The connection is lost: whoever waits is told so."""
-        self._lingering = False  # its timer went with the connection
+        self._lingering = self._watching = False  # their timers went with the connection
         self._pool = _Gathering()
         self._lanes.clear()
         self._new.clear()

@@ -124,7 +124,8 @@ class Projection:
         if item.status == Status.STALE or item.version <= tomb or newer:
             # Not wanted any more. On the node of the current version the node itself knows that.
             if item.status == Status.DONE and not (newer and entry and entry.node == node):
-                self._discard(txn, node, item.key, item.version, now)
+                # To a deleted value nobody is on the way: the node shall know of the deletion at once.
+                self._discard(txn, node, item.key, item.version, now, 0 if item.version <= tomb else DISCARD_DELAY_MS)
             return False, 0
         if entry and entry.version == item.version and entry.generation == generation:
             return True, 0
@@ -154,7 +155,7 @@ class Projection:
         txn.delete(item.key, db=index.entries)
         self._forget_expiry(txn, entry)
         if entry.node != node:
-            self._discard(txn, entry.node, item.key, item.version, now)
+            self._discard(txn, entry.node, item.key, item.version, now, 0)
         applied.events.append(Event("key.deleted", item.key, item.version, entry.size))
         return -entry.size
 
@@ -162,8 +163,10 @@ class Projection:
         if entry.expires:
             txn.delete(stamped(entry.expires, entry.version), db=self._index.expiry)
 
-    def _discard(self, txn: Any, node: str, key: bytes, version: int, now: int) -> None:
-        due = stamped(now + DISCARD_DELAY_MS, version)
+    def _discard(
+        self, txn: Any, node: str, key: bytes, version: int, now: int, delay_ms: int = DISCARD_DELAY_MS
+    ) -> None:
+        due = stamped(now + delay_ms, version)
         txn.put(due, pack(Discard(node, key, version)), db=self._index.outbox)
 
     # The cursor.

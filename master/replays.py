@@ -40,6 +40,7 @@ class _Watch:
     pruning: bytes | None = None
     pruned: int = 0
     asked_from: int = 0
+    promised: int = 0  # seq of the first heartbeat of its agent: until that is applied, the index may not know a key
 
 
 class Replays:
@@ -68,7 +69,7 @@ class Replays:
             self._heartbeat(node, heartbeat)
         if heartbeats and not self._first:
             self._first = time.monotonic()
-        if heartbeats or any(message.last for message in results):
+        if heartbeats or self._restoring or any(message.last for message in results):
             self._note_restoring()
 
     def restore(self, node: str) -> None:
@@ -97,6 +98,9 @@ class Replays:
         cursor = self._cursor(node)
         before, applied = watch.heartbeat, watch.applied
         watch.heartbeat, watch.applied = heartbeat, cursor.seq
+        if before is None or before.epoch != heartbeat.epoch:
+            watch.promised = heartbeat.seq
+            watch.request = ""  # whoever was to answer is gone
         known = any(epoch == heartbeat.epoch for _, epoch in cursor.epochs)
         if cursor.seq == 0 and heartbeat.seq:
             self._ask(node, "nothing of it was applied yet")
@@ -162,7 +166,11 @@ class Replays:
         for node, watch in self._watches.items():
             cursor = self._cursor(node)
             beat = watch.heartbeat
-            if cursor.prune or (beat and beat.seq - cursor.seq > _NEAR and watch.request):
+            if (
+                cursor.prune
+                or cursor.seq < watch.promised
+                or (beat and beat.seq - cursor.seq > _NEAR and watch.request)
+            ):
                 restoring.append(node)
         if restoring != self._restoring:
             with self._index.env.begin(write=True) as txn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from broker import logs, settings
 from node.errors import StorageError
@@ -11,6 +12,7 @@ from node.storage import Storage
 log = logs.get(__name__)
 
 COMPACT_EVERY_SECS = 30.0
+FULL_EVERY_SECS = 2.0  # on a full disk, where somebody waits for room
 SCRUB_PAUSE_SECS = 60.0
 DAY_SECS = 86_400.0
 
@@ -36,9 +38,12 @@ class Upkeep:
         self._stopping.set()
 
     def _compact(self) -> None:
-        while not self._stopping.wait(COMPACT_EVERY_SECS):
+        due = time.monotonic() + COMPACT_EVERY_SECS
+        while not self._stopping.wait(FULL_EVERY_SECS):
             try:
-                self._storage.compact()
+                if time.monotonic() >= due or self._storage.full():
+                    self._storage.compact()
+                    due = time.monotonic() + COMPACT_EVERY_SECS
             except (StorageError, OSError):
                 log.exception("compaction failed")
 
