@@ -8,7 +8,7 @@ PulzarError
 │   └── UnknownProtocol      a message of another protocol version
 ├── BadSignature         a URL was not signed by this cluster's master, or is too old
 ├── LinkDown             RabbitMQ can't be reached just now
-└── TopologyConflict     a queue exists with other arguments than it should
+└── Refused              a request that is not done; see `broker.refusals`
 """
 
 from __future__ import annotations
@@ -44,7 +44,3 @@ class BadSignature(PulzarError):
 
 class LinkDown(PulzarError):
     """Raised when something can't be sent because there is no connection to RabbitMQ."""
-
-
-class TopologyConflict(PulzarError):
-    """Raised when RabbitMQ refuses a declaration because the queue exists with other arguments."""

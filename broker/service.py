@@ -16,16 +16,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from granian.constants import Interfaces
 from granian.http import HTTP1Settings
 from granian.server import Server
 
 from broker import logs, settings
-from broker.errors import SettingsError
+from broker.errors import PulzarError, SettingsError
 
 log = logs.get(__name__)
 
@@ -56,6 +57,34 @@ def die_with_parent(signal_number: int) -> None:
     """Have the kernel send this process the signal when its parent is gone (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal_number)
+
+
+class Companion(Protocol):
+    """What runs beside the web server: the controller or the agent."""
+
+    def run(self) -> int:
+        """Work until `stop`; the exit status."""
+
+    def stop(self) -> None:
+        """Have `run` return soon."""
+
+
+def run_companion(role: str, program: str, make: Callable[[settings.Settings], Companion]) -> int:
+    """Make a companion and run it until SIGTERM; exit status 2 when it can't use its configuration, else its own."""
+    die_with_parent(signal.SIGTERM)
+    try:
+        config = settings.load()
+        logs.setup(config["general", "log_level"], role)
+        companion = make(config)
+    except PulzarError as error:
+        print(f"pulzar {program}: {error}", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, lambda *_: companion.stop())
+    signal.signal(signal.SIGINT, lambda *_: companion.stop())
+    log.info(f"{role} started")
+    status = companion.run()
+    log.info(f"{role} stopped")
+    return status
 
 
 class _NoCrashLoops(dict[int, float]):

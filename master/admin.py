@@ -8,8 +8,8 @@ from typing import Any
 from flask import Blueprint, Response, current_app, request, send_file
 
 from broker import VERSION
+from broker.refusals import BadRequest, NotFound, Unavailable
 from master.app import Parts, ko, ok, uptime
-from master.errors import BadRequest, NotFound, Unavailable
 
 blueprint = Blueprint("admin", __name__)
 

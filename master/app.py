@@ -12,12 +12,11 @@ from werkzeug.exceptions import HTTPException
 from broker import http, logs
 from broker.errors import InvalidKey, LinkDown
 from broker.link import Link
+from broker.refusals import Refused
 from broker.settings import Settings
 from master.answers import AnswerClient
-from master.errors import Refused
 from master.index import Index
 from master.network import Network
-from master.redirects import Redirects
 
 log = logs.get(__name__)
 
@@ -29,7 +28,6 @@ class Parts:
     settings: Settings
     index: Index
     network: Network
-    redirects: Redirects
     link: Link
     controller: AnswerClient
     started: float  # seconds since the epoch

@@ -8,7 +8,6 @@ once a second between two batches.
 from __future__ import annotations
 
 import queue
-import signal
 import sys
 import threading
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 import lmdb
 
 from broker import logs, service, settings, topology
-from broker.errors import LinkDown, MessageError, PulzarError
+from broker.errors import LinkDown, MessageError
 from broker.link import Delivery, Link
 from broker.messages import Announce, Heartbeat, Results, decode, encode
 from master.answers import AnswerServer
@@ -57,8 +56,8 @@ class Controller:
         """Have `run` return soon."""
         self._stopping.set()
 
-    def run(self) -> None:
-        """Consume and keep house until stopped."""
+    def run(self) -> int:
+        """Consume and keep house until stopped; the exit status, 0."""
         self._link.start()
         next_tick = time.monotonic()
         while not self._stopping.is_set():
@@ -70,6 +69,7 @@ class Controller:
                 self._persist(self._tick)
         self._link.stop()
         self._index.close()
+        return 0
 
     def _up(self) -> None:
         try:
@@ -163,23 +163,5 @@ class Controller:
         self._replays.tick()
 
 
-def main() -> int:
-    """Run a controller until SIGTERM; exit status 0, 1 when it can't go on, 2 for a bad configuration."""
-    service.die_with_parent(signal.SIGTERM)
-    try:
-        config = settings.load()
-        logs.setup(config["general", "log_level"], "controller")
-        controller = Controller(config)
-    except PulzarError as error:
-        print(f"pulzar master: {error}", file=sys.stderr)
-        return 2
-    signal.signal(signal.SIGTERM, lambda *_: controller.stop())
-    signal.signal(signal.SIGINT, lambda *_: controller.stop())
-    log.info("controller started")
-    controller.run()
-    log.info("controller stopped")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(service.run_companion("controller", "master", Controller))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from flask import Blueprint, Response, current_app, request
 
 from broker import http, keys
+from broker.refusals import BadRequest
 from master.app import Parts, ok
-from master.errors import BadRequest
 from master.index import Entry, now_ms
 
 blueprint = Blueprint("keys", __name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from broker import http, keys, signing
-from master.errors import NoRoom, Unavailable
+from broker.refusals import NoRoom, Unavailable
 from master.network import Network
 
 READ_SECS = 300

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from broker import logs
 from broker.connections import Connections
-from master.errors import BadRequest, Unavailable
+from broker.refusals import BadRequest, Unavailable
 
 log = logs.get(__name__)
 

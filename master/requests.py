@@ -9,7 +9,7 @@ import re
 from urllib.parse import parse_qs
 
 from broker import conditions
-from master.errors import BadRequest, ConditionFailed
+from broker.refusals import BadRequest, ConditionFailed
 from master.index import Entry
 from master.store import Check
 
@@ -27,21 +27,21 @@ def parameters(query: str) -> dict[str, str]:
     return {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()} if query else {}
 
 
-def expiry(parameters: dict[str, str], now: int) -> int:
-    """When the value's lifetime ends, in ms since the epoch; 0 when it does not."""
+def lifetime(parameters: dict[str, str]) -> int:
+    """How long the value lives, in ms; 0 for ever."""
     days, ttl = parameters.get("temporal"), parameters.get("ttl")
     if days is not None and ttl is not None:
         raise BadRequest("temporal and ttl were both given; give one of them")
     if days is not None:
         if not days.isascii() or not days.isdecimal() or not 1 <= int(days[:9]) <= MAX_DAYS:
             raise BadRequest(f"temporal={days[:40]!r} is no number of days; give an integer from 1 to {MAX_DAYS}")
-        return now + int(days) * DAY_MS
+        return int(days) * DAY_MS
     if ttl is not None:
         match = _TTL.fullmatch(ttl)
         length = int(match[1]) * _UNITS_MS[match[2]] if match else 0
         if not 0 < length <= MAX_DAYS * DAY_MS:
             raise BadRequest(f"ttl={ttl[:40]!r} is no lifetime; give one like 90s, 15m, 12h or 7d")
-        return now + length
+        return length
     return 0
 
 

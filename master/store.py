@@ -13,8 +13,8 @@ from typing import NamedTuple
 from broker import keys, logs
 from broker.errors import LinkDown
 from broker.messages import Delete, Status, Store
+from broker.refusals import Conflict, NoRoom, NotFound, Refused, Unavailable
 from master.dispatch import NOWHERE, Dispatcher
-from master.errors import Conflict, NoRoom, NotFound, Refused, Unavailable
 from master.index import Entry, Index, now_ms
 from master.locks import KeyLocks
 from master.network import Network

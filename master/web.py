@@ -16,10 +16,10 @@ from broker import http, logs, service, settings, topology
 from broker.connections import Connections
 from broker.errors import InvalidKey, LinkDown
 from broker.link import Link
+from broker.refusals import Refused
 from master.answers import AnswerClient
 from master.app import Parts, create_app
 from master.dispatch import Dispatcher
-from master.errors import Refused
 from master.index import Index
 from master.locks import KeyLocks
 from master.network import Network
@@ -108,7 +108,7 @@ def create() -> Application:
     writer = Writer(index, network, dispatcher, KeyLocks(directory, service.workers(config) == 1), versions, timeout)
     reads = Reads(index, network, redirects, http.cors_headers(config["server", "cors"]))
     writes = Writes(writer, network, redirects, connections, config.secret(), config["volume", "inline"])
-    flask = create_app(Parts(config, index, network, redirects, link, controller, time.time()))
+    flask = create_app(Parts(config, index, network, link, controller, time.time()))
     link.start()
     link.wait(LINK_SECS)
     log.info("web worker started", origin=origin)

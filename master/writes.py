@@ -11,8 +11,8 @@ from broker import checksums, http, keys, signing
 from broker.checksums import BadChecksum, Checksums
 from broker.connections import Connections
 from broker.errors import BadSignature
+from broker.refusals import BadRequest, Forbidden
 from master import requests
-from master.errors import BadRequest, Refused
 from master.index import now_ms
 from master.network import Network
 from master.redirects import Redirects
@@ -24,12 +24,6 @@ _COMMIT_BYTES = 65_536  # most that a commit's body may have
 _CHUNK_BYTES = 1 << 16
 
 Respond = Callable[[int, Any, str, list[tuple[str, str]]], Iterable[bytes]]
-
-
-class Forbidden(Refused):
-    """Raised when a request that only a node may make is not signed by one."""
-
-    status = 403
 
 
 class Writes:
@@ -56,7 +50,7 @@ class Writes:
         key = http.key_of(environ, "/add_key/")
         given = requests.parameters(environ.get("QUERY_STRING", ""))
         now = now_ms()
-        expires = requests.expiry(given, now)
+        life = requests.lifetime(given)
         may_overwrite = requests.overwrite(given)
         length = http.content_length(environ)
         content_type = requests.content_type(environ.get("CONTENT_TYPE"))
@@ -64,13 +58,13 @@ class Writes:
         if length is None and "HTTP_EXPECT" in environ:
             length = self._inline + 1  # who waits to be told where to send it may as well send it to a node
         if length is not None and length > self._inline:
-            location = self._redirects.upload(key, expires - now if expires else 0, may_overwrite, length)
+            location = self._redirects.upload(key, life, may_overwrite, length)
             headers = [("Location", location), *http.unread(environ)]
             return respond(307, {"node": location}, "put it there", headers)
         if length is None:
             chunks, whole = self._read_chunks(environ["wsgi.input"])
             if not whole:
-                location = self._redirects.upload(key, expires - now if expires else 0, may_overwrite, 0)
+                location = self._redirects.upload(key, life, may_overwrite, 0)
                 return self._pass_on(location, chunks, environ, respond)
             if not any(promised) and self._connections.cut_off(environ):
                 raise BadRequest("the connection broke in the middle of the body; nothing was stored")
@@ -88,7 +82,7 @@ class Writes:
                 size=len(value),
                 digest=digest,
                 content_type=content_type,
-                expires=expires,
+                expires=now + life if life else 0,
                 overwrite=requests.replaces(if_match, may_overwrite),
                 check=requests.check(if_match, environ.get("HTTP_IF_NONE_MATCH")),
                 value=value,
@@ -100,9 +94,7 @@ class Writes:
         """Where to PUT a key directly; a PUT is sent there."""
         key = http.key_of(environ, "/get_node/")
         given = requests.parameters(environ.get("QUERY_STRING", ""))
-        now = now_ms()
-        expires = requests.expiry(given, now)
-        location = self._redirects.upload(key, expires - now if expires else 0, requests.overwrite(given), 0)
+        location = self._redirects.upload(key, requests.lifetime(given), requests.overwrite(given), 0)
         if environ["REQUEST_METHOD"] == "GET":
             return respond(200, {"node": location}, "ok", [])
         return respond(307, {"node": location}, "put it there", [("Location", location), *http.unread(environ)])

@@ -7,13 +7,12 @@ Replays, heartbeats and upkeep of the storage have threads of their own.
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 from pathlib import Path
 
 from broker import logs, service, settings, topology
-from broker.errors import LinkDown, MessageError, PulzarError
+from broker.errors import LinkDown, MessageError
 from broker.link import Delivery, Link
 from broker.messages import Announce, Commands, Delete, Kind, Replay, Result, Results, Status, Store, decode_any, encode
 from node import identity
@@ -56,8 +55,8 @@ class Agent:
         """Have `run` return soon."""
         self._stopping.set()
 
-    def run(self) -> None:
-        """Carry out commands until stopped; raises `Broken` when the storage has failed."""
+    def run(self) -> int:
+        """Carry out commands until stopped; exit status 1 when the storage has failed, else 0."""
         self._link.start()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         self._replayer.start()
@@ -68,7 +67,10 @@ class Agent:
         self._link.stop()
         self._storage.close()
         if self._failure:
-            raise self._failure
+            # The log on the disk is good; what this process knows of it may not be.
+            log.error("storage failed; the agent must start again", node=self.node, reason=self._failure)
+            return 1
+        return 0
 
     # On the link's thread.
 
@@ -160,28 +162,5 @@ class Agent:
             self._beat_now.wait(self._heartbeat_secs)
 
 
-def main() -> int:
-    """Run an agent until SIGTERM; exit status 0, 1 when it can't go on, 2 for a bad configuration."""
-    service.die_with_parent(signal.SIGTERM)
-    try:
-        config = settings.load()
-        logs.setup(config["general", "log_level"], "agent")
-        agent = Agent(config)
-    except PulzarError as error:
-        print(f"pulzar node: {error}", file=sys.stderr)
-        return 2
-    signal.signal(signal.SIGTERM, lambda *_: agent.stop())
-    signal.signal(signal.SIGINT, lambda *_: agent.stop())
-    log.info("agent started", node=agent.node)
-    try:
-        agent.run()
-    except Broken as error:
-        # The log on the disk is good; what this process knows of it may not be.
-        log.error("storage failed; the agent must start again", node=agent.node, reason=error)
-        return 1
-    log.info("agent stopped", node=agent.node)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(service.run_companion("agent", "node", Agent))

@@ -15,9 +15,9 @@ from broker import http, keys, logs, signing
 from broker.errors import BadSignature
 from broker.http import Plan, Resource
 from broker.ranges import Span
+from broker.refusals import Forbidden, NotFound
 from node.errors import StorageError
 from node.reader import Found, Reader
-from node.refusals import Forbidden, NotFound
 from node.values import BLOCK_BYTES
 
 log = logs.get(__name__)

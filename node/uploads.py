@@ -14,10 +14,10 @@ from broker import checksums, http, keys, logs, signing
 from broker.checksums import BadChecksum, Checksums
 from broker.connections import Connections
 from broker.errors import BadSignature
+from broker.refusals import BadRequest, Forbidden, NoRoom, Unavailable
 from node import commit
 from node.commit import AnswerLost, Committed, Committer, Unreachable
 from node.errors import DiskFull
-from node.refusals import BadRequest, Forbidden, NoRoom, Unavailable
 from node.staging import Staged, Staging, Upload
 
 log = logs.get(__name__)

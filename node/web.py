@@ -11,6 +11,7 @@ from broker import VERSION, http, keys, logs, service
 from broker import settings as configuration
 from broker.connections import Connections
 from broker.errors import InvalidKey
+from broker.refusals import Refused
 from broker.settings import Settings
 from node import identity
 from node.commit import Committer
@@ -18,7 +19,6 @@ from node.downloads import Downloads
 from node.errors import Corrupt, StorageError
 from node.errors import Unavailable as StorageUnavailable
 from node.reader import Reader
-from node.refusals import Refused
 from node.staging import Staging
 from node.uploads import Uploads
 

@@ -9,8 +9,8 @@ import pytest
 
 from broker import keys
 from broker.messages import Delete, Status, Store
+from broker.refusals import Conflict, NoRoom, NotFound, Unavailable
 from master.dispatch import NOWHERE, Ticket
-from master.errors import Conflict, NoRoom, NotFound, Unavailable
 from master.index import Entry, Index, now_ms, pack, stamped
 from master.locks import KeyLocks
 from master.store import Put, Stored, Writer

@@ -1,0 +1,64 @@
+"""Requests that are not done, by master or node, each with the HTTP status of its answer.
+
+PulzarError
+└── Refused
+    ├── BadRequest           400
+    ├── Forbidden            403
+    ├── NotFound             404
+    ├── Conflict             409
+    ├── ConditionFailed      412
+    ├── Unavailable          503  with Retry-After
+    └── NoRoom               507
+"""
+
+from __future__ import annotations
+
+from broker.errors import PulzarError
+
+
+class Refused(PulzarError):
+    """Raised when a request gets an error answer instead of what it asked for."""
+
+    status = 400
+    retry_after: int | None = None  # seconds
+
+
+class BadRequest(Refused):
+    """Raised when a request can't be understood; the message says what was received and what is needed."""
+
+
+class Forbidden(Refused):
+    """Raised when a request is not signed by this cluster, or no longer."""
+
+    status = 403
+
+
+class NotFound(Refused):
+    """Raised when what was asked for does not exist."""
+
+    status = 404
+
+
+class Conflict(Refused):
+    """Raised when a key exists already and the request does not replace it."""
+
+    status = 409
+
+
+class ConditionFailed(Refused):
+    """Raised when a condition of the request does not hold."""
+
+    status = 412
+
+
+class Unavailable(Refused):
+    """Raised when it can't be done just now: nothing was changed, or it can't be said whether it was."""
+
+    status = 503
+    retry_after = 1
+
+
+class NoRoom(Refused):
+    """Raised when there is no room for a value."""
+
+    status = 507
