@@ -56,7 +56,7 @@ class Resource(NamedTuple):
 class Plan(NamedTuple):
     """How to answer: status and headers, and either stretches of the value or a body of its own."""
 
-    status: str
+    status: int
     headers: list[Header]
     ranges: Sequence[Span] = ()  # stretches of the value that are sent; none for HEAD, 304, 412, 416
     text: bytes = b""  # the body when it is not from the value
@@ -68,14 +68,14 @@ class Plan(NamedTuple):
             return self.multipart.pieces()
         return self.ranges or ([self.text] if self.text else [])
 
-    def body(self, value: bytes | None) -> list[bytes]:
+    def body(self, value: bytes | None) -> bytes:
         """The whole body, from a value that is in memory. None will do when `ranges` is empty."""
         if value is None or not self.ranges:
-            return [self.text]
+            return self.text
         if self.multipart is None:
             start, stop = self.ranges[0]
-            return [value] if stop - start == len(value) else [value[start:stop]]
-        return list(_filled(self.multipart.pieces(), value))
+            return value if stop - start == len(value) else value[start:stop]
+        return b"".join(_filled(self.multipart.pieces(), value))
 
 
 def _filled(pieces: Iterable[bytes | Span], value: bytes) -> Iterator[bytes]:
@@ -100,14 +100,14 @@ def plan(environ: dict[str, Any], resource: Resource) -> Plan:
     if "HTTP_RANGE" in environ or conditions.given(environ):
         outcome = conditions.evaluate(environ, etag, modified)
         if outcome is Outcome.NOT_MODIFIED:
-            return Plan("304 Not Modified", headers[2:5])
+            return Plan(304, headers[2:5])
         if outcome is Outcome.FAILED:
             return _refusal(412, f"the condition does not hold: the value has ETag {etag}", headers[2:5], head)
         # RFC 9110 knows ranges of GET only: a HEAD is told of the whole value.
         wanted = None if head else environ.get("HTTP_RANGE")
         if wanted is not None and conditions.wants_range(environ.get("HTTP_IF_RANGE"), etag, modified):
             return _partial(wanted, resource, headers)
-    return Plan("200 OK", headers, () if head or not size else (Span(0, size),))
+    return Plan(200, headers, () if head or not size else (Span(0, size),))
 
 
 def _partial(wanted: str, resource: Resource, headers: list[Header]) -> Plan:
@@ -117,20 +117,20 @@ def _partial(wanted: str, resource: Resource, headers: list[Header]) -> Plan:
     except ranges.Unsatisfiable as error:
         return _refusal(416, str(error), [*headers[2:], ("Content-Range", f"bytes */{size}")], False)
     if spans is None:
-        return Plan("200 OK", headers, (Span(0, size),) if size else ())
+        return Plan(200, headers, (Span(0, size),) if size else ())
     if len(spans) == 1:
         start, stop = spans[0]
         headers[1] = ("Content-Length", str(stop - start))
-        return Plan("206 Partial Content", [*headers, ("Content-Range", ranges.content_range(spans[0], size))], spans)
+        return Plan(206, [*headers, ("Content-Range", ranges.content_range(spans[0], size))], spans)
     multipart = Multipart(spans, size, resource.content_type)
     headers[:2] = [("Content-Type", multipart.content_type), ("Content-Length", str(multipart.length))]
-    return Plan("206 Partial Content", headers, spans, multipart=multipart)
+    return Plan(206, headers, spans, multipart=multipart)
 
 
 def _refusal(status: int, message: str, headers: list[Header], head: bool) -> Plan:
     text = envelope(status, None, message)
     own = [("Content-Type", "application/json"), ("Content-Length", str(len(text)))]
-    return Plan(STATUS_LINES[status], own + headers, text=b"" if head else text)
+    return Plan(status, own + headers, text=b"" if head else text)
 
 
 def envelope(status: int, data: Any, message: str) -> bytes:
@@ -138,28 +138,38 @@ def envelope(status: int, data: Any, message: str) -> bytes:
     return json.dumps({"data": data, "msg": message, "status": "ok" if status < 400 else "ko"}).encode("ascii") + b"\n"
 
 
-def respond(
-    start_response: Any, status: int, data: Any, message: str, headers: Iterable[Header], cors: str
-) -> list[bytes]:
-    """Answer with the envelope."""
+class Answer(NamedTuple):
+    """A whole answer to a request."""
+
+    status: int
+    headers: list[Header]
+    body: bytes = b""
+
+
+def answer(status: int, data: Any, message: str, headers: Iterable[Header], cors: str) -> Answer:
+    """An answer with the envelope."""
     body = envelope(status, data, message)
     own = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-    start_response(STATUS_LINES[status], [*own, *headers, *cors_headers(cors)])
-    return [body]
+    return Answer(status, [*own, *headers, *_cors(cors)], body)
 
 
-def options(start_response: Any, methods: Iterable[str], cors: str) -> list[bytes]:
-    """Answer OPTIONS, and with it the question a browser asks before a request from another origin."""
+def options(methods: Iterable[str], cors: str) -> Answer:
+    """The answer to OPTIONS, and to the question a browser asks before a request from another origin."""
     allowed = ", ".join(sorted({*methods, "OPTIONS"}))
-    headers = [("Allow", allowed), *cors_headers(cors)]
+    headers = [("Allow", allowed), *_cors(cors)]
     if cors:
         headers += [
             ("Access-Control-Allow-Methods", allowed),
             ("Access-Control-Allow-Headers", _ALLOWED_HEADERS),
             ("Access-Control-Max-Age", _PREFLIGHT_SECS),
         ]
-    start_response("204 No Content", headers)
-    return []
+    return Answer(204, headers)
+
+
+def give(start_response: Any, answer: Answer) -> list[bytes]:
+    """Give an answer as WSGI wants it."""
+    start_response(STATUS_LINES[answer.status], answer.headers)
+    return [answer.body] if answer.body else []
 
 
 @lru_cache(maxsize=16)
@@ -184,19 +194,25 @@ def content_length(environ: dict[str, Any]) -> int | None:
     return int(environ.get("CONTENT_LENGTH") or 0)
 
 
-def unread(environ: dict[str, Any]) -> list[Header]:
-    """For an answer to a request whose body nobody wants: reads a short one, so that the connection stays of use.
+CLOSE: Header = ("Connection", "close")
 
-    Before a long one the connection is closed, which the header that is returned says.
+
+def unread_bytes(environ: dict[str, Any]) -> int | None:
+    """How much to read of a body that nobody wants, so that the connection stays of use.
+
+    None when it is too long for that: then the connection is closed, and the answer says so (`CLOSE`).
     """
     length = content_length(environ)
-    if length == 0:
-        return []
     # Reading would tell a client that waits for "100 Continue" to send it.
-    if length is None or length > _SHORT_BYTES or "HTTP_EXPECT" in environ:
-        return [("Connection", "close")]
-    environ["wsgi.input"].read(length)
-    return []
+    return None if length is None or length > _SHORT_BYTES or (length and "HTTP_EXPECT" in environ) else length
+
+
+def unread(environ: dict[str, Any]) -> list[Header]:
+    """Deal with the body of a WSGI request that nobody wants; returns headers for the answer."""
+    length = unread_bytes(environ)
+    if length:
+        environ["wsgi.input"].read(length)
+    return [CLOSE] if length is None else []
 
 
 def key_of(environ: dict[str, Any], prefix: str) -> str:

@@ -99,9 +99,12 @@ class _NoCrashLoops(dict[int, float]):
 
 
 class Service:
-    """A web server that runs `target`, a factory of a WSGI application, and the companion module beside it."""
+    """A web server that runs `target`, a factory of an application, and the companion module beside it.
 
-    def __init__(self, target: str, companion: str, host: str, port: int, workers: int, threads: int) -> None:
+    A WSGI application answers `threads` requests at once in each worker; without threads it is an RSGI application.
+    """
+
+    def __init__(self, target: str, companion: str, host: str, port: int, workers: int, threads: int = 0) -> None:
         self._companion = companion
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
@@ -117,9 +120,9 @@ class Service:
             self._target,
             address=self._address,
             port=self._port,
-            interface=Interfaces.WSGI,
+            interface=Interfaces.WSGI if self._threads else Interfaces.RSGI,
             workers=self._workers,
-            blocking_threads=self._threads,
+            blocking_threads=self._threads or None,
             backlog=BACKLOG,
             backpressure=max(self._threads, BACKLOG // self._workers),
             http1_settings=HTTP1Settings(header_read_timeout=60_000),

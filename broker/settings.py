@@ -100,7 +100,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("server", "dir", "/var/lib/pulzar/master", _text, "", "the master's data directory: the index"),
     Setting("server", "index_map", 256 << 30, _size(16 << 20, 64 * _TB), "bytes", "most the index may grow to; this is address space, not disk or memory"),
     Setting("server", "workers", 0, _integer(0, 64), "processes", "web workers of the master; 0: half of the cores"),
-    Setting("server", "threads", 128, _integer(1, 4096), "threads", "requests one web worker of the master answers at once"),
+    Setting("server", "threads", 32, _integer(1, 4096), "threads", "requests one web worker of the master answers at once, those for single keys not counted"),
     Setting("server", "cached", 4096, _size(0, 65536), "bytes", "values up to this size are kept beside their index entry and answered by the master"),
     Setting("server", "put_timeout", 10.0, _seconds(0.5, 600), "seconds", "a PUT or DELETE is answered within this time, with 503 at the worst"),
     Setting("server", "cors", "*", _text, "origin", "Access-Control-Allow-Origin of every answer; empty: none"),

@@ -26,7 +26,6 @@ def main() -> int:
             config["server", "host"],
             config["server", "port"],
             service.workers(config),
-            config["server", "threads"],
         )
     except PulzarError as error:
         print(f"pulzar master: {error}", file=sys.stderr)

@@ -7,14 +7,14 @@ in one pool and go, a batch at a time, to the node that placement chooses among 
 Whoever was just answered often comes back at once: so a batch waits until as many have gathered as the
 last one had, or for `LINGER_SECS`. After a batch of one nothing waits, and an idle system adds no delay.
 
-Requests and answers only leave notes; all decisions are made on the link's thread.
+Requests, on the event loop, and answers only leave notes; all decisions are made on the link's thread.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
-from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable, Collection
 
@@ -37,31 +37,42 @@ NOWHERE = "no node that has room was heard from lately"
 Command = Store | Delete
 # The node for so many bytes that is none of these; None when there is none.
 Choose = Callable[[int, Collection[str]], str | None]
+# Has a function called on the event loop, whichever thread this is.
+Call = Callable[..., object]
 
 
 class Ticket:
-    """One command under way. `wait` blocks until its answer is there."""
+    """One command under way. `wait` waits until its answer is there. Both ends are on the event loop."""
 
-    __slots__ = ("_lock", "node", "reason", "status")
+    __slots__ = ("_answered", "node", "reason", "status")
 
     def __init__(self, node: str) -> None:
         self.node = node  # "" until one is chosen
         self.status: Status | None = None
         self.reason = ""
-        # A bare lock is the cheapest thing to block on; it is taken here and released by the answer.
-        self._lock = allocate_lock()
-        self._lock.acquire()
+        self._answered: asyncio.Future[None] | None = None
 
-    def wait(self, timeout: float) -> Status | None:
-        """What became of the command; None when no answer came in time."""
-        self._lock.acquire(timeout=max(0.0, timeout))
+    async def wait(self, timeout: float) -> Status | None:
+        """What became of the command; None when no answer came within `timeout` seconds."""
+        if self.status is None:
+            loop = asyncio.get_running_loop()
+            self._answered = loop.create_future()
+            timer = loop.call_later(max(0.0, timeout), self._wake)
+            try:
+                await self._answered
+            finally:
+                timer.cancel()
         return self.status
 
     def answer(self, status: Status, reason: str) -> None:
         """Wake the request that waits."""
         self.status = status
         self.reason = reason
-        self._lock.release()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_result(None)
 
 
 class _Gathering:
@@ -119,10 +130,16 @@ class _Lane:
         return bool(self.under_way) and now - self.sent < STALLED_SECS
 
 
+def _answer(answers: list[tuple[Ticket, int, str]]) -> None:
+    for ticket, status, reason in answers:
+        ticket.answer(Status(status), reason)
+
+
 class Dispatcher:
     """Of one web worker. `origin` names the worker; the answers for it come in through `answered`."""
 
     def __init__(self, link: Link, origin: str, ttl_ms: int, choose: Choose) -> None:
+        self._call: Call = lambda function, *arguments: function(*arguments)
         self._link = link
         self._origin = origin
         self._ttl_ms = ttl_ms
@@ -139,6 +156,10 @@ class Dispatcher:
         link.on_down = self._down
 
     # What requests and the reader of answers call.
+
+    def run_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Requests wait on this loop; to be called before the first one."""
+        self._call = loop.call_soon_threadsafe
 
     def send(self, node: str, make: Callable[[int], Command]) -> tuple[int, Ticket]:
         """Send a command to a node, or to any that has room when `node` is "".
@@ -168,12 +189,15 @@ class Dispatcher:
 
     def answered(self, answers: list[tuple[int, int, str]]) -> None:
         """The controller says what became of some commands."""
+        wanted: list[tuple[Ticket, int, str]] = []
         for number, status, reason in answers:
             ticket = self._tickets.pop(number, None)
             if ticket:
                 self._landed.append((ticket.node, number))
-                ticket.answer(Status(status), reason)
-        self._link.wake()
+                wanted.append((ticket, status, reason))
+        if wanted:
+            self._call(_answer, wanted)
+            self._link.wake()
 
     # On the link's thread.
 

@@ -1,59 +1,80 @@
-"""One writer per key at a time, across the threads and processes of the master.
+"""One writer per key at a time, across the requests and processes of the master.
 
 Between the look at the index and the commit of what was written, nobody else may write the same key: so
 a create-only PUT wins or loses before anything is sent, and versions of a key rise in the order in which
-they were decided. Within a process the lock is a `threading.Lock`; between processes it is a lock on one
+they were decided. Requests of one process wait in a line; between processes there is a lock on one
 byte of a file, chosen by the key's checksum, which the kernel frees if its holder dies.
 """
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
-import threading
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 _POLL_SECS = 0.002
 
 
 class KeyLocks:
-    """The locks of one process. `directory` is the master's own; `alone` when no other process takes locks there."""
+    """The locks of one process, for its event loop. `directory` is the master's own; `alone` when no other process
+    takes locks there.
+    """
 
     def __init__(self, directory: Path, alone: bool = False) -> None:
         self._alone = alone
         # Opened once and never closed: closing any descriptor of a file frees all locks a process has on it.
         self._file = os.open(directory / "keys.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._guard = threading.Lock()
-        self._held: dict[int, tuple[threading.Lock, int]] = {}  # byte → its lock, how many threads want it
+        self._held: dict[int, deque[asyncio.Future[bool]]] = {}  # byte → who waits for it
 
-    @contextmanager
-    def hold(self, key: bytes, timeout: float) -> Iterator[bool]:
+    @asynccontextmanager
+    async def hold(self, key: bytes, timeout: float) -> AsyncIterator[bool]:
         """Hold the key's lock in the block; yields False when it could not be had within `timeout` seconds."""
-        deadline = time.monotonic() + timeout
         byte = zlib.crc32(key)
-        with self._guard:
-            lock, wanted = self._held.get(byte) or (threading.Lock(), 0)
-            self._held[byte] = (lock, wanted + 1)
-        held = lock.acquire(timeout=max(0.0, timeout))
+        deadline = time.monotonic() + timeout
+        held = await self._wait(byte, timeout)
         try:
-            yield held and (self._alone or self._lock_byte(byte, deadline))
+            yield held and (self._alone or await self._lock_byte(byte, deadline))
         finally:
             if held:
                 if not self._alone:
                     fcntl.lockf(self._file, fcntl.LOCK_UN, 1, byte)
-                lock.release()
-            with self._guard:
-                lock, wanted = self._held[byte]
-                if wanted == 1:
-                    del self._held[byte]
-                else:
-                    self._held[byte] = (lock, wanted - 1)
+                self._pass_on(byte)
 
-    def _lock_byte(self, byte: int, deadline: float) -> bool:
+    async def _wait(self, byte: int, timeout: float) -> bool:
+        """Become the one of this process that holds it; whether that was possible in time."""
+        line = self._held.get(byte)
+        if line is None:
+            self._held[byte] = deque()
+            return True
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[bool] = loop.create_future()
+        line.append(turn)
+        timer = loop.call_later(timeout, _give_up, turn)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.result():
+                self._pass_on(byte)
+            raise
+        finally:
+            timer.cancel()
+
+    def _pass_on(self, byte: int) -> None:
+        line = self._held[byte]
+        while line:
+            turn = line.popleft()
+            if not turn.done():
+                turn.set_result(True)
+                return
+        del self._held[byte]
+
+    async def _lock_byte(self, byte: int, deadline: float) -> bool:
         while True:
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
@@ -61,4 +82,9 @@ class KeyLocks:
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     return False
-                time.sleep(_POLL_SECS)
+                await asyncio.sleep(_POLL_SECS)
+
+
+def _give_up(turn: asyncio.Future[bool]) -> None:
+    if not turn.done():
+        turn.set_result(False)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 from broker import http, keys
+from broker.http import Answer
+from master.incoming import Incoming
 from master.index import Index, now_ms
 from master.network import Network
 from master.redirects import Redirects
@@ -21,8 +20,9 @@ class Reads:
         self._redirects = redirects
         self._cors = cors
 
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    def __call__(self, incoming: Incoming) -> Answer:
         """Answer one request; raises `Refused` or `InvalidKey`."""
+        environ = incoming.environ
         key = http.key_of(environ, "/get_key/")
         entry = self._index.get(keys.encode(key))
         if entry is None or not entry.live(now_ms()):
@@ -33,7 +33,6 @@ class Reads:
         # A 304, 412 or 416 and a HEAD need no bytes, so they never leave the master.
         if entry.value is None and plan.ranges and not head:
             location = self._redirects.read(key, entry.node)
-            start_response("307 Temporary Redirect", [("Location", location), ("Content-Length", "0"), *self._cors])
-            return []
-        start_response(plan.status, [*plan.headers, *self._cors])
-        return [] if head else plan.body(entry.value)
+            return Answer(307, [("Location", location), ("Content-Length", "0"), *self._cors])
+        body = b"" if head else plan.body(entry.value)
+        return Answer(plan.status, [*plan.headers, *self._cors], body)

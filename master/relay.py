@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import http.client
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
 from broker import logs
@@ -31,14 +31,16 @@ class Relayed(NamedTuple):
     body: bytes
 
 
-def relay(location: str, read: list[bytes], environ: dict[str, Any], connections: Connections) -> Relayed:
+def relay(
+    location: str, read: list[bytes], rest: BinaryIO, environ: dict[str, Any], connections: Connections
+) -> Relayed:
     """PUT what was read of the body and the rest of it at `location`; raises `BadRequest` when it was cut off."""
     url = urlsplit(location)
     connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=TIMEOUT_SECS)
     headers = {_name(name): environ[name] for name in _PASSED_ON if environ.get(name)}
     try:
         connection.request(
-            "PUT", f"{url.path}?{url.query}", body=_rest(read, environ, connections), headers=headers, encode_chunked=True
+            "PUT", f"{url.path}?{url.query}", body=_body(read, rest, environ, connections), headers=headers, encode_chunked=True
         )  # fmt: skip
         response = connection.getresponse()
         body = response.read()
@@ -51,9 +53,9 @@ def relay(location: str, read: list[bytes], environ: dict[str, Any], connections
         connection.close()
 
 
-def _rest(read: list[bytes], environ: dict[str, Any], connections: Connections) -> Iterator[bytes]:
+def _body(read: list[bytes], rest: BinaryIO, environ: dict[str, Any], connections: Connections) -> Iterator[bytes]:
     yield from read
-    while chunk := environ["wsgi.input"].read(_CHUNK_BYTES):
+    while chunk := rest.read(_CHUNK_BYTES):
         yield chunk
     if connections.cut_off(environ):
         # Without the end of its chunks the node knows the body for what it is, too.

@@ -53,7 +53,7 @@ class Stored(NamedTuple):
 
 
 class Writer:
-    """Of one web worker; thread-safe."""
+    """Of one web worker, on its event loop."""
 
     def __init__(
         self,
@@ -71,10 +71,10 @@ class Writer:
         self._versions = versions
         self._timeout = timeout
 
-    def put(self, put: Put) -> Stored:
+    async def put(self, put: Put) -> Stored:
         """Store a value; raises `Conflict`, `ConditionFailed`, `NoRoom` or `Unavailable`."""
         deadline = time.monotonic() + self._timeout
-        with self._locks.hold(put.key, self._timeout / 2) as held:
+        async with self._locks.hold(put.key, self._timeout / 2) as held:
             if not held:
                 raise Unavailable("another client is writing this key; try again")
             entry = self._index.get(put.key)
@@ -86,9 +86,9 @@ class Writer:
                 raise Conflict(f"the key {keys.decode(put.key)} exists; ?overwrite=1 replaces it")
             if entry is None and self._network.restoring:
                 raise Unavailable("the index is being filled again and may not know this key yet")
-            return self._attempts(put, entry, newest, deadline)
+            return await self._attempts(put, entry, newest, deadline)
 
-    def _attempts(self, put: Put, entry: Entry | None, newest: int, deadline: float) -> Stored:
+    async def _attempts(self, put: Put, entry: Entry | None, newest: int, deadline: float) -> Stored:
         tried: set[str] = set()
         abandoned: list[tuple[str, int]] = []
         full, reason = False, ""
@@ -106,7 +106,7 @@ class Writer:
                         put.value, put.staged,
                     )  # fmt: skip
 
-                node, status, reason = self._send(node, make, deadline)
+                node, status, reason = await self._send(node, make, deadline)
                 if status is Status.DONE:
                     return Stored(node, version, created)
                 if reason == NOWHERE:
@@ -143,13 +143,13 @@ class Writer:
             return entry.node
         return self._network.choose(put.size, tried) if tried else ""
 
-    def _send(
+    async def _send(
         self, node: str, make: Callable[[int], Store | Delete], deadline: float
     ) -> tuple[str, Status | None, str]:
         """Where the command went, and what became of it."""
         number, ticket = self._dispatcher.send(node, make)
         patience = min(self._timeout * _ATTEMPT_SHARE, deadline - time.monotonic())
-        status = ticket.wait(patience)
+        status = await ticket.wait(patience)
         if status is None:
             self._dispatcher.abandon(number)
             return ticket.node, None, f"node {ticket.node} did not answer within {patience:.1f} s"
@@ -160,10 +160,10 @@ class Writer:
             return NoRoom("no node has room for this value")
         return Unavailable(f"it could not be stored just now: {reason or NOWHERE}")
 
-    def delete(self, key: bytes, check: Check) -> None:
+    async def delete(self, key: bytes, check: Check) -> None:
         """Delete a key; raises `NotFound`, `ConditionFailed` or `Unavailable`."""
         deadline = time.monotonic() + self._timeout
-        with self._locks.hold(key, self._timeout / 2) as held:
+        async with self._locks.hold(key, self._timeout / 2) as held:
             if not held:
                 raise Unavailable("another client is writing this key; try again")
             entry, tomb = self._index.get_with_tomb(key)
@@ -181,7 +181,7 @@ class Writer:
                     break
                 tried.add(node)
                 try:
-                    _, status, reason = self._send(node, lambda ticket: Delete(ticket, key, version), deadline)
+                    _, status, reason = await self._send(node, lambda ticket: Delete(ticket, key, version), deadline)
                 except LinkDown as error:
                     raise Unavailable(str(error)) from error
                 if status is Status.DONE:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Iterable
 from typing import Any
 
 from broker import checksums, http, keys, signing
 from broker.checksums import BadChecksum, Checksums
 from broker.connections import Connections
 from broker.errors import BadSignature
+from broker.http import Answer, Header
 from broker.refusals import BadRequest, Forbidden
 from master import requests
+from master.incoming import Incoming
 from master.index import now_ms
 from master.network import Network
 from master.redirects import Redirects
@@ -21,9 +23,7 @@ from master.store import Put, Writer
 
 COMMIT = "/skynet/commit/"
 _COMMIT_BYTES = 65_536  # most that a commit's body may have
-_CHUNK_BYTES = 1 << 16
-
-Respond = Callable[[int, Any, str, list[tuple[str, str]]], Iterable[bytes]]
+_QUICK_BYTES = 1 << 18  # a digest of more takes so long that other requests would notice
 
 
 class Writes:
@@ -37,6 +37,7 @@ class Writes:
         connections: Connections,
         secret: bytes,
         inline: int,
+        cors: str,
     ) -> None:
         self._writer = writer
         self._network = network
@@ -44,11 +45,16 @@ class Writes:
         self._connections = connections
         self._secret = secret
         self._inline = inline
+        self._cors = cors
 
-    def put(self, environ: dict[str, Any], respond: Respond) -> Iterable[bytes]:
+    def _answer(self, status: int, data: Any, message: str, headers: list[Header]) -> Answer:
+        return http.answer(status, data, message, headers, self._cors)
+
+    async def put(self, incoming: Incoming) -> Answer:
         """Take a small value and store it; send the client with a large one to a node, before it sends it."""
+        environ = incoming.environ
         key = http.key_of(environ, "/add_key/")
-        given = requests.parameters(environ.get("QUERY_STRING", ""))
+        given = requests.parameters(environ["QUERY_STRING"])
         now = now_ms()
         life = requests.lifetime(given)
         may_overwrite = requests.overwrite(given)
@@ -58,24 +64,21 @@ class Writes:
         if length is None and "HTTP_EXPECT" in environ:
             length = self._inline + 1  # who waits to be told where to send it may as well send it to a node
         if length is not None and length > self._inline:
-            location = self._redirects.upload(key, life, may_overwrite, length)
-            headers = [("Location", location), *http.unread(environ)]
-            return respond(307, {"node": location}, "put it there", headers)
+            return await self._send_on(self._redirects.upload(key, life, may_overwrite, length), incoming)
         if length is None:
-            chunks, whole = self._read_chunks(environ["wsgi.input"])
+            chunks, whole = await self._read_chunks(incoming)
             if not whole:
-                location = self._redirects.upload(key, life, may_overwrite, 0)
-                return self._pass_on(location, chunks, environ, respond)
-            if not any(promised) and self._connections.cut_off(environ):
+                return await self._relay(self._redirects.upload(key, life, may_overwrite, 0), chunks, incoming)
+            if not any(promised) and await self._cut_off(incoming):
                 raise BadRequest("the connection broke in the middle of the body; nothing was stored")
             value = b"".join(chunks)
         else:
-            value = self._read(environ["wsgi.input"], length)
-        digest = hashlib.sha256(value).digest()
+            value = await incoming.read(length)
+        digest = await _digest(value)
         if any(promised):
             _compare(promised, value, digest)
         if_match = environ.get("HTTP_IF_MATCH")
-        return self._store(
+        return await self._store(
             key,
             Put(
                 key=keys.encode(key),
@@ -87,32 +90,39 @@ class Writes:
                 check=requests.check(if_match, environ.get("HTTP_IF_NONE_MATCH")),
                 value=value,
             ),
-            respond,
         )
 
-    def place(self, environ: dict[str, Any], respond: Respond) -> Iterable[bytes]:
+    async def place(self, incoming: Incoming) -> Answer:
         """Where to PUT a key directly; a PUT is sent there."""
-        key = http.key_of(environ, "/get_node/")
-        given = requests.parameters(environ.get("QUERY_STRING", ""))
+        key = http.key_of(incoming.environ, "/get_node/")
+        given = requests.parameters(incoming.environ["QUERY_STRING"])
         location = self._redirects.upload(key, requests.lifetime(given), requests.overwrite(given), 0)
-        if environ["REQUEST_METHOD"] == "GET":
-            return respond(200, {"node": location}, "ok", [])
-        return respond(307, {"node": location}, "put it there", [("Location", location), *http.unread(environ)])
+        if incoming.environ["REQUEST_METHOD"] == "GET":
+            return self._answer(200, {"node": location}, "ok", [])
+        return await self._send_on(location, incoming)
 
-    def commit(self, environ: dict[str, Any], respond: Respond) -> Iterable[bytes]:
+    async def _send_on(self, location: str, incoming: Incoming) -> Answer:
+        headers = [("Location", location), *await incoming.discard()]
+        return self._answer(307, {"node": location}, "put it there", headers)
+
+    async def commit(self, incoming: Incoming) -> Answer:
         """A node has an upload; store it under its key as if the client had put it here."""
+        environ = incoming.environ
         key = http.key_of(environ, COMMIT)
-        body = environ["wsgi.input"].read(min(_COMMIT_BYTES, http.content_length(environ) or 0))
+        length = http.content_length(environ)
+        if length is None or length > _COMMIT_BYTES:
+            raise BadRequest(f"the body of a commit has a Content-Length of up to {_COMMIT_BYTES} bytes")
+        body = await incoming.read(length)
         try:
             signing.verify_body(self._secret, body, environ.get("HTTP_X_PULZAR_SIGNATURE"))
             # The node looked at its end when the upload began, which may be long ago.
-            signed = signing.verify(self._secret, "PUT", key, environ.get("QUERY_STRING", ""), 0)
+            signed = signing.verify(self._secret, "PUT", key, environ["QUERY_STRING"], 0)
         except BadSignature as error:
             raise Forbidden(str(error)) from error
         upload = json.loads(body)
         life = int(signed.get("life", "0"))
         if_match = upload["if_match"]
-        return self._store(
+        return await self._store(
             key,
             Put(
                 key=keys.encode(key),
@@ -125,43 +135,50 @@ class Writes:
                 node=upload["node"],
                 staged=upload["staged"],
             ),
-            respond,
         )
 
-    def delete(self, environ: dict[str, Any], respond: Respond) -> Iterable[bytes]:
+    async def delete(self, incoming: Incoming) -> Answer:
         """Delete a key."""
+        environ = incoming.environ
         key = http.key_of(environ, "/delete_key/")
         check = requests.check(environ.get("HTTP_IF_MATCH"), environ.get("HTTP_IF_NONE_MATCH"))
-        self._writer.delete(keys.encode(key), check)
-        return respond(200, None, "key deleted", [])
+        await self._writer.delete(keys.encode(key), check)
+        return self._answer(200, None, "key deleted", [])
 
-    def _store(self, key: str, put: Put, respond: Respond) -> Iterable[bytes]:
-        stored = self._writer.put(put)
+    async def _store(self, key: str, put: Put) -> Answer:
+        stored = await self._writer.put(put)
         url = f"{self._network.url(stored.node)}/get_key/{http.quote_key(key)}"
         etag = f'"{put.digest.hex()}"'
-        return respond(201, {"url": url}, "key added", [("ETag", etag)])
+        return self._answer(201, {"url": url}, "key added", [("ETag", etag)])
 
-    def _read(self, stream: Any, length: int) -> bytes:
-        value: bytes = stream.read(length) if length else b""
-        if len(value) != length:
-            raise BadRequest(f"the body ended after {len(value)} of {length} bytes; nothing was stored")
-        return value
-
-    def _read_chunks(self, stream: Any) -> tuple[list[bytes], bool]:
+    async def _read_chunks(self, incoming: Incoming) -> tuple[list[bytes], bool]:
         """The body so far, and whether that is all of it; not more than what goes beyond the inline limit."""
         chunks: list[bytes] = []
         room = self._inline
-        while chunk := stream.read(_CHUNK_BYTES):
+        while chunk := await incoming.chunk():
             chunks.append(chunk)
             room -= len(chunk)
             if room < 0:
                 return chunks, False
         return chunks, True
 
-    def _pass_on(self, location: str, read: list[bytes], environ: dict[str, Any], respond: Respond) -> Iterable[bytes]:
-        answer = relay(location, read, environ, self._connections)
+    async def _cut_off(self, incoming: Incoming) -> bool:
+        incoming.name_peers()
+        return await asyncio.to_thread(self._connections.cut_off, incoming.environ)
+
+    async def _relay(self, location: str, read: list[bytes], incoming: Incoming) -> Answer:
+        incoming.name_peers()
+        stream = incoming.stream(asyncio.get_running_loop())
+        answer = await asyncio.to_thread(relay, location, read, stream, incoming.environ, self._connections)
         envelope = json.loads(answer.body)
-        return respond(answer.status, envelope["data"], envelope["msg"], answer.headers)
+        return self._answer(answer.status, envelope["data"], envelope["msg"], answer.headers)
+
+
+async def _digest(value: bytes) -> bytes:
+    digest = hashlib.sha256
+    if len(value) <= _QUICK_BYTES:
+        return digest(value).digest()
+    return await asyncio.to_thread(lambda: digest(value).digest())
 
 
 def _promised(environ: dict[str, Any]) -> Checksums:

@@ -50,7 +50,7 @@ class Downloads:
         except BaseException:
             found.close()
             raise
-        start_response(plan.status, [*plan.headers, *self._cors])
+        start_response(http.STATUS_LINES[plan.status], [*plan.headers, *self._cors])
         return body
 
     def _check(self, key: str, query: str) -> None:
@@ -67,7 +67,7 @@ def _body(found: Found, plan: Plan) -> Iterable[bytes]:
     """What to send: a list when it is small, else an iterator that closes the value at its end."""
     if not plan.ranges or found.data is not None:
         found.close()
-        return plan.body(found.data)
+        return [plan.body(found.data)]
     length = sum(stop - start for start, stop in plan.ranges)
     if length <= WHOLE_BYTES:
         pieces = [found.pread(p.stop - p.start, p.start) if isinstance(p, Span) else p for p in plan.pieces()]

@@ -62,7 +62,7 @@ class Application:
         try:
             handlers = self._routes.get(path) or self._routes.get(path[: path.find("/", 1) + 1])
             if method == "OPTIONS":
-                return http.options(start_response, handlers or http.ALL_METHODS, self._cors)
+                return http.give(start_response, http.options(handlers or http.ALL_METHODS, self._cors))
             if handlers is None:
                 return self._refuse(environ, start_response, 404, f"a node has no path {path}")
             handler = handlers.get(method)
@@ -101,7 +101,7 @@ class Application:
         message: str,
         headers: Iterable[http.Header] = (),
     ) -> Iterable[bytes]:
-        body = http.respond(start_response, status, data, message, headers, self._cors)
+        body = http.give(start_response, http.answer(status, data, message, headers, self._cors))
         return [] if environ["REQUEST_METHOD"] == "HEAD" else body
 
     def _put(self, environ: Environ, start_response: Any) -> Iterable[bytes]:

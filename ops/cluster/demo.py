@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import shlex
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
@@ -21,6 +22,8 @@ LARGE_KEY = "demo/large.bin"
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECS = 60
+_PATIENCE_SECS = 10.0
+_PAUSE_SECS = 0.1
 _MOST_REDIRECTS = 5
 
 # Whichever is there first; all are text.
@@ -77,6 +80,14 @@ def real_file() -> tuple[str, bytes]:
 
 
 def _request(method: str, url: str, body: bytes | None = None) -> _Answer:
+    """Ask as a client should: once more when it was not possible just then, as in the first moments of a cluster."""
+    deadline = time.monotonic() + _PATIENCE_SECS
+    while (answer := _follow(method, url, body)).status == 503 and time.monotonic() < deadline:
+        time.sleep(_PAUSE_SECS)
+    return answer
+
+
+def _follow(method: str, url: str, body: bytes | None) -> _Answer:
     for _ in range(_MOST_REDIRECTS):
         try:
             answer, location = _exchange(method, url, body)

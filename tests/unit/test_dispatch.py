@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable, Collection
 
 import pytest
@@ -123,10 +125,24 @@ def test_a_node_that_lets_a_batch_wait_gets_another_only_when_there_is_nobody_el
 def test_answers_wake_whoever_waits(bench: Bench) -> None:
     ((number, ticket),) = bench.put()
     bench.link.run()
-    assert ticket.wait(0) is None
+    assert ticket.status is None
     bench.dispatcher.answered([(number, Status.FULL, "no room"), (999, Status.DONE, "")])
-    assert ticket.wait(1) is Status.FULL
+    assert ticket.status is Status.FULL
     assert (ticket.node, ticket.reason) == ("a", "no room")
+
+
+def test_a_request_waits_for_its_answer_and_for_no_longer_than_it_has_patience() -> None:
+    dispatcher = Dispatcher(FakeLink(), "o", 1000, lambda _size, _exclude: "a")  # type: ignore[arg-type]
+
+    async def wait() -> None:
+        dispatcher.run_on(asyncio.get_running_loop())
+        number, ticket = dispatcher.send("a", lambda ticket: Delete(ticket, KEY, 1))
+        _, unanswered = dispatcher.send("a", lambda ticket: Delete(ticket, KEY, 1))
+        threading.Timer(0.01, dispatcher.answered, [[(number, Status.DONE, "")]]).start()
+        assert await ticket.wait(10) is Status.DONE
+        assert await unanswered.wait(0.01) is None
+
+    asyncio.run(wait())
 
 
 def test_an_abandoned_command_frees_its_node(bench: Bench) -> None:
@@ -141,7 +157,7 @@ def test_without_a_node_everybody_is_told_at_once(bench: Bench) -> None:
     bench.nodes = []
     ((_, ticket),) = bench.put()
     assert bench.link.run() == []
-    assert ticket.wait(1) is Status.FAILED
+    assert ticket.status is Status.FAILED
     assert ticket.reason == NOWHERE
 
 
@@ -150,8 +166,8 @@ def test_a_lost_connection_is_told_to_whoever_waits_and_the_next_begins_anew(ben
     bench.link.run()
     ((_, waiting),) = bench.put()
     bench.link.on_down()
-    assert (sent.wait(1), sent.reason) == (Status.FAILED, LOST)
-    assert (waiting.wait(1), waiting.reason) == (Status.FAILED, LOST)
+    assert (sent.status, sent.reason) == (Status.FAILED, LOST)
+    assert (waiting.status, waiting.reason) == (Status.FAILED, LOST)
     bench.put()
     assert bench.link.run() == [("a", 1)]
     bench.link.ready = False

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 from master.locks import KeyLocks
@@ -12,70 +12,96 @@ from master.versions import Versions
 
 ROOT = Path(__file__).parents[2]
 HOLDER = """
-import sys, pathlib
+import asyncio, sys, pathlib
 from master.locks import KeyLocks
 from master.versions import Versions
 versions = Versions(pathlib.Path(sys.argv[1]))
-with KeyLocks(pathlib.Path(sys.argv[1])).hold(b"key", 1) as held:
-    print(held, versions.number, flush=True)
-    sys.stdin.readline()
+async def hold():
+    async with KeyLocks(pathlib.Path(sys.argv[1])).hold(b"key", 1) as held:
+        print(held, versions.number, flush=True)
+        sys.stdin.readline()
+asyncio.run(hold())
 """
 
 
-def test_a_key_is_held_by_one_thread_at_a_time(tmp_path: Path) -> None:
+def test_a_key_is_held_by_one_request_at_a_time_and_in_the_order_in_which_they_came(tmp_path: Path) -> None:
     locks = KeyLocks(tmp_path)
     inside = 0
     most = 0
+    order: list[int] = []
 
-    def work() -> None:
+    async def work(number: int) -> None:
         nonlocal inside, most
-        for _ in range(200):
-            with locks.hold(b"key", 10) as held:
+        for turn in range(50):
+            async with locks.hold(b"key", 10) as held:
                 assert held
                 inside += 1
                 most = max(most, inside)
+                if turn == 0:
+                    order.append(number)
+                await asyncio.sleep(0)
                 inside -= 1
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    async def all_of_them() -> None:
+        await asyncio.gather(*(work(number) for number in range(8)))
+
+    asyncio.run(all_of_them())
     assert most == 1
+    assert order == list(range(8))
     assert not locks._held
 
 
 def test_another_key_is_free_and_the_same_one_times_out(tmp_path: Path) -> None:
     locks = KeyLocks(tmp_path)
-    answers: list[bool] = []
 
-    def ask(key: bytes) -> None:
-        with locks.hold(key, 0.05) as held:
-            answers.append(held)
+    async def ask(key: bytes) -> bool:
+        async with locks.hold(key, 0.05) as held:
+            return held
 
-    with locks.hold(b"key", 1) as held:
-        assert held
-        for key in (b"key", b"other"):
-            thread = threading.Thread(target=ask, args=(key,))
-            thread.start()
-            thread.join()
-    assert answers == [False, True]
+    async def while_it_is_held() -> list[bool]:
+        async with locks.hold(b"key", 1) as held:
+            assert held
+            return [await ask(key) for key in (b"key", b"other")]
+
+    assert asyncio.run(while_it_is_held()) == [False, True]
+    assert asyncio.run(ask(b"key"))
+
+
+def test_a_request_that_is_given_up_while_it_waits_leaves_the_key_to_the_next(tmp_path: Path) -> None:
+    locks = KeyLocks(tmp_path)
+
+    async def ask() -> bool:
+        async with locks.hold(b"key", 5) as held:
+            return held
+
+    async def give_up() -> bool:
+        async with locks.hold(b"key", 1):
+            waiting = [asyncio.create_task(ask()) for _ in range(2)]
+            await asyncio.sleep(0)
+        waiting[0].cancel()  # it was just given its turn
+        return await waiting[1]
+
+    assert asyncio.run(give_up())
+    assert not locks._held
 
 
 def test_a_lock_is_seen_by_other_processes_and_freed_when_its_holder_is_killed(tmp_path: Path) -> None:
     locks, versions = KeyLocks(tmp_path), Versions(tmp_path)
+
+    async def ask(timeout: float) -> bool:
+        async with locks.hold(b"key", timeout) as held:
+            return held
+
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )  # fmt: skip
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline().split() == ["True", str(versions.number + 1)]
-        with locks.hold(b"key", 0.05) as held:
-            assert not held
+        assert not asyncio.run(ask(0.05))
         holder.kill()
         holder.wait()
-        with locks.hold(b"key", 5) as held:
-            assert held
+        assert asyncio.run(ask(5))
     finally:
         holder.kill()
         holder.communicate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -68,7 +69,11 @@ class Bench:
         self.writer = Writer(self.index, self.network, self.dispatcher, locks, versions, 0.5)  # type: ignore[arg-type]
 
     def put(self, overwrite: bool = False) -> Stored:
-        return self.writer.put(Put(KEY, 3, b"d" * 32, "", 0, overwrite, lambda entry: None, b"abc"))
+        put = Put(KEY, 3, b"d" * 32, "", 0, overwrite, lambda entry: None, b"abc")
+        return asyncio.run(self.writer.put(put))
+
+    def delete(self) -> None:
+        asyncio.run(self.writer.delete(KEY, lambda entry: None))
 
     def known(self, node: str = "b", version: int = 5, expires: int = 0) -> None:
         entry = Entry(version, node, 1, 1, 1, expires, 3, "", b"d" * 32, None)
@@ -160,18 +165,18 @@ def test_nothing_is_new_and_nothing_unknown_while_the_index_is_filled(bench: Ben
     with pytest.raises(Unavailable, match="being filled"):
         bench.put()
     with pytest.raises(Unavailable, match="being filled"):
-        bench.writer.delete(KEY, lambda entry: None)
+        bench.delete()
     bench.known()
     assert bench.put(overwrite=True)
 
 
 def test_a_deletion_goes_to_the_node_with_the_value_and_else_to_another(bench: Bench) -> None:
     with pytest.raises(NotFound):
-        bench.writer.delete(KEY, lambda entry: None)
+        bench.delete()
     bench.known("b")
     bench.dispatcher.script = [None, Status.DONE]
-    bench.writer.delete(KEY, lambda entry: None)
+    bench.delete()
     assert [node for node, _ in bench.dispatcher.sent] == ["b", "a"]
     bench.network.nodes = ["a"]
-    bench.writer.delete(KEY, lambda entry: None)
+    bench.delete()
     assert bench.dispatcher.sent[-1][0] == "a"
