@@ -13,7 +13,7 @@ class. Named tuples rather than dataclasses, because msgpack packs a tuple as it
 of commands are built every second.
 
 Times are integers, milliseconds since the epoch, UTC. Keys are encoded keys (`broker.keys.encode`).
-Versions are 63-bit integers that rise with time (`master.versions`).
+Versions are 63-bit integers that rise with time (`master.versions`). Messages about runs of jobs are in `broker.runs`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgpack
 
-from broker import check
+from broker import check, runs
 from broker.errors import InvalidKey, MalformedMessage, UnknownProtocol
 
 PROTOCOL = 1
@@ -149,13 +149,16 @@ class Heartbeat(NamedTuple):
     memory: float  # percent of the machine's memory in use
     keys: int  # values it holds
     slots: int  # runs it can have at once
-    running: list[int]  # the jobs running now
+    running: list[tuple[str, int, int]]  # run, id of the job (0: not known yet) and attempt of each run
     catalog: str  # digest of its catalog of scripts
 
 
-Message = Commands | Replay | Announce | Results | Heartbeat
+Message = Commands | Replay | Announce | Results | Heartbeat | runs.RunMessage
 
-_CODES: dict[type[Any], int] = {Commands: 1, Replay: 2, Announce: 3, Results: 4, Heartbeat: 5}
+_CODES: dict[type[Any], int] = {
+    Commands: 1, Replay: 2, Announce: 3, Results: 4, Heartbeat: 5, runs.Reports: 6, runs.Progress: 7, runs.Catalog: 8,
+    runs.Named: 9, runs.Withdrawn: 10, runs.AskCatalog: 11, runs.Withdraw: 12,
+}  # fmt: skip
 _TYPES: dict[int, type[Any]] = {code: cls for cls, code in _CODES.items()}
 
 M = TypeVar("M")
@@ -166,6 +169,8 @@ def encode(message: Message) -> bytes:
     if isinstance(message, Commands):
         items: Any = [(item.kind, *item) for item in message.items]
         fields: tuple[Any, ...] = (message.origin, items)
+    elif isinstance(message, runs.Reports):
+        fields = runs.fields(message)
     else:
         fields = message
     packed: bytes = msgpack.packb((PROTOCOL, _CODES[type(message)], *fields), use_bin_type=True)
@@ -219,6 +224,8 @@ def _build(cls: type[Any], fields: list[Any]) -> Message:
         return Replay(check.text(fields[0]), check.number(fields[1]))
     if cls is Announce:
         return Announce(check.text(fields[0]))
+    if cls in runs.BUILD:
+        return runs.BUILD[cls](*fields)
     return _heartbeat(Heartbeat._make(fields))
 
 
@@ -273,9 +280,12 @@ def _heartbeat(beat: Heartbeat) -> Heartbeat:
     for text in (beat.url, beat.version, beat.epoch, beat.catalog):
         check.text(text)
     for number in (
-        beat.at, beat.epoch_seq, beat.seq, beat.disk_total, beat.disk_free, beat.keys, beat.slots, *check.items(beat.running),
+        beat.at, beat.epoch_seq, beat.seq, beat.disk_total, beat.disk_free, beat.keys, beat.slots,
     ):  # fmt: skip
         check.number(number)
+    for run, job, attempt in check.items(beat.running):
+        check.text(run)
+        check.numbers(job, attempt)
     check.flag(beat.full)
     check.share(beat.load)
     check.share(beat.memory)

@@ -62,3 +62,9 @@ class NoRoom(Refused):
     """Raised when there is no room for a value."""
 
     status = 507
+
+
+def refusal(status: int, message: str) -> Refused:
+    """The error whose answer has this status."""
+    kinds = (BadRequest, Forbidden, NotFound, Conflict, ConditionFailed, NoRoom)
+    return {kind.status: kind for kind in kinds}.get(status, Unavailable)(message)

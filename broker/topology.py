@@ -3,14 +3,20 @@
 | queue                                 | fed by                    | consumed by         | carries                              |
 | ------------------------------------- | ------------------------- | ------------------- | ------------------------------------ |
 | `pulzar.node.<id>` (durable)          | master                    | that node, alone    | store and delete commands, replays   |
-| `pulzar.control.<id>.…` (exclusive)   | `pulzar.control` (fanout) | that node           | announce                             |
-| `pulzar.results` (durable)            | nodes                     | controller          | what became of commands; replays     |
+| `pulzar.control.<id>.…` (exclusive)   | `pulzar.control` (fanout) | that node           | announce, withdraw a job             |
+| `pulzar.jobs` (quorum)                | master, **and anyone**    | every free slot     | jobs that any node can run           |
+| `pulzar.jobs.high`, `.low` (quorum)   | the same                  | the same            | jobs of these priorities             |
+| `pulzar.node.<id>.jobs` (quorum)      | master                    | that node           | jobs bound to that node              |
+| `pulzar.results` (durable)            | nodes                     | controller          | what became of commands; replays; runs |
+| `pulzar.progress` (bounded)           | nodes                     | controller          | progress and log of running jobs     |
 | `pulzar.heartbeats` (bounded, TTL)    | nodes                     | controller          | who and how every node is            |
 | `pulzar.events` (topic exchange)      | controller                | whoever binds       | `key.added`, `key.deleted`           |
 | `pulzar.dead` (bounded)               | nodes, controller         | people              | what could not be handled, and why   |
 
 The arguments mean the same on RabbitMQ 3.10 and 4.x: the queue type is always said, and nothing is
-used that one of them has dropped (`x-queue-mode`, `x-max-priority`, transient shared queues).
+used that one of them has dropped (`x-queue-mode`, `x-max-priority`, transient shared queues). The queues of
+jobs are quorum queues because the management console publishes non-persistent messages, which such a queue keeps.
+A job that is bound to a node for its data carries a TTL; when it ends, RabbitMQ moves the job to `pulzar.jobs`.
 """
 
 from __future__ import annotations
@@ -21,12 +27,17 @@ from typing import Any, NamedTuple
 
 RESULTS = "pulzar.results"
 HEARTBEATS = "pulzar.heartbeats"
+PROGRESS = "pulzar.progress"
+JOBS = "pulzar.jobs"
 CONTROL = "pulzar.control"
 EVENTS = "pulzar.events"
 DEAD = "pulzar.dead"
 
 HEARTBEAT_TTL_MS = 10_000
 MAX_HEARTBEATS = 1_000
+MAX_PROGRESS = 10_000
+MAX_PROGRESS_BYTES = 64 * 1024 * 1024
+DELIVERIES = 20  # attempts to hand a job to a node before it goes to `pulzar.dead`
 MAX_DEAD = 10_000
 MAX_DEAD_BYTES = 256 * 1024 * 1024
 
@@ -62,6 +73,21 @@ def node_queue(node: str) -> str:
     return f"pulzar.node.{node}"
 
 
+def jobs_queue(priority: str) -> str:
+    """Name of the queue of jobs of a priority: high, normal or low."""
+    return JOBS if priority == "normal" else f"{JOBS}.{priority}"
+
+
+def node_jobs_queue(node: str) -> str:
+    """Name of the queue of jobs that are bound to one node."""
+    return f"{node_queue(node)}.jobs"
+
+
+def job_queues(node: str) -> Sequence[str]:
+    """The queues a node takes jobs from, the first one first."""
+    return (node_jobs_queue(node), jobs_queue("high"), jobs_queue("normal"), jobs_queue("low"))
+
+
 def control_queue(node: str) -> str:
     """A new name for a node's queue of control messages; new, since an old connection may still hold its own."""
     return f"{CONTROL}.{node}.{secrets.token_hex(4)}"
@@ -72,6 +98,8 @@ def master() -> Sequence[Declaration]:
     return (
         Queue(RESULTS, _classic()),
         Queue(HEARTBEATS, _classic(**{"x-message-ttl": HEARTBEAT_TTL_MS, "x-max-length": MAX_HEARTBEATS})),
+        *(Queue(jobs_queue(priority), _quorum(DEAD)) for priority in ("high", "normal", "low")),
+        Queue(PROGRESS, _classic(**{"x-max-length": MAX_PROGRESS, "x-max-length-bytes": MAX_PROGRESS_BYTES})),
         Queue(DEAD, _classic(**{"x-max-length": MAX_DEAD, "x-max-length-bytes": MAX_DEAD_BYTES})),
         Exchange(CONTROL, "fanout"),
         Exchange(EVENTS, "topic"),
@@ -79,10 +107,11 @@ def master() -> Sequence[Declaration]:
 
 
 def node(node_id: str, control: str) -> Sequence[Declaration]:
-    """What a node declares whenever it connects: all that the master does, and its own two queues."""
+    """What a node declares whenever it connects: all that the master does, and its own three queues."""
     return (
         *master(),
         Queue(node_queue(node_id), _classic()),
+        Queue(node_jobs_queue(node_id), _quorum(JOBS)),
         Queue(control, _classic(), exclusive=True),
         Binding(CONTROL, control),
     )
@@ -90,3 +119,16 @@ def node(node_id: str, control: str) -> Sequence[Declaration]:
 
 def _classic(**arguments: Any) -> Mapping[str, Any]:
     return {"x-queue-type": "classic", **arguments}
+
+
+def _quorum(dead_letters: str) -> Mapping[str, Any]:
+    """A quorum queue whose messages move on to the queue `dead_letters` when nobody could take them."""
+    return {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": DELIVERIES,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": dead_letters,
+        # Together: RabbitMQ keeps such a message until the other queue has confirmed it.
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }

@@ -10,6 +10,7 @@ from pathlib import Path
 from broker import logs, service
 from broker.errors import PulzarError, SettingsError
 from master.index import Index
+from master.ledger import Ledger
 
 
 def main() -> int:
@@ -18,8 +19,9 @@ def main() -> int:
         config = service.parse_arguments("master", "The master of a Pulzar cluster: REST API, index and placement.")
         logs.setup(config["general", "log_level"], "master")
         held = hold(Path(config["server", "dir"]))
-        # The workers only read the index, so it must be there before they are.
+        # The workers only read these, so they must be there before the workers are.
         Index(Path(config["server", "dir"]) / "index", config["server", "index_map"], write=True).close()
+        Ledger(Path(config["server", "dir"]) / "ledger", True, config["jobs", "ledger_map"]).close()
         running = service.Service(
             "master.web:create",
             "master.controller",

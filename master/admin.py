@@ -8,7 +8,8 @@ from typing import Any
 from flask import Blueprint, Response, current_app, request, send_file
 
 from broker import VERSION
-from broker.refusals import BadRequest, NotFound, Unavailable
+from broker.refusals import BadRequest, NotFound
+from master.answers import CALL_SECS
 from master.app import Parts, ko, ok, uptime
 
 blueprint = Blueprint("admin", __name__)
@@ -86,8 +87,7 @@ def restore() -> Response:
     node = body.get("node", "")
     if node and parts.network.url(node) is None:
         raise NotFound(f"no node is called {node!r}; GET /admin/network lists them")
-    if not parts.controller.ask("restore", node):
-        raise Unavailable("the controller is being started; try again")
+    parts.controller.call("restore", node).result(CALL_SECS)
     return ok({"node": node or None}, "restore started; GET /skynet/restore tells how far it is", 202)
 
 

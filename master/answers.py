@@ -1,42 +1,71 @@
 """The local way between the controller and the web workers of one master: a Unix socket.
 
 The controller tells every worker what became of the commands its requests wait for, as soon as the index
-says so. Frames are those of `multiprocessing.connection`, their content is msgpack, never pickle.
+says so; and workers ask the controller, which alone writes index and ledger, to do things. Frames are those of
+`multiprocessing.connection`, their content is msgpack, never pickle.
 
-    worker → controller   ["hello", origin]              "answers for this origin go here"
-                          ["restore", node]              "apply this node's log from its beginning"
-    controller → worker   [[ticket, status, reason], …]
+    worker → controller   ["hello", origin]                     "answers for this origin go here"
+                          ["call", number, name, arguments]     "do this, and say what came of it"
+    controller → worker   ["answers", [[ticket, status, reason], …]]
+                          ["reply", number, status, data]       200 and what came of it, else why not
 """
 
 from __future__ import annotations
 
-import queue
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
 from broker import logs
 from broker.messages import Status
+from broker.refusals import Refused, Unavailable, refusal
 
 log = logs.get(__name__)
 
+CALL_SECS = 10.0  # a worker waits for a reply
 _RETRY_SECS = 0.05
 
 
-class AnswerServer:
-    """The controller's end. `requests` gets what workers ask for."""
+class Call(NamedTuple):
+    """What a worker asks for. One of `reply` and `refuse` is to be called, once."""
 
-    def __init__(self, path: Path) -> None:
+    name: str
+    arguments: list[Any]
+    origin: str
+    number: int
+    connection: Connection
+
+    def reply(self, data: Any) -> None:
+        """It is done."""
+        self._send(200, data)
+
+    def refuse(self, error: Refused) -> None:
+        """It is not."""
+        self._send(error.status, str(error))
+
+    def _send(self, status: int, data: Any) -> None:
+        try:
+            self.connection.send_bytes(msgpack.packb(["reply", self.number, status, data]))
+        except OSError as error:
+            log.warning("a web worker is gone", origin=self.origin, error=error)
+
+
+class AnswerServer:
+    """The controller's end. `on_call` gets what workers ask for, on a thread of this."""
+
+    def __init__(self, path: Path, on_call: Callable[[Call], None]) -> None:
+        self._on_call = on_call
         path.unlink(missing_ok=True)
         self._listener = Listener(str(path), "AF_UNIX", backlog=64)
         path.chmod(0o600)
         self._workers: dict[str, Connection] = {}
-        self.requests: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
         threading.Thread(target=self._accept, name="answers", daemon=True).start()
 
     def send(self, answers: Iterable[tuple[str, int, Status, str]]) -> None:
@@ -49,7 +78,7 @@ class AnswerServer:
             if connection is None:
                 continue
             try:
-                connection.send_bytes(msgpack.packb(lines))
+                connection.send_bytes(msgpack.packb(["answers", lines]))
             except OSError as error:
                 log.warning("a web worker is gone", origin=origin, error=error)
                 self._workers.pop(origin, None)
@@ -72,7 +101,8 @@ class AnswerServer:
                     origin = request[1]
                     self._workers[origin] = connection
                 else:
-                    self.requests.put(request)
+                    _, number, name, arguments = request
+                    self._on_call(Call(name, arguments, origin, number, connection))
         except (EOFError, OSError):
             if self._workers.get(origin) is connection:
                 del self._workers[origin]
@@ -87,6 +117,8 @@ class AnswerClient:
         self._origin = origin
         self._on_answers = on_answers
         self._connection: Connection | None = None
+        self._numbers = itertools.count(1)
+        self._calls: dict[int, Future[Any]] = {}
         threading.Thread(target=self._run, name="answers", daemon=True).start()
 
     @property
@@ -94,17 +126,20 @@ class AnswerClient:
         """Whether the controller is there."""
         return self._connection is not None
 
-    def ask(self, *request: Any) -> bool:
-        """Send a request to the controller; False when it is not there."""
+    def call(self, name: str, *arguments: Any) -> Future[Any]:
+        """Ask the controller to do something; the future has what came of it, or a `Refused`."""
+        future: Future[Any] = Future()
+        number = next(self._numbers)
         connection = self._connection
-        if connection is None:
-            return False
         try:
-            connection.send_bytes(msgpack.packb(request))
+            if connection is None:
+                raise OSError("it is being started")
+            self._calls[number] = future
+            connection.send_bytes(msgpack.packb(["call", number, name, arguments]))
         except OSError as error:
-            log.warning("the controller is gone", error=error)
-            return False
-        return True
+            self._calls.pop(number, None)
+            future.set_exception(Unavailable(f"the master's controller is not there just now ({error}); try again"))
+        return future
 
     def _run(self) -> None:
         while True:
@@ -117,8 +152,25 @@ class AnswerClient:
             self._connection = connection
             try:
                 while True:
-                    self._on_answers(msgpack.unpackb(connection.recv_bytes()))
+                    self._received(msgpack.unpackb(connection.recv_bytes()))
             except (EOFError, OSError):
                 log.warning("lost the controller")
             self._connection = None
             connection.close()
+            for number in list(self._calls):
+                self._settle(number, 503, "the master's controller ended meanwhile; look whether it was done")
+
+    def _received(self, frame: list[Any]) -> None:
+        if frame[0] == "answers":
+            self._on_answers(frame[1])
+        else:
+            self._settle(*frame[1:])
+
+    def _settle(self, number: int, status: int, data: Any) -> None:
+        future = self._calls.pop(number, None)
+        if future is None or not future.set_running_or_notify_cancel():
+            return
+        if status == 200:
+            future.set_result(data)
+        else:
+            future.set_exception(refusal(status, data))

@@ -16,6 +16,8 @@ from broker.refusals import Refused
 from broker.settings import Settings
 from master.answers import AnswerClient
 from master.index import Index
+from master.kept import Kept
+from master.ledger import Ledger
 from master.network import Network
 
 log = logs.get(__name__)
@@ -31,6 +33,8 @@ class Parts:
     link: Link
     controller: AnswerClient
     started: float  # seconds since the epoch
+    ledger: Ledger
+    kept: Kept
 
 
 def ok(data: Any, message: str = "ok", status: int = 200) -> Response:
@@ -49,14 +53,16 @@ def ko(status: int, message: str, data: Any = None) -> Response:
 
 def create_app(parts: Parts) -> Flask:
     """The application with all its blueprints."""
-    from master import admin, keys
+    from master import admin, jobs_admin, keys
 
     app = Flask("master", static_folder=None)
     app.url_map.merge_slashes = False  # a redirect to the path that may be meant is no answer in the envelope
     app.extensions["pulzar"] = parts
+    app.extensions[jobs_admin.EXTENSION] = jobs_admin.JobParts(parts.ledger, parts.kept.read)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.register_blueprint(keys.blueprint)
     app.register_blueprint(admin.blueprint)
+    app.register_blueprint(jobs_admin.blueprint)
     app.register_error_handler(Exception, _failed)
     origin = parts.settings["server", "cors"]
 

@@ -14,16 +14,20 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import lmdb
 
 from broker import logs, service, settings, topology
-from broker.errors import LinkDown, MessageError
+from broker.errors import LinkDown, MalformedMessage, MessageError
 from broker.link import Delivery, Link
-from broker.messages import Announce, Heartbeat, Results, decode, encode
-from master.answers import AnswerServer
+from broker.messages import Announce, Heartbeat, Results, decode_any, encode
+from broker.refusals import Unavailable
+from broker.runs import Catalog, Progress, Reports
+from master.answers import AnswerServer, Call
 from master.housekeeping import Housekeeping
 from master.index import Index, now_ms, pack
+from master.jobs import Jobs
 from master.projection import Applied, Projection, routing_key
 from master.replays import Replays
 
@@ -34,6 +38,14 @@ MAX_BATCH = 64  # messages in one transaction
 TICK_SECS = 1.0
 
 
+class _Came(NamedTuple):
+    """Messages that came together, by what they are about."""
+
+    results: list[Results]
+    heartbeats: dict[str, Heartbeat]
+    jobs: list[Reports | Progress | Catalog]
+
+
 class Controller:
     """Runs until `stop` is called. Everything but the link's callbacks happens on the thread that calls `run`."""
 
@@ -41,14 +53,16 @@ class Controller:
         directory = Path(config["server", "dir"])
         self._index = Index(directory / "index", config["server", "index_map"], write=True)
         self._projection = Projection(self._index)
-        self._answers = AnswerServer(directory / "controller.sock")
-        self._inbox: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Delivery | Call | None] = queue.SimpleQueue()  # None: look at the jobs
+        self._answers = AnswerServer(directory / "controller.sock", self._inbox.put)
         self._events = config["general", "events"]
         self._stopping = threading.Event()
         self._link = Link(config["broker", "url"], "pulzar master controller", topology.master)
         self._link.on_up = self._up
         self._link.consume(topology.RESULTS, self._inbox.put, PREFETCH)
         self._link.consume(topology.HEARTBEATS, self._inbox.put, PREFETCH)
+        self._link.consume(topology.PROGRESS, self._inbox.put, PREFETCH)
+        self._jobs = Jobs(self._index, self._link, config, lambda: self._inbox.put(None))
         self._replays = Replays(self._index, self._projection, self._link)
         self._housekeeping = Housekeeping(self._index, self._link, config["general", "tombstone_days"])
 
@@ -61,13 +75,16 @@ class Controller:
         self._link.start()
         next_tick = time.monotonic()
         while not self._stopping.is_set():
-            deliveries = self._take(max(0.0, next_tick - time.monotonic()))
-            if deliveries:
-                self._persist(partial(self._handle_all, deliveries))
+            came = self._take(max(0.0, next_tick - time.monotonic()))
+            if came:
+                calls = [item for item in came if isinstance(item, Call)]
+                deliveries = [item for item in came if isinstance(item, Delivery)]
+                self._persist(partial(self._handle_all, deliveries, calls))
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK_SECS
                 self._persist(self._tick)
         self._link.stop()
+        self._jobs.close()
         self._index.close()
         return 0
 
@@ -77,16 +94,16 @@ class Controller:
         except LinkDown as error:
             log.debug("no announcement", reason=error)
 
-    def _take(self, timeout: float) -> list[Delivery]:
-        """What waits, at least one message unless the time is over."""
-        deliveries: list[Delivery] = []
+    def _take(self, timeout: float) -> list[Delivery | Call | None]:
+        """What waits, at least one thing unless the time is over."""
+        came: list[Delivery | Call | None] = []
         try:
-            deliveries.append(self._inbox.get(timeout=timeout))
-            while len(deliveries) < MAX_BATCH:
-                deliveries.append(self._inbox.get_nowait())
+            came.append(self._inbox.get(timeout=timeout))
+            while len(came) < MAX_BATCH:
+                came.append(self._inbox.get_nowait())
         except queue.Empty:
-            return deliveries
-        return deliveries
+            return came
+        return came
 
     def _persist(self, work: Callable[[], None]) -> None:
         """Do the work; when the index can't be written, say so and try until it can."""
@@ -98,49 +115,64 @@ class Controller:
                 log.error("the index can't be written; trying again", error=error)
                 self._stopping.wait(1.0)
 
-    def _handle_all(self, deliveries: list[Delivery]) -> None:
-        """Handle what was taken; a message that makes it fail is found and buried, the others count."""
+    def _handle_all(self, deliveries: list[Delivery], calls: list[Call]) -> None:
+        """Handle what was taken; a message or call that makes it fail is found and buried, the others count."""
         try:
-            self._handle(deliveries)
+            self._handle(deliveries, calls)
         except Exception as error:
             # The disk is nobody's fault but its own; a size that LMDB refuses comes from a message.
             if isinstance(error, lmdb.Error | OSError) and not isinstance(error, lmdb.BadValsizeError):
                 raise
-            if len(deliveries) > 1:
+            if len(deliveries) + len(calls) > 1:
                 for delivery in deliveries:
-                    self._handle_all([delivery])
+                    self._handle_all([delivery], [])
+                for call in calls:
+                    self._handle_all([], [call])
                 return
-            log.exception("message could not be applied", queue=deliveries[0].queue)
-            self._link.bury(deliveries[0], f"it could not be applied: {error!r}")
-            self._link.ack(deliveries[0])
+            log.exception("message could not be applied", queue=deliveries[0].queue if deliveries else "")
+            for delivery in deliveries:
+                self._link.bury(delivery, f"it could not be applied: {error!r}")
+                self._link.ack(delivery)
+            for call in calls:
+                call.refuse(Unavailable("something went wrong in the master; its log says what"))
 
-    def _handle(self, deliveries: list[Delivery]) -> None:
-        results, heartbeats = self._sort(deliveries)
+    def _handle(self, deliveries: list[Delivery], calls: list[Call]) -> None:
+        came = self._sort(deliveries)
         now = now_ms()
-        with self._index.env.begin(write=True) as txn:
-            applied = self._projection.apply(txn, results, now)
-            for heartbeat in heartbeats.values():
-                txn.put(heartbeat.node.encode(), pack((heartbeat, now)), db=self._index.nodes)
-        # The answers first: somebody waits for them.
-        self._answers.send(applied.answers)
+        if came.results or came.heartbeats:
+            with self._index.env.begin(write=True) as txn:
+                applied = self._projection.apply(txn, came.results, now)
+                for heartbeat in came.heartbeats.values():
+                    txn.put(heartbeat.node.encode(), pack((heartbeat, now)), db=self._index.nodes)
+            # The answers first: somebody waits for them.
+            self._answers.send(applied.answers)
+            self._replays.observe(came.results, came.heartbeats, applied.gaps)
+            self._tell(applied)
+        for call in calls:
+            if call.name == "restore":
+                self._replays.restore(*call.arguments)
+                call.reply(None)
+        # What runs have stored is in the index before it is said that they have ended.
+        self._jobs.handle([call for call in calls if call.name != "restore"], came.jobs, came.heartbeats)
         for delivery in deliveries:
             self._link.ack(delivery)
-        self._replays.observe(results, heartbeats, applied.gaps)
-        self._tell(applied)
 
-    def _sort(self, deliveries: list[Delivery]) -> tuple[list[Results], dict[str, Heartbeat]]:
-        results: list[Results] = []
-        heartbeats: dict[str, Heartbeat] = {}
+    def _sort(self, deliveries: list[Delivery]) -> _Came:
+        came = _Came([], {}, [])
         for delivery in deliveries:
             try:
-                if delivery.queue == topology.RESULTS:
-                    results.append(decode(delivery.body, Results))
+                message = decode_any(delivery.body)
+                if isinstance(message, Results | Reports) and delivery.queue == topology.RESULTS:
+                    (came.results if isinstance(message, Results) else came.jobs).append(message)  # type: ignore[arg-type]
+                elif isinstance(message, Heartbeat) and delivery.queue == topology.HEARTBEATS:
+                    came.heartbeats[message.node] = message
+                elif isinstance(message, Catalog | Progress) and delivery.queue != topology.RESULTS:
+                    came.jobs.append(message)
                 else:
-                    heartbeat = decode(delivery.body, Heartbeat)
-                    heartbeats[heartbeat.node] = heartbeat
+                    raise MalformedMessage(f"a {type(message).__name__} message on {delivery.queue}")
             except MessageError as error:
                 self._link.bury(delivery, str(error))
-        return results, heartbeats
+        return came
 
     def _tell(self, applied: Applied) -> None:
         if not self._events:
@@ -153,14 +185,9 @@ class Controller:
                 return
 
     def _tick(self) -> None:
-        while not self._answers.requests.empty():
-            name, *arguments = self._answers.requests.get()
-            if name == "restore":
-                self._replays.restore(arguments[0])
-            else:
-                log.error("a web worker asked for something unknown", request=name)
         self._housekeeping.tick(now_ms())
         self._replays.tick()
+        self._jobs.tick(self._inbox.empty())
 
 
 if __name__ == "__main__":

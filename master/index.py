@@ -1,4 +1,4 @@
-"""The index: what the master knows of every key, in LMDB. The only module here that opens LMDB files.
+"""The index: what the master knows of every key, in LMDB. The only module here that opens LMDB files, the ledger's too.
 
 The controller alone writes it; the web workers read it. It is a projection of the nodes' logs: a lost
 one is filled again by replay. Its databases:
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from broker.messages import Heartbeat
 from master.errors import IndexUnusable
 
 _MAX_READERS = 2048
+_DATABASES = ("entries", "tombs", "expiry", "outbox", "nodes", "meta")
 
 
 class Entry(NamedTuple):
@@ -75,33 +76,37 @@ def stamped(time_ms: int, version: int) -> bytes:
     return struct.pack(">QQ", time_ms, version)
 
 
+def open_environment(
+    directory: Path, map_size: int, write: bool, databases: Sequence[str], durable: bool, noun: str, advice: str
+) -> tuple[Any, list[Any]]:
+    """An LMDB environment and its databases; a writer makes what is missing.
+
+    With `durable` a commit that returned survives a power cut. Raises `IndexUnusable`, which calls the
+    environment `noun` and says what to do when it is damaged.
+    """
+    try:
+        if write:
+            directory.mkdir(parents=True, exist_ok=True)
+        env = lmdb.open(
+            str(directory), map_size=map_size, max_dbs=len(databases), max_readers=_MAX_READERS, max_spare_txns=256,
+            readonly=not write, metasync=durable, readahead=False, create=write,
+        )  # fmt: skip
+        return env, [env.open_db(name.encode(), create=write) for name in databases]
+    except (lmdb.Error, OSError) as error:
+        raise IndexUnusable(
+            f"the {noun} in {directory} can't be opened: {error}. If it is damaged, stop the master and {advice}"
+        ) from error
+
+
 class Index:
     """The LMDB environment. One per process and path; never used across a fork."""
 
     def __init__(self, directory: Path, map_size: int, write: bool = False) -> None:
         self.directory = directory
-        try:
-            if write:
-                directory.mkdir(parents=True, exist_ok=True)
-            # metasync=False: a power cut may lose the last commits, never the file; replay brings them back.
-            self.env = lmdb.open(
-                str(directory), map_size=map_size, max_dbs=8, max_readers=_MAX_READERS, max_spare_txns=256,
-                readonly=not write, metasync=False, readahead=False, create=write,
-            )  # fmt: skip
-            self.entries = self._db(b"entries", write)
-            self.tombs = self._db(b"tombs", write)
-            self.expiry = self._db(b"expiry", write)
-            self.outbox = self._db(b"outbox", write)
-            self.nodes = self._db(b"nodes", write)
-            self.meta = self._db(b"meta", write)
-        except (lmdb.Error, OSError) as error:
-            raise IndexUnusable(
-                f"the index in {directory} can't be opened: {error}. If it is damaged, stop the master and remove"
-                " that directory: it fills itself again from the nodes"
-            ) from error
-
-    def _db(self, name: bytes, write: bool) -> Any:
-        return self.env.open_db(name, create=write)
+        advice = "remove that directory: it fills itself again from the nodes"
+        # Not durable: a power cut may lose the last commits, never the file; replay brings them back.
+        self.env, databases = open_environment(directory, map_size, write, _DATABASES, False, "index", advice)
+        self.entries, self.tombs, self.expiry, self.outbox, self.nodes, self.meta = databases
 
     def close(self) -> None:
         """Write everything to the disk and close the files."""
@@ -164,7 +169,7 @@ class Index:
     def stat(self) -> dict[str, int]:
         """LMDB's statistics of the entries."""
         with self.env.begin() as txn:
-            return {name: int(number) for name, number in txn.stat(self.entries).items()}  # type: ignore[call-overload]
+            return {name: int(number) for name, number in txn.stat(self.entries).items()}
 
     def add_bytes(self, txn: Any, change: int) -> None:
         """Keep count of the bytes stored, in a transaction of the controller."""

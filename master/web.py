@@ -26,6 +26,10 @@ from master.bridge import Bridge
 from master.dispatch import Dispatcher
 from master.incoming import Incoming
 from master.index import Index
+from master.jobs_view import SHOWN_BYTES
+from master.kept import Kept
+from master.launches import Launches
+from master.ledger import Ledger
 from master.locks import KeyLocks
 from master.network import Network
 from master.reads import Reads
@@ -120,15 +124,18 @@ def create() -> Application:
     writer = Writer(index, network, dispatcher, KeyLocks(directory, service.workers(config) == 1), versions, timeout)
     reads = Reads(index, network, redirects, http.cors_headers(cors))
     writes = Writes(writer, network, redirects, connections, config.secret(), config["volume", "inline"], cors)
-    flask = create_app(Parts(config, index, network, link, controller, time.time()))
+    launches = Launches(controller, cors)
+    kept = Kept(index, redirects, SHOWN_BYTES)
+    ledger = Ledger(directory / "ledger", map_size=config["jobs", "ledger_map"])
+    flask = create_app(Parts(config, index, network, link, controller, time.time(), ledger, kept))
     link.start()
     link.wait(LINK_SECS)
     log.info("web worker started", origin=origin)
     behind = Bridge(flask.wsgi_app, config["server", "threads"])
-    return Application(routes(reads, writes), behind, dispatcher, cors)
+    return Application(routes(reads, writes, launches), behind, dispatcher, cors)
 
 
-def routes(reads: Reads, writes: Writes) -> dict[tuple[str, str], Handler]:
+def routes(reads: Reads, writes: Writes, launches: Launches) -> dict[tuple[str, str], Handler]:
     """The hot routes: first segment of the path and method, and what answers them."""
     return {
         ("get_key", "GET"): reads,
@@ -138,4 +145,6 @@ def routes(reads: Reads, writes: Writes) -> dict[tuple[str, str], Handler]:
         ("get_node", "GET"): writes.place,
         ("get_node", "PUT"): writes.place,
         (COMMIT, "POST"): writes.commit,
+        ("launch_job", "POST"): launches.launch,
+        ("cancel_job", "POST"): launches.cancel,
     }

@@ -11,10 +11,11 @@ import psutil
 
 from broker import VERSION
 from broker.messages import Heartbeat
+from node.jobs import Jobs
 from node.storage import Storage
 
 
-def measure(node: str, url: str, storage: Storage, directory: Path) -> Heartbeat:
+def measure(node: str, url: str, storage: Storage, jobs: Jobs, directory: Path) -> Heartbeat:
     """The heartbeat of this moment."""
     disk = shutil.disk_usage(directory)
     return Heartbeat(
@@ -31,7 +32,7 @@ def measure(node: str, url: str, storage: Storage, directory: Path) -> Heartbeat
         load=psutil.getloadavg()[0] / (os.cpu_count() or 1),
         memory=psutil.virtual_memory().percent,
         keys=storage.keys,
-        slots=0,
-        running=[],
-        catalog="",
+        slots=jobs.slots,
+        running=jobs.running(),
+        catalog=jobs.catalog.digest,
     )

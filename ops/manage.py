@@ -29,8 +29,8 @@ SILENCE_SECS = 60.0  # without any progress
 BAR = 30
 
 # All that Pulzar makes in its directories; nothing else in them is ever touched.
-MASTER_FILES = ("index", "processes.lock", "keys.lock", "controller.sock")
-NODE_FILES = ("log", "values", "staging", "index", "tmp", "node-id")
+MASTER_FILES = ("index", "ledger", "processes.lock", "keys.lock", "controller.sock")
+NODE_FILES = ("log", "values", "staging", "index", "tmp", "node-id", "runs")
 
 
 class ManageError(PulzarError):
@@ -178,7 +178,7 @@ def reset(place: Place, sure: bool) -> int:
         print("there is no data to remove")
         return 0
     in_use(place)
-    print("This removes every key and value kept on this machine:")
+    print("This removes every key, value and job kept on this machine:")
     for path in there:
         print(f"  {path}")
     if not sure and answer("Type 'remove all' to go on: ") != "remove all":

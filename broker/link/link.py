@@ -2,7 +2,7 @@
 
 A `Link` has one I/O thread, and pika is used on that thread alone. Other threads hand their messages
 over with `publish` and `ack`. There are two channels to publish, one of them with asynchronous confirms,
-and one to consume. After a lost connection everything is declared and consumed again; what was published as
+one to consume, and one to pull where that is wanted. After a lost connection everything is declared and consumed again; what was published as
 durable and not confirmed is sent again, anything else is reported as not sent. Delivery tags of an
 older connection are never used.
 """
@@ -12,21 +12,24 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pika
 import pika.exceptions
 
 from broker import logs
-from broker.errors import LinkDown, SettingsError
+from broker.errors import LinkDown
 from broker.link.consumers import DEAF_SECS, PING, WATCH_SECS, Consumers, Delivery
+from broker.link.declare import declare
+from broker.link.depths import Depths, count
+from broker.link.parameters import parameters
 from broker.link.publisher import Publication, Publisher
-from broker.topology import DEAD, Binding, Declaration, Exchange, Queue
+from broker.link.puller import Puller
+from broker.topology import DEAD, Declaration
 
 log = logs.get(__name__)
 
-HEARTBEAT_SECS = 30
 BACKOFF_FIRST_SECS = 0.1
 BACKOFF_MOST_SECS = 5.0
 _STEADY_SECS = 30.0
@@ -40,14 +43,7 @@ class Link:
     """
 
     def __init__(self, url: str, name: str, topology: Callable[[], Sequence[Declaration]]) -> None:
-        try:
-            self._parameters = pika.URLParameters(url)
-        except (ValueError, TypeError, IndexError) as error:
-            raise SettingsError("[broker] url is no URL like amqp://user:password@host:5672/%2F") from error
-        self._parameters.heartbeat = HEARTBEAT_SECS
-        self._parameters.socket_timeout = 5
-        self._parameters.stack_timeout = 10
-        self._parameters.client_properties = {"connection_name": name}
+        self._parameters = parameters(url, name)
         self.name = name
         self.on_up: Callable[[], None] | None = None
         self.on_down: Callable[[], None] | None = None
@@ -57,6 +53,7 @@ class Link:
         self._topology = topology
         self._publisher = Publisher()
         self._consumers = Consumers()
+        self._puller: Puller | None = None
         self._connection: Any = None
         self._number = 0  # of the connection
         self._blocked = False
@@ -82,6 +79,11 @@ class Link:
         asked for the name at every connection.
         """
         self._consumers.add(queue if callable(queue) else lambda: queue, handler, prefetch, exclusive)
+
+    def pull(self, queues: Sequence[str], handler: Callable[[Delivery], None]) -> Puller:
+        """Have messages of these queues handed over as they are wanted, see `Puller`; call it before `start`."""
+        self._puller = Puller(queues, handler)
+        return self._puller
 
     def start(self) -> None:
         """Start the I/O thread, which connects as soon as it can."""
@@ -143,6 +145,11 @@ class Link:
         """Have the function called after a while; from the I/O thread only, and while the link is up."""
         self._connection.ioloop.call_later(seconds, function)
 
+    def count(self, queues: Sequence[str], done: Callable[[Depths], None]) -> None:
+        """Have `done` called, on the I/O thread, with how many messages wait in each of these queues; while it is up."""
+        if self.ready:
+            self._call(lambda: count(self._connection, queues, done))
+
     def _call(self, function: Callable[[], None]) -> None:
         """Have the function called on the I/O thread, if there is a connection."""
         with self._guard:
@@ -197,43 +204,41 @@ class Link:
         connection.add_on_connection_unblocked_callback(lambda *_: self._block(False))
         self._number += 1
         self._failed = False
-        connection.channel(on_open_callback=self._publishing)
+        self._channel(self._publishing)
+
+    def _channel(self, then: Callable[[Any], None]) -> None:
+        """Open a channel; what goes wrong on it later goes wrong with the connection."""
+
+        def opened(channel: Any) -> None:
+            channel.add_on_close_callback(lambda _channel, reason: self._fail(str(reason)))
+            channel.add_on_cancel_callback(
+                lambda _frame: self._fail("RabbitMQ ended a consumer; was its queue deleted?")
+            )
+            then(channel)
+
+        self._connection.channel(on_open_callback=opened)
 
     def _publishing(self, channel: Any) -> None:
-        channel.add_on_close_callback(lambda _channel, reason: self._fail(str(reason)))
         channel.add_on_return_callback(self._publisher.returned)
-        channel.confirm_delivery(
-            self._publisher.confirmed, callback=lambda _: self._declare(channel, iter(self._topology()))
-        )
+        channel.confirm_delivery(self._publisher.confirmed, callback=lambda _: self._declare(channel))
 
-    def _declare(self, channel: Any, rest: Iterator[Declaration]) -> None:
-        item = next(rest, None)
-
-        def then(_frame: Any) -> None:
-            self._declare(channel, rest)
-
-        if item is None:
-            self._connection.channel(on_open_callback=lambda plain: self._attach(channel, plain))
-        elif isinstance(item, Queue):
-            arguments, exclusive = dict(item.arguments), item.exclusive
-            channel.queue_declare(
-                item.name, durable=not exclusive, exclusive=exclusive, arguments=arguments, callback=then
-            )
-        elif isinstance(item, Exchange):
-            channel.exchange_declare(item.name, item.kind, durable=True, callback=then)
-        else:
-            assert isinstance(item, Binding)
-            channel.queue_bind(item.queue, item.exchange, item.routing_key, callback=then)
+    def _declare(self, channel: Any) -> None:
+        declare(channel, iter(self._topology()), lambda: self._channel(lambda plain: self._attach(channel, plain)))
 
     def _attach(self, channel: Any, plain: Any) -> None:
-        plain.add_on_close_callback(lambda _channel, reason: self._fail(str(reason)))
         self._publisher.attach(channel, plain, self._number, self._connection.ioloop.call_later)
-        self._connection.channel(on_open_callback=self._consuming)
+        self._channel(lambda consuming: self._consumers.attach(consuming, self._number, self._pulling))
 
-    def _consuming(self, channel: Any) -> None:
-        channel.add_on_close_callback(lambda _channel, reason: self._fail(str(reason)))
-        channel.add_on_cancel_callback(lambda _frame: self._fail("RabbitMQ ended a consumer; was its queue deleted?"))
-        self._consumers.attach(channel, self._number, self._now_up)
+    def _pulling(self) -> None:
+        if self._puller is None:
+            self._now_up()
+        else:
+            self._channel(self._attach_puller)
+
+    def _attach_puller(self, channel: Any) -> None:
+        if self._puller is not None:
+            self._puller.attach(channel, self._number, self._connection.ioloop.call_later)
+        self._now_up()
 
     def _now_up(self) -> None:
         self.up = True
@@ -306,6 +311,8 @@ class Link:
                 self.problem = str(reason) or type(reason).__name__
             log.warning("link down", link=self.name, reason=self.problem)
         self._consumers.lost()
+        if self._puller is not None:
+            self._puller.lost()
         self._publisher.lost()
         if was_up and self.on_down:
             self.on_down()

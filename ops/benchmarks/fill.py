@@ -16,7 +16,6 @@ from pathlib import Path
 
 from broker import keys, settings
 from broker.messages import Status, Store
-from node import identity
 from node.storage import Storage
 
 CONTENT_TYPE = "application/octet-stream"
@@ -29,21 +28,20 @@ def fill(directory: Path, prefix: str, count: int, size: int) -> None:
     config = settings.load(environ=os.environ | {"PULZAR_VOLUME_DIR": str(directory)})
     tail = bytes((at * 167 + (at >> 8) * 31 + 13) & 255 for at in range(16, size))
     version = time.time_ns() // 1000 * VERSIONS
-    with identity.hold(directory):
-        storage = Storage.open(config)
-        for start in range(0, count, GROUP):
-            created = time.time_ns() // 1_000_000
-            commands = []
-            for number in range(start, min(start + GROUP, count)):
-                value = (b"%016d" % number)[:size] + tail
-                version += VERSIONS
-                key = keys.encode(f"{prefix}{number}")
-                digest = hashlib.sha256(value).digest()
-                commands.append(Store(0, key, version, created, 0, CONTENT_TYPE, digest, size, value, ""))
-            for result in storage.apply(commands):
-                if result.status is not Status.DONE:
-                    raise RuntimeError(f"{keys.decode(result.key)}: {Status(result.status).name} {result.reason}")
-        storage.close()
+    storage = Storage.open(config)
+    for start in range(0, count, GROUP):
+        created = time.time_ns() // 1_000_000
+        commands = []
+        for number in range(start, min(start + GROUP, count)):
+            value = (b"%016d" % number)[:size] + tail
+            version += VERSIONS
+            key = keys.encode(f"{prefix}{number}")
+            digest = hashlib.sha256(value).digest()
+            commands.append(Store(0, key, version, created, 0, CONTENT_TYPE, digest, size, value, ""))
+        for result in storage.apply(commands):
+            if result.status is not Status.DONE:
+                raise RuntimeError(f"{keys.decode(result.key)}: {Status(result.status).name} {result.reason}")
+    storage.close()
 
 
 if __name__ == "__main__":

@@ -19,11 +19,15 @@ from ops.cluster.processes import ROOT
 
 LARGE_BYTES = 32 << 20
 LARGE_KEY = "demo/large.bin"
+JOB = "example/factorial"
+JOB_ARGUMENTS = b'{"number": 5}'
+JOB_OUTPUT = 120
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECS = 60
 _PATIENCE_SECS = 10.0
 _PAUSE_SECS = 0.1
+_JOB_SECS = 30.0
 _MOST_REDIRECTS = 5
 
 # Whichever is there first; all are text.
@@ -38,7 +42,7 @@ class _Answer(NamedTuple):
 
 
 def run(master_url: str, step: Callable[[str], AbstractContextManager[None]]) -> None:
-    """Store two files, read them back, delete one; raises `DemonstrationFailed` where it goes wrong."""
+    """Store two files, read them back, delete one, run a job; raises `DemonstrationFailed` where it goes wrong."""
     name, small = real_file()
     small_key = f"demo/{name}"
     large = os.urandom(LARGE_BYTES)
@@ -58,6 +62,23 @@ def run(master_url: str, step: Callable[[str], AbstractContextManager[None]]) ->
     with step(f"deleting {LARGE_KEY}"):
         _expect(200, _request("DELETE", f"{master_url}/delete_key/{LARGE_KEY}"))
         _expect(404, _request("GET", f"{master_url}/get_key/{LARGE_KEY}"))
+    with step(f"running the job {JOB} with {JOB_ARGUMENTS.decode()}"):
+        _run_job(master_url)
+
+
+def _run_job(master_url: str) -> None:
+    deadline = time.monotonic() + _JOB_SECS
+    # Nodes tell which scripts they have in their first moments.
+    while (launched := _request("POST", f"{master_url}/launch_job/{JOB}", JOB_ARGUMENTS)).status == 404:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_PAUSE_SECS)
+    _expect(200, launched)
+    url = f"{master_url}/admin/jobs/{json.loads(launched.head)['data']['job_id']}"
+    while (job := json.loads(_request("GET", url).head)["data"])["status"] == "pending" and time.monotonic() < deadline:
+        time.sleep(_PAUSE_SECS)
+    if job["output"] != JOB_OUTPUT:
+        raise DemonstrationFailed(f"GET {url}: {job['state']} ({job['reason']}), its output is {job['output']}")
 
 
 def commands(master_url: str, directory: Path) -> list[str]:
@@ -69,6 +90,8 @@ def commands(master_url: str, directory: Path) -> list[str]:
         f"curl -X PUT -L -T {file} {master_url}/add_key/my/first.txt",
         f"curl -L {master_url}/get_key/my/first.txt",
         f"curl -X DELETE {master_url}/delete_key/my/first.txt",
+        f"curl -X POST {master_url}/launch_job/{JOB} -d '{JOB_ARGUMENTS.decode()}'",
+        f"curl {master_url}/admin/jobs",
         f"curl {master_url}/admin/network",
     ]
 

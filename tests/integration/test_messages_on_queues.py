@@ -431,15 +431,19 @@ def test_a_queue_has_the_arguments_that_mean_the_same_on_every_broker(
 ) -> None:
     rows = rabbit.api("GET", f"queues/{quote(cluster.vhost, safe='')}")
     shared = [row for row in rows if not row["exclusive"]]
+    jobs = {queue for node in cluster.nodes for queue in topology.job_queues(node.id)}
     assert {row["name"] for row in shared} == {
         topology.RESULTS,
+        topology.PROGRESS,
         topology.HEARTBEATS,
         topology.DEAD,
         *(topology.node_queue(node.id) for node in cluster.nodes),
+        *jobs,
     }
     for row in shared:
         assert row["durable"]
-        assert row["arguments"]["x-queue-type"] == "classic"
+        # What is published by hand is not persistent, and only a quorum queue keeps it nevertheless.
+        assert row["arguments"]["x-queue-type"] == ("quorum" if row["name"] in jobs else "classic")
         assert not {"x-queue-mode", "x-max-priority"} & set(row["arguments"])
 
 

@@ -1,0 +1,182 @@
+"""The store as a job sees it: the master's REST API, with nothing but the standard library."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote, urlencode, urljoin, urlsplit
+
+from jobs.errors import KeyExists, KeyMissing, StoreError
+
+TIMEOUT_SECS = 60.0  # without a byte sent or received
+PATIENCE_SECS = 30.0  # with a master that is away or answers 503
+_PAUSES_SECS = (0.1, 0.3, 1.0, 2.0)  # between two tries; the last one again and again
+_DIRECT_BYTES = 1 << 16  # more than this goes to a node without asking the master to take it
+_CHUNK_BYTES = 1 << 18
+_MOST_REDIRECTS = 5
+_PAGE = 1000
+_SAFE = "/-._~!$&'()*+,;=:@"  # stand for themselves in the path of a URL
+
+Body = bytes | BinaryIO | None
+
+
+class Client:
+    """The keys of one cluster. `master` is its `host:port` or `http://host:port`."""
+
+    def __init__(self, master: str, patience: float = PATIENCE_SECS) -> None:
+        """`patience` is for how many seconds a master is asked again that is away or answers 503."""
+        self.master = master if "://" in master else f"http://{master}"
+        self._patience = patience
+
+    def store(
+        self, value: bytes | str | os.PathLike[str], key: str, ttl: str | None = None, overwrite: bool = False
+    ) -> str:
+        """Store bytes, or the file of a path, under a key; its URL. Raises `KeyExists` or `StoreError`."""
+        parameters = {"ttl": ttl} if ttl else {}
+        if overwrite:
+            parameters["overwrite"] = "1"
+        if isinstance(value, bytes | bytearray | memoryview):
+            return self._put(key, parameters, bytes(value), len(value))
+        with Path(value).open("rb") as file:
+            return self._put(key, parameters, file, os.fstat(file.fileno()).st_size)
+
+    def _put(self, key: str, parameters: dict[str, str], body: bytes | BinaryIO, size: int) -> str:
+        # Not again after an answer that leaves open whether the value was stored: the second try would find it there.
+        again = "overwrite" in parameters
+        url = self._url("add_key", key, parameters)
+        if size > _DIRECT_BYTES:
+            url = self._json("GET", self._url("get_node", key, parameters))["node"]
+        return str(self._json("PUT", url, body, size, again)["url"])
+
+    def fetch(self, key: str) -> bytes:
+        """The value of a key; raises `KeyMissing` or `StoreError`."""
+        with self._answer("GET", self._url("get_key", key)) as response:
+            return _read(response)
+
+    def fetch_to(self, key: str, path: str | os.PathLike[str]) -> None:
+        """Write the value of a key to a file, which is there only when it is complete; raises `KeyMissing` or `StoreError`."""
+        part = Path(f"{os.fspath(path)}.part")
+        try:
+            with self._answer("GET", self._url("get_key", key)) as response, part.open("wb") as file:
+                while chunk := _read(response, _CHUNK_BYTES):
+                    file.write(chunk)
+                if response.length:
+                    raise StoreError(0, f"{key}: the answer ended {response.length} bytes before its end")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def keys(self, prefix: str = "") -> Iterator[dict[str, Any]]:
+        """The keys that begin with the prefix, in order: `key`, `size`, `etag`, `created` (seconds since the epoch), …"""
+        after = ""
+        while after is not None:
+            query = {"prefix": prefix, "after": after, "limit": str(_PAGE)}
+            page = self._json("GET", f"{self.master}/keys?{urlencode(query)}")
+            yield from page["keys"]
+            after = page["next"]
+
+    def delete(self, key: str) -> None:
+        """Delete a key; raises `KeyMissing` or `StoreError`."""
+        self._json("DELETE", self._url("delete_key", key), again=False)
+
+    def _url(self, route: str, key: str, parameters: dict[str, str] | None = None) -> str:
+        query = f"?{urlencode(parameters)}" if parameters else ""
+        return f"{self.master}/{route}/{quote(key, _SAFE)}{query}"
+
+    def _json(self, method: str, url: str, body: Body = None, size: int = 0, again: bool = True) -> Any:
+        with self._answer(method, url, body, size, again) as response:
+            return json.loads(_read(response))["data"]
+
+    @contextmanager
+    def _answer(
+        self, method: str, url: str, body: Body = None, size: int = 0, again: bool = True
+    ) -> Iterator[http.client.HTTPResponse]:
+        """A good answer, after redirects and as many tries as it takes."""
+        connection, response = self._try(method, url, body, size, again)
+        with closing(connection):
+            if response.status >= 300:
+                raise _refusal(method, url, response)
+            yield response
+
+    def _try(
+        self, method: str, url: str, body: Body, size: int, again: bool
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        until = time.monotonic() + self._patience
+        pauses = itertools.chain(_PAUSES_SECS, itertools.repeat(_PAUSES_SECS[-1]))
+        while True:
+            pause = next(pauses)
+            last = time.monotonic() + pause > until
+            try:
+                connection, response = _follow(method, url, body, size)
+            except (OSError, http.client.HTTPException) as error:
+                if last or not (again or isinstance(error, ConnectionRefusedError)):
+                    raise StoreError(0, f"{method} {_shown(url)}: {error or type(error).__name__}") from error
+            else:
+                if last or not again or response.status != 503:
+                    return connection, response
+                connection.close()
+            time.sleep(pause)
+
+
+def _follow(
+    method: str, url: str, body: Body, size: int
+) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    """The answer at the end of all redirects, and the connection it is to be read from."""
+    for _ in range(_MOST_REDIRECTS):
+        parts = urlsplit(url)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=TIMEOUT_SECS, blocksize=_CHUNK_BYTES)
+        try:
+            response = _ask(connection, method, parts.path + (f"?{parts.query}" if parts.query else ""), body, size)
+        except BaseException:
+            connection.close()
+            raise
+        location = response.getheader("Location")
+        if response.status not in (301, 302, 303, 307, 308) or not location:
+            return connection, response
+        connection.close()
+        url = urljoin(url, location)
+    raise http.client.HTTPException("too many redirects")
+
+
+def _ask(
+    connection: http.client.HTTPConnection, method: str, target: str, body: Body, size: int
+) -> http.client.HTTPResponse:
+    headers = {} if body is None else {"Content-Length": str(size)}
+    if body is not None and not isinstance(body, bytes):
+        body.seek(0)
+    try:
+        connection.request(method, target, body, headers)
+    except (BrokenPipeError, ConnectionResetError):
+        # Whoever refuses a body may answer before having read it, and that answer says more than this error.
+        if connection.sock is None:
+            raise
+    return connection.getresponse()
+
+
+def _read(response: http.client.HTTPResponse, size: int | None = None) -> bytes:
+    try:
+        return response.read(size)
+    except (OSError, http.client.HTTPException) as error:
+        raise StoreError(0, f"the answer broke off: {error or type(error).__name__}") from error
+
+
+def _refusal(method: str, url: str, response: http.client.HTTPResponse) -> StoreError:
+    text = _read(response, _CHUNK_BYTES)
+    try:
+        message = str(json.loads(text)["msg"])
+    except (ValueError, KeyError, TypeError):
+        message = text[:200].decode("utf-8", "replace") or response.reason
+    kind = {404: KeyMissing, 409: KeyExists}.get(response.status, StoreError)
+    return kind(response.status, f"{method} {_shown(url)}: {response.status} {message}")
+
+
+def _shown(url: str) -> str:
+    """A URL without its query, which may hold a signature."""
+    return url.partition("?")[0]

@@ -1,0 +1,149 @@
+"""What code can ask and tell about the run that it is part of."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs import channel
+
+if TYPE_CHECKING:
+    from jobs.client import Client
+
+
+class Run:
+    """This run. All objects of this class, `Job` included, speak of the same one.
+
+    It stands in environment variables (`PULZAR_…`, see the README), so the processes that a run starts have it too.
+    """
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the job."""
+        if _this.arguments is None:
+            file = os.environ.get("PULZAR_ARGUMENTS_FILE")
+            text = Path(file).read_text(encoding="utf-8") if file else os.environ.get("PULZAR_ARGUMENTS") or "{}"
+            _this.arguments = json.loads(text)
+        return _this.arguments
+
+    @property
+    def job_id(self) -> int:
+        """The job's number, 0 when it has none."""
+        return int(os.environ.get("PULZAR_JOB_ID") or 0)
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first attempt at the job."""
+        return int(os.environ.get("PULZAR_ATTEMPT") or 1)
+
+    @property
+    def scratch(self) -> Path:
+        """A directory for this run alone, and the current one at its start; it is removed afterwards."""
+        directory = os.environ.get("PULZAR_SCRATCH")
+        if not directory:
+            import tempfile
+
+            directory = os.environ["PULZAR_SCRATCH"] = tempfile.mkdtemp(prefix="pulzar-job-")
+        return Path(directory)
+
+    @property
+    def data_path(self) -> Path | None:
+        """The file with the value that the job was given as `pulzar_data`, to be read only; None for none."""
+        path = os.environ.get("PULZAR_DATA")
+        return Path(path) if path else None
+
+    @property
+    def data_key(self) -> str:
+        """The key of that value, "" for none."""
+        return os.environ.get("PULZAR_DATA_KEY", "")
+
+    @property
+    def client(self) -> Client:
+        """The store: keys of the cluster that this run belongs to."""
+        if _this.client is None:
+            from jobs.client import Client  # takes its time, and most jobs need none
+
+            _this.client = Client(os.environ.get("PULZAR_MASTER") or "localhost:31414")
+        return _this.client
+
+    def log(self, *values: object) -> None:
+        """Write a line to the log, as `print` would put it. What is printed goes to the log too."""
+        _channel().line(" ".join(map(str, values)))
+
+    def output(self, value: Any) -> None:
+        """Set the output: whatever can be written as JSON, up to 1 MiB; raises `BadOutput`. The last one counts."""
+        to = _channel()
+        to.output(channel.encode_output(value, _this.limit))
+        _this.has_output = True
+
+    def progress(self, done: float, total: float | None = None, text: str = "") -> None:
+        """Tell how far the run is; may be called as often as one likes."""
+        numbers = (float(done), float(total or 0))
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError(f"a progress of {done} of {total} is none")
+        _channel().progress(numbers[0], None if total is None else numbers[1], str(text))
+
+    def store(
+        self, value: bytes | str | os.PathLike[str], key: str, ttl: str | None = None, overwrite: bool = False
+    ) -> str:
+        """Store bytes, or the file of a path, under a key; its URL.
+
+        `ttl` is a lifetime: "90s", "15m", "12h", "7d". Raises `KeyExists` when the key is taken and may not be
+        overwritten, `StoreError` for the rest.
+        """
+        return self.client.store(value, key, ttl, overwrite)
+
+    def fetch(self, key: str) -> bytes:
+        """The value of a key; raises `KeyMissing` or `StoreError`."""
+        return self.client.fetch(key)
+
+    def fetch_to(self, key: str, path: str | os.PathLike[str]) -> None:
+        """Write the value of a key, however large, to a file; raises `KeyMissing` or `StoreError`."""
+        self.client.fetch_to(key, path)
+
+    def keys(self, prefix: str = "") -> Iterator[dict[str, Any]]:
+        """The keys that begin with the prefix, in order, with `size`, `created` and more; raises `StoreError`."""
+        return self.client.keys(prefix)
+
+    def delete(self, key: str) -> None:
+        """Delete a key; raises `KeyMissing` or `StoreError`."""
+        self.client.delete(key)
+
+
+class _This:
+    """What this process knows of its run."""
+
+    def __init__(self) -> None:
+        self.arguments: dict[str, Any] | None = None
+        self.channel: channel.Channel | None = None
+        self.client: Client | None = None
+        self.has_output = False
+        self.limit = channel.OUTPUT_BYTES
+
+
+_this = _This()
+
+
+def _channel() -> channel.Channel:
+    if _this.channel is None:
+        _this.channel = channel.of_environment()
+    return _this.channel
+
+
+def begin(to: channel.Channel, arguments: dict[str, Any] | None = None, limit: int = channel.OUTPUT_BYTES) -> None:
+    """Make this process speak of a run that begins now."""
+    _this.arguments, _this.channel, _this.client = arguments, to, None
+    _this.has_output, _this.limit = False, limit
+
+
+def returned(value: Any) -> None:
+    """Take what `execute` returned for the output, unless there was one."""
+    if value is not None and not _this.has_output:
+        run.output(value)
+
+
+run = Run()

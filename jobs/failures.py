@@ -1,0 +1,71 @@
+"""What became of a script, said for people and for the exit status."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import NamedTuple
+
+from jobs import channel
+from jobs.errors import JobError
+from jobs.loader import PACKAGE
+from jobs.scripts import Script
+
+_REASON_CHARACTERS = 500
+
+
+class Ending(NamedTuple):
+    """How a script ended."""
+
+    status: int  # of the process
+    reason: str  # "" for success, and for a status that says it all
+
+
+def ending(error: BaseException | None, script: Script | None) -> Ending:
+    """How a script ends that raised this, or nothing; an error is printed with its traceback."""
+    if error is None:
+        return Ending(0, "")
+    channel.flush()
+    if isinstance(error, SystemExit):
+        return _exited(error.code)
+    trace = _from_script(error.__traceback__, script)
+    if trace is None and isinstance(error, JobError):  # no script was begun
+        print(error, file=sys.stderr)
+        return Ending(1, str(error)[:_REASON_CHARACTERS])
+    error = error.with_traceback(trace)
+    try:
+        sys.excepthook(type(error), error, trace)
+    except Exception:  # noqa: BLE001 - a hook of the script's own may do anything
+        sys.__excepthook__(type(error), error, trace)
+    return Ending(1, describe(error))
+
+
+def describe(error: BaseException) -> str:
+    """`Type: message`, cut where it gets long."""
+    kind = type(error)
+    plain = kind.__module__ in ("builtins", "__main__") or kind.__module__.startswith(PACKAGE + ".")
+    name = kind.__qualname__ if plain else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        message = str(error)
+    except Exception as another:  # noqa: BLE001 - a class of the script's own may do anything, and its error is to be told
+        message = f"(its message raised {type(another).__name__})"
+    return (f"{name}: {message}" if message else name)[:_REASON_CHARACTERS]
+
+
+def _exited(code: object) -> Ending:
+    """What `sys.exit(code)` means."""
+    if code is None:
+        return Ending(0, "")
+    if isinstance(code, int):
+        return Ending(code & 0xFF, "")
+    print(code, file=sys.stderr)
+    return Ending(1, f"exit status 1: {code}"[:_REASON_CHARACTERS])
+
+
+def _from_script(trace: TracebackType | None, script: Script | None) -> TracebackType | None:
+    """A traceback from where the script begins; what is above that is ours, and news to nobody."""
+    while trace is not None and script is not None:
+        if trace.tb_frame.f_code.co_filename == script.file:
+            return trace
+        trace = trace.tb_next
+    return None

@@ -1,0 +1,112 @@
+"""The catalog: which scripts the nodes have, and which node a job goes to.
+
+Nodes tell it whole whenever it changes; it is kept in the ledger, so that it is known right after a start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+import msgpack
+
+from broker.jobs import Order
+from broker.refusals import NotFound
+from broker.runs import Catalog
+from master.index import pack
+from master.ledger import Ledger
+
+_COLUMNS = ("description", "args", "category", "author", "error", "kind", "arguments")
+
+
+class Load(NamedTuple):
+    """What there is to know of a node before it is given a job."""
+
+    alive: bool
+    slots: int
+    running: int
+
+
+def digest(ledger: Ledger, txn: Any, node: str) -> str:
+    """Digest of the catalog that is known of a node, "" for none."""
+    raw = txn.get(node.encode(), db=ledger.db["catalogs"])
+    return raw.decode() if raw else ""
+
+
+def keep(ledger: Ledger, txn: Any, catalog: Catalog) -> None:
+    """Note the scripts of a node, instead of those it had."""
+    forget(ledger, txn, catalog.node)
+    for row in catalog.rows:
+        key = row["path"].encode() + b"\0" + catalog.node.encode()
+        txn.put(key, pack({name: row.get(name) for name in _COLUMNS}), db=ledger.db["scripts"])
+    txn.put(catalog.node.encode(), catalog.digest.encode(), db=ledger.db["catalogs"])
+
+
+def forget(ledger: Ledger, txn: Any, node: str) -> None:
+    """Forget the scripts of a node."""
+    end = b"\0" + node.encode()
+    for key in [key for key, _ in ledger.up(txn, "scripts") if key.endswith(end)]:
+        txn.delete(key, db=ledger.db["scripts"])
+    txn.delete(node.encode(), db=ledger.db["catalogs"])
+
+
+def nodes_with(ledger: Ledger, txn: Any, path: str) -> set[str]:
+    """The nodes that have a script."""
+    return {node.decode() for node, _ in ledger.up(txn, "scripts", path.encode() + b"\0")}
+
+
+def check_known(ledger: Ledger, txn: Any, order: Order) -> None:
+    """Raise `NotFound` when no node can run a job: none has its script, or the one it is bound to has not."""
+    having = nodes_with(ledger, txn, order.job)
+    if not having:
+        raise NotFound(f"no node has the script {order.job}; GET /admin/job_catalog lists those there are")
+    if order.options.node and order.options.node not in having:
+        raise NotFound(f"node {order.options.node} has no script {order.job}; it is on {', '.join(sorted(having))}")
+
+
+def rows(ledger: Ledger, txn: Any) -> list[dict[str, Any]]:
+    """The catalog of the cluster by path; where the nodes' scripts differ, `differs` is true."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, raw in ledger.up(txn, "scripts"):
+        path, _, node = key.decode().partition("\0")
+        row = msgpack.unpackb(raw)
+        known = found.setdefault(path, {"path": path} | row | {"nodes": [], "differs": False})
+        known["nodes"].append(node)
+        known["differs"] |= any(known[name] != row[name] for name in _COLUMNS)
+    return list(found.values())
+
+
+def choose(
+    order: Order, having: Collection[str], loads: Mapping[str, Load], holding: Collection[str],
+    waiting: Mapping[str, int], without: Collection[str] = (),
+) -> str | None:  # fmt: skip
+    """Node whose own queue a job goes to, "" for the queue of all, None when no node can run it.
+
+    `having` are the nodes with its script, `holding` those with the key it works on, `waiting` says how many
+    jobs wait in a node's own queue already. Not `without` these.
+    """
+    possible = set(having) - set(without)
+    if order.options.node:
+        return order.options.node if order.options.node in possible else None
+    if not possible:
+        return None
+    alive = {node for node, load in loads.items() if load.alive}
+    near = possible & alive & set(holding) if order.data else set()
+    if not near and alive <= possible:
+        return ""
+
+    def burden(node: str) -> tuple[float, str]:
+        load = loads.get(node, Load(False, 0, 0))
+        return (load.running + waiting.get(node, 0)) / max(1, load.slots), node
+
+    # When none of them is alive, it waits for one; the others could only give it back.
+    return min(near or possible & alive or possible, key=burden)
+
+
+def may_move(order: Order, having: Collection[str], loads: Mapping[str, Load]) -> bool:
+    """Whether a job in a node's own queue may go to the queue of all after a while: it is there for its data only."""
+    return (
+        bool(order.data)
+        and not order.options.node
+        and all(name in having for name, load in loads.items() if load.alive)
+    )

@@ -1,0 +1,248 @@
+"""The controller's part in jobs: what clients ask for, what nodes report and what the clock brings goes into the
+ledger, in one transaction for all that has come together; then what follows from it is done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from broker import jobs, keys, logs, topology
+from broker.jobs import Order
+from broker.link import Link
+from broker.messages import Heartbeat
+from broker.refusals import BadRequest, Conflict, NotFound, Refused, Unavailable
+from broker.runs import AskCatalog, Catalog, Claimed, Finished, Progress, Reports, Withdrawn
+from broker.settings import Settings
+from master import catalog
+from master.actions import Action
+from master.answers import Call
+from master.carrier import Attempt, Carrier
+from master.catalog import Load
+from master.index import Index, now_ms
+from master.job import JobState, ScheduleState, lane
+from master.leases import Heard, Leases
+from master.ledger import Ledger
+from master.network import MISSED_HEARTBEATS
+from master.runs import Runs
+from master.schedules import Rhythm, Schedules
+from master.waiting import Waiting
+
+log = logs.get(__name__)
+
+Message = Reports | Progress | Catalog
+
+DEPTHS_SECS = 5.0  # between two looks for queues that somebody has emptied
+_ASK_SECS = 3.0  # between two questions for the same catalog
+
+
+class Jobs:
+    """Of the controller; everything on its thread. `wake` has the controller call `handle` soon."""
+
+    def __init__(self, index: Index, link: Link, config: Settings, wake: Callable[[], None]) -> None:
+        self._index = index
+        self._link = link
+        self._silence = config["general", "heartbeat"] * MISSED_HEARTBEATS
+        self._ledger = Ledger(Path(config["server", "dir"]) / "ledger", True, config["jobs", "ledger_map"])
+        self._runs = Runs(self._ledger, self._place, config["jobs", "lost_attempts"])
+        self._waiting = Waiting(self._runs, config["general", "retention_policy"])
+        self._schedules = Schedules(self._runs)
+        self._leases = Leases(self._runs, config["jobs", "lease"], time.monotonic())
+        self._lease = config["jobs", "lease"]
+        self._carrier = Carrier(link, config["jobs", "data_wait"], config["general", "events"], self._may_move, wake)
+        self._safe: list[Attempt] = []  # confirmed, and not noted in the ledger yet
+        self._beats: dict[str, Heartbeat] = {}
+        self._heard: dict[str, Heard] = {}
+        self._asked: dict[str, float] = {}  # node → when it was asked for its catalog
+        self._looked = 0.0  # for empty queues
+        self._depths: list[dict[str, int]] = []  # what the last two looks found, the newest last
+
+    def close(self) -> None:
+        """Close the ledger."""
+        self._ledger.close()
+
+    def handle(self, calls: Sequence[Call], messages: Sequence[Message], beats: Mapping[str, Heartbeat]) -> None:
+        """Do what came together: questions of web workers, messages of nodes, their heartbeats."""
+        self._safe += self._carrier.confirmed()
+        for node, beat in beats.items():
+            self._heartbeat(node, beat)
+        if not calls and not messages:
+            return
+        now = now_ms()
+        answers: list[tuple[Call, Any, Attempt | None]] = []
+        actions: list[Action] = []
+        with self._transaction() as txn:
+            for message in messages:
+                actions += self._message(txn, message, now)
+            for call in calls:
+                try:
+                    data, awaited, todo = self._call(txn, call, now)
+                except Refused as error:
+                    answers.append((call, error, None))
+                else:
+                    answers.append((call, data, awaited))
+                    actions += todo
+            self._note_confirmed(txn, now)
+        self._safe = []
+        for call, data, awaited in answers:
+            if isinstance(data, Refused):
+                call.refuse(data)
+            elif awaited:
+                self._carrier.reply_when_confirmed(awaited, call)
+            else:
+                call.reply(data)
+        self._carrier.carry_out(actions)
+
+    def tick(self, quiet: bool) -> None:
+        """Do what time brings. `quiet`: no message waits to be handled, so that what nodes say is known."""
+        now = now_ms()
+        with self._transaction() as txn:
+            self._note_confirmed(txn, now)
+            # First, since what the others publish now is not under way yet.
+            actions = self._waiting.unconfirmed(txn, self._carrier.under_way) if self._link.ready else []
+            actions += self._schedules.tick(txn, now)
+            actions += self._waiting.retries(txn, now)
+            if quiet:
+                clock = time.monotonic()
+                actions += self._leases.check(txn, self._heard, clock, now)
+                actions += self._waiting.emptied(txn, self._empty_lanes(), now)
+                for node, heard in self._heard.items():
+                    if clock - heard.at > self._lease:
+                        actions += self._waiting.stranded(txn, node, now)
+            self._waiting.forget(txn, now)
+        self._safe = []
+        self._carrier.carry_out(actions)
+        self._carrier.tick()
+        self._look_for_empty_queues()
+
+    def _transaction(self) -> Any:
+        return _Transaction(self._ledger, self._schedules)
+
+    def _note_confirmed(self, txn: Any, now: int) -> None:
+        self._runs.confirmed(txn, self._safe, now)
+
+    # What web workers ask.
+
+    def _call(self, txn: Any, call: Call, now: int) -> tuple[Any, Attempt | None, list[Action]]:
+        """The answer, the attempt whose confirm it waits for, and what is to be done."""
+        if call.name == "launch":
+            return self._launch(txn, call.arguments[0], call.arguments[1], now)
+        if call.name == "cancel":
+            return self._cancel(txn, call.arguments[0], now)
+        raise BadRequest(f"the controller knows no {call.name}")
+
+    def _launch(
+        self, txn: Any, body: bytes, rhythm: Sequence[Any] | None, now: int
+    ) -> tuple[int, Attempt | None, list[Action]]:
+        order = jobs.read(body)
+        catalog.check_known(self._ledger, txn, order)
+        if order.data and self._index.get(keys.encode(order.data)) is None:
+            raise NotFound(f"the key {order.data}, which the job shall work on, is unknown")
+        if rhythm is not None:
+            return self._schedules.add(txn, order, Rhythm(*rhythm), now), None, []
+        if not self._link.ready:
+            raise Unavailable(f"no connection to RabbitMQ: {self._link.problem}")
+        (number,), actions = self._runs.launch(txn, [order], "rest", now)
+        return number, ((number, 1) if actions else None), actions
+
+    def _cancel(self, txn: Any, number: int, now: int) -> tuple[str, None, list[Action]]:
+        job = self._ledger.job(txn, number)
+        if job is not None:
+            if job.state.final:
+                raise Conflict(f"job {number} has ended already: {JobState(job.state).name.lower()}")
+            message, actions = self._runs.cancel(txn, job, now)
+            return message, None, actions
+        schedule = self._ledger.schedule(txn, number)
+        if schedule is None:
+            raise NotFound(f"there is no job {number}")
+        if schedule.state is not ScheduleState.ACTIVE:
+            raise Conflict(f"job {number} is not scheduled any more")
+        return self._schedules.cancel(txn, schedule, now), None, []
+
+    # What nodes say.
+
+    def _message(self, txn: Any, message: Message, now: int) -> list[Action]:
+        if isinstance(message, Progress):
+            self._runs.progress(txn, message)
+            return []
+        if isinstance(message, Catalog):
+            catalog.keep(self._ledger, txn, message)
+            return []
+        actions: list[Action] = []
+        for item in message.items:
+            if isinstance(item, Claimed):
+                actions += self._runs.claimed(txn, message.node, item, now)
+            elif isinstance(item, Finished):
+                actions += self._runs.finished(txn, message.node, item, now)
+            else:
+                actions += self._runs.returned(txn, message.node, item, now)
+        return actions
+
+    def _heartbeat(self, node: str, beat: Heartbeat) -> None:
+        before = self._beats.get(node)
+        self._beats[node] = beat
+        clock = time.monotonic()
+        self._heard[node] = Heard(beat.running, clock)
+        with self._ledger.begin() as txn:
+            if before is None or before.epoch != beat.epoch:
+                self._carrier.tell(node, Withdrawn(self._waiting.withdrawn(txn, node)))
+            if catalog.digest(self._ledger, txn, node) != beat.catalog and clock - self._asked.get(node, 0) > _ASK_SECS:
+                self._asked[node] = clock
+                self._carrier.tell(node, AskCatalog("it is not known here"))
+
+    def _place(self, txn: Any, order: Order, without: Collection[str]) -> str | None:
+        """Where a job goes, see `catalog.choose`."""
+        having = catalog.nodes_with(self._ledger, txn, order.job)
+        entry = self._index.get(keys.encode(order.data)) if order.data else None
+        waiting = {node: self._ledger.waiting_on(txn, node) for node in having}
+        return catalog.choose(order, having, self._loads(), {entry.node} if entry else (), waiting, without)
+
+    def _may_move(self, order: Order) -> bool:
+        with self._ledger.begin() as txn:
+            return catalog.may_move(order, catalog.nodes_with(self._ledger, txn, order.job), self._loads())
+
+    def _loads(self) -> dict[str, Load]:
+        clock = time.monotonic()
+        return {
+            node: Load(clock - self._heard[node].at < self._silence, beat.slots, len(beat.running))
+            for node, beat in self._beats.items()
+        }
+
+    # Queues that somebody has emptied.
+
+    def _lanes(self) -> dict[str, str]:
+        """Lanes of the ledger and the queues they stand for."""
+        lanes = {lane("", priority): topology.jobs_queue(priority) for priority in jobs.PRIORITIES}
+        return lanes | {lane(node, ""): topology.node_jobs_queue(node) for node in self._beats}
+
+    def _look_for_empty_queues(self) -> None:
+        clock = time.monotonic()
+        if clock - self._looked > DEPTHS_SECS:
+            self._looked = clock
+            self._link.count(list(self._lanes().values()), self._depths.append)
+
+    def _empty_lanes(self) -> list[str]:
+        """Lanes whose queue was empty at the last two looks."""
+        if len(self._depths) < 2:
+            return []
+        before, last = self._depths[-2:]
+        del self._depths[:-1]
+        return [name for name, queue in self._lanes().items() if before.get(queue) == 0 and last.get(queue) == 0]
+
+
+class _Transaction:
+    """A transaction of the ledger. When it fails, what is kept in memory of it is made anew."""
+
+    def __init__(self, ledger: Ledger, schedules: Schedules) -> None:
+        self._schedules = schedules
+        self._txn = ledger.begin(write=True)
+
+    def __enter__(self) -> Any:
+        return self._txn.__enter__()
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if error is not None:
+            self._schedules.forget_timers()
+        self._txn.__exit__(kind, error, trace)

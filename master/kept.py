@@ -1,0 +1,42 @@
+"""Values of the store that the master itself shows: logs and outputs of jobs."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+
+from broker import keys, logs
+from broker.refusals import Refused
+from master.index import Index, now_ms
+from master.redirects import Redirects
+
+log = logs.get(__name__)
+
+TIMEOUT_SECS = 5.0
+
+
+class Kept:
+    """Of one web worker."""
+
+    def __init__(self, index: Index, redirects: Redirects, most: int) -> None:
+        self._index = index
+        self._redirects = redirects
+        self._most = most  # bytes
+
+    def read(self, key: str) -> bytes | None:
+        """The value of a key, of a long one the end; None when there is none, or its node can't be asked just now."""
+        entry = self._index.get(keys.encode(key))
+        if entry is None or not entry.live(now_ms()):
+            return None
+        if entry.value is not None:
+            return entry.value
+        try:
+            request = urllib.request.Request(self._redirects.read(key, entry.node))
+            if entry.size > self._most:
+                request.add_header("Range", f"bytes=-{self._most}")
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECS) as answer:
+                value: bytes = answer.read(self._most + 1)
+                return value
+        except (OSError, Refused, urllib.error.URLError) as error:
+            log.warning("value can't be read from its node", key=key, node=entry.node, error=error)
+            return None

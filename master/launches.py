@@ -1,0 +1,63 @@
+"""`POST /launch_job/{folder}/{script}` and `POST /cancel_job/{id}`: asked of the controller, which has the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Future
+from typing import Any
+
+from broker import http, jobs
+from broker.http import Answer
+from broker.refusals import BadRequest, NotFound, Unavailable
+from master.answers import CALL_SECS, AnswerClient
+from master.incoming import Incoming
+from master.launch import order_of
+
+LAUNCH, CANCEL = "/launch_job/", "/cancel_job/"
+_CHUNK_BYTES = 1 << 16
+
+
+class Launches:
+    """Of one web worker."""
+
+    def __init__(self, controller: AnswerClient, cors: str) -> None:
+        self._controller = controller
+        self._cors = cors
+
+    async def launch(self, incoming: Incoming) -> Answer:
+        """Launch or schedule a job."""
+        order, rhythm = order_of(incoming.environ["PATH_INFO"].removeprefix(LAUNCH), await _body(incoming))
+        number = await _result(self._controller.call("launch", jobs.write(order), rhythm))
+        return http.answer(200, {"job_id": number}, f"Job added with id {number}", [], self._cors)
+
+    async def cancel(self, incoming: Incoming) -> Answer:
+        """Cancel a job or a schedule."""
+        text = incoming.environ["PATH_INFO"].removeprefix(CANCEL)
+        if not text.isascii() or not text.isdecimal() or len(text) > 18:
+            raise NotFound(f"{text[:40]!r} is no id of a job; it is an integer from 1 on")
+        headers = await incoming.discard()
+        message = await _result(self._controller.call("cancel", int(text)))
+        return http.answer(200, {"job_id": int(text)}, message, headers, self._cors)
+
+
+async def _body(incoming: Incoming) -> bytes:
+    """The body of a request, whole; raises `BadRequest` when it is too long for a job."""
+    length = http.content_length(incoming.environ)
+    if length is not None and length <= jobs.MAX_BYTES:
+        return await incoming.read(length)
+    body = b""
+    while length is None and len(body) <= jobs.MAX_BYTES and (chunk := await incoming.chunk()):
+        body += chunk
+    if length is not None or len(body) > jobs.MAX_BYTES:
+        raise BadRequest(
+            f"the body has more than {jobs.MAX_BYTES} bytes, the limit; store what is large under a key and"
+            f' give {{"{jobs.DATA}": "<key>"}}'
+        )
+    return body
+
+
+async def _result(asked: Future[Any]) -> Any:
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(asked), CALL_SECS)
+    except TimeoutError:
+        raise Unavailable("the master's controller did not answer in time; look whether it was done") from None

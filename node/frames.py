@@ -1,0 +1,88 @@
+"""Messages between the agent, its zygote and a run's process: length and msgpack over a Unix socket, with descriptors."""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+
+_LENGTH = struct.Struct(">I")
+_READ_BYTES = 1 << 16
+_MOST_DESCRIPTORS = 16
+_FIELD_BYTES = array.array("i").itemsize
+_SPACE = socket.CMSG_SPACE(_MOST_DESCRIPTORS * _FIELD_BYTES)
+
+
+class Frames:
+    """One end of a stream socket, blocking or not."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self.descriptors: deque[int] = deque()  # those that came, in order; whoever takes one owns it
+        self._incoming = bytearray()
+        self._outgoing: deque[tuple[memoryview, Sequence[int]]] = deque()
+
+    def send(self, message: Any, descriptors: Sequence[int] = ()) -> bool:
+        """Send a message and close the descriptors that go with it; whether all has been sent, else `flush` later."""
+        body = msgpack.packb(message)
+        first = not self._outgoing
+        self._outgoing.append((memoryview(_LENGTH.pack(len(body)) + body), descriptors))
+        return first and self.flush()
+
+    def flush(self) -> bool:
+        """Send what waits; whether that was all. Raises `OSError` when the other end is gone."""
+        while self._outgoing:
+            data, descriptors = self._outgoing[0]
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+            try:
+                sent = self.socket.sendmsg([data], rights)
+            except BlockingIOError:
+                return False
+            for descriptor in descriptors:
+                os.close(descriptor)
+            if sent < len(data):
+                self._outgoing[0] = (data[sent:], ())
+            else:
+                self._outgoing.popleft()
+        return True
+
+    def receive(self) -> list[Any]:
+        """The messages that are complete after one read; raises `EOFError` or `OSError` when the other end is gone."""
+        try:
+            data, ancillary, flags, _ = self.socket.recvmsg(_READ_BYTES, _SPACE)
+        except BlockingIOError:
+            return []
+        if flags & socket.MSG_CTRUNC:
+            raise OSError("this process has no room for more descriptors")
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                numbers = array.array("i")
+                numbers.frombytes(content[: len(content) - len(content) % _FIELD_BYTES])
+                self.descriptors.extend(numbers)
+        if not data:
+            raise EOFError("the other end is closed")
+        self._incoming += data
+        messages = []
+        while len(self._incoming) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(self._incoming)[0]
+            if len(self._incoming) < end:
+                break
+            messages.append(msgpack.unpackb(memoryview(self._incoming)[_LENGTH.size : end]))
+            del self._incoming[:end]
+        return messages
+
+    def close(self) -> None:
+        """Close the socket, and the descriptors that were not taken or not sent."""
+        self.socket.close()
+        for _, descriptors in self._outgoing:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._outgoing.clear()
+        while self.descriptors:
+            os.close(self.descriptors.popleft())

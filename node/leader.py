@@ -1,0 +1,157 @@
+"""The process of a run: forked from the zygote ahead of demand, it waits for a task, becomes it, and ends with it.
+
+It is the leader of a session of its own. Its descriptors are 0 (/dev/null), 1 and 2 (the log), and two
+high ones that scripts seldom meet: the event pipe, and the log once more for a script that closes the others.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from contextlib import suppress
+from typing import Any, NamedTuple, NoReturn
+
+from jobs import channel, context, failures, loader
+from jobs.errors import JobError
+from jobs.scripts import Script, locate
+from node import processes
+from node.frames import Frames
+from node.runs import size
+from node.tasks import Task, read_task
+
+EVENTS, LOG = 60, 61  # below 64, up to where a table of descriptors needs no more room
+_SOCKET = 3
+_ENVIRONMENT_BYTES = 100_000  # the kernel refuses to start programs with a variable of more than 128 KiB
+_HEADROOM_BYTES = 16 << 20  # to tell of a MemoryError
+_MOST_DESCRIPTORS = 1 << 20
+
+
+class Common(NamedTuple):
+    """What a leader has from the zygote."""
+
+    parent: int  # its pid
+    marks: processes.Marks
+    sources: loader.Sources
+    data_bytes: int  # what its data segments hold
+    hidden: tuple[str, ...]  # modules that scripts shall not find: they may have some of that name
+
+
+def wait(sock: socket.socket, common: Common) -> NoReturn:
+    """Become a leader; never returns."""
+    status = 1
+    try:
+        os.setsid()
+        processes.die_with_parent()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.dup2(sock.fileno(), _SOCKET)
+        sock.detach()
+        os.closerange(_SOCKET + 1, _MOST_DESCRIPTORS)
+        if os.getppid() == common.parent:
+            task = _receive(Frames(socket.socket(fileno=_SOCKET)))
+            if task:
+                status = _lead(task, common)
+    except BaseException:  # noqa: BLE001 - nothing may go on into the loop of the zygote, whose copy this process is
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+def _receive(frames: Frames) -> Task | None:
+    try:
+        while not (messages := frames.receive()):
+            continue
+    except (EOFError, ConnectionResetError):  # the zygote needs no more leaders
+        return None
+    for descriptor in (EVENTS, LOG):
+        source = frames.descriptors.popleft()
+        os.dup2(source, descriptor, inheritable=descriptor == EVENTS)
+        os.close(source)
+    os.dup2(LOG, 1)
+    os.dup2(LOG, 2)
+    frames.close()
+    return read_task(messages[0])
+
+
+def _lead(task: Task, common: Common) -> int:
+    """Run the task's script; the exit status."""
+    leader = os.getpid()
+    common.marks.put(task.serial)
+    for name in common.hidden:
+        del sys.modules[name]
+    to_node = channel.ToNode(EVENTS, LOG)
+    context.begin(to_node, limit=task.output)
+    modules = len(sys.modules)
+    script: Script | None = None
+    error: BaseException | None = None
+    try:
+        os.makedirs(task.scratch, 0o700)
+        os.chdir(task.scratch)
+        _environment(task)
+        _limit_memory(task.order.memory, common.data_bytes)
+        script = locate(task.scripts, task.order.job)
+        returned = loader.execute(script, common.sources)
+        if os.getpid() == leader:  # and not a child that the script forked and let run on to here
+            context.returned(returned)
+    except BaseException as raised:  # noqa: BLE001 - SystemExit and all: how it ends is what is asked
+        error = raised
+    _limit_memory(task.order.memory, common.data_bytes + _HEADROOM_BYTES)
+    ended = failures.ending(error, script)
+    if os.getpid() == leader:
+        reason = ended.reason
+        if isinstance(error, MemoryError) and task.order.memory:
+            reason = f"used more than {size(task.order.memory)} (MemoryError)"
+        with suppress(JobError, OSError):  # a script that closed the pipe has its exit status
+            to_node.finish(reason)
+    del error
+    _finish(script, modules)
+    return ended.status
+
+
+def _limit_memory(memory: int, data_bytes: int) -> None:
+    """Have `memory` bytes more than `data_bytes` be the most that this process can get; a bit more is for its last words."""
+    if memory:
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        wanted = memory + data_bytes
+        most = wanted + _HEADROOM_BYTES if hard < 0 else hard
+        resource.setrlimit(resource.RLIMIT_DATA, (min(wanted, most), most))
+
+
+def _environment(task: Task) -> None:
+    """Add what is this run's own to the environment that all have."""
+    values: dict[str, Any] = {
+        "HOME": task.scratch,
+        "TMPDIR": task.scratch,
+        processes.RUN_VARIABLE: task.order.run,
+        "PULZAR_JOB_ID": task.order.job_id,
+        "PULZAR_ATTEMPT": task.order.attempt,
+        "PULZAR_DATA": task.order.data_path,
+        "PULZAR_DATA_KEY": task.order.data_key,
+        "PULZAR_SCRATCH": task.scratch,
+        channel.EVENTS_VARIABLE: EVENTS,
+    }
+    if len(task.order.arguments) <= _ENVIRONMENT_BYTES:
+        values["PULZAR_ARGUMENTS"] = task.order.arguments.decode()
+    else:
+        file = f"{task.scratch}/.arguments.json"
+        with open(file, "wb") as out:
+            out.write(task.order.arguments)
+        values["PULZAR_ARGUMENTS_FILE"] = file
+    os.environ |= {name: str(value) for name, value in values.items()}
+
+
+def _finish(script: Script | None, modules: int) -> None:
+    """What Python does at its end and what scripts count on, without taking the whole interpreter down."""
+    threading._shutdown()  # type: ignore[attr-defined] # waits for threads
+    atexit._run_exitfuncs()
+    if script:
+        loader.forget(script, modules)
+        gc.collect()
+    channel.flush()

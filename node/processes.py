@@ -1,0 +1,194 @@
+"""Finding and killing every process of a run, whatever it did to get away.
+
+A process may change its session, its parent, its environment; what it can't do by accident is to change
+its resource limits. RLIMIT_LOCKS has had no effect since Linux 2.4.25, but every child still inherits it, through
+fork, exec and setsid, and one system call tells it of any process. So each run is marked with a number of its own
+there. Where that can't be set (some sandboxes), its session and PULZAR_RUN in its environment have to do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+
+NODE_VARIABLE = "PULZAR_NODE_RUNS"
+RUN_VARIABLE = "PULZAR_RUN"
+
+_RLIMIT_LOCKS = 10
+_SERIAL_BITS = 31
+MOST_SERIALS = (1 << _SERIAL_BITS) - 1
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_PAGE_BYTES = resource.getpagesize()
+_RANGE = 512  # processes: fewer numbers than this are tried one by one, more are looked up in /proc
+
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Have the kernel make this process the parent of all its descendants whose own parents end."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def prefer_to_die(score: int) -> None:
+    """Have the kernel end this process and its children before others when it has no memory left; 1000 is the most."""
+    with suppress(OSError), open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:  # not in every sandbox
+        if int(file.read()) < score:
+            file.write(str(score))
+
+
+class Marks:
+    """The marks of one node's runs: its number in the upper half, the run's serial below; 0 is the zygote's own."""
+
+    def __init__(self, node: str) -> None:
+        """`node` is 8 or more hex digits that no other node on this machine has."""
+        self.node = node
+        self._base = (int(node[:8], 16) >> 1 | 1) << _SERIAL_BITS
+
+    def put(self, serial: int) -> bool:
+        """Mark this process and what it will start; whether the system lets it."""
+        mark = self._base + serial
+        try:
+            # Limits may only be lowered, by those who are not root: so the zygote's, for 0, is the highest.
+            value = mark if serial else self._base + MOST_SERIALS
+            resource.setrlimit(_RLIMIT_LOCKS, (value, value))
+        except (ValueError, OSError):
+            return False
+        return True
+
+    def serial(self, pid: int) -> int:
+        """The serial in the mark of a process, 0 for none of a run, -1 for none of this node's or no process."""
+        try:
+            mark = resource.prlimit(pid, _RLIMIT_LOCKS)[0]
+        except (ProcessLookupError, PermissionError):
+            return -1
+        if mark >> _SERIAL_BITS << _SERIAL_BITS != self._base:
+            return -1
+        return (mark - self._base) % MOST_SERIALS
+
+    def everything(self) -> list[int]:
+        """All processes of this node's zygotes and runs."""
+        variable = f"{NODE_VARIABLE}={self.node}".encode()
+        return [pid for pid in all_processes() if self.serial(pid) >= 0 or variable in environment(pid)]
+
+
+def all_processes() -> list[int]:
+    """The numbers of all processes."""
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+class Clock:
+    """Tells how many processes there have been: the kernel gives numbers one after the other."""
+
+    def __init__(self) -> None:
+        self._loadavg = os.open("/proc/loadavg", os.O_RDONLY)
+
+    def last(self) -> int:
+        """The number that was given last."""
+        return int(os.pread(self._loadavg, 128, 0).rsplit(b" ", 1)[1])
+
+    def since(self, last: int) -> Iterable[int]:
+        """The numbers of the processes that began since `last` was the last one, and perhaps of others."""
+        now = self.last()
+        if last <= now < last + _RANGE:
+            return range(last + 1, now + 1)
+        return all_processes()
+
+
+def environment(pid: int) -> list[bytes]:
+    """The environment that a process was started with; nothing when it can't be seen."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read().split(b"\0")
+    except OSError:
+        return []
+
+
+def session(pid: int) -> int:
+    """The session of a process, 0 when it is gone."""
+    try:
+        return os.getsid(pid)
+    except (ProcessLookupError, PermissionError):
+        return 0
+
+
+def data_bytes() -> int:
+    """What RLIMIT_DATA counts of this process."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[5]) * _PAGE_BYTES
+
+
+def resident(pids: Iterable[int]) -> int:
+    """The memory that some processes hold, in bytes; what they share is counted for each."""
+    pages = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/statm", "rb") as file:
+                pages += int(file.read().split()[1])
+        except OSError:  # ended meanwhile
+            continue
+    return pages * _PAGE_BYTES
+
+
+def proportional(pids: Iterable[int]) -> int:
+    """The memory that some processes hold, in bytes; what several share is counted once. Slow for large ones."""
+    kilobytes = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+                kilobytes += sum(int(line.split()[1]) for line in file if line.startswith(b"Pss:"))
+        except OSError:  # ended meanwhile
+            continue
+    return kilobytes << 10
+
+
+def signal_group(group: int, number: int) -> bool:
+    """Send a signal to a process group; whether there is one."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def kill(pids: Iterable[int]) -> None:
+    """Kill processes of runs, and the groups they are in: a group goes at once, so that nothing forks its way out."""
+    own = os.getpgrp()
+    for pid in pids:
+        try:
+            group = os.getpgid(pid)
+            if group != own:
+                os.killpg(group, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or waits only for its parent to notice."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] in b"ZX"
+    except OSError:
+        return True
+
+
+def sweep(marks: Marks, seconds: float) -> int:
+    """Kill all that is left of a node's runs; how many processes were still there after so many seconds."""
+    until = time.monotonic() + seconds
+    while left := [pid for pid in marks.everything() if not ended(pid)]:
+        kill(left)
+        if time.monotonic() > until:
+            break
+        time.sleep(0.005)
+    return len(left)

@@ -1,0 +1,144 @@
+"""How jobs reach free slots: one at a time, in the order of the queues, none kept from others."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from broker.link import Delivery, Link
+from broker.topology import Declaration, Queue
+from ops.cluster import Rabbit
+from tests.support import unique, wait_for
+
+
+class Taker:
+    """A link that pulls from two queues, and what it was handed."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self.queues = (f"{name}.first", f"{name}.second")
+        self.taken: list[Delivery] = []
+        self.link = Link(url, name, self._topology)
+        self.puller = self.link.pull(self.queues, self.taken.append)
+        self._todo: list[tuple[str, Delivery | int]] = []
+        self.link.on_wake = self._work
+
+    def _topology(self) -> list[Declaration]:
+        return [Queue(queue, {"x-queue-type": "quorum", "x-delivery-limit": 20}) for queue in self.queues]
+
+    def start(self) -> Taker:
+        self.link.start()
+        assert self.link.wait(20)
+        return self
+
+    def want(self, count: int) -> None:
+        self._do("want", count)
+
+    def ack(self, delivery: Delivery) -> None:
+        self._do("ack", delivery)
+
+    def _do(self, what: str, argument: Delivery | int) -> None:
+        self._todo.append((what, argument))
+        self.link.wake()
+
+    def _work(self) -> None:
+        while self._todo:
+            what, argument = self._todo.pop(0)
+            getattr(self.puller, what)(argument)
+
+    def put(self, queue: int, *bodies: bytes) -> None:
+        confirmed = threading.Semaphore(0)
+        for body in bodies:
+            self.link.publish(self.queues[queue], body, durable=True, done=lambda _: confirmed.release())
+        for _ in bodies:
+            assert confirmed.acquire(timeout=10)
+
+    def bodies(self) -> list[bytes]:
+        return [delivery.body for delivery in self.taken]
+
+    def idle(self) -> bool:
+        return self.puller.subscribed
+
+    def depths(self) -> dict[str, int]:
+        found: list[dict[str, int]] = []
+        self.link.count(self.queues, found.append)
+        wait_for(lambda: bool(found), what="the depths of the queues")
+        return found[0]
+
+
+@pytest.fixture
+def name() -> str:
+    return unique("puller").replace("/", ".")
+
+
+@pytest.fixture
+def taker(rabbit: Rabbit, name: str) -> Iterator[Taker]:
+    taker = Taker(rabbit.url(), name).start()
+    yield taker
+    taker.link.stop()
+
+
+def test_no_more_is_taken_than_is_wanted_and_the_first_queue_comes_first(taker: Taker) -> None:
+    taker.put(1, b"s1", b"s2")
+    taker.put(0, b"f1", b"f2")
+    taker.want(1)
+    wait_for(lambda: taker.bodies() == [b"f1"], what="the first one")
+    taker.ack(taker.taken[0])
+    wait_for(lambda: sum(taker.depths().values()) == 3, what="the others to be left to others")
+    for count in (2, 3, 4):
+        taker.want(1)
+        wait_for(lambda count=count: len(taker.taken) == count, what="one more")  # type: ignore[misc]
+        taker.ack(taker.taken[-1])
+    assert taker.bodies() == [b"f1", b"f2", b"s1", b"s2"]
+
+
+def test_what_comes_later_is_handed_over_at_once_and_then_nothing_more(taker: Taker) -> None:
+    taker.want(1)
+    wait_for(taker.idle, what="all queues to be found empty")
+    taker.put(1, b"one", b"two")
+    wait_for(lambda: taker.bodies() == [b"one"], what="the first one")
+    assert not taker.idle()
+    taker.ack(taker.taken[0])
+    wait_for(lambda: sum(taker.depths().values()) == 1, what="the other one to be left to others")
+    assert taker.bodies() == [b"one"]
+
+
+def test_an_idle_taker_gets_what_a_busy_one_has_no_slot_for(taker: Taker, rabbit: Rabbit, name: str) -> None:
+    other = Taker(rabbit.url(), name).start()
+    try:
+        taker.want(1)
+        wait_for(taker.idle, what="the first one to wait")
+        taker.put(0, b"1", b"2", b"3")
+        wait_for(lambda: len(taker.taken) == 1, what="a message")
+        taker.ack(taker.taken[0])
+        other.want(2)
+        wait_for(lambda: len(other.taken) == 2, what="the other one to get the others")
+        assert len(taker.taken) == 1
+    finally:
+        other.link.stop()
+
+
+def test_a_message_not_acknowledged_comes_again_after_the_connection_was_lost(taker: Taker) -> None:
+    taker.want(2)
+    wait_for(taker.idle, what="it to wait")
+    taker.put(0, b"1")
+    wait_for(lambda: len(taker.taken) == 1, what="the message")
+    first = taker.taken[0]
+    taker.link._call(taker.link._connection.close)  # as an operator does in the console
+    wait_for(lambda: len(taker.taken) == 2, what="the message again")
+    assert taker.taken[1].body == b"1"
+    taker.ack(first)  # an old tag means nothing
+    taker.ack(taker.taken[1])
+    taker.put(1, b"2")
+    wait_for(lambda: taker.bodies() == [b"1", b"1"] or len(taker.taken) == 3, what="the next one")
+
+
+def test_a_queue_that_is_missing_counts_as_empty(taker: Taker) -> None:
+    taker.put(0, b"1", b"2")
+    found: list[dict[str, int]] = []
+    queues = (taker.queues[0], "no.such.queue", taker.queues[1])
+    taker.link.count(queues, found.append)
+    wait_for(lambda: bool(found), what="the depths")
+    assert found == [{taker.queues[0]: 2, "no.such.queue": 0, taker.queues[1]: 0}]
+    assert taker.link.ready

@@ -1,0 +1,227 @@
+"""`/admin/jobs` and its siblings, from a ledger to JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from broker.jobs import Options, Order
+from broker.runs import Catalog, Progress, RunState
+from master import catalog, jobs_admin
+from master.app import _failed
+from master.jobs_view import ROW_BYTES, SHOWN_BYTES
+from master.schedules import Rhythm
+from tests.unit.desk import NOW, Desk, token
+
+JOB_COLUMNS = {"job_id", "job_name", "parameters", "node", "creation_time"}
+SCHEDULE_COLUMNS = {
+    "job_id", "job_name", "parameters", "interval", "time_unit", "repeat", "creation_time", "next_execution",
+}  # fmt: skip
+
+
+class Site:
+    """The routes over a desk's ledger; values of the store are a dict."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.store: dict[str, bytes] = {}
+        app = Flask("test")
+        app.extensions[jobs_admin.EXTENSION] = jobs_admin.JobParts(desk.ledger, self.store.get)
+        app.register_blueprint(jobs_admin.blueprint)
+        app.register_error_handler(Exception, _failed)
+        self.client = app.test_client()
+
+    def get(self, path: str, status: int = 200) -> Any:
+        answer = self.client.get(path)
+        assert answer.status_code == status, answer.text
+        envelope = answer.get_json()
+        assert set(envelope) == {"data", "msg", "status"}
+        return envelope["data"] if status == 200 else envelope["msg"]
+
+    def ended(self, state: RunState, options: Options = Options(), log: bytes = b"", output: bytes = b"") -> int:  # noqa: B008
+        number = self.desk.launched(options, number=5)
+        self.desk.claim(number, run=number)
+        self.desk.finish(number, state, run=number, reason="" if state is RunState.COMPLETED else "it broke")
+        self.store |= {"log": log, "output": output}
+        return number
+
+    def execution(self) -> int:
+        """The clock goes on by an hour; id of the job that a schedule launched, which a node has claimed."""
+        self.desk.now += 3_600_000
+        (action,) = self.desk.tick()
+        number: int = action.order.id  # type: ignore[union-attr]
+        self.desk.claim(number, run=number)
+        return number
+
+    def schedule(self, repeat: bool = True) -> int:
+        order = Order("example/report", {"kind": "é"})
+        rhythm = Rhythm("hours", 1, repeat)
+        return self.desk.write(lambda txn: self.desk.schedules.add(txn, order, rhythm, self.desk.now))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    desk = Desk(tmp_path)
+    yield Site(desk)
+    desk.ledger.close()
+
+
+def test_jobs_are_listed_by_state(site: Site) -> None:
+    pending, running = site.desk.launched(), site.desk.launched(number=5)
+    site.desk.claim(running)
+    done, failed = site.ended(RunState.COMPLETED), site.ended(RunState.FAILED)
+    cancelled = site.desk.launched()
+    site.desk.cancel(cancelled)
+    schedule = site.schedule()
+    data = site.get("/admin/jobs")
+    assert {name: [row["job_id"] for row in rows] for name, rows in data.items()} == {
+        "pendings": [running, pending], "ready": [done], "failed": [cancelled, failed], "scheduled": [schedule],
+    }  # fmt: skip
+    row = data["pendings"][0]
+    assert row.keys() > JOB_COLUMNS
+    assert {name: row[name] for name in JOB_COLUMNS} == {
+        "job_id": running, "job_name": "job", "parameters": '{"number":5}', "node": "n1", "creation_time": NOW // 1000,
+    }  # fmt: skip
+    assert (row["state"], row["job_path"], row["source"], row["attempt"]) == ("running", "example/job", "rest", 1)
+    assert [row["state"] for row in data["failed"]] == ["cancelled", "failed"]
+
+
+def test_a_scheduled_job_has_its_times_as_texts_in_utc(site: Site) -> None:
+    number = site.schedule()
+    (row,) = site.get("/admin/jobs")["scheduled"]
+    assert {name: row[name] for name in SCHEDULE_COLUMNS} == {
+        "job_id": number, "job_name": "report", "parameters": '{"kind":"é"}', "interval": "hours", "time_unit": "1",
+        "repeat": 1, "creation_time": "2023-11-14 22:13:20.000000", "next_execution": "2023-11-14 23:13:20.000000",
+    }  # fmt: skip
+
+
+def test_lists_come_in_pages(site: Site) -> None:
+    numbers = [site.desk.launched() for _ in range(7)]
+    newest = numbers[::-1]
+    page = site.get("/admin/jobs?limit=3")["pendings"]
+    assert [row["job_id"] for row in page] == newest[:3]
+    page = site.get(f"/admin/jobs?limit=3&before={newest[2]}&list=pendings")
+    assert [row["job_id"] for row in page["pendings"]] == newest[3:6]
+    assert page["ready"] == page["failed"] == page["scheduled"] == []
+    assert [row["job_id"] for row in site.get("/admin/all_jobs?limit=2")] == newest[:2]
+    assert [row["job_id"] for row in site.get(f"/admin/all_jobs?before={newest[4]}")] == newest[5:]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/admin/jobs?limit=0", "limit='0' is no integer from 1 to 1000"),
+        ("/admin/jobs?limit=1001", "1 to 1000"),
+        ("/admin/all_jobs?limit=-1", "limit='-1'"),
+        ("/admin/all_jobs?before=x", "before='x'"),
+        ("/admin/jobs?list=all", "list='all' is none of pendings"),
+    ],
+)
+def test_a_bad_parameter_is_told(site: Site, path: str, message: str) -> None:
+    assert message in site.get(path, 400)
+
+
+def test_a_completed_job_has_its_log_output_and_time(site: Site) -> None:
+    number = site.ended(RunState.COMPLETED, log=b"line\n", output=b'{"result": 120}')
+    data = site.get(f"/admin/jobs/{number}")
+    assert {name: data[name] for name in ("job", "status", "log", "time", "output")} == {
+        "job": number, "status": "completed", "log": "line\n", "time": 1.5, "output": {"result": 120},
+    }  # fmt: skip
+    assert data["log_url"] == "http://localhost/get_key/log"
+    assert [attempt["state"] for attempt in data["attempts"]] == ["completed"]
+
+
+@pytest.mark.parametrize("output", [b"just text", b"[NaN]", b"[" * 100_000])
+def test_output_that_is_no_json_is_text(site: Site, output: bytes) -> None:
+    number = site.ended(RunState.COMPLETED, output=output)
+    assert site.get(f"/admin/jobs/{number}")["output"] == output.decode()
+
+
+def test_what_is_large_is_not_shown_whole(site: Site) -> None:
+    number = site.ended(RunState.COMPLETED, log=b"x" * SHOWN_BYTES + b"end", output=b'"' + b"y" * SHOWN_BYTES + b'"')
+    data = site.get(f"/admin/jobs/{number}")
+    assert (len(data["log"]), data["log"][-3:], data["log_cut"]) == (SHOWN_BYTES, "end", True)
+    assert data["output"] is None
+    assert data["output_url"] == "http://localhost/get_key/output"
+
+
+def test_the_end_of_a_large_output_is_not_taken_for_an_output(site: Site) -> None:
+    number = site.ended(RunState.COMPLETED, log=b"x", output=b"1" * SHOWN_BYTES)
+    data = site.get(f"/admin/jobs/{number}")
+    assert (data["output"], data["log"], data["log_cut"]) == (None, "x", False)
+
+
+def test_a_log_that_is_gone_is_empty(site: Site) -> None:
+    number = site.ended(RunState.FAILED)
+    site.store.clear()
+    data = site.get(f"/admin/jobs/{number}")
+    assert (data["log"], data["output"], data["log_url"]) == ("", None, None)
+    assert (data["status"], data["reason"]) == ("failed", "it broke")
+
+
+def test_a_running_job_shows_its_progress_and_the_end_of_its_log(site: Site) -> None:
+    desk = site.desk
+    number = desk.launched()
+    assert site.get(f"/admin/jobs/{number}")["status"] == "pending"
+    desk.claim(number)
+    report = Progress("n1", token(1), number, 1, 3, 10, "third", b"so far \xff", 0)
+    desk.write(lambda txn: desk.runs.progress(txn, report))
+    data = site.get(f"/admin/jobs/{number}")
+    assert (data["status"], data["state"], data["log"]) == ("pending", "running", "so far \ufffd")
+    assert data["progress"] == {"done": 3, "total": 10, "text": "third"}
+
+
+@pytest.mark.parametrize("number", ["77", "0", "-1", "x", "9" * 30, "%C2%B2"])
+def test_an_unknown_job_is_404(site: Site, number: str) -> None:
+    site.get(f"/admin/jobs/{number}", 404)
+    site.get(f"/admin/scheduled_jobs/{number}", 404)
+    site.get(f"/admin/scheduled_jobs/ok/{number}", 404)
+
+
+def test_executions_are_listed_by_outcome_and_schedule(site: Site) -> None:
+    desk = site.desk
+    number = site.schedule()
+    other = site.schedule(repeat=False)
+    desk.now += 3_600_000
+    by_schedule = {desk.job(action.order.id).schedule: action.order.id for action in desk.tick()}  # type: ignore[union-attr]
+    ok, once = by_schedule[number], by_schedule[other]
+    for job, state in ((ok, RunState.COMPLETED), (once, RunState.FAILED)):
+        desk.claim(job, run=job)
+        desk.finish(job, state, run=job, reason="said so")
+    failed = site.execution()
+    desk.finish(failed, RunState.FAILED, run=failed)
+    running = site.execution()
+    site.store |= {"log": b"z" * (ROW_BYTES + 1), "output": b"{}"}
+
+    def ids(path: str) -> list[int]:
+        return [row["exec_id"] for row in site.get(path)]
+
+    assert ids("/admin/scheduled_jobs/ok") == [ok]
+    assert ids("/admin/scheduled_jobs/failed") == [failed, once]
+    assert ids("/admin/scheduled_jobs/failed?limit=1") == [failed]
+    assert ids(f"/admin/scheduled_jobs/failed/{number}") == [failed]
+    assert ids(f"/admin/scheduled_jobs/ok/{other}") == []
+    assert ids("/admin/scheduled_jobs") == [once, running]
+
+    one = site.get(f"/admin/scheduled_jobs/{number}")
+    assert [row["exec_id"] for row in one["last_executions"]] == [running, failed, ok]
+    assert [row["state"] for row in one["last_executions"]] == ["pending", "failed", "ok"]
+    assert one["state"] == "scheduled"
+    row = one["last_executions"][2]
+    assert (row["datetime"], row["output"], row["job_id"]) == ("2023-11-14 23:13:20.000000", {}, number)
+    assert len(row["log"]) == ROW_BYTES
+    assert site.get(f"/admin/scheduled_jobs/{other}")["state"] == "ended"
+    assert site.get(f"/admin/jobs/{ok}")["schedule"] == number
+    assert site.get(f"/admin/jobs/{number}")["status"] == "pending"
+    assert site.get(f"/admin/jobs/{other}")["status"] == "completed"
+
+
+def test_the_catalog_is_shown(site: Site) -> None:
+    script = {"path": "a/b", "description": "d", "args": {"number": "int"}, "category": "c", "author": "me"}
+    site.desk.write(lambda txn: catalog.keep(site.desk.ledger, txn, Catalog("n1", "x", [script])))
+    (row,) = site.get("/admin/job_catalog")
+    assert {name: row[name] for name in script} == script
