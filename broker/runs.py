@@ -55,6 +55,7 @@ class Finished(NamedTuple):
     ended: int
     log_key: str  # where its log is, "" when there is none
     output_key: str
+    progress: tuple[float, float, str] = (0.0, 0.0, "")  # done, total, text: the last it told
 
 
 class Returned(NamedTuple):
@@ -146,10 +147,12 @@ def _item(raw: Any) -> Claimed | Finished | Returned:
     if cls is Claimed:
         run, job, attempt, at, order = values
         return Claimed(_run(run), check.number(job), check.number(attempt), check.number(at), _body(order))
-    run, job, attempt, state, reason, started, ended, log_key, output_key = values
+    run, job, attempt, state, reason, started, ended, log_key, output_key, progress = values
+    done, total, text = check.items(progress)
     return Finished(
         _run(run), check.number(job), check.number(attempt), RunState(state), check.text(reason), check.number(started),
         check.number(ended), check.text(log_key), check.text(output_key),
+        (check.share(done), check.share(total), check.text(text)),
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@
 | `pulzar.jobs` (quorum)                | master, **and anyone**    | every free slot     | jobs that any node can run           |
 | `pulzar.jobs.high`, `.low` (quorum)   | the same                  | the same            | jobs of these priorities             |
 | `pulzar.node.<id>.jobs` (quorum)      | master                    | that node           | jobs bound to that node              |
+| `pulzar.node.<id>.data` (quorum)      | master                    | that node           | jobs for data it has, for a while    |
 | `pulzar.results` (durable)            | nodes                     | controller          | what became of commands; replays; runs |
 | `pulzar.progress` (bounded)           | nodes                     | controller          | progress and log of running jobs     |
 | `pulzar.heartbeats` (bounded, TTL)    | nodes                     | controller          | who and how every node is            |
@@ -16,7 +17,8 @@
 The arguments mean the same on RabbitMQ 3.10 and 4.x: the queue type is always said, and nothing is
 used that one of them has dropped (`x-queue-mode`, `x-max-priority`, transient shared queues). The queues of
 jobs are quorum queues because the management console publishes non-persistent messages, which such a queue keeps.
-A job that is bound to a node for its data carries a TTL; when it ends, RabbitMQ moves the job to `pulzar.jobs`.
+A job that is sent to a node for its data carries a TTL; when it ends, RabbitMQ moves the job to `pulzar.jobs`. It looks at
+the first message of a queue only, so these jobs, which all have the same TTL, have a queue of their own.
 """
 
 from __future__ import annotations
@@ -83,9 +85,14 @@ def node_jobs_queue(node: str) -> str:
     return f"{node_queue(node)}.jobs"
 
 
+def node_data_queue(node: str) -> str:
+    """Name of the queue of jobs that wait for a while for one node, which has their data."""
+    return f"{node_queue(node)}.data"
+
+
 def job_queues(node: str) -> Sequence[str]:
     """The queues a node takes jobs from, the first one first."""
-    return (node_jobs_queue(node), jobs_queue("high"), jobs_queue("normal"), jobs_queue("low"))
+    return (node_jobs_queue(node), node_data_queue(node), jobs_queue("high"), jobs_queue("normal"), jobs_queue("low"))
 
 
 def control_queue(node: str) -> str:
@@ -107,11 +114,12 @@ def master() -> Sequence[Declaration]:
 
 
 def node(node_id: str, control: str) -> Sequence[Declaration]:
-    """What a node declares whenever it connects: all that the master does, and its own three queues."""
+    """What a node declares whenever it connects: all that the master does, and its own four queues."""
     return (
         *master(),
         Queue(node_queue(node_id), _classic()),
         Queue(node_jobs_queue(node_id), _quorum(JOBS)),
+        Queue(node_data_queue(node_id), _quorum(JOBS)),
         Queue(control, _classic(), exclusive=True),
         Binding(CONTROL, control),
     )

@@ -24,6 +24,13 @@ class Tell(NamedTuple):
     message: Named
 
 
+class Bury(NamedTuple):
+    """Put a job that was published by hand, and that no node can run, where people find it."""
+
+    order: bytes
+    reason: str
+
+
 class JobEvent(NamedTuple):
     """Something users may listen for."""
 
@@ -43,4 +50,4 @@ class JobEvent(NamedTuple):
         return json.dumps(fields).encode()
 
 
-Action = Publish | Withdraw | Tell | JobEvent
+Action = Publish | Withdraw | Tell | Bury | JobEvent

@@ -11,10 +11,10 @@ from typing import Any
 from broker import jobs, logs, topology
 from broker.errors import LinkDown
 from broker.jobs import Order
-from broker.link import Link
+from broker.link import Delivery, Link
 from broker.messages import encode
 from broker.runs import RunMessage, Withdraw
-from master.actions import Action, JobEvent, Publish, Tell
+from master.actions import Action, Bury, JobEvent, Publish, Tell
 from master.answers import Call
 
 log = logs.get(__name__)
@@ -50,6 +50,8 @@ class Carrier:
                     self._say("", action, topology.CONTROL)
                 case Tell():
                     self.tell(action.node, action.message)
+                case Bury():
+                    self._link.bury(Delivery(action.order, topology.JOBS, 0, 0, {}, False), action.reason)
                 case JobEvent() if self._events:
                     self._event(action)
 
@@ -87,9 +89,14 @@ class Carrier:
     def _publish(self, action: Publish) -> None:
         order = action.order
         attempt = order.id, order.attempt
-        queue = topology.node_jobs_queue(action.node) if action.node else topology.jobs_queue(order.options.priority)
-        # RabbitMQ moves it on to the queue of all when its time is over.
-        ttl = self._data_wait_ms if action.node and self._may_move(order) else None
+        ttl = None
+        if not action.node:
+            queue = topology.jobs_queue(order.options.priority)
+        elif self._may_move(order):
+            # RabbitMQ moves it on to the queue of all when its time is over.
+            queue, ttl = topology.node_data_queue(action.node), self._data_wait_ms
+        else:
+            queue = topology.node_jobs_queue(action.node)
         self.under_way.add(attempt)
         self._link.publish(queue, jobs.write(order), durable=True, ttl_ms=ttl, done=partial(self._done, attempt))
 

@@ -35,6 +35,8 @@ log = logs.get(__name__)
 Message = Reports | Progress | Catalog
 
 DEPTHS_SECS = 5.0  # between two looks for queues that somebody has emptied
+PAUSE_SECS = 3.0  # between two ticks: after more than this, the process has stood still
+DEAF_SECS = DEPTHS_SECS + 2.0  # since the broker has answered: after more than this, it stands still
 _ASK_SECS = 3.0  # between two questions for the same catalog
 
 
@@ -50,7 +52,7 @@ class Jobs:
         self._waiting = Waiting(self._runs, config["general", "retention_policy"])
         self._schedules = Schedules(self._runs)
         self._leases = Leases(self._runs, config["jobs", "lease"], time.monotonic())
-        self._lease = config["jobs", "lease"]
+        self._ticked = self._answered = time.monotonic()
         self._carrier = Carrier(link, config["jobs", "data_wait"], config["general", "events"], self._may_move, wake)
         self._safe: list[Attempt] = []  # confirmed, and not noted in the ledger yet
         self._beats: dict[str, Heartbeat] = {}
@@ -97,7 +99,11 @@ class Jobs:
 
     def tick(self, quiet: bool) -> None:
         """Do what time brings. `quiet`: no message waits to be handled, so that what nodes say is known."""
-        now = now_ms()
+        now, clock = now_ms(), time.monotonic()
+        if not self._link.ready or clock - self._ticked > PAUSE_SECS or clock - self._answered > DEAF_SECS:
+            # While the broker is away, or one of the two stands still, nobody is heard, and runs go on nevertheless.
+            self._leases.begin_anew(clock)
+        self._ticked = clock
         with self._transaction() as txn:
             self._note_confirmed(txn, now)
             # First, since what the others publish now is not under way yet.
@@ -105,11 +111,10 @@ class Jobs:
             actions += self._schedules.tick(txn, now)
             actions += self._waiting.retries(txn, now)
             if quiet:
-                clock = time.monotonic()
                 actions += self._leases.check(txn, self._heard, clock, now)
                 actions += self._waiting.emptied(txn, self._empty_lanes(), now)
                 for node, heard in self._heard.items():
-                    if clock - heard.at > self._lease:
+                    if self._leases.silent(heard, clock):
                         actions += self._waiting.stranded(txn, node, now)
             self._waiting.forget(txn, now)
         self._safe = []
@@ -212,16 +217,24 @@ class Jobs:
 
     # Queues that somebody has emptied.
 
-    def _lanes(self) -> dict[str, str]:
+    def _lanes(self) -> dict[str, tuple[str, ...]]:
         """Lanes of the ledger and the queues they stand for."""
-        lanes = {lane("", priority): topology.jobs_queue(priority) for priority in jobs.PRIORITIES}
-        return lanes | {lane(node, ""): topology.node_jobs_queue(node) for node in self._beats}
+        lanes: dict[str, tuple[str, ...]] = {
+            lane("", priority): (topology.jobs_queue(priority),) for priority in jobs.PRIORITIES
+        }
+        own = {lane(node, ""): (topology.node_jobs_queue(node), topology.node_data_queue(node)) for node in self._beats}
+        return lanes | own
 
     def _look_for_empty_queues(self) -> None:
         clock = time.monotonic()
         if clock - self._looked > DEPTHS_SECS:
             self._looked = clock
-            self._link.count(list(self._lanes().values()), self._depths.append)
+            self._link.count([name for queues in self._lanes().values() for name in queues], self._counted)
+
+    def _counted(self, depths: dict[str, int]) -> None:
+        """The broker has answered; on the link's thread."""
+        self._depths.append(depths)
+        self._answered = time.monotonic()
 
     def _empty_lanes(self) -> list[str]:
         """Lanes whose queue was empty at the last two looks."""
@@ -229,7 +242,10 @@ class Jobs:
             return []
         before, last = self._depths[-2:]
         del self._depths[:-1]
-        return [name for name, queue in self._lanes().items() if before.get(queue) == 0 and last.get(queue) == 0]
+        return [
+            name for name, queues in self._lanes().items()
+            if all(before.get(queue) == 0 and last.get(queue) == 0 for queue in queues)
+        ]  # fmt: skip
 
 
 class _Transaction:

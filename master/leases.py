@@ -48,6 +48,14 @@ class Leases:
         self._watched: dict[str, _Watch] = {}  # by run
         self._told: dict[str, float] = {}  # node → its last heartbeat that superseded runs were looked for in
 
+    def begin_anew(self, clock: float) -> None:
+        """Until now nobody could be heard: silence before this is no sign."""
+        self._start = clock
+
+    def silent(self, heard: Heard, clock: float) -> bool:
+        """Whether a node has been silent for longer than a lease, in a time in which it could be heard."""
+        return clock - max(heard.at, self._start) > self._lease
+
     def check(self, txn: Any, nodes: Mapping[str, Heard], clock: float, now: int) -> list[Action]:
         """What is to be done about runs that are lost, and about runs that nobody wants any more.
 

@@ -14,7 +14,7 @@ from broker import jobs, logs
 from broker.errors import MalformedMessage
 from broker.jobs import Order
 from broker.runs import Claimed, Finished, Named, Progress, Returned, RunState, Withdraw
-from master.actions import Action, JobEvent, Publish, Tell
+from master.actions import Action, Bury, JobEvent, Publish, Tell
 from master.job import Attempt, Job, JobState, Live, arguments_text, lane
 from master.ledger import Ledger
 
@@ -143,7 +143,7 @@ class Runs:
     def _run(self, txn: Any, old: Job | None, job: Job, node: str, claim: Claimed, now: int) -> Job:
         running = job._replace(
             state=JobState.RUNNING, node=node, run=claim.run, claimed=now, started=claim.at, ended=0, lane="", due=0,
-            reason="",
+            reason="", progress=(0.0, 0.0, ""),
         )  # fmt: skip
         return self.ledger.save(txn, old, running)
 
@@ -160,8 +160,9 @@ class Runs:
             self._keep_late(txn, node, job, report)
             return []
         ended = job._replace(
-            started=report.started, ended=report.ended, log_key=report.log_key, output_key=report.output_key
-        )
+            started=report.started, ended=report.ended, log_key=report.log_key, output_key=report.output_key,
+            progress=report.progress,
+        )  # fmt: skip
         return self._end(txn, job, ended, report.state, report.reason, now)
 
     def lost(self, txn: Any, job: Job, reason: str, now: int) -> list[Action]:
@@ -174,7 +175,8 @@ class Runs:
         job = _with_attempt(job, Attempt(job.attempt, job.node, old.run, state, reason, job.started, job.ended, False))
         live = self.ledger.live(txn, job.id)
         if live:
-            job = job._replace(progress=live.progress)
+            if not any(job.progress):  # nobody has said what it was at the end
+                job = job._replace(progress=live.progress)
             self.ledger.save_live(txn, job.id, None)
         most = job.options.attempts or (self._lost_attempts if state is RunState.LOST else 1)
         retry = state in (RunState.FAILED, RunState.LOST) and job.attempt < most
@@ -212,6 +214,10 @@ class Runs:
             log.error("a node gives back what is no job", node=node, reason=error)
             return []
         if order.id == 0:
+            if self._place(txn, order, (node,)) is None:
+                node = order.options.node
+                reason = f"node {node} has no script {order.job}" if node else f"no node has the script {order.job}"
+                return [Bury(report.order, reason)]
             return self._launch(txn, order, "queue", now, without=node)[1]
         job = self.ledger.job(txn, order.id)
         if job is None or job.state is not JobState.PENDING or job.attempt != order.attempt or not job.lane:

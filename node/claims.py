@@ -5,7 +5,7 @@
 | `[1, run, id, attempt, at, order]`                          | claimed; `order` is empty unless published by hand    |
 | `[2, run]`                                                  | the broker was told that the job's message is taken   |
 | `[3, run, id]`                                              | the id of a job that was published by hand            |
-| `[4, run, state, reason, started, ended, [log], [output]]`  | the run has ended; `Left` of its log and its output   |
+| `[4, run, state, reason, started, ended, [log], [output], [progress]]` | the run has ended; `Left` of its log and its output   |
 | `[5, …]`                                                    | the fields of its `Finished`, which the broker has    |
 
 A claim is durable before anything is done about it. The other records are written at once and flushed soon: what is
@@ -62,6 +62,7 @@ class Ended(NamedTuple):
     ended: int
     log: Left = NOTHING
     output: Left = NOTHING
+    progress: tuple[float, float, str] = (0.0, 0.0, "")  # done, total, text: the last it told
 
 
 @dataclass(slots=True)
@@ -250,10 +251,11 @@ class Claims:
 
 
 def _ended(fields: Sequence[Any]) -> Ended:
-    state, reason, started, ended, log_left, output_left = fields
-    return Ended(RunState(state), reason, started, ended, Left(*log_left), Left(*output_left))
+    state, reason, started, ended, log_left, output_left, progress = fields
+    return Ended(RunState(state), reason, started, ended, Left(*log_left), Left(*output_left), tuple(progress))
 
 
 def _finished(fields: Sequence[Any]) -> Finished:
     finished = Finished(*fields)
-    return finished._replace(state=RunState(finished.state))
+    done, total, text = finished.progress
+    return finished._replace(state=RunState(finished.state), progress=(done, total, text))

@@ -82,7 +82,7 @@ def finished(claim: Claim, ended: Ended, results: Sequence[Result]) -> Finished:
             reason = and_also(reason, f"its {name} could not be kept: {result.reason or result.status.name.lower()}")
     return Finished(
         claim.run, claim.id, claim.attempt, ended.state, reason, ended.started, ended.ended, places["log.txt"],
-        places["output.json"],
+        places["output.json"], ended.progress,
     )  # fmt: skip
 
 

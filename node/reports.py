@@ -38,7 +38,7 @@ class Reporter:
         """Say how far a run is, if there is somebody to tell."""
         run = progress.run
         message = runs.Progress(
-            self._node, run.run, job, run.attempt, _share(progress.done), _share(progress.total), text(progress.text),
+            self._node, run.run, job, run.attempt, share(progress.done), share(progress.total), text(progress.text),
             progress.log, progress.offset,
         )  # fmt: skip
         try:
@@ -71,5 +71,6 @@ def _clean(report: Report) -> Report:
     return report._replace(reason=text(report.reason))
 
 
-def _share(value: float | None) -> float:
+def share(value: float | None) -> float:
+    """A number as a message can carry it."""
     return max(0.0, float(value)) if value is not None and math.isfinite(value) else 0.0

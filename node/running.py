@@ -141,7 +141,7 @@ class Running:
     def _outcome(self, state: State, reason: str) -> Outcome:
         # By the monotonic clock: the other may have been set meanwhile.
         ended = self.started + int((time.monotonic() - self._began) * 1000)
-        return Outcome(self.run, state, reason, self.started, ended, self._log.text(), self._output)
+        return Outcome(self.run, state, reason, self.started, ended, self._log.text(), self._output, self._progress)
 
     def _drain(self) -> None:
         """Read what is left. Nobody of the run lives any more, but it may have given its pipes to somebody who does."""

@@ -63,6 +63,7 @@ class Outcome(NamedTuple):
     ended: int
     log: bytes  # what was printed, cut in the middle when it was too much
     output: bytes  # JSON, b"" for none
+    progress: tuple[float | None, float | None, str] = (None, None, "")  # the last it told, see `Progress`
 
 
 def ending(status: int) -> str:

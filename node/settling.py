@@ -17,7 +17,7 @@ from broker.runs import Claimed, Finished, Named, RunState
 from node.claims import NOTHING, Claim, Claims, Ended, Left
 from node.errors import StorageError
 from node.leavings import Leavings, and_also, finished
-from node.reports import Report, Reporter, text
+from node.reports import Report, Reporter, share, text
 from node.runs import Outcome, State
 
 log = logs.get(__name__)
@@ -172,4 +172,8 @@ def now_ms() -> int:
 
 
 def _ended(outcome: Outcome, log_left: Left, output_left: Left) -> Ended:
-    return Ended(_STATES[outcome.state], outcome.reason, outcome.started, outcome.ended, log_left, output_left)
+    done, total, words = outcome.progress
+    progress = share(done), share(total), text(words)
+    return Ended(
+        _STATES[outcome.state], outcome.reason, outcome.started, outcome.ended, log_left, output_left, progress
+    )

@@ -140,3 +140,16 @@ def test_a_job_that_is_being_cancelled_on_a_lost_node_is_cancelled(desk: Desk) -
     actions = desk.check(START + LEASE + 1)
     assert events(actions) == ["job.finished.cancelled"]
     assert published(actions) == []
+
+
+def test_while_nobody_can_be_heard_no_lease_ends(desk: Desk) -> None:
+    number = running(desk)
+    heard = Heard(names(number), START + 10)
+    # Given an outage of the broker that takes longer than a lease
+    desk.leases.begin_anew(START + 100)
+    # Then silence counts from its end
+    assert desk.check(START + 100, n1=heard) == []
+    assert desk.check(START + 100 + LEASE, n1=heard) == []
+    assert not desk.leases.silent(heard, START + 100 + LEASE)
+    assert desk.leases.silent(heard, START + 101 + LEASE)
+    assert published(desk.check(START + 101 + LEASE, n1=heard)) == [(number, 2, "")]

@@ -1,0 +1,110 @@
+"""The master's clock is set an hour ahead and back, while those of the nodes go on as they do."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.jobs_tools import SLOTS, Field, Launching, unexpected
+from tests.faults.tools import tracebacks
+from tests.support import Clusters, wait_for
+
+HOUR_SECS = 3600.0
+DELAY_SECS = 3.0  # of a retry
+
+# Python runs a module of this name at its start. The wall clock alone is moved; libfaketime has sleeps fail with EINVAL
+# now and then on a busy machine, which no kernel does.
+_SITE = """\
+import os, time
+
+_file, _time_ns = os.environ["TEST_CLOCK"], time.time_ns
+
+
+def time_ns():
+    with open(_file) as file:
+        return _time_ns() + int(file.read())
+
+
+time.time_ns = time_ns
+time.time = lambda: time_ns() / 1e9
+"""
+
+
+class Clock:
+    """The wall clock of the Python processes that have `env` in their environment."""
+
+    def __init__(self, directory: Path) -> None:
+        self._offset_ns = 0
+        self._file = directory / "offset"
+        self.move(0.0)
+        (directory / "sitecustomize.py").write_text(_SITE)
+        self.env = {"TEST_CLOCK": str(self._file), "PYTHONPATH": str(directory)}
+
+    def move(self, seconds: float) -> None:
+        """Set it so much ahead, or back."""
+        self._offset_ns += int(seconds * 1e9)
+        new = self._file.with_suffix(".new")
+        new.write_text(str(self._offset_ns))
+        new.rename(self._file)
+
+    def now(self) -> float:
+        """Seconds since the epoch, by this clock."""
+        return time.time() + self._offset_ns / 1e9
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> Clock:
+    return Clock(tmp_path)
+
+
+@pytest.fixture
+def field(clock: Clock, make_cluster: Clusters, tmp_path: Path) -> Field:
+    field = Field(make_cluster, tmp_path / "field", start=False)
+    field.cluster.master.environment |= clock.env
+    field.cluster.start()
+    return field
+
+
+def test_a_clock_that_jumps_ahead_and_back_costs_no_job_and_no_run(field: Field, clock: Clock) -> None:
+    cluster = field.cluster
+    retried = {"attempts": 2, "retry_delay": DELAY_SECS}
+    with field.finals() as finals:
+        # Given runs that go on for all the time, jobs that come, and such as wait for their retry
+        steady = field.launch_many(SLOTS, "steady", gate="steady-gate")
+        field.wait_begun(steady)
+        retries: list[int] = []
+        with Launching(field, "clock", threads=2, pause=0.05) as launching:
+            # When the clock is set ahead, and back
+            for number, seconds in enumerate((HOUR_SECS, -HOUR_SECS)):
+                jobs = field.launch_many(2, f"retry {number}", good=2, options=retried)
+                wait_for(lambda jobs=jobs: waits_for_retry(field, jobs), 10, "jobs that wait for their retry")  # type: ignore[misc]
+                clock.move(seconds)
+                retries += jobs
+                assert moved(field, clock), "the clock did not move; this tests nothing"
+                # Then these need not wait for an hour
+                field.wait_ended(jobs, timeout=10)
+                launching.wait_accepted(5)
+        # And nothing else was tried again
+        field.check_running(steady)
+        field.open("steady-gate")
+        field.check(steady, faults=0, attempts=1)
+        new = launching.check()
+        field.check(new, faults=0, attempts=1)
+        field.check(retries, faults=1, attempts=2)
+        finals.check([*new, *steady, *retries])
+    assert not tracebacks(cluster)
+    assert not unexpected(cluster)
+
+
+def waits_for_retry(field: Field, jobs: list[int]) -> bool:
+    """Whether the second attempts at these jobs are still to come, and known to."""
+    rows = field.rows()
+    return all((rows[number]["attempt"], rows[number]["state"]) == (2, "pending") for number in jobs)
+
+
+def moved(field: Field, clock: Clock) -> bool:
+    """Whether the master has the time of the clock."""
+    created: float = field.job(field.launch("what time is it"))["creation_time"]
+    return abs(created - clock.now()) < HOUR_SECS / 4
