@@ -1,4 +1,4 @@
-"""./ops/bench: measures Pulzar on this machine, beside nginx, and says what was reached."""
+"""./ops/bench: measures Pulzar on this machine, beside yardsticks, and says what was reached."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ STORE = {
     "million": "1,000,000 keys: GET, memory, replay into an empty master",
     "nginx": "PUT and GET of 1 KiB by nginx, as a yardstick",
 }
+JOBS = {
+    "one": "no-op job from launch to result, one at a time, beside Celery and RQ",
+    "many": "2,000 no-op jobs at once, beside Celery and RQ",
+    "long": "100 jobs of a second over 4 slots",
+    "launch": "launching alone, 16 in flight",
+    "memory": "memory of the nodes' agents over 20,000 jobs",
+}
 
 
 def main() -> int:
@@ -29,12 +36,14 @@ def main() -> int:
     options = _parse()
     signal.signal(signal.SIGTERM, _stop)
     # What is needed from .venv; --help does without.
-    from ops.benchmarks import machine, store
+    from ops.benchmarks import jobs, machine, peers, store
     from ops.benchmarks.bench import QUICK, Bench, Plan
     from ops.benchmarks.client import Client
     from ops.benchmarks.table import markdown
 
-    plan = dataclasses.replace(QUICK if options.quick else Plan(), nodes=options.nodes, small=options.small)
+    plan = dataclasses.replace(QUICK if options.quick else Plan(), nodes=options.nodes)
+    if options.what == "store":
+        plan = dataclasses.replace(plan, small=options.small)
     if options.runs:
         plan = dataclasses.replace(plan, runs=options.runs)
     began = time.monotonic()
@@ -42,7 +51,11 @@ def main() -> int:
         directory = Path(folder)
         bench = Bench(directory, plan, Client(directory))
         described, versions = machine.describe(directory), machine.versions()
-        complete = store.measure(bench, options.only or list(STORE))
+        if options.what == "jobs":
+            versions |= peers.versions()
+            complete = jobs.measure(bench, options.only or list(JOBS))
+        else:
+            complete = store.measure(bench, options.only or list(STORE))
     said = shlex.join(["./ops/bench", *options.shown])
     print(f"\n{markdown(bench.rows)}\n")
     if options.quick:
@@ -75,18 +88,18 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./ops/bench", description=__doc__)
     parser.add_argument("--caller", type=Path, default=Path.cwd(), help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
-    names = "; ".join(f"{name}: {text}" for name, text in STORE.items())
-    command = commands.add_parser("store", help="the key-value store", description=f"What is measured: {names}.")
-    command.add_argument("--quick", action="store_true", help="one short run of each, to see that everything works")
-    command.add_argument("--only", nargs="+", choices=STORE, metavar="NAME", help=f"only these of {', '.join(STORE)}")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write every run there as well")
-    command.add_argument("--runs", type=int, default=0, metavar="N", help="runs of each; a row shows their median")
-    command.add_argument("--nodes", type=int, default=2, metavar="N", help="nodes of the cluster (default 2)")
-    command.add_argument(
-        "--small", type=int, default=100, metavar="BYTES", help="size of one of the million values (default 100)"
-    )
-    # /tmp may be in memory, where an fsync costs nothing.
-    command.add_argument("--dir", type=Path, default="/var/tmp", metavar="DIR", help="for the data (default /var/tmp)")
+    for what, measured, text in (("store", STORE, "the key-value store"), ("jobs", JOBS, "the job system")):
+        names = "; ".join(f"{name}: {said}" for name, said in measured.items())
+        command = commands.add_parser(what, help=text, description=f"What is measured: {names}.")
+        _add_options(command, measured)
+        if what == "store":
+            command.add_argument(
+                "--small",
+                type=int,
+                default=100,
+                metavar="BYTES",
+                help="size of one of the million values (default 100)",
+            )
     options = parser.parse_args()
     arguments = sys.argv[1:]
     options.shown = arguments[2:] if arguments[:1] == ["--caller"] else arguments
@@ -94,6 +107,17 @@ def _parse() -> argparse.Namespace:
         if getattr(options, name):
             setattr(options, name, options.caller / getattr(options, name))
     return options
+
+
+def _add_options(command: argparse.ArgumentParser, measured: dict[str, str]) -> None:
+    names = ", ".join(measured)
+    command.add_argument("--quick", action="store_true", help="one short run of each, to see that everything works")
+    command.add_argument("--only", nargs="+", choices=measured, metavar="NAME", help=f"only these of {names}")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write every run there as well")
+    command.add_argument("--runs", type=int, default=0, metavar="N", help="runs of each; a row shows their median")
+    command.add_argument("--nodes", type=int, default=2, metavar="N", help="nodes of the cluster (default 2)")
+    # /tmp may be in memory, where an fsync costs nothing.
+    command.add_argument("--dir", type=Path, default="/var/tmp", metavar="DIR", help="for the data (default /var/tmp)")
 
 
 def _stop(number: int, frame: object) -> NoReturn:

@@ -31,9 +31,15 @@ class Plan:
     keys: int = 1_000_000
     small: int = 100  # of one of the million values
     nodes: int = 2
+    jobs: int = 2000  # launched at once
+    waves: int = 10  # of so many jobs each, while memory is looked at
+    one: int = 300  # launched one after the other
+    seconds_long: int = 100  # jobs of a second
 
 
-QUICK = Plan(runs=1, seconds=1.0, deletes=2000, large=64 << 20, keys=20_000)
+QUICK = Plan(
+    runs=1, seconds=1.0, deletes=2000, large=64 << 20, keys=20_000, jobs=100, waves=3, one=30, seconds_long=12
+)  # fmt: skip
 
 
 @dataclass

@@ -67,8 +67,9 @@ class Client:
         keys: int = 0,
         random: bool = False,
         fsync: Path | None = None,
+        body: str = "",
     ) -> Figures:
-        """One run of load.c: `operation` is put, get, follow or delete; the number of a key is appended to `url`."""
+        """One run of load.c: put, get, follow or delete, where the number of a key is appended to `url`, or launch."""
         options = [operation, url, "--connections", str(connections)]
         options += ["--count", str(count)] if count else ["--seconds", f"{seconds:g}"]
         options += ["--size", str(size)] if size >= 0 else []
@@ -76,6 +77,7 @@ class Client:
         options += ["--range", str(keys)] if keys else []
         options += ["--random"] if random else []
         options += ["--fsync", str(fsync)] if fsync else []
+        options += ["--body", body] if body else []
         found = self._json([str(self.program), *options])
         return Figures(
             found["rate"], found["p50_ms"], found["p99_ms"], found["errors"], shlex.join(["load", *options]), found

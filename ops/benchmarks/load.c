@@ -1,12 +1,12 @@
 /* A closed-loop HTTP/1.1 load client: one thread, epoll, connections kept alive, one request in flight on each.
  *
- *   load put|get|follow|delete URL --connections N (--count N | --seconds S)
- *        [--size BYTES] [--first N] [--range N] [--random] [--fsync DIRECTORY]
+ *   load put|get|follow|delete|launch URL --connections N (--count N | --seconds S)
+ *        [--size BYTES] [--first N] [--range N] [--random] [--fsync DIRECTORY] [--body JSON]
  *
  * URL is http://host:port/path; the number of the key is appended to it: …/add_key/bench-0, bench-1 and so on from
  * --first. get and follow take numbers below first + range, over and over in order or at random. The body of a number
  * is always the same; put sends it and get compares it, when --size is given. follow is a GET and the request that its
- * Location asks for, together one operation. --fsync opens DIRECTORY/<last part of the path> after each put and
+ * Location asks for, together one operation. launch is a POST of --body ({} if not given) to URL as it is. --fsync opens DIRECTORY/<last part of the path> after each put and
  * fsyncs it, before the operation counts as done (for a server that doesn't).
  *
  * Prints one line of JSON. Times are milliseconds from the first byte sent to the last byte received; percentiles are
@@ -70,12 +70,13 @@ struct slot {
     int idle;
 };
 
-static enum { PUT, GET, FOLLOW, DELETE } operation;
+static enum { PUT, GET, FOLLOW, DELETE, LAUNCH } operation;
 static struct url target;
 static long first = 0, range = 0, count = 0, size = -1, issued = 0;
 static int random_order = 0;
 static double deadline = 0;
 static const char *sync_directory = NULL;
+static const char *json = "{}"; /* what launch posts */
 static int poller;
 static char *pattern; /* the body of any number but for its first 16 bytes */
 
@@ -207,11 +208,14 @@ static int request(struct slot *slot, struct connection *connection, const char 
                           connection->host, connection->port);
     if (body >= 0)
         length += sprintf(slot->head + length, "Content-Type: application/octet-stream\r\nContent-Length: %ld\r\n", body);
+    if (operation == LAUNCH)
+        length += sprintf(slot->head + length, "Content-Type: application/json\r\nContent-Length: %zu\r\n", strlen(json));
     length += sprintf(slot->head + length, "\r\n");
     if (body > 0) /* the first 16 bytes of a body are its number; they are written right behind the header */
         length += snprintf(slot->head + length, body < 16 ? body + 1 : 17, "%016ld", slot->number);
     slot->out[0] = (struct iovec){slot->head, length};
     slot->out[1] = (struct iovec){pattern + 16, body > 16 ? body - 16 : 0};
+    if (operation == LAUNCH) slot->out[1] = (struct iovec){(char *)json, strlen(json)};
     return send_some(slot);
 }
 
@@ -223,8 +227,10 @@ static void start(struct slot *slot) {
     if (range) number = random_order ? random() % range : number % range;
     slot->number = first + number;
     char path[URL_BYTES + 32];
-    snprintf(path, sizeof path, "%s%ld", target.path, slot->number);
-    const char *method = operation == PUT ? "PUT" : operation == DELETE ? "DELETE" : "GET";
+    if (operation == LAUNCH) strcpy(path, target.path);
+    else snprintf(path, sizeof path, "%s%ld", target.path, slot->number);
+    static const char *const methods[] = {"PUT", "GET", "GET", "DELETE", "POST"};
+    const char *method = methods[operation];
     slot->started = now();
     if (!request(slot, &slot->first, method, path, operation == PUT ? size : -1)) {
         hang_up(&slot->first);
@@ -381,10 +387,11 @@ static void report(double seconds, int connections, const char *name) {
 }
 
 int main(int argc, char **argv) {
-    static const char *const names[] = {"put", "get", "follow", "delete"};
+    static const char *const names[] = {"put", "get", "follow", "delete", "launch"};
     static const struct option options[] = {
         {"connections", 1, 0, 'c'}, {"count", 1, 0, 'n'}, {"seconds", 1, 0, 's'}, {"size", 1, 0, 'b'}, {"first", 1, 0, 'f'},
-        {"range", 1, 0, 'r'},       {"random", 0, 0, 'x'}, {"fsync", 1, 0, 'y'},   {0}};
+        {"range", 1, 0, 'r'},       {"random", 0, 0, 'x'}, {"fsync", 1, 0, 'y'},  {"body", 1, 0, 'j'},
+        {0}};
     int connections = 1, option, named = -1;
     double seconds = 0;
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -396,14 +403,15 @@ int main(int argc, char **argv) {
         else if (option == 'r') range = atol(optarg);
         else if (option == 'x') random_order = 1;
         else if (option == 'y') sync_directory = optarg;
+        else if (option == 'j') json = optarg;
         else return 2;
     }
-    for (int i = 0; argc - optind == 2 && i < 4; i++)
+    for (int i = 0; argc - optind == 2 && i < 5; i++)
         if (!strcmp(argv[optind], names[i])) named = i;
     if (named < 0 || !parse_url(argv[optind + 1], strlen(argv[optind + 1]), &target) || connections < 1 ||
         connections > 1024 || (count <= 0) == (seconds <= 0))
-        die("put|get|follow|delete URL --connections N (--count N | --seconds S) [--size BYTES] [--first N] [--range N] "
-            "[--random] [--fsync DIRECTORY]");
+        die("put|get|follow|delete|launch URL --connections N (--count N | --seconds S) [--size BYTES] [--first N] [--range N] "
+            "[--random] [--fsync DIRECTORY] [--body JSON]");
     operation = named;
     if (operation == PUT && size < 0) die("put needs --size");
     if ((operation == GET || operation == FOLLOW) && range <= 0) die("%s needs --range", names[named]);

@@ -42,13 +42,14 @@ def usage(pid: int) -> list[Usage]:
     for process in tree(pid):
         try:
             full = process.memory_full_info()
-            found.append(Usage(_role(process.cmdline()), full.rss, full.uss, _anonymous(process.pid)))
+            found.append(Usage(role(process.cmdline()), full.rss, full.uss, _anonymous(process.pid)))
         except psutil.NoSuchProcess:
             continue
     return found
 
 
-def _role(command: list[str]) -> str:
+def role(command: list[str]) -> str:
+    """What a process of a cluster is, by its command."""
     if "-m" in command:
         package, _, module = command[command.index("-m") + 1].partition(".")
         return module or f"{package} itself"

@@ -160,6 +160,7 @@ class Rabbit:
     def _prepare(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.directory.chmod(0o700)
+        self._follow_a_move()
         credentials = self.directory / "credentials.json"
         if not credentials.exists():
             files.write(credentials, json.dumps({"user": USER, "password": secrets.token_hex(16)}) + "\n")
@@ -179,6 +180,16 @@ default_user_tags.administrator = true
         if not wait_until(lambda: not self.epmd.running or answers(HOST, self._epmd_port), 10):
             raise NotHealthy(f"epmd does not answer on port {self._epmd_port}; its log: {self.epmd.log}")
         self.epmd.check()
+
+    def _follow_a_move(self) -> None:
+        """Begin anew when the files were made elsewhere: quorum queues can't be used in a directory that was moved or copied.
+
+        What the queues held comes again: the ledger publishes its jobs, the nodes' logs are replayed.
+        """
+        place, files_made = self.directory / "place", self.directory / "mnesia"
+        if files_made.is_dir() and place.is_file() and place.read_text() != str(self.directory):
+            shutil.rmtree(files_made)
+        files.write(place, str(self.directory))
 
     def _greets(self) -> bool:
         try:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from broker import settings, topology
-from broker.messages import Delete, Heartbeat, Status, Store, decode
+from broker.messages import Delete, Heartbeat, Status, Store, decode_any
 from node.storage import Storage
 from ops.cluster import Cluster, Rabbit
 from tests.faults.load import FILE_BYTES, LARGE_BYTES, Client, Load, check, listing
@@ -316,16 +316,24 @@ def test_a_key_of_a_node_whose_log_was_not_applied_yet_is_not_free(cluster: Clus
     node = cluster.nodes[0]
     assert node.process.pid
 
-    def waiting() -> list[str]:
+    def beats() -> list[str]:
         look = {"count": 50, "ackmode": "ack_requeue_true", "encoding": "base64"}
-        found = rabbit.api("POST", f"queues/{cluster.vhost}/{topology.HEARTBEATS}/get", look)
-        return [decode(base64.b64decode(row["payload"]), Heartbeat).node for row in found]
+        rows = rabbit.api("POST", f"queues/{cluster.vhost}/{topology.HEARTBEATS}/get", look)
+        found = [(row["payload"], decode_any(base64.b64decode(row["payload"]))) for row in rows]
+        return [payload for payload, beat in found if isinstance(beat, Heartbeat) and beat.node == node.id]
 
-    wait_for(lambda: node.id in waiting(), 5, "a heartbeat that waits for the master")
+    beat = wait_for(beats, 5, "a heartbeat that waits for the master")[0]
+
+    def heard() -> bool:
+        # The one that waits may be too old by now.
+        message = {"routing_key": topology.HEARTBEATS, "properties": {}, "payload_encoding": "base64", "payload": beat}
+        rabbit.api("POST", f"exchanges/{cluster.vhost}/amq.default/publish", message)
+        return cluster.health().get("nodes") == 2
+
     os.killpg(node.process.pid, signal.SIGSTOP)
     try:
         cluster.start_master()
-        wait_for(lambda: cluster.health().get("nodes") == 2, 10, "a master that has heard of both nodes", 0.002)
+        wait_for(heard, 20, "a master that has heard of both nodes", 0.05)
         # When such a key is put again while the other node is there to take it, or read
         until = time.monotonic() + 3
         with closing(Client(cluster.master_url)) as client:

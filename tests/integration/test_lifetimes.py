@@ -188,8 +188,8 @@ def test_a_replaced_or_deleted_value_file_is_unlinked(cluster: Cluster, master: 
 def test_many_lifetimes_end_together(cluster: Cluster, master: Client) -> None:
     folder = unique()
     for number in range(300):
-        good(master.put(f"{folder}/{number}", b"value", "?ttl=2s"), 201)
+        good(master.put(f"{folder}/{number}", b"value", "?ttl=8s"), 201)
     assert len(good(master.request("GET", f"/keys?prefix={folder}&limit=1000"))["keys"]) == 300
-    wait_for(lambda: not good(master.request("GET", f"/keys?prefix={folder}"))["keys"], timeout=5)
+    wait_for(lambda: not good(master.request("GET", f"/keys?prefix={folder}"))["keys"], timeout=12)
     for number in (0, 150, 299):
         wait_for(lambda number=number: records(cluster, f"{folder}/{number}") >= 2, what="removed on the node")

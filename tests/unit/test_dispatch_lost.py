@@ -10,7 +10,9 @@ import pytest
 
 from broker import keys
 from broker.messages import Commands, Status, Store, decode
-from master.dispatch import LINGER_SECS, STALLED_SECS, Dispatcher
+from master.dispatch import STALLED_SECS, Dispatcher
+
+LINGER_SECS = 0.1  # long enough for a busy machine to do several things in it
 
 
 class Thread:
@@ -47,7 +49,12 @@ class Thread:
             self._timers = [timer for timer in self._timers if timer not in due]
             for _, function in due:
                 function()
-            time.sleep(LINGER_SECS / 2)
+            time.sleep(0.001)
+
+
+@pytest.fixture(autouse=True)
+def linger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("master.dispatch.LINGER_SECS", LINGER_SECS)
 
 
 @pytest.fixture

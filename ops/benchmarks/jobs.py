@@ -1,0 +1,263 @@
+"""The benchmark of the job system: which rows share a cluster, and the rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import median, quantiles
+
+from ops.benchmarks import processor
+from ops.benchmarks.bench import Bench
+from ops.benchmarks.client import Figures
+from ops.benchmarks.errors import BenchError, RunFailed
+from ops.benchmarks.memory import MIB, Usage, usage
+from ops.benchmarks.peers import WORKERS, Batch, Peers
+from ops.benchmarks.rest import Rest
+from ops.benchmarks.table import Row, rate_row
+from ops.cluster import Cluster, ClusterError
+from ops.cluster.network import wait_until
+
+SCRIPTS = Path(__file__).with_name("scripts")
+NOOP, ECHO, SLEEP = "bench/noop", "bench/echo", "bench/sleep"
+
+SLOTS = 2  # of a node
+WARM = 40
+IN_FLIGHT = 16
+ONE_BELOW_MS = 15
+TIMES_RQ = 3
+LEAST_LAUNCHED = 2000  # per second
+OVERHEAD = 0.05  # over the time that the jobs themselves take
+GROWTH = 0.1  # of an agent's memory, and it still counts as flat
+
+# Names that `--only` takes, in the order in which they are measured, and those that share a cluster.
+_GROUPS = (("one", "many", "long"), ("launch",), ("memory",))
+
+
+def measure(bench: Bench, names: Collection[str]) -> bool:
+    """Measure what is named; False when some of it could not be. A group that fails is said, and the rest goes on."""
+    complete = True
+    for group in _GROUPS:
+        wanted = [name for name in group if name in names]
+        try:
+            _measure(bench, wanted)
+        except (BenchError, ClusterError, OSError) as error:
+            complete = False
+            bench.say(f"{', '.join(wanted)} failed: {error}")
+    return complete
+
+
+def _measure(bench: Bench, names: list[str]) -> None:
+    if not names:
+        return
+    slots = 1 if names == ["launch"] else SLOTS
+    with (
+        bench.cluster(f"jobs-{names[0]}", PULZAR_JOBS_DIR=str(SCRIPTS), PULZAR_JOBS_SLOTS=str(slots)) as cluster,
+        Rest(cluster.master_url) as rest,
+    ):
+        for script in (NOOP, ECHO, SLEEP):
+            rest.wait_for_script(script, bench.plan.nodes)
+        for name in names:
+            {"one": one, "many": many, "long": long, "launch": launch, "memory": memory}[name](bench, cluster, rest)
+
+
+def one(bench: Bench, cluster: Cluster, rest: Rest) -> None:
+    """From the launch by REST to the answer of `/admin/jobs/{id}` that says how it ended, one job at a time."""
+    count = bench.plan.one
+    for script, below in ((NOOP, ONE_BELOW_MS), (ECHO, 0)):
+        for _ in range(WARM):
+            _timed(rest, script)
+
+        def run(_: int, path: str = script) -> Figures:
+            took = [_timed(rest, path) for _ in range(count)]
+            cuts = quantiles(took, n=100)
+            asked = f"POST /launch_job/{path}, then GET /admin/jobs/<id> until it has ended, {count} times"
+            return Figures(1000 * count / sum(took), cuts[49], cuts[98], {}, asked)
+
+        what = "no-op job" if script == NOOP else "job with a line of log and an output"
+        bench.add(rate_row(f"{what}, launch to result, one at a time", bench.repeat(run), p50_below_ms=below))
+    peers = _peers(bench, cluster)
+    for name, peer in (("Celery", peers.celery), ("RQ", peers.rq)):
+        with peer() as started:
+            runs = [started.one(count) for _ in range(bench.plan.runs)]
+        bench.add(rate_row(f"{name}: no-op job, launch to result, one at a time", runs))
+
+
+def _timed(rest: Rest, script: str) -> float:
+    """Milliseconds of one job."""
+    began = time.perf_counter()
+    job = rest.wait(rest.launch(script, {}))
+    took = (time.perf_counter() - began) * 1e3
+    if job["status"] != "completed":
+        raise RunFailed(f"job {job['job']} of {script}: {job['state']}: {job['reason']}")
+    return took
+
+
+def many(bench: Bench, cluster: Cluster, rest: Rest) -> None:
+    """All at once, by turns with the yardsticks. Whoever is not measured just then has nothing to do."""
+    count, peers = bench.plan.jobs, _peers(bench, cluster)
+    ours: list[Batch] = []
+    celery: list[Batch] = []
+    rq: list[Batch] = []
+    errors: dict[str, int] = {}
+    _at_once(bench, cluster, rest, NOOP, WARM, {})
+    for _ in range(bench.plan.runs):
+        ours.append(_at_once(bench, cluster, rest, NOOP, count, errors))
+        for peer, batches in ((peers.celery, celery), (peers.rq, rq)):
+            with peer() as started:
+                batches.append(started.many(count))
+    rate, beside_rq = _rate(ours), _rate(rq)
+    nodes = bench.plan.nodes
+    row = Row(
+        name=f"{count:,} no-op jobs at once, {nodes} nodes × {SLOTS} slots",
+        figure=_figure(ours),
+        target=f"≥ {TIMES_RQ} × RQ",
+        reached=rate >= TIMES_RQ * beside_rq and not errors,
+        note=f"{rate / beside_rq:.1f} × RQ, {rate / _rate(celery):.2f} × Celery, whose processes are used again; {ours[-1].processor}",
+        errors=errors,
+        commands=[ours[-1].command],
+        runs=[asdict(batch) for batch in ours],
+    )
+    bench.add(row)
+    for name, batches in (
+        (f"RQ: the same, {WORKERS} workers, a process for each job", rq),
+        (f"Celery: the same, {WORKERS} prefork processes, acks_late", celery),
+    ):
+        commands, runs = [batches[-1].command], [asdict(batch) for batch in batches]
+        bench.add(Row(name=name, figure=_figure(batches), note=batches[-1].processor, commands=commands, runs=runs))
+
+
+def _at_once(
+    bench: Bench, cluster: Cluster, rest: Rest, script: str, count: int, errors: dict[str, int], body: str = "{}"
+) -> Batch:
+    """From before the first launch until no job is pending; each must have completed, others are counted as errors."""
+    before, used = rest.newest(), processor.seconds(cluster)
+    began = time.perf_counter()
+    launched = _launch(bench, cluster, script, count=count, body=body)
+    rest.wait_for_all()
+    took = time.perf_counter() - began
+    said = processor.told(used, processor.seconds(cluster), count)
+    states = [row["state"] for row in rest.since(before)]
+    wrong = dict(launched.errors) | {state: states.count(state) for state in {*states} - {"completed"}}
+    if len(states) != count:
+        wrong["lost or doubled"] = abs(count - len(states))
+    for what, times in wrong.items():
+        errors[what] = errors.get(what, 0) + times
+    return Batch(count, took, launched.details["seconds"], launched.command, said)
+
+
+def long(bench: Bench, cluster: Cluster, rest: Rest) -> None:
+    """Jobs of a second: how much of the slots' time is lost between them."""
+    count, slots = bench.plan.seconds_long, bench.plan.nodes * SLOTS
+    least = count / slots
+    errors: dict[str, int] = {}
+    batch = _at_once(bench, cluster, rest, SLEEP, count, errors, '{"seconds": 1}')
+    most = least * (1 + OVERHEAD)
+    row = Row(
+        name=f"{count} jobs of 1 s over {slots} slots",
+        figure=f"{batch.seconds:.2f} s",
+        target=f"≤ {most:.2f} s",
+        reached=batch.seconds <= most and not errors,
+        note=f"{(batch.seconds / least - 1) * 100:.1f} % over {least:g} s",
+        errors=errors,
+        commands=[batch.command],
+        runs=[asdict(batch)],
+    )
+    bench.add(row)
+
+
+def launch(bench: Bench, cluster: Cluster, rest: Rest) -> None:
+    """Launching alone: every slot is kept busy by a job that sleeps, so that nothing else is run meanwhile."""
+    for _ in cluster.nodes:
+        rest.launch(SLEEP, {"seconds": 3600})
+    if not wait_until(lambda: all(row["state"] == "running" for row in rest.since(0)), 10):
+        raise RunFailed("the jobs that shall keep all slots busy do not run")
+    before = rest.newest()
+    warm = _launch(bench, cluster, NOOP, seconds=bench.plan.seconds / 5)
+    used = processor.seconds(cluster)
+    runs = bench.repeat(lambda _: _launch(bench, cluster, NOOP, seconds=bench.plan.seconds))
+    took = processor.told(used, processor.seconds(cluster), sum(int(run.details["operations"]) for run in runs))
+    answered = sum(int(run.details["operations"]) for run in (warm, *runs))
+    kept = rest.newest() - before
+    # The console's figures are some seconds old.
+    wait_until(lambda: _queued(cluster) == kept, 15)
+    row = rate_row(f"launch alone, {IN_FLIGHT} in flight", runs, least=LEAST_LAUNCHED)
+    if not answered == kept == _queued(cluster):
+        row.errors[f"of {answered} launched, {kept} in the ledger, {_queued(cluster)} in the queue"] = 1
+    shares = [run.details["client_cpu_seconds"] / run.details["seconds"] for run in runs]
+    note = (
+        f"all slots busy meanwhile with jobs that sleep; {answered:,} answered, {kept:,} in the ledger and"
+        f" {_queued(cluster):,} in pulzar.jobs afterwards; the client took {median(shares) * 100:.0f} % of a core; {took}"
+    )
+    bench.add(replace(row, note=note, reached=bool(row.reached) and not row.errors))
+
+
+def _queued(cluster: Cluster) -> int:
+    assert cluster.rabbit is not None
+    found = cluster.rabbit.api("GET", "queues/%2F/pulzar.jobs")
+    return int(found.get("messages", -1))
+
+
+def memory(bench: Bench, cluster: Cluster, rest: Rest) -> None:
+    """An agent's memory after the first wave of jobs and after the last one."""
+    plan = bench.plan
+    errors: dict[str, int] = {}
+    samples: list[list[Usage]] = []
+    batches: list[Batch] = []
+    for wave in range(plan.waves):
+        batches.append(_at_once(bench, cluster, rest, NOOP, plan.jobs, errors))
+        samples.append(_agents(cluster))
+        bench.say(f"{(wave + 1) * plan.jobs:,} jobs: " + "; ".join(map(str, samples[-1])))
+    first, last = ([use.anonymous for use in sample] for sample in (samples[0], samples[-1]))
+    growth = max(after / before for before, after in zip(first, last, strict=True)) - 1
+    row = Row(
+        name=f"memory of an agent, {plan.jobs:,} → {plan.jobs * plan.waves:,} no-op jobs of the cluster",
+        figure=f"{max(first) / MIB:.1f} → {max(last) / MIB:.1f} MiB",
+        target=f"+ {GROWTH * 100:.0f} % at most",
+        reached=growth <= GROWTH and not errors,
+        note=f"not counting mapped files; {growth * 100:+.1f} %; jobs/s of the first and the last wave: "
+        f"{batches[0].rate:.0f} and {batches[-1].rate:.0f}; after the last one: {'; '.join(_all(cluster))}",
+        errors=errors,
+        commands=[f"{batches[-1].command}  # {plan.waves} times, each when all jobs have ended"],
+        runs=[{"jobs": (at + 1) * plan.jobs, "agents": [asdict(use) for use in s]} for at, s in enumerate(samples)],
+    )
+    bench.add(row)
+
+
+def _agents(cluster: Cluster) -> list[Usage]:
+    found = [use for node in cluster.nodes for use in usage(node.process.pid or 0) if use.role == "agent"]
+    if len(found) != len(cluster.nodes):
+        raise RunFailed(f"{len(cluster.nodes)} nodes have {len(found)} agents")
+    return found
+
+
+def _all(cluster: Cluster) -> list[str]:
+    """Every process that stays, with the memory of its own."""
+    processes = {"master": cluster.master, **{node.id: node.process for node in cluster.nodes}}
+    shown = []
+    for name, child in processes.items():
+        roles = {use.role: use.anonymous / MIB for use in usage(child.pid or 0)}
+        shown.append(f"{name}: " + ", ".join(f"{role} {size:.0f}" for role, size in roles.items()))
+    return shown
+
+
+def _launch(
+    bench: Bench, cluster: Cluster, script: str, *, count: int = 0, seconds: float = 0, body: str = "{}"
+) -> Figures:
+    url = f"{cluster.master_url}/launch_job/{script}"
+    return bench.client.load("launch", url, min(IN_FLIGHT, count or IN_FLIGHT), count=count, seconds=seconds, body=body)
+
+
+def _peers(bench: Bench, cluster: Cluster) -> Peers:
+    assert cluster.rabbit is not None
+    return Peers(bench.directory / "yardsticks", cluster.rabbit, bench.say)
+
+
+def _rate(batches: list[Batch]) -> float:
+    return median(batch.rate for batch in batches)
+
+
+def _figure(batches: list[Batch]) -> str:
+    launching = median(batch.jobs / batch.launch_seconds for batch in batches)
+    return f"{_rate(batches):,.0f}/s (launched at {launching:,.0f}/s)"

@@ -1,0 +1,56 @@
+"""How much processor time the processes of a cluster take, by what they are.
+
+Unlike a rate, it depends little on what else runs on the machine.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import psutil
+
+from ops.benchmarks.memory import role, tree
+from ops.cluster import Cluster
+from ops.cluster.processes import Child
+
+_SHOWN_MS = 0.01
+
+
+def seconds(cluster: Cluster) -> dict[str, float]:
+    """Seconds so far. Processes of runs count when they have ended, as the zygote's children."""
+    found: dict[str, float] = {}
+    broker = cluster.rabbit.children if cluster.rabbit else []
+    for process in cluster.processes:
+        whose = "RabbitMQ" if process in broker else "master" if process is cluster.master else "node"
+        for member in tree(process.pid or 0):
+            try:
+                times, command = member.cpu_times(), member.cmdline()
+            except psutil.NoSuchProcess:
+                continue
+            kind = whose if process in broker else f"{whose} {role(command)}"
+            found[kind] = found.get(kind, 0.0) + times.user + times.system
+            if "node.zygote" in command and member.ppid() in _agents(cluster):
+                found["runs"] = found.get("runs", 0.0) + times.children_user + times.children_system
+    return found
+
+
+def whole(child: Child) -> float:
+    """Seconds of a process and of all that it has started."""
+    found = 0.0
+    for member in tree(child.pid or 0):
+        with suppress(psutil.NoSuchProcess):
+            found += sum(member.cpu_times()[:4])  # of user and system, of its own and of children that have ended
+    return found
+
+
+def _agents(cluster: Cluster) -> set[int]:
+    nodes = [member for node in cluster.nodes for member in tree(node.process.pid or 0)]
+    return {member.pid for member in nodes if "node.agent" in member.cmdline()}
+
+
+def told(before: dict[str, float], after: dict[str, float], jobs: int) -> str:
+    """What a job took, in words, those who took most first."""
+    took = {kind: (after[kind] - before.get(kind, 0.0)) / max(1, jobs) * 1e3 for kind in after}
+    parts = sorted(took.items(), key=lambda part: -part[1])
+    shown = ", ".join(f"{kind} {ms:.2f}" for kind, ms in parts if ms >= _SHOWN_MS)
+    return f"processor time of a job: {sum(took.values()):.2f} ms ({shown})"
