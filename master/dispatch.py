@@ -277,10 +277,9 @@ class Dispatcher:
         lane.under_way.update(command.ticket for command in batch)
         lane.sent = now
         body = encode(Commands(self._origin, batch))
-        # The client that waits for a store is its retry; a deletion must not be lost once it was sent.
-        durable = any(isinstance(command, Delete) for command in batch)
+        # Not durable: whoever waits is the retry, and is told when it can't be said what became of it.
         try:
-            self._link.publish(lane.queue, body, durable=durable, ttl_ms=None if durable else self._ttl_ms)
+            self._link.publish(lane.queue, body, ttl_ms=self._ttl_ms)
         except LinkDown:
             self._fail(batch, LOST)
 

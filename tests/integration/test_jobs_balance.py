@@ -16,8 +16,8 @@ from tests.integration.jobs_tools import Console, Desk, Gate, at_once, make
 from tests.support import Clusters, wait_for
 
 SLOTS = (1, 3)
-# Seconds between the end of one run and the start of the next one in its slot. It is some ms, but the machine may be busy.
-# s; one flush on a disk that others use may take a second or two
+# Seconds between the end of one run and the start of the next one in its slot. It is some ms, but the machine may be busy,
+# and one flush on a disk that others use may take a second or two.
 TURN_MOST, TURN_MEAN = 3.0, 0.15
 
 

@@ -175,11 +175,12 @@ def test_a_lost_connection_is_told_to_whoever_waits_and_the_next_begins_anew(ben
         bench.put()
 
 
-def test_a_batch_with_a_deletion_is_durable_and_one_without_is_not(bench: Bench) -> None:
+def test_a_batch_is_not_durable_for_whoever_waits_is_its_retry_but_what_is_to_be_forgotten_is(bench: Bench) -> None:
     bench.put(node="a")
     bench.dispatcher.send("b", lambda ticket: Delete(ticket, KEY, 2))
     bench.link.run()
-    assert {queue[-1]: durable for queue, durable, _ in bench.link.sent} == {"a": False, "b": True}
+    bench.dispatcher.forget("c", KEY, 3)
+    assert {queue[-1]: durable for queue, durable, _ in bench.link.sent} == {"a": False, "b": False, "c": True}
 
 
 def test_a_batch_has_a_limit_of_bytes(bench: Bench) -> None:
