@@ -14,7 +14,6 @@ from master.incoming import Incoming
 from master.launch import order_of
 
 LAUNCH, CANCEL = "/launch_job/", "/cancel_job/"
-_CHUNK_BYTES = 1 << 16
 
 
 class Launches:

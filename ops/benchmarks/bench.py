@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from ops.benchmarks.client import Client
+from ops.benchmarks.errors import BenchError
 from ops.benchmarks.nginx import Nginx
 from ops.benchmarks.table import Row
-from ops.cluster import Cluster
+from ops.cluster import Cluster, ClusterError
 from ops.cluster.network import free_base
 
 T = TypeVar("T")
@@ -65,6 +66,20 @@ class Bench:
         """nginx with WebDAV on a free port."""
         with Nginx(self.directory / "nginx", free_base()) as nginx:
             yield nginx
+
+    def measure(
+        self, groups: Iterable[Sequence[str]], names: Collection[str], group: Callable[[list[str]], None]
+    ) -> bool:
+        """Measure what is named, a group after the other; False when one failed: that is said, and the rest goes on."""
+        complete = True
+        for each in groups:
+            wanted = [name for name in each if name in names]
+            try:
+                group(wanted)
+            except (BenchError, ClusterError, OSError) as error:
+                complete = False
+                self.say(f"{', '.join(wanted)} failed: {error}")
+        return complete
 
     def repeat(self, run: Callable[[int], T]) -> list[T]:
         """What `run` gave for 0, 1, …: as many runs as the plan has."""

@@ -11,12 +11,12 @@ from statistics import median, quantiles
 from ops.benchmarks import processor
 from ops.benchmarks.bench import Bench
 from ops.benchmarks.client import Figures
-from ops.benchmarks.errors import BenchError, RunFailed
+from ops.benchmarks.errors import RunFailed
 from ops.benchmarks.memory import MIB, Usage, usage
 from ops.benchmarks.peers import WORKERS, Batch, Peers
 from ops.benchmarks.rest import Rest
 from ops.benchmarks.table import Row, rate_row
-from ops.cluster import Cluster, ClusterError
+from ops.cluster import Cluster
 from ops.cluster.network import wait_until
 
 SCRIPTS = Path(__file__).with_name("scripts")
@@ -36,16 +36,8 @@ _GROUPS = (("one", "many", "long"), ("launch",), ("memory",))
 
 
 def measure(bench: Bench, names: Collection[str]) -> bool:
-    """Measure what is named; False when some of it could not be. A group that fails is said, and the rest goes on."""
-    complete = True
-    for group in _GROUPS:
-        wanted = [name for name in group if name in names]
-        try:
-            _measure(bench, wanted)
-        except (BenchError, ClusterError, OSError) as error:
-            complete = False
-            bench.say(f"{', '.join(wanted)} failed: {error}")
-    return complete
+    """Measure what is named; False when some of it could not be."""
+    return bench.measure(_GROUPS, names, lambda wanted: _measure(bench, wanted))
 
 
 def _measure(bench: Bench, names: list[str]) -> None:

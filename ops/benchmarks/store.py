@@ -5,27 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ops.benchmarks.bench import Bench
-from ops.benchmarks.errors import BenchError
 from ops.benchmarks.large import large
 from ops.benchmarks.million import million
 from ops.benchmarks.small import delete, get, put, redirect, yardstick
-from ops.cluster import ClusterError
 
 # Names that `--only` takes, in the order in which they are measured, and those that share a cluster.
 _GROUPS = (("put", "get", "delete"), ("redirect",), ("large",), ("million",), ("nginx",))
 
 
 def measure(bench: Bench, names: Collection[str]) -> bool:
-    """Measure what is named; False when some of it could not be. A group that fails is said, and the rest goes on."""
-    complete = True
-    for group in _GROUPS:
-        wanted = [name for name in group if name in names]
-        try:
-            _measure(bench, wanted)
-        except (BenchError, ClusterError, OSError) as error:
-            complete = False
-            bench.say(f"{', '.join(wanted)} failed: {error}")
-    return complete
+    """Measure what is named; False when some of it could not be."""
+    return bench.measure(_GROUPS, names, lambda wanted: _measure(bench, wanted))
 
 
 def _measure(bench: Bench, names: list[str]) -> None:
