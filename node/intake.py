@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from broker.runs import Claimed, Finished, Returned, Withdrawn
 from node.catalog import Catalog
 from node.claims import Claim, Claims
 from node.errors import StorageError
+from node.pace import HOLD_SECS
 from node.pulling import Pulling
 from node.reports import Report, Reporter
 from node.settling import Post, Settling, now_ms
@@ -33,6 +35,7 @@ class _Fresh(NamedTuple):
     claim: Claim
     order: Order
     delivery: Delivery
+    since: float  # monotonic
 
 
 class Intake:
@@ -63,6 +66,12 @@ class Intake:
             self._connected = True
             self._open_at = time.monotonic() + WITHDRAWN_SECS
 
+    def disconnected(self) -> None:
+        """There is no connection any more: what was not claimed comes again, here or elsewhere."""
+        for _ in self._fresh:
+            self.pulling.release()
+        self._fresh.clear()
+
     def close(self) -> None:
         """Take no more jobs; what comes goes back with the connection."""
         self._closed = True
@@ -76,25 +85,41 @@ class Intake:
         if self._try_at and now >= self._try_at:
             self._try_claims(now)
 
-    def claim(self) -> list[tuple[Claim, Order]]:
-        """Claim durably all that has come, and acknowledge it: what is to be run now."""
-        fresh, self._fresh = self._fresh, []
-        if not fresh:
+    @property
+    def next_due(self) -> float:
+        """When something that has come is to be given back, by the monotonic clock."""
+        return self._fresh[0].since + HOLD_SECS if self._fresh else math.inf
+
+    def claim(self, free: int) -> list[tuple[Claim, Order]]:
+        """Claim durably what has come, as far as there are slots `free`, and acknowledge it: what is to be run now."""
+        fresh, self._fresh = self._fresh[:free], self._fresh[free:]
+        if not fresh or self._closed:
             return []
+        for one in fresh:
+            one.claim.at = now_ms()
         try:
-            self._claims.add([(claim, _order_kept(claim, delivery)) for claim, _, delivery in fresh])
+            self._claims.add([(claim, _order_kept(claim, delivery)) for claim, _, delivery, _ in fresh])
         except StorageError as error:
             log.error("jobs can't be claimed; taking none", jobs=len(fresh), error=error)
             self.pulling.open(False)
-            for _, _, delivery in fresh:
-                self.pulling.give_back(delivery)
+            self._give_back(fresh + self._fresh)
+            self._fresh = []
             self._try_at = time.monotonic() + TRY_SECS
             return []
-        for claim, _, delivery in fresh:
+        for claim, _, delivery, _ in fresh:
             order = _order_kept(claim, delivery)
             self._settling.say(Claimed(claim.run, claim.id, claim.attempt, claim.at, order))
             self.pulling.ack(delivery, self._acked(claim, delivery.body) if claim.by_hand else None)
-        return [(claim, order) for claim, order, _ in fresh]
+        return [(claim, order) for claim, order, _, _ in fresh]
+
+    def give_back_ahead(self) -> bool:
+        """Give back what was taken ahead of free slots and has waited for one too long; whether there was any."""
+        if time.monotonic() < self.next_due:
+            return False
+        log.info("jobs taken ahead are given back", jobs=len(self._fresh))
+        self._give_back(self._fresh)
+        self._fresh = []
+        return True
 
     def withdrawn(self, message: Withdrawn) -> None:
         """What the master says of the time before this process."""
@@ -145,7 +170,11 @@ class Intake:
             self._return(delivery, f"it has no script {order.job}")
         else:
             claim = Claim(secrets.token_hex(16), order.id, order.attempt, now_ms(), by_hand=not order.id)
-            self._fresh.append(_Fresh(claim, order, delivery))
+            self._fresh.append(_Fresh(claim, order, delivery, time.monotonic()))
+
+    def _give_back(self, fresh: Sequence[_Fresh]) -> None:
+        for one in fresh:
+            self.pulling.give_back(one.delivery)
 
     def _not_wanted(self, order: Order, delivery: Delivery) -> bool:
         """Whether the job is withdrawn, or was claimed here before; if it is over, that is said once more."""

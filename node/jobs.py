@@ -80,6 +80,7 @@ class Jobs:
     def link_down(self) -> None:
         """There is none any more."""
         self._connected = False
+        self._events.put(self._intake.disconnected)
 
     def work_link(self) -> None:
         """Acknowledge, and take jobs for free slots."""
@@ -110,7 +111,8 @@ class Jobs:
     def _wait(self) -> list[Callable[[], None]]:
         events = []
         try:
-            events.append(self._events.get(timeout=_TICK_SECS))
+            until = min(self._intake.next_due - time.monotonic(), _TICK_SECS)
+            events.append(self._events.get(timeout=max(0.001, until)))
             while True:
                 events.append(self._events.get_nowait())
         except queue.Empty:
@@ -120,7 +122,9 @@ class Jobs:
 
     def _flush(self) -> None:
         """Make durable and known what this turn has brought, then begin the runs."""
-        claimed = self._intake.claim()
+        claimed = self._intake.claim(self._live.free)
+        if self._intake.give_back_ahead():
+            self._live.gave_back()
         self._claims.flush()
         self._settling.send()
         for claim, order in claimed:

@@ -15,6 +15,7 @@ from broker.runs import RunState
 from broker.settings import Settings
 from node.claims import Claim, Claims, Ended
 from node.inputs import Inputs, NoInput
+from node.pace import Pace
 from node.pulling import Pulling
 from node.reports import Reporter
 from node.runner import Runner
@@ -49,6 +50,8 @@ class Live:
         self._settling = settling
         self._pulling = pulling
         self._post = post
+        self._slots = slots
+        self._pace = Pace(slots)
         self._timeout: float = config["jobs", "timeout"]
         self._memory: int = config["jobs", "memory"]
         self._runs: dict[str, _Live] = {}
@@ -86,6 +89,16 @@ class Live:
         if time.monotonic() >= self._tidy_at:
             self._tidy_at = time.monotonic() + TIDY_SECS
             self._inputs.tidy()
+
+    @property
+    def free(self) -> int:
+        """Slots in which nothing runs."""
+        return self._slots - len(self._runs)
+
+    def gave_back(self) -> None:
+        """Jobs that were taken ahead of free slots had to be given back."""
+        self._pace.gave_back()
+        self._pulling.take_ahead(0)
 
     def begin(self, claim: Claim, order: Order) -> None:
         """Run a job that is claimed."""
@@ -144,6 +157,8 @@ class Live:
 
     def _ended(self, outcome: Outcome) -> None:
         live = self._runs.pop(outcome.run.run)
+        self._pace.ran((outcome.ended - live.claim.at) / 1000)
+        self._pulling.take_ahead(self._pace.ahead)
         if live.path:
             self._inputs.release(live.path)
         if live.claim.run in self._claims.open:  # else nobody wants to know

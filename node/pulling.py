@@ -1,4 +1,4 @@
-"""How many jobs the node takes from its queues: one for each slot that is free."""
+"""How many jobs the node takes from its queues: one for each slot that is free, and some ahead while runs are short."""
 
 from __future__ import annotations
 
@@ -20,11 +20,16 @@ class Pulling:
         self._puller = link.pull(topology.job_queues(node), self._delivered)
         self._todo: deque[Callable[[], None]] = deque()
         self._taken = 0
+        self._ahead = 0
         self._open = False
 
     def open(self, wanted: bool) -> None:
         """Whether jobs are wanted at all."""
         self._do(lambda: self._set_open(wanted))
+
+    def take_ahead(self, count: int) -> None:
+        """So many jobs are to be taken beyond those that slots are free for."""
+        self._do(lambda: self._set_ahead(count))
 
     def release(self) -> None:
         """A slot is free again."""
@@ -34,7 +39,8 @@ class Pulling:
         """The message is taken for good; `then` is called on the link's thread: whether the broker is told."""
 
         def ack() -> None:
-            told = self._puller.ack(delivery)
+            # While runs are short, there are many to acknowledge.
+            told = self._puller.ack(delivery, soon=self._ahead > 0 and then is None)
             if then:
                 then(told)
 
@@ -59,7 +65,12 @@ class Pulling:
             return
         while self._todo:
             self._todo.popleft()()
-        self._puller.want(max(0, self._slots - self._taken) if self._open else 0)
+        free = self._slots - self._taken
+        ahead = max(0, self._ahead + min(0, free))
+        if not self._open:
+            self._puller.want(0)
+        elif free > 0 or ahead == 0 or ahead >= self._ahead / 2:  # else there are some, and more come together
+            self._puller.want(max(0, free), ahead)
 
     def _do(self, what: Callable[[], None]) -> None:
         self._todo.append(what)
@@ -67,6 +78,9 @@ class Pulling:
 
     def _set_open(self, wanted: bool) -> None:
         self._open = wanted
+
+    def _set_ahead(self, count: int) -> None:
+        self._ahead = count
 
     def _release(self) -> None:
         self._taken -= 1

@@ -1,9 +1,13 @@
-"""Takes messages from several queues one at a time, as many as are wanted: how jobs reach free slots.
+"""Takes messages from several queues, as many as are wanted: how jobs reach free slots.
 
 A consumer with a prefetch would be handed more than its node has slots for, and keep those from a node that is
 idle. So a busy node asks its queues in turn (`basic.get`), the first one first; when all are empty it subscribes to
-all of them, and ends that as soon as nothing more is wanted. A message that arrives just then is kept for a moment
+all of them, and ends that as soon as no slot is free. A message that arrives just then is kept for a moment
 and given back when it still isn't wanted.
+
+Each `basic.get` and each acknowledgement is a write to the log of a quorum queue. Where many messages are wanted, a queue
+that has one is subscribed to until they are there, and what need not be acknowledged at once is acknowledged
+together: 0.08 ms of RabbitMQ's time a message instead of 0.4.
 
 Everything here happens on the link's thread.
 """
@@ -21,6 +25,9 @@ from broker.link.consumers import Delivery
 
 HOLD_SECS = 0.1  # how long a message that came too late to be wanted is kept
 EMPTY_SECS = 0.05  # how long a queue that was found empty is passed over, while others are not
+MANY = 4  # messages that are wanted, from which on subscribing costs less than asking for each
+DRY_SECS = 0.02  # until a queue that was subscribed to for many, and sends nothing, counts as empty
+ACK_SECS = 0.02  # until messages are acknowledged that need not be at once
 
 
 class Puller:
@@ -30,6 +37,7 @@ class Puller:
         self._queues = queues
         self._handler = handler
         self._wanted = 0
+        self._free = 0  # so many of those wanted can be begun at once
         self._channel: Any = None
         self._connection = 0
         self._later: Callable[[float, Callable[[], None]], Any] = lambda _secs, _function: None
@@ -37,11 +45,19 @@ class Puller:
         self._rest: deque[str] = deque()  # queues still to be asked in this round
         self._empty: dict[str, float] = {}  # queue → when it was found empty
         self._tags: dict[str, str] = {}  # queue → its subscription
+        self._many = ""  # the subscription for many messages of one queue
+        self._arrived_at = 0.0  # the last message
         self._held: deque[Delivery] = deque()  # arrived and not wanted yet
+        self._unacknowledged: dict[int, None] = {}  # tags of what has arrived, in that order
+        self._acks: set[int] = set()  # of these, those that shall be acknowledged soon
 
-    def want(self, count: int) -> None:
-        """So many messages are wanted from now on, not counting those that were handed over."""
-        self._wanted = count
+    def want(self, free: int, ahead: int = 0) -> None:
+        """So many messages are wanted from now on, not counting those that were handed over.
+
+        `free` of them can be begun at once: for these, it waits. Some `ahead` of them are taken if they are there.
+        """
+        self._free = free
+        self._wanted = free + ahead
         self._work()
 
     @property
@@ -55,7 +71,6 @@ class Puller:
         self._channel = channel
         self._connection = connection
         self._later = later
-        channel.basic_qos(prefetch_count=1)  # for each subscription
         channel.add_callback(lambda _frame: self._found_empty(), [pika.spec.Basic.GetEmpty], one_shot=False)
         self._work()
 
@@ -66,28 +81,58 @@ class Puller:
         self._rest.clear()
         self._empty.clear()
         self._tags.clear()
+        self._many = ""
         self._held.clear()
+        self._unacknowledged.clear()
+        self._acks.clear()
 
-    def ack(self, delivery: Delivery) -> bool:
-        """The message is taken for good. False: its connection is gone, and it comes again, here or elsewhere."""
+    def ack(self, delivery: Delivery, soon: bool = False) -> bool:
+        """The message is taken for good. False: its connection is gone, and it comes again, here or elsewhere.
+
+        With `soon` the broker is told a little later, together with others.
+        """
         if self._channel is None or delivery.connection != self._connection:
             return False
-        self._channel.basic_ack(delivery.tag)
+        if soon and not self._tags:
+            if not self._acks:
+                self._later(ACK_SECS, self._acknowledge)
+            self._acks.add(delivery.tag)
+        else:
+            self._unacknowledged.pop(delivery.tag, None)
+            self._channel.basic_ack(delivery.tag)
         return True
 
     def give_back(self, delivery: Delivery) -> None:
         """Somebody else shall have the message."""
         if self._channel is not None and delivery.connection == self._connection:
+            self._unacknowledged.pop(delivery.tag, None)
             self._channel.basic_nack(delivery.tag, requeue=True)
+
+    def _acknowledge(self) -> None:
+        """Tell the broker of what was to be acknowledged soon: of all up to some message with one command."""
+        upto = 0
+        for tag in self._unacknowledged:
+            if tag not in self._acks:
+                break
+            upto = tag
+        if upto:
+            self._channel.basic_ack(upto, multiple=True)
+        for tag in self._acks:
+            self._unacknowledged.pop(tag, None)
+            if tag > upto:
+                self._channel.basic_ack(tag)
+        self._acks.clear()
 
     def _work(self) -> None:
         while self._held and self._wanted > 0:
             self._hand_over(self._held.popleft())
         if self._channel is None:
             return
-        if self._wanted <= 0:
+        if self._free <= 0:
             self._unsubscribe()
-        elif not self._tags and not self._asking:
+        if self._wanted <= 0:
+            self._end_many()
+        elif not self._tags and not self._many and not self._asking:
             self._begin_round()
 
     # Asking one queue after the other.
@@ -95,6 +140,8 @@ class Puller:
     def _begin_round(self) -> None:
         now = time.monotonic()
         fresh = [queue for queue in self._queues if now - self._empty.get(queue, 0.0) > EMPTY_SECS]
+        if not fresh and self._free <= 0:
+            return  # nothing is there to be taken ahead
         self._rest = deque(fresh or self._queues)
         self._ask()
 
@@ -111,7 +158,9 @@ class Puller:
         queue, self._asking = self._asking, ""
         self._empty.pop(queue, None)
         self._arrived(queue, method, properties, body)
-        if self._wanted > 0 and not self._asking and self._channel is not None:
+        if self._wanted >= MANY and not self._asking and self._channel is not None:
+            self._take_many(queue)
+        elif self._wanted > 0 and not self._asking and self._channel is not None:
             self._begin_round()  # a queue before this one may have got something meanwhile
 
     def _found_empty(self) -> None:
@@ -121,19 +170,48 @@ class Puller:
 
     def _round_ended(self) -> None:
         now = time.monotonic()
+        if self._free <= 0:
+            return
         if all(now - self._empty.get(queue, 0.0) <= EMPTY_SECS for queue in self._queues):
             for queue in self._queues:
                 self._subscribe(queue)
         else:
             self._begin_round()
 
-    # Subscribed to all of them.
+    # Subscribed to one that has many, or, when all are empty, to all.
+
+    def _take_many(self, queue: str) -> None:
+        self._many = tag = self._consume(queue, self._wanted)
+        self._look_whether_dry(tag)
+
+    def _look_whether_dry(self, tag: str) -> None:
+        if tag != self._many:
+            return
+        left = self._arrived_at + DRY_SECS - time.monotonic()
+        if left > 0:
+            self._later(left, lambda: self._look_whether_dry(tag))
+        else:
+            self._end_many()
+            self._work()
+
+    def _end_many(self) -> None:
+        tag, self._many = self._many, ""
+        if tag:
+            self._channel.basic_cancel(tag, lambda _frame: None)
 
     def _subscribe(self, queue: str) -> None:
+        self._acknowledge()
+        self._tags[queue] = self._consume(queue, 1)
+
+    def _consume(self, queue: str, most: int) -> str:
+        """Subscribe to a queue for so many messages that are not acknowledged."""
+
         def deliver(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
             self._arrived(queue, method, properties, body)
 
-        self._tags[queue] = self._channel.basic_consume(queue, deliver)
+        self._channel.basic_qos(prefetch_count=most)  # for each subscription that follows
+        tag: str = self._channel.basic_consume(queue, deliver)
+        return tag
 
     def _unsubscribe(self) -> None:
         for tag in self._tags.values():
@@ -144,6 +222,8 @@ class Puller:
     def _arrived(self, queue: str, method: Any, properties: Any, body: bytes) -> None:
         headers = properties.headers or {}
         delivery = Delivery(body, queue, method.delivery_tag, self._connection, headers, method.redelivered)
+        self._unacknowledged[delivery.tag] = None
+        self._arrived_at = time.monotonic()
         if self._wanted > 0:
             self._hand_over(delivery)
         else:
@@ -152,8 +232,11 @@ class Puller:
 
     def _hand_over(self, delivery: Delivery) -> None:
         self._wanted -= 1
-        if self._wanted <= 0:
+        self._free -= 1
+        if self._free <= 0:
             self._unsubscribe()
+        if self._wanted <= 0:
+            self._end_many()
         self._handler(delivery)
 
     def _let_go(self, delivery: Delivery) -> None:

@@ -128,6 +128,29 @@ def test_a_node_whose_slots_are_taken_collects_no_jobs_of_its_own(desk: Desk, tm
     desk.done(slow)
 
 
+def test_what_was_taken_ahead_does_not_wait_behind_a_long_run(desk: Desk, tmp_path: Path) -> None:
+    def given_back() -> bool:
+        return any("jobs taken ahead are given back" in node.process.log.read_text() for node in desk.cluster.nodes)
+
+    for attempt in range(10):
+        # Given nodes that take jobs ahead, since all runs were short
+        over(desk, desk.launch_many("test/noop", [{}] * 250))
+        # When a few of those that follow are long
+        gate = Gate(tmp_path / f"gate{attempt}")
+        short = desk.launch_many("test/noop", [{}] * 40)
+        slow = [desk.launch("test/gate", {"gate": str(gate.path)}) for _ in range(3)]
+        short += desk.launch_many("test/noop", [{}] * 60)
+        # Then the short ones end all the same, on the slot that is left, wherever they were
+        over(desk, short)
+        for job in slow:
+            desk.until(job, "running")
+        gate.open()
+        over(desk, slow)
+        if given_back():
+            return
+    pytest.fail("no job was given back, so none was ever taken ahead")
+
+
 def test_a_job_that_comes_to_an_idle_cluster_begins_at_once(desk: Desk) -> None:
     waited = []
     for _ in range(20):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ class Taker:
         self.taken: list[Delivery] = []
         self.link = Link(url, name, self._topology)
         self.puller = self.link.pull(self.queues, self.taken.append)
-        self._todo: list[tuple[str, Delivery | int]] = []
+        self._todo: list[tuple[str, tuple[Any, ...]]] = []
         self.link.on_wake = self._work
 
     def _topology(self) -> list[Declaration]:
@@ -32,20 +33,23 @@ class Taker:
         assert self.link.wait(20)
         return self
 
-    def want(self, count: int) -> None:
-        self._do("want", count)
+    def want(self, free: int, ahead: int = 0) -> None:
+        self._do("want", free, ahead)
 
-    def ack(self, delivery: Delivery) -> None:
-        self._do("ack", delivery)
+    def ack(self, delivery: Delivery, soon: bool = False) -> None:
+        self._do("ack", delivery, soon)
 
-    def _do(self, what: str, argument: Delivery | int) -> None:
-        self._todo.append((what, argument))
+    def give_back(self, delivery: Delivery) -> None:
+        self._do("give_back", delivery)
+
+    def _do(self, what: str, *arguments: Any) -> None:
+        self._todo.append((what, arguments))
         self.link.wake()
 
     def _work(self) -> None:
         while self._todo:
-            what, argument = self._todo.pop(0)
-            getattr(self.puller, what)(argument)
+            what, arguments = self._todo.pop(0)
+            getattr(self.puller, what)(*arguments)
 
     def put(self, queue: int, *bodies: bytes) -> None:
         confirmed = threading.Semaphore(0)
@@ -142,3 +146,56 @@ def test_a_queue_that_is_missing_counts_as_empty(taker: Taker) -> None:
     wait_for(lambda: bool(found), what="the depths")
     assert found == [{taker.queues[0]: 2, "no.such.queue": 0, taker.queues[1]: 0}]
     assert taker.link.ready
+
+
+def test_many_are_taken_at_once_and_no_more_than_are_wanted(taker: Taker) -> None:
+    bodies = [b"%d" % number for number in range(30)]
+    taker.put(1, b"later")
+    taker.put(0, *bodies)
+    taker.want(2, 10)
+    wait_for(lambda: len(taker.taken) == 12, what="as many as are wanted")
+    for delivery in taker.taken:
+        taker.ack(delivery, soon=True)
+    wait_for(lambda: sum(taker.depths().values()) == 19, what="the others to be left to others")
+    taker.want(0, 20)
+    wait_for(lambda: len(taker.taken) == 31, what="the rest")
+    assert taker.bodies() == [*bodies, b"later"]
+    assert not taker.idle()  # no slot is free: it waits for nothing
+    taker.put(0, b"new")
+    taker.want(1, 4)
+    wait_for(lambda: len(taker.taken) == 32, what="the new one")
+
+
+def test_what_is_acknowledged_soon_does_not_come_again_and_all_else_does(taker: Taker) -> None:
+    bodies = [b"%d" % number for number in range(8)]
+    taker.put(0, *bodies)
+    taker.want(0, 8)
+    wait_for(lambda: len(taker.taken) == 8, what="all")
+    kept = [delivery for delivery in taker.taken if delivery.body in (b"0", b"1", b"3", b"6")]
+    for delivery in reversed(kept):
+        taker.ack(delivery, soon=True)
+    wait_for(lambda: not taker.puller._acks and len(taker.puller._unacknowledged) == 4, what="the broker to be told")
+    taker.link._call(taker.link._connection.close)  # as an operator does in the console
+    taker.want(8)
+    wait_for(lambda: len(taker.taken) >= 12, what="the others again")
+    wait_for(taker.idle, what="it to wait for more")
+    assert sorted(taker.bodies()[8:]) == [b"2", b"4", b"5", b"7"]
+
+
+def test_what_was_taken_ahead_and_given_back_goes_to_another(taker: Taker, rabbit: Rabbit, name: str) -> None:
+    other = Taker(rabbit.url(), name).start()
+    try:
+        taker.put(0, *(b"%d" % number for number in range(6)))
+        taker.want(1, 5)
+        wait_for(lambda: len(taker.taken) == 6, what="all")
+        other.want(2)
+        wait_for(other.idle, what="the other one to find nothing")
+        taker.want(0)
+        for delivery in taker.taken[1:3]:
+            taker.give_back(delivery)
+        wait_for(lambda: len(other.taken) == 1, what="one of them")
+        other.ack(other.taken[0])
+        wait_for(lambda: len(other.taken) == 2, what="the next one")
+        assert sorted(other.bodies()) == [b"1", b"2"]
+    finally:
+        other.link.stop()

@@ -130,14 +130,15 @@ class FakeLink:
 class FakePuller:
     def __init__(self) -> None:
         self.wanted = 0
+        self.ahead = 0
         self.done: list[tuple[str, int]] = []
         self.handler: Any = None
 
-    def want(self, count: int) -> None:
-        self.wanted = count
+    def want(self, free: int, ahead: int = 0) -> None:
+        self.wanted, self.ahead = free, ahead
 
-    def ack(self, delivery: Delivery) -> bool:
-        self.done.append(("ack", delivery.tag))
+    def ack(self, delivery: Delivery, soon: bool = False) -> bool:
+        self.done.append(("ack soon" if soon else "ack", delivery.tag))
         return True
 
     def give_back(self, delivery: Delivery) -> None:
@@ -205,6 +206,36 @@ def test_as_many_jobs_are_wanted_as_slots_are_free() -> None:
     pulling.work()
     assert puller.wanted == 0
     assert puller.done == [("ack", 1), ("ack", 2), ("back", 3)]
+
+
+def test_jobs_are_taken_ahead_when_half_of_those_are_used_up() -> None:
+    link = FakeLink()
+    pulling = Pulling(link, "node-1", 2, lambda _: None)  # type: ignore[arg-type]
+    puller = link.puller
+    pulling.open(True)
+    pulling.take_ahead(4)
+    pulling.work()
+    assert (puller.wanted, puller.ahead) == (2, 4)
+    taken = [puller.deliver(tag) for tag in range(1, 7)]
+    pulling.ack(taken[0])
+    pulling.release()
+    puller.wanted = puller.ahead = -1
+    pulling.work()
+    assert (puller.wanted, puller.ahead) == (-1, -1)  # 3 wait
+    pulling.release()
+    pulling.work()
+    assert (puller.wanted, puller.ahead) == (0, 2)
+    pulling.take_ahead(0)
+    pulling.ack(taken[1])
+    pulling.work()
+    assert (puller.wanted, puller.ahead) == (0, 0)
+    told: list[bool] = []
+    pulling.take_ahead(4)
+    pulling.ack(taken[2], told.append)
+    pulling.work()
+    # While there are many to acknowledge that is done together, unless somebody wants to know when.
+    assert puller.done == [("ack soon", 1), ("ack", 2), ("ack", 3)]
+    assert told == [True]
 
 
 # Inputs.
