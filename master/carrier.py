@@ -111,7 +111,5 @@ class Carrier:
             log.debug("nodes not told", message=type(message).__name__, reason=error)
 
     def _event(self, event: Any) -> None:
-        try:
-            self._link.publish(event.routing_key(), event.body(), exchange=topology.EVENTS)
-        except LinkDown as error:
-            log.debug("event not published", name=event.name, reason=error)
+        # Once more rather than not at all: whoever waits for the end of a job would wait for ever.
+        self._link.publish(event.routing_key(), event.body(), exchange=topology.EVENTS, durable=True)
