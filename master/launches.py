@@ -14,6 +14,7 @@ from master.incoming import Incoming
 from master.launch import order_of
 
 LAUNCH, CANCEL = "/launch_job/", "/cancel_job/"
+_READ_BYTES = 16 << 20  # of a body that is too long: a client that is still sending would not see the answer
 
 
 class Launches:
@@ -44,10 +45,13 @@ async def _body(incoming: Incoming) -> bytes:
     length = http.content_length(incoming.environ)
     if length is not None and length <= jobs.MAX_BYTES:
         return await incoming.read(length)
-    body = b""
-    while length is None and len(body) <= jobs.MAX_BYTES and (chunk := await incoming.chunk()):
-        body += chunk
-    if length is not None or len(body) > jobs.MAX_BYTES:
+    body, size = b"", 0
+    waits = length is not None and "HTTP_EXPECT" in incoming.environ  # to be told whether to send it
+    if not waits and (length or 0) <= _READ_BYTES:
+        while size <= _READ_BYTES and (chunk := await incoming.chunk()):
+            size += len(chunk)
+            body = body + chunk if size <= jobs.MAX_BYTES else b""
+    if length is not None or size > jobs.MAX_BYTES:
         raise BadRequest(
             f"the body has more than {jobs.MAX_BYTES} bytes, the limit; store what is large under a key and"
             f' give {{"{jobs.DATA}": "<key>"}}'

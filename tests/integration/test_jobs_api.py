@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from broker.jobs import MAX_BYTES
 from ops.cluster import Cluster, Rabbit
@@ -182,6 +183,11 @@ def test_what_is_no_job_is_refused_with_the_reason_and_leaves_nothing(desk: Desk
         too_long = b'{"a": "%s"}' % (b"x" * MAX_BYTES)
         assert str(MAX_BYTES) in refused(client.request("POST", "/launch_job/test/echo", too_long), 400)
         assert str(MAX_BYTES) in refused(client.request("POST", "/launch_job/test/echo", iter([too_long])), 400)
+    # Also to a client that sends all of it before it reads.
+    for body in (too_long * 12, iter([too_long] * 12)):
+        said = requests.post(f"{desk.cluster.master_url}/launch_job/test/echo", data=body, timeout=20)
+        assert said.status_code == 400
+        assert str(MAX_BYTES) in said.json()["msg"]
     assert desk.done(desk.launch("test/noop", {"a": "x" * (MAX_BYTES - 1000)}))["job_name"] == "noop"
 
 
