@@ -65,7 +65,7 @@ make_venv() {
     if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         local package=python3-venv
         [ "$python" = python3 ] || package=$python-venv
-        if ! command -v apt-get >/dev/null || ! as_root "installing $package with apt" ops/install.sh "$package"; then
+        if ! command -v apt-get >/dev/null || ! as_root "installing $package with apt" ops/packages.sh "$package"; then
             fail "$python can't make virtual environments here." \
                 "  Debian, Ubuntu: as root, apt-get install $package" \
                 "  elsewhere: install Python's venv and ensurepip modules"
@@ -107,9 +107,9 @@ install_requirements() {
 
 install_rabbitmq() {
     [ ! -x "$RABBITMQ" ] || return 0
-    if ! command -v apt-get >/dev/null || ! as_root "installing RabbitMQ with apt" ops/install.sh rabbitmq-server; then
+    if ! command -v apt-get >/dev/null || ! as_root "installing RabbitMQ with apt" ops/packages.sh rabbitmq-server; then
         fail "RabbitMQ is needed, and could not be installed here without help." \
-            "  Debian, Ubuntu: run this once as root or with sudo:  $PWD/ops/install.sh rabbitmq-server" \
+            "  Debian, Ubuntu: run this once as root or with sudo:  $PWD/ops/packages.sh rabbitmq-server" \
             "  macOS:          brew install rabbitmq && brew services start rabbitmq" \
             "  with Docker:    docker run -d -p 5672:5672 rabbitmq:4" \
             "In the last two cases, or with any RabbitMQ from 3.10 on that runs already, name it:" \

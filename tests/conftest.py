@@ -6,7 +6,8 @@
 | `make_cluster` | one test    | makes clusters that may be killed: `make_cluster(nodes=2, env={…})`         |
 | `rabbit`       | the session | the RabbitMQ of all those, each in a virtual host of its own                |
 
-`make_cluster(own_broker=True)` has a RabbitMQ that may be killed too. When a test fails, its report
+`make_cluster(own_broker=True)` has a RabbitMQ that may be killed too. With `--broker DIR` all of them are run by the
+installation in that directory instead of the machine's. When a test fails, its report
 has the ends of the logs of its clusters' processes.
 """
 
@@ -15,10 +16,12 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
-from ops.cluster import Cluster, Rabbit
+from ops.cluster import Cluster, ClusterError, Installation, Rabbit
+from ops.cluster.installation import MACHINE
 from ops.cluster.network import AMQP, CONSOLE, DISTRIBUTION, EPMD, free_base
 from tests.support import MARK, Clusters, left_running, process_logs, wait_for
 
@@ -28,10 +31,16 @@ _session_clusters = pytest.StashKey[Clusters]()
 
 
 @pytest.fixture(scope="session")
-def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit]:
+def installation(request: pytest.FixtureRequest) -> Installation:
+    """The RabbitMQ whose programs the tests run: the machine's own, or the one that `--broker` names."""
+    return _installation(request.config)
+
+
+@pytest.fixture(scope="session")
+def rabbit(tmp_path_factory: pytest.TempPathFactory, installation: Installation) -> Iterator[Rabbit]:
     base = free_base()
     ports = (base + offset for offset in (AMQP, CONSOLE, DISTRIBUTION, EPMD))
-    rabbit = Rabbit(tmp_path_factory.mktemp("rabbitmq"), *ports)
+    rabbit = Rabbit(tmp_path_factory.mktemp("rabbitmq"), *ports, installation=installation)
     try:
         rabbit.start()
         yield rabbit
@@ -43,9 +52,12 @@ def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit]:
 
 @pytest.fixture(scope="session")
 def cluster(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, rabbit: Rabbit
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    rabbit: Rabbit,
+    installation: Installation,
 ) -> Iterator[Cluster]:
-    clusters = Clusters(tmp_path_factory.mktemp("shared"), lambda: rabbit)
+    clusters = Clusters(tmp_path_factory.mktemp("shared"), lambda: rabbit, installation)
     request.config.stash[_session_clusters] = clusters
     try:
         yield clusters()
@@ -54,26 +66,50 @@ def cluster(
 
 
 @pytest.fixture
-def make_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clusters]:
+def make_cluster(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, installation: Installation
+) -> Iterator[Clusters]:
     # A test that needs a broker of its own needs no other.
-    clusters = Clusters(tmp_path_factory.mktemp("clusters"), lambda: request.getfixturevalue("rabbit"))
+    clusters = Clusters(tmp_path_factory.mktemp("clusters"), lambda: request.getfixturevalue("rabbit"), installation)
     try:
         yield clusters
     finally:
         clusters.close()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--broker", metavar="DIR",
+        help="run the RabbitMQ in DIR: a root directory with Debian's rabbitmq-server, or the unpacked generic archive",
+    )  # fmt: skip
+
+
+def _installation(config: pytest.Config) -> Installation:
+    directory: str | None = config.getoption("broker")
+    if directory is None:
+        return MACHINE
+    try:
+        found = Installation.at(Path(directory))
+        found.check()
+    except ClusterError as error:
+        raise pytest.UsageError(f"--broker: {error}") from error
+    return found
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    _installation(config)  # a directory without one is told before any test begins
     os.environ[MARK] = uuid.uuid4().hex
     config.addinivalue_line("markers", "clean: from nothing, with a new .venv; minutes. Only with -m clean")
+    config.addinivalue_line("markers", "install: ops/install on a Debian of its own; minutes. Only with -m install")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if not item.get_closest_marker("timeout") and config.getoption("timeout", None) is None:
             item.add_marker(pytest.mark.timeout(TIMEOUT_SECS, method="signal"))
-        if item.get_closest_marker("clean") and "clean" not in (config.option.markexpr or ""):
-            item.add_marker(pytest.mark.skip(reason="minutes; only with -m clean"))
+        for marker in ("clean", "install"):
+            if item.get_closest_marker(marker) and marker not in (config.option.markexpr or ""):
+                item.add_marker(pytest.mark.skip(reason=f"minutes; only with -m {marker}"))
 
 
 @pytest.hookimpl(wrapper=True)

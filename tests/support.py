@@ -17,7 +17,8 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import psutil
 
-from ops.cluster import Cluster, Rabbit
+from ops.cluster import Cluster, Installation, Rabbit
+from ops.cluster.installation import MACHINE
 from ops.cluster.network import free_base
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,12 +113,14 @@ def delete(cluster: Cluster, key: str, **options: Any) -> Answer:
 class Clusters:
     """Makes clusters for one test or one session, and takes them away again.
 
-    Those without a broker of their own share the one that `rabbit` gives, which is asked once.
+    Those without a broker of their own share the one that `rabbit` gives, which is asked once; the others run the
+    one of `installation`.
     """
 
-    def __init__(self, directory: Path, rabbit: Callable[[], Rabbit]) -> None:
+    def __init__(self, directory: Path, rabbit: Callable[[], Rabbit], installation: Installation = MACHINE) -> None:
         self.made: list[Cluster] = []
         self._directory = directory
+        self._installation = installation
         self._rabbit = functools.cache(rabbit)
         self._vhosts: list[str] = []
 
@@ -143,7 +146,8 @@ class Clusters:
             url = self._rabbit().url(vhost)
         where = directory or self._directory / f"cluster-{next(_numbers)}"
         settings = {"PULZAR_GENERAL_HEARTBEAT": "0.5"} | dict(env or {})
-        cluster = Cluster(where, free_base(), nodes, url, environment=clean_environment() | settings)
+        environment = clean_environment() | settings
+        cluster = Cluster(where, free_base(), nodes, url, environment=environment, rabbitmq=self._installation)
         self.made.append(cluster)
         if start:
             cluster.start()

@@ -6,6 +6,7 @@
 
 from ops.cluster.cluster import Cluster, Node
 from ops.cluster.errors import ClusterError, NotHealthy, ProcessDied
+from ops.cluster.installation import Installation
 from ops.cluster.rabbitmq import Rabbit
 
-__all__ = ["Cluster", "ClusterError", "Node", "NotHealthy", "ProcessDied", "Rabbit"]
+__all__ = ["Cluster", "ClusterError", "Installation", "Node", "NotHealthy", "ProcessDied", "Rabbit"]

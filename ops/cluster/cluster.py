@@ -20,8 +20,9 @@ from urllib.parse import unquote, urlsplit
 from broker import settings
 from ops.cluster import network, state
 from ops.cluster.errors import ClusterError, DirectoryInUse, NotHealthy
+from ops.cluster.installation import MACHINE, Installation
 from ops.cluster.processes import Child, Supervisor
-from ops.cluster.rabbitmq import SERVER, Rabbit
+from ops.cluster.rabbitmq import Rabbit
 
 HEALTHY_SECS = 60.0
 NODE_SECS = 3.0  # more for each node at the start
@@ -74,7 +75,7 @@ class Cluster:
         *,
         environment: Mapping[str, str] = os.environ,
         supervise: bool = False,
-        rabbitmq_server: Path = SERVER,
+        rabbitmq: Installation = MACHINE,
         say: Callable[[str], None] = lambda text: None,
         step: Callable[[str], Any] | None = None,
     ) -> None:
@@ -99,7 +100,7 @@ class Cluster:
             offsets = (network.AMQP, network.CONSOLE, network.DISTRIBUTION, network.EPMD)
             ports = [base_port + offset for offset in offsets]
             log = self.logs / "rabbitmq.log"
-            self.rabbit = Rabbit(self.directory / "rabbitmq", *ports, log=log, server=rabbitmq_server)
+            self.rabbit = Rabbit(self.directory / "rabbitmq", *ports, log=log, installation=rabbitmq)
         # The processes listen on the loopback interface unless told otherwise, here or in a file.
         hosts = {} if environment.get(settings.CONFIG_VARIABLE) else _LOOPBACK
         self._environment = hosts | self._environment

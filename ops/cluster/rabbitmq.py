@@ -21,11 +21,11 @@ from typing import Any
 from urllib.parse import quote
 
 from ops.cluster import files
-from ops.cluster.errors import ClusterError, ConsoleError, NotHealthy
+from ops.cluster.errors import ConsoleError, NotHealthy
+from ops.cluster.installation import MACHINE, Installation
 from ops.cluster.network import answers, wait_until
 from ops.cluster.processes import Child
 
-SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # where Debian's package has it
 HOST = "127.0.0.1"
 USER = "pulzar"
 
@@ -38,7 +38,7 @@ _AMQP_ANSWER = b"\x01\x00\x00"
 
 
 class Rabbit:
-    """A RabbitMQ of its own in `directory`; `server` is the rabbitmq-server to run."""
+    """A RabbitMQ of its own in `directory`; `installation` is the one whose programs are run."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Rabbit:
         epmd_port: int,
         *,
         log: Path | None = None,
-        server: Path = SERVER,
+        installation: Installation = MACHINE,
     ) -> None:
         self.directory = directory.resolve()
         self.amqp_port = amqp_port
@@ -57,13 +57,15 @@ class Rabbit:
         self.user = USER
         self.password = ""
         self.console_url = f"http://{HOST}:{console_port}/"
+        self._installation = installation
         self._dist_port = dist_port
         self._epmd_port = epmd_port
         log = log or self.directory / "rabbitmq.log"
         environment = self._environment()
-        epmd = ["epmd", "-port", str(epmd_port), "-address", HOST]
+        epmd = installation.run_epmd("-port", str(epmd_port), "-address", HOST)
+        server = installation.run_server(self.directory)
         self.epmd = Child("epmd", epmd, environment, log.with_name("epmd.log"), death_signal=signal.SIGKILL)
-        self.process = Child("rabbitmq", [str(server)], environment, log, prepare=self._prepare)
+        self.process = Child("rabbitmq", server, environment, log, prepare=self._prepare)
 
     @property
     def children(self) -> list[Child]:
@@ -76,8 +78,7 @@ class Rabbit:
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
-        if not shutil.which(self.process.command[0]):
-            raise ClusterError(f"there is no RabbitMQ at {self.process.command[0]}; ops/up installs it")
+        self._installation.check()
         self.process.start()
         self.wait_ready()
 
@@ -128,7 +129,7 @@ class Rabbit:
         self.api("DELETE", f"vhosts/{quote(name, safe='')}")
 
     def _environment(self) -> dict[str, str]:
-        at = self.directory
+        at = self._installation.seen_as(self.directory)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
         return inherited | {
             # Where .erlang.cookie is, the secret that lets other Erlang programs in.

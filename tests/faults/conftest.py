@@ -6,15 +6,17 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from ops.cluster import Cluster
+from ops.cluster import Cluster, Installation
 from tests.faults.tools import revive
 from tests.support import Clusters, process_logs
 
 
 @pytest.fixture(scope="module")
-def make_shared_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clusters]:
+def make_shared_cluster(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, installation: Installation
+) -> Iterator[Clusters]:
     """As `make_cluster`, for a module."""
-    clusters = Clusters(tmp_path_factory.mktemp("module"), lambda: request.getfixturevalue("rabbit"))
+    clusters = Clusters(tmp_path_factory.mktemp("module"), lambda: request.getfixturevalue("rabbit"), installation)
     try:
         yield clusters
     finally:

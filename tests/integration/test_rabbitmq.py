@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ops.cluster import ClusterError, ProcessDied, Rabbit
+from ops.cluster import ClusterError, Installation, ProcessDied, Rabbit
 from ops.cluster.network import AMQP, CONSOLE, DISTRIBUTION, EPMD, free_base, is_free
 from tests.support import ROOT, left_running, wait_for
 
@@ -36,12 +36,13 @@ def mark(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def make_rabbit(mark: str) -> Iterator[MakeRabbit]:
+def make_rabbit(mark: str, installation: Installation) -> Iterator[MakeRabbit]:
     made: list[Rabbit] = []
 
     def make(directory: Path) -> Rabbit:
         base = free_base()
-        made.append(Rabbit(directory, *(base + offset for offset in (AMQP, CONSOLE, DISTRIBUTION, EPMD))))
+        ports = (base + offset for offset in (AMQP, CONSOLE, DISTRIBUTION, EPMD))
+        made.append(Rabbit(directory, *ports, installation=installation))
         return made[-1]
 
     yield make
@@ -141,8 +142,8 @@ finally:
 def test_a_server_that_is_not_there_or_does_not_start_is_told(tmp_path: Path) -> None:
     ports = [free_base() + offset for offset in (AMQP, CONSOLE, DISTRIBUTION, EPMD)]
     with pytest.raises(ClusterError, match="no RabbitMQ at /nowhere/rabbitmq-server"):
-        Rabbit(tmp_path / "a", *ports, server=Path("/nowhere/rabbitmq-server")).start()
-    broken = Rabbit(tmp_path / "b", *ports, server=Path(shutil.which("false") or ""))
+        Rabbit(tmp_path / "a", *ports, installation=Installation(Path("/nowhere/rabbitmq-server"))).start()
+    broken = Rabbit(tmp_path / "b", *ports, installation=Installation(Path(shutil.which("false") or "")))
     try:
         with pytest.raises(ProcessDied, match="rabbitmq ended with status 1"):
             broken.start()

@@ -1,6 +1,6 @@
 #!/bin/sh
-# As root: installs Debian packages. rabbitmq-server comes without its machine-wide broker being started,
-# now or at the next boot: Pulzar starts a private one of its own.
+# As root: installs Debian packages that ops/up, ops/test and ops/bench need. rabbitmq-server comes without its
+# machine-wide broker being started, now or at the next boot: Pulzar starts a private one of its own.
 set -eu
 
 policy=/usr/sbin/policy-rc.d
