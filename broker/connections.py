@@ -56,6 +56,24 @@ class Connections:
         return False
 
 
+def find(client: str) -> socket.socket | None:
+    """The connection of this process from a client, its address and port as the web server tells them; None in doubt.
+
+    It is another descriptor of the same connection, which whoever asks has to close.
+    """
+    address, _, port = client.rpartition(":")
+    for descriptor, _ in _sockets():
+        with suppress(OSError):  # gone meanwhile, or not connected
+            connection = socket.socket(fileno=os.dup(descriptor))
+            try:
+                peer = connection.getpeername()
+                if isinstance(peer, tuple) and (_plain(peer[0]), str(peer[1])) == (_plain(address.strip("[]")), port):
+                    return socket.socket(fileno=connection.detach())
+            finally:
+                connection.close()
+    return None
+
+
 def _sockets() -> Iterator[tuple[int, str]]:
     """Descriptor and inode of each socket of this process."""
     if not _SOCKETS.is_dir():

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -85,6 +85,16 @@ class Client:
     def delete(self, key: str) -> None:
         """Delete a key; raises `KeyMissing` or `StoreError`."""
         self._json("DELETE", self._url("delete_key", key), again=False)
+
+    def launch(
+        self, script: str, arguments: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
+    ) -> int:
+        """Launch the script `folder/name`; the job's id. `options` are those of `pulzar_options`. Raises `StoreError`."""
+        body = dict(arguments or {}) | ({"pulzar_options": dict(options)} if options else {})
+        encoded = json.dumps(body).encode()
+        # Not again after an answer that leaves open whether it was launched, unless there can't be two of it.
+        again = "unique" in (options or {})
+        return int(self._json("POST", self._url("launch_job", script), encoded, len(encoded), again)["job_id"])
 
     def _url(self, route: str, key: str, parameters: dict[str, str] | None = None) -> str:
         query = f"?{urlencode(parameters)}" if parameters else ""

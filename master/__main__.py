@@ -9,6 +9,7 @@ from pathlib import Path
 
 from broker import logs, service
 from broker.errors import PulzarError, SettingsError
+from master.extensions import bodies
 from master.index import Index
 from master.ledger import Ledger
 
@@ -19,6 +20,8 @@ def main() -> int:
         config = service.parse_arguments("master", "The master of a Pulzar cluster: REST API, index and placement.")
         logs.setup(config["general", "log_level"], "master")
         held = hold(Path(config["server", "dir"]))
+        # What a master that was killed had received for extensions.
+        bodies.empty(Path(config["server", "dir"]) / bodies.FOLDER)
         # The workers only read these, so they must be there before the workers are.
         Index(Path(config["server", "dir"]) / "index", config["server", "index_map"], write=True).close()
         Ledger(Path(config["server", "dir"]) / "ledger", True, config["jobs", "ledger_map"]).close()

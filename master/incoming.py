@@ -69,6 +69,10 @@ class Incoming:
         except StopAsyncIteration:
             return b""
 
+    async def disconnected(self) -> None:
+        """Returns when the client has gone away; nothing of the body can be read afterwards."""
+        await self._protocol.client_disconnect()
+
     async def discard(self) -> list[http.Header]:
         """Deal with the body that nobody wants; returns headers for the answer."""
         length = http.unread_bytes(self.environ)

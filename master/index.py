@@ -112,6 +112,10 @@ class Index:
         """Write everything to the disk and close the files."""
         self.env.close()
 
+    def forget_dead(self) -> None:
+        """Free what readers hold that were killed in the middle of it: pages of the index that could be used again."""
+        self.env.reader_check()
+
     # Reading.
 
     def get(self, key: bytes) -> Entry | None:

@@ -7,6 +7,7 @@ handing each request to a thread and back cost half of what a PUT took. All othe
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import signal
 import time
@@ -24,6 +25,12 @@ from master.answers import AnswerClient
 from master.app import Parts, create_app
 from master.bridge import Bridge
 from master.dispatch import Dispatcher
+from master.extensions import bodies
+from master.extensions.bodies import Bodies
+from master.extensions.frames import Hello
+from master.extensions.pool import Pool
+from master.extensions.route import Extensions
+from master.extensions.streamed import Streamed
 from master.incoming import Incoming
 from master.index import Index
 from master.jobs_view import SHOWN_BYTES
@@ -42,7 +49,7 @@ log = logs.get(__name__)
 
 LINK_SECS = 2.0  # a worker that can't store yet had better not take requests yet
 
-Handler = Callable[[Incoming], Answer | Awaitable[Answer]]
+Handler = Callable[[Incoming], Answer | Awaitable[Answer | Streamed]]
 
 
 class Application:
@@ -64,9 +71,12 @@ class Application:
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         """Answer one request."""
         answer = await self._answer(Incoming(scope, protocol))
-        protocol.response_bytes(answer.status, answer.headers, answer.body)
+        if isinstance(answer, Streamed):
+            await answer.send(protocol)
+        else:
+            protocol.response_bytes(answer.status, answer.headers, answer.body)
 
-    async def _answer(self, incoming: Incoming) -> Answer:
+    async def _answer(self, incoming: Incoming) -> Answer | Streamed:
         path: str = incoming.environ["PATH_INFO"]
         method: str = incoming.environ["REQUEST_METHOD"]
         segment = path[1 : path.find("/", 1)]
@@ -128,14 +138,27 @@ def create() -> Application:
     kept = Kept(index, redirects, SHOWN_BYTES)
     ledger = Ledger(directory / "ledger", map_size=config["jobs", "ledger_map"])
     flask = create_app(Parts(config, index, network, link, controller, time.time(), ledger, kept))
+    extensions = _extensions(config, index, connections, directory / bodies.FOLDER / str(versions.number))
     link.start()
     link.wait(LINK_SECS)
     log.info("web worker started", origin=origin)
     behind = Bridge(flask.wsgi_app, config["server", "threads"])
-    return Application(routes(reads, writes, launches), behind, dispatcher, cors)
+    return Application(routes(reads, writes, launches, extensions), behind, dispatcher, cors)
 
 
-def routes(reads: Reads, writes: Writes, launches: Launches) -> dict[tuple[str, str], Handler]:
+def _extensions(config: settings.Settings, index: Index, connections: Connections, directory: Path) -> Extensions:
+    """What runs extensions; `directory` is for the temporary files of this worker."""
+    folder = Path(config["extensions", "dir"]).resolve()
+    hello = Hello(str(folder), str(index.directory.resolve()), config["server", "index_map"], config.address("server"))
+    size = config["extensions", "processes"] or os.cpu_count() or 1
+    place = bodies.empty(directory.resolve())
+    # A process that was killed while it read the index holds pages of it.
+    pool = Pool(hello, size, place, index.forget_dead)
+    received = Bodies(place, config["extensions", "max_body"], connections)
+    return Extensions(folder, pool, received, config["extensions", "timeout"], config["server", "cors"])
+
+
+def routes(reads: Reads, writes: Writes, launches: Launches, extensions: Extensions) -> dict[tuple[str, str], Handler]:
     """The hot routes: first segment of the path and method, and what answers them."""
     return {
         ("get_key", "GET"): reads,
@@ -147,4 +170,6 @@ def routes(reads: Reads, writes: Writes, launches: Launches) -> dict[tuple[str, 
         (COMMIT, "POST"): writes.commit,
         ("launch_job", "POST"): launches.launch,
         ("cancel_job", "POST"): launches.cancel,
+        ("extension", "GET"): extensions,
+        ("extension", "PUT"): extensions,
     }

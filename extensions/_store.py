@@ -1,0 +1,114 @@
+"""The store as an extension sees it: entries are read from the master's index, all else goes through its REST API."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from typing import Any, NamedTuple, Protocol
+
+from broker import http
+from jobs.client import Client
+
+_BATCH = 1000  # entries read at once; whoever takes his time over them keeps no page of the index from being used again
+
+
+class Row(Protocol):
+    """What the index says of a key; `master.index.Entry` is one. Times in ms since the epoch."""
+
+    created: int
+    expires: int
+    size: int
+    content_type: str
+    digest: bytes
+
+
+class Index(Protocol):
+    """Where the entries come from; `master.index.Index` is one."""
+
+    def scan(self, prefix: str, after: str) -> Iterator[tuple[str, Any]]:
+        """Key and row, in key order, of the keys that start with `prefix` and are greater than `after`."""
+
+
+class Entry(NamedTuple):
+    """What is known of a key."""
+
+    key: str
+    size: int  # bytes
+    created: float  # seconds since the epoch
+    expires: float | None  # seconds since the epoch; None: never
+    digest: bytes  # SHA-256 of the value
+    given_type: str  # Content-Type that the value was stored with, "": none
+    master: str  # host:port
+
+    @property
+    def etag(self) -> str:
+        """As in the answer to a GET, with its quotes."""
+        return f'"{self.digest.hex()}"'
+
+    @property
+    def content_type(self) -> str:
+        """As in the answer to a GET."""
+        return self.given_type or http.guess_type(self.key)
+
+    @property
+    def url(self) -> str:
+        """Where to get the value, by the master, which sends on to the right node."""
+        return f"http://{self.master}/get_key/{http.quote_key(self.key)}"
+
+
+class Store:
+    """The keys of the cluster, and its jobs. What goes wrong is a `StoreError`."""
+
+    def __init__(self, index: Index, master: str) -> None:
+        """`master` is its `host:port`."""
+        self._index = index
+        self._master = master
+        self._client = Client(master)
+
+    def keys(self, prefix: str = "", after: str = "", limit: int | None = None) -> Iterator[Entry]:
+        """The keys that start with `prefix` and are greater than `after`, in order, at most `limit` of them.
+
+        They are read as they are asked for, however many there are. Those whose lifetime is over are left out.
+        """
+        entries = self._entries(prefix, after)
+        return entries if limit is None else itertools.islice(entries, limit)
+
+    def _entries(self, prefix: str, after: str) -> Iterator[Entry]:
+        while True:
+            with closing(self._index.scan(prefix, after)) as scanned:  # type: ignore[type-var]
+                batch = list(itertools.islice(scanned, _BATCH))
+            now = time.time_ns() // 1_000_000
+            for key, row in batch:
+                if row.expires and row.expires <= now:
+                    continue
+                expires = row.expires / 1000 if row.expires else None
+                yield Entry(key, row.size, row.created / 1000, expires, row.digest, row.content_type, self._master)
+            if len(batch) < _BATCH:
+                return
+            after = batch[-1][0]
+
+    def read(self, key: str) -> bytes:
+        """The value of a key; raises `KeyMissing`."""
+        return self._client.fetch(key)
+
+    def save(self, key: str, path: str | os.PathLike[str]) -> None:
+        """Write the value of a key, however large, to a file; raises `KeyMissing`."""
+        self._client.fetch_to(key, path)
+
+    def write(
+        self, key: str, data: bytes | str | os.PathLike[str], ttl: str | None = None, overwrite: bool = False
+    ) -> str:
+        """Store bytes, or the file of a path, under a key; its URL.
+
+        `ttl` is a lifetime: "90s", "15m", "12h", "7d". Raises `KeyExists` when the key is taken and may not be overwritten.
+        """
+        return self._client.store(data, key, ttl, overwrite)
+
+    def launch(
+        self, script: str, arguments: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
+    ) -> int:
+        """Launch the job script `folder/name`; the job's id. `options` are those of `pulzar_options`."""
+        return self._client.launch(script, arguments, options)

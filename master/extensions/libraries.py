@@ -1,0 +1,44 @@
+"""How a library that an extension imports and that is not there gets installed."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+_LISTED = Path(__file__).parents[2] / "requirements-extensions.txt"
+_UP = "./ops/up"
+# Packages that are called otherwise than what is imported.
+_PACKAGES = {
+    "bs4": "beautifulsoup4",
+    "cv2": "opencv-python-headless",
+    "dateutil": "python-dateutil",
+    "dotenv": "python-dotenv",
+    "PIL": "Pillow",
+    "psycopg2": "psycopg2-binary",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "PyYAML",
+}
+_OURS = frozenset(("broker", "extensions", "jobs", "master", "pulzarutils"))
+
+
+def installable(module: str) -> bool:
+    """Whether a module that was not found may be a library: it is no part of Python, of Pulzar or of the extension."""
+    top = module.partition(".")[0]
+    return top not in _OURS and top not in sys.stdlib_module_names and not top.startswith("_")
+
+
+def command(module: str) -> str:
+    """The command that installs a module: `./ops/up` for what it installs, else pip."""
+    top = module.partition(".")[0]
+    package = _PACKAGES.get(top, top)
+    return _UP if package.lower() in _listed() else f"pip install {package}"
+
+
+def _listed() -> set[str]:
+    """The packages that come with `ops/up`, in lower case."""
+    if not _LISTED.is_file():
+        return set()
+    lines = _LISTED.read_text(encoding="utf-8").splitlines()
+    return {match[0].lower() for line in lines if (match := re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line))}

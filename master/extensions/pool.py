@@ -1,0 +1,121 @@
+"""The processes for extensions of one web worker: made when they are needed, used again, each for one request at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from broker import logs
+from master.extensions.errors import Failed, ProcessDied
+from master.extensions.frames import Hello
+from master.extensions.process import Process
+
+log = logs.get(__name__)
+
+START_SECS = 30.0  # for a process to be ready, on a machine that is busy
+IDLE_SECS = 300.0  # then a process that nobody needs is ended
+
+
+class Pool:
+    """Up to `size` processes. To be used on one event loop."""
+
+    def __init__(self, hello: Hello, size: int, scratch: Path, ended: Callable[[], None] = lambda: None) -> None:
+        """`scratch` is a directory for temporary files; `ended` is called after processes have ended."""
+        self._hello = hello
+        self._scratch = scratch
+        self._ended = ended
+        self._free = size  # how many requests may begin
+        self._idle: list[Process] = []
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._numbers = itertools.count(1)
+        self._ending: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """The right to use a process; waits for it in the order of asking."""
+        if self._free > 0:
+            self._free -= 1
+        else:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._leave()  # it was given and can't be taken any more
+                else:
+                    self._waiting.remove(turn)
+                raise
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    async def take(self) -> Process:
+        """A process that is ready; raises `Failed`. Needs a slot."""
+        while self._idle:
+            process = self._idle.pop()
+            if not process.ended:
+                return process
+            self.discard(process)
+        try:
+            process = Process(self._hello, self._scratch / f"process-{next(self._numbers)}")
+        except OSError as error:
+            raise Failed(
+                500, "a process for extensions can't be started; the master's log says why", str(error)
+            ) from error
+        try:
+            await asyncio.wait_for(process.ready(), START_SECS)
+        except (ProcessDied, TimeoutError) as error:
+            how = await process.end()
+            detail = f"{str(error) or 'it was not ready in time'}; it {how}"
+            raise Failed(500, "a process for extensions did not start; the master's log says why", detail) from error
+        except asyncio.CancelledError:
+            self.discard(process)
+            raise
+        return process
+
+    def give_back(self, process: Process) -> None:
+        """A process that has answered; another request may have it."""
+        process.done()
+        process.idle_since = time.monotonic()
+        self._idle.append(process)
+        asyncio.get_running_loop().call_later(IDLE_SECS, self._tidy)
+
+    def discard(self, process: Process) -> asyncio.Task[None]:
+        """End a process that nobody may have any more; the task is done when nothing of it lives."""
+        task = asyncio.ensure_future(self._end(process))
+        self._ending.add(task)  # the loop alone would not keep it
+        task.add_done_callback(self._ending.discard)
+        return task
+
+    async def _end(self, process: Process) -> None:
+        await process.end()
+        self._ended()
+
+    def _tidy(self) -> None:
+        since = time.monotonic() - IDLE_SECS
+        for process in [process for process in self._idle if process.idle_since <= since]:
+            self._idle.remove(process)
+            self.discard(process)
+
+    async def close(self) -> None:
+        """End all processes that are idle."""
+        for process in self._idle:
+            self.discard(process)
+        self._idle.clear()
+        if self._ending:
+            await asyncio.wait(self._ending)
