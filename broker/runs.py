@@ -63,6 +63,7 @@ class Returned(NamedTuple):
 
     order: bytes
     reason: str
+    token: str  # random, the same when it is told twice
 
 
 class Reports(NamedTuple):
@@ -143,7 +144,7 @@ def _item(raw: Any) -> Claimed | Finished | Returned:
     if cls is None or len(values) != len(cls._fields):
         raise ValueError(f"no report looks like {raw!r:.60}")
     if cls is Returned:
-        return Returned(_body(values[0]), check.text(values[1]))
+        return Returned(_body(values[0]), check.text(values[1]), _run(values[2]))
     if cls is Claimed:
         run, job, attempt, at, order = values
         return Claimed(_run(run), check.number(job), check.number(attempt), check.number(at), _body(order))

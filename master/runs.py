@@ -218,6 +218,9 @@ class Runs:
                 node = order.options.node
                 reason = f"node {node} has no script {order.job}" if node else f"no node has the script {order.job}"
                 return [Bury(report.order, reason)]
+            # Told twice, it is one job all the same.
+            unique = order.options.unique or f"returned {report.token}"
+            order = order._replace(options=order.options._replace(unique=unique))
             return self._launch(txn, order, "queue", now, without=node)[1]
         job = self.ledger.job(txn, order.id)
         if job is None or job.state is not JobState.PENDING or job.attempt != order.attempt or not job.lane:

@@ -200,7 +200,7 @@ class Intake:
             # Only now the job is elsewhere.
             (self.pulling.drop if sent else self.pulling.give_back)(delivery)
 
-        self._reporter.send([Returned(delivery.body, reason)], done)
+        self._reporter.send([Returned(delivery.body, reason, secrets.token_hex(16))], done)
 
     def _acked(self, claim: Claim, order: bytes) -> Callable[[bool], None]:
         """What to do when the broker was told that a message is taken, or could not be told."""

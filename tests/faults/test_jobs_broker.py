@@ -78,19 +78,25 @@ def test_a_job_may_run_for_longer_than_the_broker_waits_for_an_acknowledgement(f
     assert ups == {node.id: len(logged(node.process, "link up")) for node in cluster.nodes}
 
 
-def test_a_queue_of_jobs_that_a_person_empties_and_deletes_costs_no_job(field: Field, cluster: Cluster) -> None:
+@pytest.mark.parametrize("which", ["normal", "high", "low", "node"])
+def test_a_queue_of_jobs_that_a_person_empties_and_deletes_costs_no_job(
+    field: Field, cluster: Cluster, which: str
+) -> None:
+    node = cluster.nodes[0].id
+    queue = topology.node_jobs_queue(node) if which == "node" else topology.jobs_queue(which)
+    options = {"node": node} if which == "node" else {"priority": which}
     # Given jobs in the queue, and no free slot
-    busy, others = field.spread("busy")
-    jobs = field.launch_many(20, "emptied")
-    wait_for(lambda: depth(cluster, topology.JOBS) == 20, 10, "the jobs in their queue")
+    busy, others = field.spread(f"busy-{which}")
+    jobs = field.launch_many(20, f"emptied-{which}", options=options)
+    wait_for(lambda: depth(cluster, queue) == 20, 10, "the jobs in their queue")
     # When a person empties it in the console
-    empty(cluster, topology.JOBS)
-    assert depth(cluster, topology.JOBS) == 0
+    empty(cluster, queue)
+    assert depth(cluster, queue) == 0
     # And deletes it when there are others in it
-    jobs += field.launch_many(20, "deleted")
-    wait_for(lambda: depth(cluster, topology.JOBS) == 20, 10, "the jobs in their queue")
-    assert delete_queue(cluster, topology.JOBS)
-    field.open("busy-gate")
+    jobs += field.launch_many(20, f"deleted-{which}", options=options)
+    wait_for(lambda: depth(cluster, queue) == 20, 10, "the jobs in their queue")
+    assert delete_queue(cluster, queue)
+    field.open(f"busy-{which}-gate")
     # Then they are done nevertheless, and nothing is done twice
     field.check([*jobs, *busy, *others], faults=0, attempts=1)
 

@@ -95,7 +95,7 @@ MESSAGES = [
         [
             Claimed(RUN, 0, 1, 5, b"order"),
             Finished(RUN, 7, 2, RunState.FAILED, "exit status 3", 5, 9, "jobs/7/2/log.txt", ""),
-            Returned(b"order", "no such script"),
+            Returned(b"order", "no such script", RUN),
         ],
     ),
     runs.Progress("node-1", RUN, 7, 1, 0.5, 10, "half", b"log\n", 12),

@@ -153,7 +153,7 @@ class FakePuller:
 
 def test_reports_travel_in_messages_of_a_size_that_brokers_take() -> None:
     link = FakeLink()
-    reports = [Returned(b"x" * MAX_BODY, "no"), *[Claimed(RUN, 0, 1, 5, b"y" * MAX_BODY)] * 2]
+    reports = [Returned(b"x" * MAX_BODY, "no", RUN), *[Claimed(RUN, 0, 1, 5, b"y" * MAX_BODY)] * 2]
     many = [Finished(RUN, number, 1, RunState.LOST, "r" * 3_000, 1, 2, "", "") for number in range(MOST_ITEMS + 1)]
     Reporter("node-1", link).send([*reports, *many], lambda _some, _sent: None)  # type: ignore[arg-type]
     messages = [decode(body, Reports).items for body in link.sent]

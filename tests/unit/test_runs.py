@@ -317,7 +317,7 @@ def test_a_job_given_back_goes_to_another_node_until_there_is_none(desk: Desk) -
 
     def give_back(node: str) -> list[tuple[int, int, str]]:
         return published(
-            desk.write(lambda txn: desk.runs.returned(txn, node, Returned(order, "no such script"), desk.now))
+            desk.write(lambda txn: desk.runs.returned(txn, node, Returned(order, "no such script", token(9)), desk.now))
         )
 
     assert give_back("n1") == [(number, 1, "n2")]
@@ -328,10 +328,14 @@ def test_a_job_given_back_goes_to_another_node_until_there_is_none(desk: Desk) -
 
 
 def test_a_job_by_hand_that_is_given_back_is_listed_and_goes_to_another_node(desk: Desk) -> None:
-    report = Returned(b'{"job": "example/job"}', "no such script")
-    actions = desk.write(lambda txn: desk.runs.returned(txn, "n1", report, NOW))
-    assert published(actions) == [(1, 1, "n2")]
+    def give_back(number: int) -> list[tuple[int, int, str]]:
+        report = Returned(b'{"job": "example/job"}', "no such script", token(number))
+        return published(desk.write(lambda txn: desk.runs.returned(txn, "n1", report, NOW)))
+
+    assert give_back(1) == [(1, 1, "n2")]
     assert desk.job(1).source == "queue"
+    assert give_back(1) == []  # the same, told twice
+    assert give_back(2) == [(2, 1, "n2")]
 
 
 def test_a_job_that_is_given_back_again_and_again_fails(desk: Desk) -> None:
@@ -339,7 +343,7 @@ def test_a_job_that_is_given_back_again_and_again_fails(desk: Desk) -> None:
     order = jobs.write(desk.job(number).order())
     for turn in range(MAX_PUBLISHED + 3):
         node = f"n{1 + turn % 2}"
-        desk.write(lambda txn, node=node: desk.runs.returned(txn, node, Returned(order, "none"), NOW))  # type: ignore[misc]
+        desk.write(lambda txn, node=node: desk.runs.returned(txn, node, Returned(order, "none", token(9)), NOW))  # type: ignore[misc]
     assert desk.job(number).state is JobState.FAILED
     assert "given up" in desk.job(number).reason
 
