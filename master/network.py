@@ -1,10 +1,14 @@
-"""The master's view of its nodes, from their last heartbeats."""
+"""The master's view of its nodes, from their last heartbeats.
+
+The index says when each came by the wall clock, which somebody may set. So how long ago that was is told by the
+monotonic clock, from the look at the index that found it new.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from master.index import Index, Node, now_ms
@@ -12,7 +16,7 @@ from master.placement import Candidate, Placement
 
 _FRESH_SECS = 0.25
 MISSED_HEARTBEATS = 3
-RECOVERY_MS = 10_000  # after RabbitMQ was away, until every node has connected again
+RECOVERY_SECS = 10.0  # after RabbitMQ was away, until every node has connected again
 
 
 class Network:
@@ -20,13 +24,14 @@ class Network:
 
     def __init__(self, index: Index, heartbeat_secs: float) -> None:
         self._index = index
-        self._silence_ms = int(heartbeat_secs * 1000 * MISSED_HEARTBEATS)
+        self._silence = heartbeat_secs * MISSED_HEARTBEATS
         self._guard = threading.Lock()
         self._placement = Placement()
         self._nodes: dict[str, Node] = {}
+        self._heard_at: dict[str, float] = {}  # by the monotonic clock
         self._candidates: list[Candidate] = []
         self._restoring: list[str] | None = None
-        self._read = 0.0
+        self._read = float("-inf")
         self._flowing = float("-inf")  # when heartbeats came in again after none did, from any node
 
     def choose(self, size: int, exclude: Collection[str] = ()) -> str | None:
@@ -38,8 +43,7 @@ class Network:
     def alive(self, node: str) -> bool:
         """Whether the node was heard from lately."""
         self._refresh()
-        known = self._nodes.get(node)
-        return known is not None and self._heard(known)
+        return self._heard(node)
 
     def gone(self, node: str) -> bool:
         """Whether the node is silent while others are heard from.
@@ -48,15 +52,15 @@ class Network:
         """
         if self.alive(node):
             return False
-        newest = max((known.received for known in self._nodes.values()), default=0)
-        last = self._nodes[node].received if node in self._nodes else 0
-        flowing_ms = (time.monotonic() - self._flowing) * 1000
-        return newest - last > self._silence_ms and flowing_ms > max(self._silence_ms, RECOVERY_MS)
+        never = float("-inf")
+        newest, last = max(self._heard_at.values(), default=never), self._heard_at.get(node, never)
+        flowing = time.monotonic() - self._flowing
+        return newest - self._silence > last and flowing > max(self._silence, RECOVERY_SECS)
 
     def any_alive(self, exclude: Collection[str] = ()) -> str | None:
         """A node that was heard from lately, the least loaded one."""
         self._refresh()
-        alive = [known for name, known in self._nodes.items() if name not in exclude and self._heard(known)]
+        alive = [known for name, known in self._nodes.items() if name not in exclude and self._heard(name)]
         return min(alive, key=lambda known: known.heartbeat.load).heartbeat.node if alive else None
 
     def url(self, node: str) -> str | None:
@@ -82,8 +86,9 @@ class Network:
         self._refresh()
         return [self._row(known) for _, known in sorted(self._nodes.items())]
 
-    def _heard(self, known: Node) -> bool:
-        return now_ms() - known.received < self._silence_ms
+    def _heard(self, node: str) -> bool:
+        at = self._heard_at.get(node)
+        return at is not None and time.monotonic() - at < self._silence
 
     def _row(self, known: Node) -> dict[str, Any]:
         beat = known.heartbeat
@@ -91,7 +96,7 @@ class Network:
         return {
             "node": beat.node,
             "percent": round(100 * used / beat.disk_total) if beat.disk_total else 0,
-            "synch": self._heard(known),
+            "synch": self._heard(beat.node),
             "url": beat.url,
             "version": beat.version,
             "load": round(beat.load, 2),
@@ -113,13 +118,25 @@ class Network:
         with self._guard:
             if now - self._read < _FRESH_SECS:
                 return
-            self._nodes = self._index.read_nodes()
+            nodes = self._index.read_nodes()
+            self._note_heard(nodes, now)
+            self._nodes = nodes
             self._restoring = self._index.read_meta("restoring")
             self._candidates = [
                 Candidate(beat.node, beat.disk_total, beat.disk_free, beat.load, beat.full, received)
-                for beat, received in self._nodes.values()
-                if now_ms() - received < self._silence_ms
+                for beat, received in nodes.values()
+                if self._heard(beat.node)
             ]
             if self._nodes and not self._candidates:
                 self._flowing = now
             self._read = now
+
+    def _note_heard(self, nodes: Mapping[str, Node], now: float) -> None:
+        since_last = now - self._read
+        for name, known in nodes.items():
+            before = self._nodes.get(name)
+            if before is None or before.received != known.received:
+                # It came after the last look; when exactly, only the wall clock says.
+                age = (now_ms() - known.received) / 1000
+                self._heard_at[name] = now - min(max(0.0, age), since_last)
+        self._heard_at = {name: at for name, at in self._heard_at.items() if name in nodes}

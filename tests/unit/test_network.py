@@ -1,0 +1,101 @@
+"""Which nodes count as heard from, whatever is done to the clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from broker.messages import Heartbeat
+from master import network
+from master.index import Node
+from master.network import Network
+
+BEAT_SECS = 2.0
+HOUR = 3600.0
+
+
+class World:
+    """An index, and both clocks."""
+
+    def __init__(self) -> None:
+        self.wall, self.clock = 1_700_000_000.0, 5_000.0
+        self.nodes: dict[str, Node] = {}
+
+    def beat(self, *names: str) -> None:
+        for name in names:
+            beat = Heartbeat(
+                name, f"http://{name}:1", 0, "", "", 0, 0, 1 << 40, 1 << 39, False, 0.1, 10.0, 0, 2, [], ""
+            )
+            self.nodes[name] = Node(beat, int(self.wall * 1000))
+
+    def pass_secs(self, seconds: float) -> None:
+        self.wall += seconds
+        self.clock += seconds
+
+    def read_nodes(self) -> dict[str, Node]:
+        return dict(self.nodes)
+
+    def read_meta(self, name: str) -> Any:
+        return []
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World()
+    monkeypatch.setattr(network, "now_ms", lambda: int(world.wall * 1000))
+    monkeypatch.setattr(network.time, "monotonic", lambda: world.clock)
+    return world
+
+
+def of(world: World) -> Network:
+    return Network(world, BEAT_SECS)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("jump", [HOUR, -HOUR])
+def test_a_clock_that_jumps_makes_no_node_silent(world: World, jump: float) -> None:
+    # Given two nodes that are heard from
+    seen = of(world)
+    for _ in range(20):
+        world.beat("n1", "n2")
+        world.pass_secs(1)
+        assert seen.choose(100) is not None
+    # When the clock jumps, and after a moment one of them is heard
+    world.wall += jump
+    world.pass_secs(1)
+    # Then nothing has changed
+    assert (seen.alive("n1"), seen.alive("n2")) == (True, True)
+    assert seen.choose(100) is not None
+    world.beat("n1")
+    world.pass_secs(0.5)
+    assert (seen.gone("n1"), seen.gone("n2")) == (False, False)
+    # And one that stays silent is out of synch in its time
+    for _ in range(int(3 * BEAT_SECS)):
+        world.pass_secs(1)
+        world.beat("n1")
+        seen.alive("n1")
+    assert (seen.alive("n1"), seen.alive("n2")) == (True, False)
+    assert seen.gone("n2")
+    assert {row["node"]: row["synch"] for row in seen.describe()} == {"n1": True, "n2": False}
+
+
+def test_a_worker_that_looks_seldom_does_not_take_an_old_heartbeat_for_a_new_one(world: World) -> None:
+    seen = of(world)
+    world.beat("n1")
+    assert seen.alive("n1")
+    world.pass_secs(1)
+    world.beat("n1")
+    world.pass_secs(60)
+    assert not seen.alive("n1")
+    assert seen.choose(100) is None
+
+
+def test_what_a_new_worker_finds_is_as_old_as_the_clock_says(world: World) -> None:
+    world.beat("old")
+    world.pass_secs(30)
+    world.beat("new")
+    world.pass_secs(1)
+    seen = of(world)
+    assert (seen.alive("new"), seen.alive("old"), seen.alive("unknown")) == (True, False, False)
+    assert seen.any_alive() == "new"
+    assert seen.any_alive(["new"]) is None
