@@ -4,6 +4,7 @@
 | -------------- | ----------- | --------------------------------------------------------------------------- |
 | `cluster`      | the session | a healthy cluster with two nodes; use keys of your own (`support.unique`)    |
 | `make_cluster` | one test    | makes clusters that may be killed: `make_cluster(nodes=2, env={…})`         |
+| `make_shared_cluster` | one module | the same, where no test spoils them for the next                      |
 | `rabbit`       | the session | the RabbitMQ of all those, each in a virtual host of its own                |
 
 `make_cluster(own_broker=True)` has a RabbitMQ that may be killed too. With `--broker DIR` all of them are run by the
@@ -16,6 +17,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -65,16 +67,28 @@ def cluster(
         clusters.close(gracefully=True)
 
 
-@pytest.fixture
-def make_cluster(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, installation: Installation
-) -> Iterator[Clusters]:
+@contextmanager
+def _clusters(request: pytest.FixtureRequest) -> Iterator[Clusters]:
+    directory = request.getfixturevalue("tmp_path_factory").mktemp("clusters")
+    installation = request.getfixturevalue("installation")
     # A test that needs a broker of its own needs no other.
-    clusters = Clusters(tmp_path_factory.mktemp("clusters"), lambda: request.getfixturevalue("rabbit"), installation)
+    clusters = Clusters(directory, lambda: request.getfixturevalue("rabbit"), installation)
     try:
         yield clusters
     finally:
         clusters.close()
+
+
+@pytest.fixture
+def make_cluster(request: pytest.FixtureRequest) -> Iterator[Clusters]:
+    with _clusters(request) as clusters:
+        yield clusters
+
+
+@pytest.fixture(scope="module")
+def make_shared_cluster(request: pytest.FixtureRequest) -> Iterator[Clusters]:
+    with _clusters(request) as clusters:
+        yield clusters
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,26 +1,14 @@
-"""Clusters that the tests of one module share, where no test spoils them for the next."""
+"""What holds for the clusters that the tests of one module share."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 
 import pytest
 
-from ops.cluster import Cluster, Installation
+from ops.cluster import Cluster
 from tests.faults.tools import revive
-from tests.support import Clusters, process_logs
-
-
-@pytest.fixture(scope="module")
-def make_shared_cluster(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, installation: Installation
-) -> Iterator[Clusters]:
-    """As `make_cluster`, for a module."""
-    clusters = Clusters(tmp_path_factory.mktemp("module"), lambda: request.getfixturevalue("rabbit"), installation)
-    try:
-        yield clusters
-    finally:
-        clusters.close()
+from tests.support import process_logs
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from ops.cluster import Cluster, Installation
+from ops.cluster import Cluster
 from tests.support import ROOT, Answer, Clusters, get, http_request, put, unique, wait_for
 
 TIMEOUT = 4.0  # [extensions] timeout: short, and long enough for a busy machine to do what has to be done
@@ -172,20 +172,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def clusters(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, installation: Installation
-) -> Iterator[Clusters]:
-    clusters = Clusters(tmp_path_factory.mktemp("module"), lambda: request.getfixturevalue("rabbit"), installation)
-    try:
-        yield clusters
-    finally:
-        clusters.close()
-
-
-@pytest.fixture(scope="module")
-def cluster(clusters: Clusters, folder: Path) -> Cluster:
+def cluster(make_shared_cluster: Clusters, folder: Path) -> Cluster:
     """A cluster with these extensions, whose master has one web worker."""
-    return clusters(nodes=1, env=environment(folder))
+    return make_shared_cluster(nodes=1, env=environment(folder))
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
@@ -623,9 +612,9 @@ def workers_of_extensions(cluster: Cluster, busy: bool = False) -> int:
 
 @pytest.mark.parametrize("whom", ["worker", "master"])
 def test_no_process_and_no_body_is_left_when_the_master_or_its_worker_is_killed(
-    clusters: Clusters, folder: Path, tmp_path: Path, whom: str
+    make_shared_cluster: Clusters, folder: Path, tmp_path: Path, whom: str
 ) -> None:
-    cluster = clusters(nodes=1, env=environment(folder, PULZAR_EXTENSIONS_TIMEOUT="60"))
+    cluster = make_shared_cluster(nodes=1, env=environment(folder, PULZAR_EXTENSIONS_TIMEOUT="60"))
 
     def ask() -> None:
         with contextlib.suppress(ConnectionError, http.client.HTTPException):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
@@ -15,14 +13,6 @@ from tests.support import wait_for
 from tests.unit.runs import Node, alive, descriptors, zombies
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    node = Node(tmp_path)
-    yield node
-    node.stop()
-    assert not alive(str(tmp_path))
 
 
 @pytest.mark.parametrize(

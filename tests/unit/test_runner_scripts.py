@@ -6,7 +6,6 @@ import gzip
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -15,17 +14,9 @@ import pytest
 from node.capture import LIVE_BYTES
 from node.runs import State
 from tests.support import wait_for
-from tests.unit.runs import Node, alive
+from tests.unit.runs import Node
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    node = Node(tmp_path)
-    yield node
-    node.stop()
-    assert not alive(str(tmp_path))
 
 
 # Scripts and the modules beside them.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
@@ -11,10 +10,12 @@ import pytest
 from broker import topology
 from broker.link import Delivery, Link
 from ops.cluster import Cluster
-from tests.faults.jobs_tools import SLOTS, Field, Launching, empty, frozen, unexpected
+from tests.faults.jobs_tools import SLOTS, Field, Launching, empty, frozen
 from tests.faults.test_broker import owner
-from tests.faults.tools import api, connections, delete_queue, logged, settle, tracebacks, wait_logged
+from tests.faults.tools import api, connections, delete_queue, logged, settle, wait_logged
 from tests.support import Clusters, wait_for
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 LEASE_SECS = 7.5  # more than a node's backoff
 START_SECS = 2.0  # a broker needs more than this
@@ -40,20 +41,6 @@ def field(make_shared_cluster: Clusters, tmp_path_factory: pytest.TempPathFactor
     (rabbit.directory / "advanced.config").write_text(PATIENCE)
     field.cluster.start()
     return field
-
-
-@pytest.fixture(scope="module")
-def cluster(field: Field) -> Cluster:
-    return field.cluster
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(field: Field, cluster: Cluster) -> Iterator[None]:
-    yield
-    field.open_all()
-    field.check_nothing_left()
-    assert not tracebacks(cluster)
-    assert not unexpected(cluster)
 
 
 def test_a_job_may_run_for_longer_than_the_broker_waits_for_an_acknowledgement(field: Field, cluster: Cluster) -> None:

@@ -6,36 +6,20 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from broker import topology
 from broker.link import Link
 from ops.cluster import Cluster
-from tests.faults.jobs_tools import MANY_ATTEMPTS, SLOTS, Field, Launching, run_processes, unexpected
-from tests.faults.tools import COMPANION, kill_part, living, settle, tracebacks
-from tests.support import Clusters, wait_for
+from tests.faults.jobs_tools import MANY_ATTEMPTS, SLOTS, Field, Launching, run_processes
+from tests.faults.tools import COMPANION, kill_part, living, settle
+from tests.support import wait_for
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 KILLS = 4  # a companion that dies again and again is started again later and later
-
-
-@pytest.fixture(scope="module")
-def field(make_shared_cluster: Clusters, tmp_path_factory: pytest.TempPathFactory) -> Field:
-    return Field(make_shared_cluster, tmp_path_factory.mktemp("field"))
-
-
-@pytest.fixture(scope="module")
-def cluster(field: Field) -> Cluster:
-    return field.cluster
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(field: Field, cluster: Cluster) -> Iterator[None]:
-    yield
-    field.open_all()
-    assert not tracebacks(cluster)
-    assert not unexpected(cluster)
 
 
 def test_the_runs_of_a_node_that_is_killed_are_taken_over_by_another_one(field: Field, cluster: Cluster) -> None:

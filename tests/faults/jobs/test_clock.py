@@ -2,56 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.faults.jobs_tools import SLOTS, Field, Launching, unexpected
 from tests.faults.tools import tracebacks
+from tests.integration.jobs_tools import Clock
 from tests.support import Clusters, wait_for
 
 HOUR_SECS = 3600.0
 DELAY_SECS = 3.0  # of a retry
-
-# Python runs a module of this name at its start. The wall clock alone is moved; libfaketime has sleeps fail with EINVAL
-# now and then on a busy machine, which no kernel does.
-_SITE = """\
-import os, time
-
-_file, _time_ns = os.environ["TEST_CLOCK"], time.time_ns
-
-
-def time_ns():
-    with open(_file) as file:
-        return _time_ns() + int(file.read())
-
-
-time.time_ns = time_ns
-time.time = lambda: time_ns() / 1e9
-"""
-
-
-class Clock:
-    """The wall clock of the Python processes that have `env` in their environment."""
-
-    def __init__(self, directory: Path) -> None:
-        self._offset_ns = 0
-        self._file = directory / "offset"
-        self.move(0.0)
-        (directory / "sitecustomize.py").write_text(_SITE)
-        self.env = {"TEST_CLOCK": str(self._file), "PYTHONPATH": str(directory)}
-
-    def move(self, seconds: float) -> None:
-        """Set it so much ahead, or back."""
-        self._offset_ns += int(seconds * 1e9)
-        new = self._file.with_suffix(".new")
-        new.write_text(str(self._offset_ns))
-        new.rename(self._file)
-
-    def now(self) -> float:
-        """Seconds since the epoch, by this clock."""
-        return time.time() + self._offset_ns / 1e9
 
 
 @pytest.fixture

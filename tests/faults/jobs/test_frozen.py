@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from ops.cluster import Cluster, Node
-from tests.faults.jobs_tools import LEASE_SECS, SLOTS, Field, frozen, run_processes, unexpected, whole_node
-from tests.faults.tools import COMPANION, family, living, processes, settle, tracebacks
-from tests.support import Clusters, wait_for
+from tests.faults.jobs_tools import LEASE_SECS, SLOTS, Field, frozen, run_processes, whole_node
+from tests.faults.tools import COMPANION, family, living, processes, settle
+from tests.support import wait_for
 
-
-@pytest.fixture(scope="module")
-def field(make_shared_cluster: Clusters, tmp_path_factory: pytest.TempPathFactory) -> Field:
-    return Field(make_shared_cluster, tmp_path_factory.mktemp("field"))
-
-
-@pytest.fixture(scope="module")
-def cluster(field: Field) -> Cluster:
-    return field.cluster
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(field: Field, cluster: Cluster) -> Iterator[None]:
-    yield
-    field.open_all()
-    field.check_nothing_left()
-    assert not tracebacks(cluster)
-    assert not unexpected(cluster)
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def agent(node: Node) -> list[int]:
