@@ -13,7 +13,7 @@ PulzarError
 
 from __future__ import annotations
 
-from broker.errors import PulzarError
+from broker.errors import InvalidKey, LinkDown, PulzarError
 
 
 class Refused(PulzarError):
@@ -68,3 +68,15 @@ def refusal(status: int, message: str) -> Refused:
     """The error whose answer has this status."""
     kinds = (BadRequest, Forbidden, NotFound, Conflict, ConditionFailed, NoRoom)
     return {kind.status: kind for kind in kinds}.get(status, Unavailable)(message)
+
+
+def answer_to(error: Exception) -> Refused | None:
+    """What a client is told of an error; None for one that nobody has thought of."""
+    match error:
+        case Refused():
+            return error
+        case InvalidKey():
+            return BadRequest(str(error))
+        case LinkDown():
+            return Unavailable(str(error))
+    return None

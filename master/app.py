@@ -10,9 +10,8 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from broker import http, logs
-from broker.errors import InvalidKey, LinkDown
 from broker.link import Link
-from broker.refusals import Refused
+from broker.refusals import answer_to
 from broker.settings import Settings
 from master.answers import AnswerClient
 from master.index import Index
@@ -21,6 +20,8 @@ from master.ledger import Ledger
 from master.network import Network
 
 log = logs.get(__name__)
+
+UNEXPECTED = "something went wrong in the master; its log says what"
 
 
 @dataclass(frozen=True)
@@ -75,22 +76,17 @@ def create_app(parts: Parts) -> Flask:
 
 
 def _failed(error: Exception) -> Response:
-    """The one place where an error becomes an answer, and is logged."""
-    if isinstance(error, Refused):
-        response = ko(error.status, str(error))
-        if error.retry_after is not None:
-            response.headers["Retry-After"] = str(error.retry_after)
-        return response
-    if isinstance(error, InvalidKey):
-        return ko(400, str(error))
-    if isinstance(error, LinkDown):
-        response = ko(503, str(error))
-        response.headers["Retry-After"] = "1"
-        return response
+    """The answer to a request that was not done."""
     if isinstance(error, HTTPException):
         return _http_failed(error)
-    log.exception("request failed", method=request.method, path=request.path)
-    return ko(500, "something went wrong in the master; its log says what")
+    known = answer_to(error)
+    if known is None:
+        log.exception("request failed", method=request.method, path=request.path)
+        return ko(500, UNEXPECTED)
+    response = ko(known.status, str(known))
+    if known.retry_after is not None:
+        response.headers["Retry-After"] = str(known.retry_after)
+    return response
 
 
 def _http_failed(error: HTTPException) -> Response:

@@ -17,12 +17,11 @@ from typing import Any
 
 from broker import http, logs, service, settings, topology
 from broker.connections import Connections
-from broker.errors import InvalidKey, LinkDown
 from broker.http import Answer
 from broker.link import Link
-from broker.refusals import Refused
+from broker.refusals import answer_to
 from master.answers import AnswerClient
-from master.app import Parts, create_app
+from master.app import UNEXPECTED, Parts, create_app
 from master.bridge import Bridge
 from master.dispatch import Dispatcher
 from master.extensions import bodies
@@ -86,16 +85,13 @@ class Application:
             handler = self._routes.get((segment, method)) or self._other(segment, method)
             answer = handler(incoming)
             return answer if isinstance(answer, Answer) else await answer
-        except Refused as error:
-            more = [] if error.retry_after is None else [("Retry-After", str(error.retry_after))]
-            return await self._refuse(incoming, error.status, str(error), *more)
-        except InvalidKey as error:
-            return await self._refuse(incoming, 400, str(error))
-        except LinkDown as error:
-            return await self._refuse(incoming, 503, str(error), ("Retry-After", "1"))
-        except Exception:
-            log.exception("request failed", method=method, path=path)
-            return await self._refuse(incoming, 500, "something went wrong in the master; its log says what")
+        except Exception as error:
+            known = answer_to(error)
+            if known is None:
+                log.exception("request failed", method=method, path=path)
+                return await self._refuse(incoming, 500, UNEXPECTED)
+            more = [] if known.retry_after is None else [("Retry-After", str(known.retry_after))]
+            return await self._refuse(incoming, known.status, str(known), *more)
 
     def _other(self, segment: str, method: str) -> Handler:
         """What answers a request that no hot route is for."""
