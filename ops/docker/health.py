@@ -1,0 +1,48 @@
+"""Whether the service of this container answers: the HEALTHCHECK of the images.
+
+    python -m ops.health SECTION
+
+SECTION is that of its settings: `server` for the master, `volume` for a node. Exit status 0 when it is well, 1 when not.
+It says "alive", not "ready": a master without its RabbitMQ is no better off when it is started anew.
+"""
+
+from __future__ import annotations
+
+import http.client
+import sys
+from contextlib import closing
+
+from broker import settings
+from broker.errors import PulzarError
+
+TIMEOUT_SECS = 4.0
+
+# Addresses to listen on that mean "all of them" are none to connect to.
+_REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+
+
+def main() -> int:
+    """Ask once; the exit status."""
+    if len(sys.argv) != 2 or sys.argv[1] not in ("server", "volume"):
+        print(f"one of server and volume is needed, not {' '.join(sys.argv[1:]) or 'nothing'}")
+        return 1
+    section = sys.argv[1]
+    try:
+        known = settings.load()
+    except PulzarError as error:
+        print(error)
+        return 1
+    host, port = known[section, "host"], known[section, "port"]
+    try:
+        with closing(http.client.HTTPConnection(_REACHABLE.get(host, host), port, timeout=TIMEOUT_SECS)) as connection:
+            connection.request("GET", "/health")
+            response = connection.getresponse()
+            print(f"{response.status} {response.read(500).decode(errors='replace').strip()}")
+            return 0 if response.status == 200 else 1
+    except (OSError, http.client.HTTPException) as error:
+        print(f"nobody answers on {host}:{port}: {error or type(error).__name__}")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""`ops/test-images`: builds the images and tries them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from broker.errors import PulzarError
+from ops.cluster.processes import ROOT
+from ops.cluster.terminal import say, step
+from ops.images import base, composition, network
+from ops.images.composition import Build, Composition
+from ops.images.podman import Podman
+from ops.images.trial import Trial
+
+DESCRIPTION = """\
+Builds the images of master and node and runs the services of compose.yaml with them: stores, reads, runs jobs and an
+extension, stops, starts, and finds everything again. It needs root, no Docker, and no image from elsewhere: the
+base image is made from Debian's packages, and that of RabbitMQ too. What is missing to do that is installed first."""
+
+BASE = "docker.io/library/debian:trixie-slim"
+STAND_IN = Build("ops/images", "Dockerfile.rabbitmq", "")
+
+
+def main() -> int:
+    """Build and try; the exit status of the program."""
+    options = _options()
+    if os.geteuid() != 0:
+        print("Only root can build and run images so: sudo ./ops/test-images", file=sys.stderr)
+        return 2
+    started = time.monotonic()
+    cache: Path = (options.caller / options.cache).resolve()
+    cache.mkdir(parents=True, exist_ok=True)
+    podman = Podman(cache / "podman")
+    try:
+        password = secrets.token_hex(24)
+        services = composition.read(ROOT / "compose.yaml", {"RABBITMQ_PASSWORD": password})
+        try:
+            podman.clear(images=False)
+            _build(podman, services, cache)
+            network.leave()
+            with tempfile.TemporaryDirectory() as scripts:
+                Trial(podman, services, password, Path(scripts), step).run()
+        finally:
+            with step("cleaning up"):
+                podman.clear(images=not options.keep)
+    except PulzarError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    say(f"  the images are good: {time.monotonic() - started:.0f} s")
+    return 0
+
+
+def _build(podman: Podman, services: Composition, cache: Path) -> None:
+    with step("making the base image from Debian's packages"):
+        podman.import_image(base.make_root(cache), BASE)
+    with step("downloading wheels"):
+        wheels = base.download_wheels(cache)
+    arguments = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
+    builds = {service.image: service.build for service in services.services}
+    for image, build in builds.items():
+        with step(f"building {image}" + ("" if build else ", a stand-in")):
+            if build:
+                podman.build(ROOT, build, image, arguments, {wheels: "/wheels"})
+            else:
+                podman.build(ROOT, STAND_IN, f"docker.io/library/{image}", {}, {})
+    for image in builds:
+        say(f"  {image}: {podman.size(image) / 1e6:.0f} MB")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("ops/test-images", description=DESCRIPTION)
+    parser.add_argument(
+        "--cache", type=Path, default=ROOT / ".cache" / "images", metavar="DIR",
+        help="where Debian's files, wheels and, with --keep, images are kept for the next time; default: .cache/images",
+    )  # fmt: skip
+    parser.add_argument("--caller", type=Path, default=Path.cwd(), help=argparse.SUPPRESS)
+    parser.add_argument("--keep", action="store_true", help="keep the images: the next build is faster")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

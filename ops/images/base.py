@@ -1,0 +1,57 @@
+"""The base image, made from Debian's packages instead of being pulled, and wheels, so that builds need no index of their own."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from ops.cluster.processes import ROOT
+from ops.images import commands
+
+SUITE = "trixie"
+PYTHON = "3.13"  # of that suite
+MIRROR = "http://deb.debian.org/debian"
+
+# What the official image leaves out, and what it says to apt.
+_LEFT_OUT = ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "var/lib/apt/lists", "var/log")
+_APT = """\
+DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb /var/cache/apt/archives/partial/*.deb /var/cache/apt/*.bin || true"; };
+APT::Update::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb /var/cache/apt/archives/partial/*.deb /var/cache/apt/*.bin || true"; };
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
+"""
+
+
+def make_root(cache: Path) -> Path:
+    """An archive with the files of the base image, made once and kept in the cache; its path."""
+    archive = cache / f"debian-{SUITE}.tar"
+    if archive.exists():
+        return archive
+    root = cache / f"debian-{SUITE}"
+    shutil.rmtree(root, ignore_errors=True)
+    commands.run(["debootstrap", "--variant=minbase", SUITE, str(root), MIRROR])
+    for folder in (*_LEFT_OUT, "var/cache/apt"):
+        for path in (root / folder).iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    (root / "etc/apt/apt.conf.d/docker-clean").write_text(_APT)
+    made = archive.with_suffix(".new")
+    commands.run(["tar", "-C", str(root), "--one-file-system", "-cf", str(made), "."])
+    made.replace(archive)
+    shutil.rmtree(root)
+    return archive
+
+
+def download_wheels(cache: Path) -> Path:
+    """All that the requirements name, for the Python of the images, by the pip of this machine as it is configured; their folder."""
+    wheels = cache / "wheels"
+    wheels.mkdir(exist_ok=True)
+    wanted = ["-c", str(ROOT / "ops/docker/constraints.txt"), "-r", str(ROOT / "requirements.txt")]
+    if (extensions := ROOT / "requirements-extensions.txt").is_file():
+        wanted += ["-r", str(extensions)]
+    pip = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--only-binary=:all:"]
+    commands.run([*pip, "--python-version", PYTHON, *wanted, "-d", str(wheels)])
+    return wheels
