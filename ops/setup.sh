@@ -118,6 +118,21 @@ install_rabbitmq() {
     [ -x "$RABBITMQ" ] || fail "apt installed rabbitmq-server, but there is no $RABBITMQ."
 }
 
+# What the extensions that come along need, and what is promised to be there for others.
+install_extensions() {
+    install_requirements requirements-extensions.txt
+    local packages=()
+    command -v tesseract >/dev/null || packages+=(tesseract-ocr)
+    command -v isql >/dev/null || packages+=(unixodbc)
+    [ ${#packages[@]} != 0 ] || return 0
+    if ! command -v apt-get >/dev/null || ! as_root "installing ${packages[*]} with apt" ops/packages.sh "${packages[@]}"; then
+        fail "For extensions these are needed, and could not be installed here without help: ${packages[*]}" \
+            "  Debian, Ubuntu: run this once as root or with sudo:  $PWD/ops/packages.sh ${packages[*]}" \
+            "  macOS:          brew install tesseract unixodbc" \
+            "Without them:     ./ops/up --without-extensions; an extension that lacks something says so"
+    fi
+}
+
 # setup REQUIREMENTS [FILE IT INCLUDES]: all of the above. Two at once wait for each other.
 setup() {
     if command -v flock >/dev/null; then
@@ -127,6 +142,9 @@ setup() {
     install_requirements "$@"
     if [ -n "${needs_rabbitmq-}" ]; then
         install_rabbitmq
+    fi
+    if [ -n "${needs_extensions-}" ]; then
+        install_extensions
     fi
     exec 9<&-
 }

@@ -29,6 +29,11 @@ JOBS = {
     "launch": "launching alone, 16 in flight",
     "memory": "memory of the nodes' agents over 20,000 jobs",
 }
+EXTENSIONS = {
+    "quiet": "GET of 1 KiB while nothing else is done",
+    "ocr": "GET of 1 KiB while eight OCR requests run at once",
+    "search": "search over 1,000,000 keys: all, by date, with a limit, by prefix",
+}
 
 
 def main() -> int:
@@ -36,7 +41,7 @@ def main() -> int:
     options = _parse()
     signal.signal(signal.SIGTERM, _stop)
     # What is needed from .venv; --help does without.
-    from ops.benchmarks import jobs, machine, peers, store
+    from ops.benchmarks import extensions, jobs, machine, peers, store
     from ops.benchmarks.bench import QUICK, Bench, Plan
     from ops.benchmarks.client import Client
     from ops.benchmarks.table import markdown
@@ -54,6 +59,8 @@ def main() -> int:
         if options.what == "jobs":
             versions |= peers.versions()
             complete = jobs.measure(bench, options.only or list(JOBS))
+        elif options.what == "extensions":
+            complete = extensions.measure(bench, options.only or list(EXTENSIONS))
         else:
             complete = store.measure(bench, options.only or list(STORE))
     said = shlex.join(["./ops/bench", *options.shown])
@@ -88,7 +95,11 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./ops/bench", description=__doc__)
     parser.add_argument("--caller", type=Path, default=Path.cwd(), help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
-    for what, measured, text in (("store", STORE, "the key-value store"), ("jobs", JOBS, "the job system")):
+    for what, measured, text in (
+        ("store", STORE, "the key-value store"),
+        ("jobs", JOBS, "the job system"),
+        ("extensions", EXTENSIONS, "extensions, and the store beside them"),
+    ):
         names = "; ".join(f"{name}: {said}" for name, said in measured.items())
         command = commands.add_parser(what, help=text, description=f"What is measured: {names}.")
         _add_options(command, measured)

@@ -40,7 +40,7 @@ def million(bench: Bench) -> None:
         with bench.cluster("many", nodes=1) as many:
             bench.say(f"filling the log of its stopped node with {plan.keys:,} values")
             many.stop_node(0)
-            _fill(bench, many)
+            fill_node(bench, many)
             many.start_node(0)
             _replay_row(bench, many)
             _memory_row(bench, many, plan.keys)
@@ -48,7 +48,7 @@ def million(bench: Bench) -> None:
             _memory_row(bench, many, plan.keys, " and GETs of all of them")
 
 
-def _fill(bench: Bench, cluster: Cluster) -> None:
+def fill_node(bench: Bench, cluster: Cluster) -> None:
     """Write the values through the node's own storage: every record, digest and fsync as if they had come one by one."""
     plan = bench.plan
     command = [sys.executable, "-m", "ops.benchmarks.fill", str(cluster.nodes[0].directory)]
@@ -85,14 +85,14 @@ def _replay(bench: Bench, cluster: Cluster) -> dict[str, float]:
     started = time.monotonic()
     answered_at = filling_at = 0.0
     cluster.start_master()
-    while (entries := _entries(cluster)) < bench.plan.keys:
+    while (found := entries(cluster)) < bench.plan.keys:
         looked = time.monotonic()
-        if entries == 0 and not answered_at:
+        if found == 0 and not answered_at:
             answered_at = looked
-        if entries <= 0:
+        if found <= 0:
             filling_at = looked
         if looked - started > REPLAY_SECS:
-            raise RunFailed(f"after {REPLAY_SECS} s the master has {entries:,} of {bench.plan.keys:,} entries")
+            raise RunFailed(f"after {REPLAY_SECS} s the master has {found:,} of {bench.plan.keys:,} entries")
         time.sleep(POLL_SECS)
     full_at = time.monotonic()
     cluster.wait_healthy()
@@ -103,7 +103,7 @@ def _replay(bench: Bench, cluster: Cluster) -> dict[str, float]:
     }
 
 
-def _entries(cluster: Cluster) -> int:
+def entries(cluster: Cluster) -> int:
     """Entries in the master's index, -1 when it doesn't answer yet."""
     try:
         with urllib.request.urlopen(f"{cluster.master_url}/admin/status", timeout=10) as answer:

@@ -134,6 +134,12 @@ def _options() -> argparse.Namespace:
         default=31414,
         help="master at BASE, nodes at BASE+1 …, AMQP at BASE+50, console at BASE+51 (default: 31414)",
     )
+    # Of what is installed before this begins; ops/up itself looks for it.
+    parser.add_argument(
+        "--without-extensions",
+        action="store_true",
+        help="do not install what the extensions need; those that lack something answer 501",
+    )
     # Where the user stood when ops/up changed to the repository.
     parser.add_argument("--caller", type=Path, default=Path.cwd(), help=argparse.SUPPRESS)
     options = parser.parse_args()

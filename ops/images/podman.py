@@ -14,7 +14,7 @@ from ops.images import commands
 from ops.images.composition import Build, Service
 from ops.images.errors import TrialFailed
 
-# The only runtime that needs neither systemd nor a delegated cgroup.
+# Debian's other runtime, crun, wants a cgroup that is delegated to it.
 RUNTIME = "/usr/sbin/runc"
 PROCESSES = 1024
 HEALTHY_SECS = 120.0

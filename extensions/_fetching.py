@@ -1,0 +1,171 @@
+"""Gets what is at an address, within limits of time and size, whatever the server at the other end does."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import threading
+import time
+from contextlib import closing, suppress
+from types import TracebackType
+from typing import BinaryIO
+from urllib.parse import quote, urljoin, urlsplit
+
+from extensions import Refused
+from extensions._parameters import shown
+
+SECS = 20.0  # from the first connection to the last byte, redirects included
+MOST_BYTES = 64 << 20
+MOST_REDIRECTS = 5
+
+_CHUNK_BYTES = 1 << 16
+_PORTS = {"http": 80, "https": 443}
+_REDIRECTS = (301, 302, 303, 307, 308)
+_SAFE = "/%?=&-._~!$'()*+,;:@[]"  # stand for themselves, or are percent-encoded already
+
+
+class Watch:
+    """Cuts a connection when its time is over: limits of single reads don't help against a server that drips."""
+
+    def __init__(self, secs: float) -> None:
+        self.secs = secs
+        self._until = time.monotonic() + secs
+        self._socket: socket.socket | None = None
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(secs, self._cut)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Watch:
+        self._timer.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        self._timer.join()
+
+    @property
+    def left(self) -> float:
+        """Seconds; more than 0 also when it is over, for sockets take 0 for something else."""
+        return max(0.001, self._until - time.monotonic())
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() >= self._until
+
+    def connect(self, host: str, port: int) -> socket.socket:
+        """A connection to the first address of the host that answers; raises `OSError`."""
+        failed: OSError = OSError(f"{host} has no address")
+        for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            try:
+                return self.watched(socket.create_connection(address[:2], timeout=self.left))  # type: ignore[arg-type]
+            except OSError as error:
+                failed = error
+        raise failed
+
+    def watched(self, sock: socket.socket) -> socket.socket:
+        """From now on it is this one that is cut."""
+        with self._lock:
+            self._socket = sock
+        if self.over:
+            self._cut()
+        return sock
+
+    def _cut(self) -> None:
+        with self._lock, suppress(OSError):  # it is not connected any more
+            if self._socket is not None:
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+
+class _Plain(http.client.HTTPConnection):
+    def __init__(self, host: str, port: int, watch: Watch) -> None:
+        super().__init__(host, port)
+        self._watch = watch
+
+    def connect(self) -> None:
+        self.sock = self._watch.connect(self.host, self.port)
+
+
+class _Secure(_Plain):
+    default_port = _PORTS["https"]
+
+    def connect(self) -> None:
+        super().connect()
+        context = ssl.create_default_context()
+        sock = context.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
+        self.sock = self._watch.watched(sock)
+        sock.do_handshake()
+
+
+def fetch(url: str, file: BinaryIO, secs: float = SECS, most: int = MOST_BYTES) -> None:
+    """Write what is at an `http` or `https` address to a file, which is then at its beginning.
+
+    Raises `Refused`: 400 when the address is wrong, or what is there is longer than `most` bytes; 502 when the server does
+    not answer as it should within `secs` seconds.
+    """
+    with Watch(secs) as watch:
+        at = url
+        for _ in range(MOST_REDIRECTS + 1):
+            onward = _get(at, file, watch, most)
+            if onward is None:
+                file.seek(0)
+                return
+            at = onward
+    raise Refused(502, f"image_url {shown(url)} leads from one address to the next, more than {MOST_REDIRECTS} times")
+
+
+def _get(url: str, file: BinaryIO, watch: Watch, most: int) -> str | None:
+    """One request; where it leads, or None when the file is there."""
+    connection, target = _connection(url, watch)
+    with closing(connection):
+        try:
+            connection.request("GET", target, headers={"Accept": "image/*,*/*;q=0.5", "Connection": "close"})
+            # Left open, it would keep the connection, closed or not.
+            with connection.getresponse() as answer:
+                if answer.status in _REDIRECTS and (location := answer.getheader("Location")):
+                    return urljoin(url, location)
+                if answer.status != 200:
+                    status = 400 if 400 <= answer.status < 500 else 502
+                    raise Refused(status, f"{shown(url)} was answered {answer.status} {answer.reason}")
+                _copy(answer, file, most, url)
+            # An end that has come because the connection was cut may look like the end of the answer.
+            failed: Exception | None = TimeoutError() if watch.over else None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            failed = error
+    if failed is None:
+        return None
+    if watch.over:
+        raise Refused(502, f"{shown(url)} was not there within {watch.secs:g} s") from failed
+    raise Refused(502, f"{shown(url)} can't be fetched: {failed or type(failed).__name__}") from failed
+
+
+def _copy(answer: http.client.HTTPResponse, file: BinaryIO, most: int, url: str) -> None:
+    long = Refused(400, f"what is at {shown(url)} is longer than {most:,} bytes, which is the limit")
+    if answer.length is not None and answer.length > most:
+        raise long
+    left = most
+    while chunk := answer.read1(_CHUNK_BYTES):
+        left -= len(chunk)
+        if left < 0:
+            raise long
+        file.write(chunk)
+    if answer.length:
+        raise http.client.IncompleteRead(b"", answer.length)
+
+
+def _connection(url: str, watch: Watch) -> tuple[_Plain, str]:
+    """A connection to the server of an address, and what to ask it for; raises `Refused`."""
+    try:
+        parts = urlsplit(url)
+        scheme, host, port = parts.scheme, parts.hostname, parts.port
+        target = quote(parts.path or "/", _SAFE) + (f"?{quote(parts.query, _SAFE)}" if parts.query else "")
+        host = host and host.encode("idna").decode("ascii")
+    except ValueError as error:
+        raise Refused(400, f"image_url leads to {shown(url)}, which is no address: {error}") from error
+    if scheme not in _PORTS or not host:
+        raise Refused(400, f"image_url leads to {shown(url)}; an address with http:// or https:// is needed")
+    kind = _Secure if scheme == "https" else _Plain
+    return kind(host, port or _PORTS[scheme], watch), target

@@ -1,0 +1,114 @@
+"""Opens pictures that users send: what is no picture, too large or damaged is refused before it can do harm.
+
+Pictures come out upright, as their EXIF data say, with 8 bits for each colour. Of an animation it is the first frame.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from extensions import Refused
+
+MOST_PIXELS = 40_000_000  # A4 at 600 dpi has 35 million; a small file can say that it has billions
+MOST_SIDE = 32_000  # Tesseract takes 32,767, frame included
+# Not all that Pillow knows: some formats run other programs, and the rarer ones are tried less.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    ZeroDivisionError,
+)  # fmt: skip - all this is what Pillow's decoders raise for files that are damaged
+
+Pixels = NDArray[np.uint8]
+
+
+def load(source: str | os.PathLike[str] | BinaryIO, what: str) -> Image.Image:
+    """The picture in a file, decoded and upright; `what` names it in messages. Raises `Refused`, and `OSError` of the disk."""
+    try:
+        with Image.open(source, formats=FORMATS) as opened:
+            _check_size(opened, what)
+            opened.load()
+            return ImageOps.exif_transpose(opened)
+    except _UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's, not the picture's
+        if isinstance(error, UnidentifiedImageError):
+            raise Refused(400, f"{what} is no picture that can be read; {', '.join(FORMATS)} can be") from error
+        raise Refused(400, f"{what} can't be read, it is damaged or cut short: {error}") from error
+
+
+def sent(path: str | None) -> Image.Image:
+    """The picture that is the body of a PUT. Raises `Refused`."""
+    if path is None:
+        raise Refused(400, "no picture was sent; PUT one, for example with curl -T picture.png")
+    if not os.path.getsize(path):
+        raise Refused(400, "the body is empty; PUT a picture, for example with curl -T picture.png")
+    return load(path, "the picture sent")
+
+
+def grey(picture: Image.Image) -> Image.Image:
+    """In shades of grey, for reading: all of its contrast is kept, and what is transparent contrasts with the rest."""
+    if picture.mode.startswith(("I", "F")):
+        return Image.fromarray(_eight_bits(picture, stretch=True))
+    if not picture.has_transparency_data:
+        return picture.convert("RGB").convert("L")
+    shades, opacity = picture.convert("RGBA").convert("LA").split()
+    # White letters on a transparent ground would vanish on white.
+    seen = shades.histogram(opacity.point(lambda value: 255 if value > 127 else 0))
+    mean = sum(shade * count for shade, count in enumerate(seen)) / max(1, sum(seen))
+    result = Image.new("L", picture.size, 0 if mean > 127 else 255)
+    result.paste(shades, mask=opacity)
+    return result
+
+
+def pixels(picture: Image.Image) -> Pixels:
+    """Height × width × 1 (grey) or 3 (red, green, blue); what is transparent becomes white."""
+    if picture.mode.startswith(("I", "F")):
+        return _eight_bits(picture, stretch=False)[:, :, np.newaxis]
+    if picture.has_transparency_data:
+        seen = picture.convert("RGBA")
+        on_white = Image.new("RGBA", seen.size, "white")
+        on_white.alpha_composite(seen)
+        return np.asarray(on_white.convert("RGB"))
+    if picture.mode in ("1", "L"):
+        return np.asarray(picture.convert("L"))[:, :, np.newaxis]
+    return np.asarray(picture.convert("RGB"))
+
+
+def _check_size(picture: Image.Image, what: str) -> None:
+    width, height = picture.size
+    if width * height > MOST_PIXELS or max(width, height) > MOST_SIDE:
+        raise Refused(
+            400, f"{what} has {width} x {height} pixels; {MOST_PIXELS:,} in all and {MOST_SIDE:,} a side are the limit"
+        )
+
+
+def _eight_bits(picture: Image.Image, stretch: bool) -> Pixels:
+    """Of 16 bits or more; Pillow's own conversion would make all that is above 255 white.
+
+    With `stretch` the darkest becomes black and the lightest white. Else 16 bits are cut to 8, in all pictures alike.
+    """
+    values: NDArray[Any] = np.nan_to_num(np.asarray(picture), posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and high <= 65535 and values.dtype.kind != "f" and not stretch:
+        return np.asarray(values >> 8, np.uint8)
+    scale = 255 / (high - low) if high > low else 0.0
+    return np.asarray((values.astype(np.float32) - np.float32(low)) * np.float32(scale), np.uint8)
