@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 _LISTED = Path(__file__).parents[2] / "requirements-extensions.txt"
-_UP = "./ops/up"
+_ROOT = _LISTED.parent
+# A checkout has ops/up; what ops/install has made is mended by that.
+_UP = "./ops/up" if (_ROOT / "ops" / "up").exists() else f"{_ROOT}/ops/install --master"
 # Packages that are called otherwise than what is imported.
 _PACKAGES = {
     "bs4": "beautifulsoup4",
@@ -30,7 +32,7 @@ def installable(module: str) -> bool:
 
 
 def command(module: str) -> str:
-    """The command that installs a module: `./ops/up` for what it installs, else pip."""
+    """The command that installs a module: that of Pulzar for what it installs, else pip."""
     top = module.partition(".")[0]
     package = _PACKAGES.get(top, top)
     return _UP if package.lower() in _listed() else f"pip install {package}"

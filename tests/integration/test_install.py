@@ -107,7 +107,7 @@ def pids(machine: Machine) -> list[str]:
 
 def test_one_command_installs_all_of_it_and_it_runs(machine: Machine) -> None:
     # When it is installed
-    said = machine.run("/src/ops/install", "--master", "--node")
+    said = machine.run("/src/ops/install", "--master", "--node", "--without-extensions")
     # Then both services run, as a user of their own, and at every boot
     for service in SERVICES:
         assert machine.property(service, "ActiveState") == "active", said
@@ -176,13 +176,13 @@ def test_the_same_command_again_changes_nothing(machine: Machine) -> None:
     # Given what runs, and the password
     before, secret = pids(machine), machine.run("cat", "/etc/pulzar/environment")
     # When it is installed again
-    machine.run("/src/ops/install", "--master", "--node")
+    machine.run("/src/ops/install", "--master", "--node", "--without-extensions")
     # Then the same processes run, with the same password
     assert pids(machine) == before
     assert machine.run("cat", "/etc/pulzar/environment") == secret
     # And when the last try was broken off before it had started them anew, this one does
     (machine.root / "opt/pulzar/.changed").touch()
-    machine.run("/src/ops/install", "--master", "--node")
+    machine.run("/src/ops/install", "--master", "--node", "--without-extensions")
     assert not set(pids(machine)) & set(before)
     assert not (machine.root / "opt/pulzar/.changed").exists()
 
@@ -253,7 +253,7 @@ def test_removed_and_installed_again_it_has_its_keys(machine: Machine) -> None:
     assert "could not be found" in machine.run("systemctl", "status", "pulzar-node", check=False)
     assert (machine.root / "etc/pulzar/server.conf").exists()
     # And installed again it goes on where it was
-    machine.run("/src/ops/install", "--master", "--node")
+    machine.run("/src/ops/install", "--master", "--node", "--without-extensions")
     assert read(machine, "small.txt") == b"one two three"
 
 
