@@ -15,6 +15,7 @@ from master.index import Index, Node, now_ms
 from master.placement import Candidate, Placement
 
 _FRESH_SECS = 0.25
+_SOON_SECS = 0.005
 MISSED_HEARTBEATS = 3
 RECOVERY_SECS = 10.0  # after RabbitMQ was away, until every node has connected again
 
@@ -73,6 +74,8 @@ class Network:
     def restoring(self) -> list[str]:
         """Nodes whose log is being applied from the beginning: the index does not know all keys."""
         self._refresh()
+        if self._restoring is None or self._restoring:
+            self._refresh(_SOON_SECS)  # another worker may have said already that it is over
         return ["a new index"] if self._restoring is None else self._restoring
 
     @property
@@ -111,12 +114,12 @@ class Network:
             "last_seen": known.received / 1000,
         }
 
-    def _refresh(self) -> None:
+    def _refresh(self, oldest: float = _FRESH_SECS) -> None:
         now = time.monotonic()
-        if now - self._read < _FRESH_SECS:
+        if now - self._read < oldest:
             return
         with self._guard:
-            if now - self._read < _FRESH_SECS:
+            if now - self._read < oldest:
                 return
             nodes = self._index.read_nodes()
             self._note_heard(nodes, now)

@@ -26,7 +26,7 @@ from broker.link.consumers import Delivery
 HOLD_SECS = 0.1  # how long a message that came too late to be wanted is kept
 EMPTY_SECS = 0.05  # how long a queue that was found empty is passed over, while others are not
 MANY = 4  # messages that are wanted, from which on subscribing costs less than asking for each
-DRY_SECS = 0.02  # until a queue that was subscribed to for many, and sends nothing, counts as empty
+DRY_SECS = 0.1  # until a queue that was subscribed to for many, and sends nothing, counts as empty
 ACK_SECS = 0.02  # until messages are acknowledged that need not be at once
 
 
@@ -181,8 +181,12 @@ class Puller:
     # Subscribed to one that has many, or, when all are empty, to all.
 
     def _take_many(self, queue: str) -> None:
-        self._many = tag = self._consume(queue, self._wanted)
-        self._look_whether_dry(tag)
+        def begun(_frame: Any) -> None:
+            self._arrived_at = time.monotonic()
+            self._look_whether_dry(tag)
+
+        # What is on its way when a subscription ends counts as one more attempt to hand it over: so not too soon.
+        self._many = tag = self._consume(queue, self._wanted, begun)
 
     def _look_whether_dry(self, tag: str) -> None:
         if tag != self._many:
@@ -203,14 +207,14 @@ class Puller:
         self._acknowledge()
         self._tags[queue] = self._consume(queue, 1)
 
-    def _consume(self, queue: str, most: int) -> str:
+    def _consume(self, queue: str, most: int, begun: Callable[[Any], None] | None = None) -> str:
         """Subscribe to a queue for so many messages that are not acknowledged."""
 
         def deliver(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
             self._arrived(queue, method, properties, body)
 
         self._channel.basic_qos(prefetch_count=most)  # for each subscription that follows
-        tag: str = self._channel.basic_consume(queue, deliver)
+        tag: str = self._channel.basic_consume(queue, deliver, callback=begun)
         return tag
 
     def _unsubscribe(self) -> None:
