@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ import yaml
 
 from ops.images.errors import Unreadable
 
-# Of no effect on what a trial sees: who starts what ended, and how long logs are kept.
-_PASSED_OVER = {"restart", "logging"}
+# Of no effect on what a trial sees: who starts what ended, how long logs are kept, whether images are pulled (they never are).
+_PASSED_OVER = {"restart", "logging", "pull_policy"}
 _VARIABLE = re.compile(r"\$\{(\w+)(?:(:-|:\?)([^}]*))?\}")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -37,6 +37,7 @@ class Service:
     name: str
     image: str
     build: Build | None
+    """None when no service builds that image."""
     options: tuple[str, ...]
     """Of `podman run`, but for what a trial decides itself."""
     environment: Mapping[str, str]
@@ -72,6 +73,8 @@ def read(path: Path, variables: Mapping[str, str]) -> Composition:
     document = _filled(document, variables)
     _only(path.name, document, {"name", "services", "volumes"})
     services = {name: _service(name, dict(content)) for name, content in document["services"].items()}
+    builds = {service.image: service.build for service in services.values() if service.build}
+    services = {name: replace(service, build=builds.get(service.image)) for name, service in services.items()}
     volumes = tuple(document.get("volumes") or ())
     for service in services.values():
         for source, _, _ in service.volumes:

@@ -140,7 +140,17 @@ def test_what_it_mounts_and_builds_is_there(composed: Composition) -> None:
             assert f" AS {service.build.target}\n" in dockerfile
 
 
+def test_no_image_is_built_by_two_services_at_once(composed: Composition) -> None:
+    content = parsed()["services"]
+    built = [service["image"] for service in content.values() if "build" in service]
+    assert sorted(built) == ["pulzar-master", "pulzar-node"]
+    # And who runs the image of another one does not look for it in registries
+    for service in own(composed):
+        assert ("build" in content[service.name]) != (content[service.name].get("pull_policy") == "never")
+
+
 def test_every_service_is_limited_and_started_again_and_asked_how_it_is(composed: Composition) -> None:
+    targets = {service.name: service.build.target for service in composed.services if service.build}
     dockerfile = (ROOT / "ops/docker/Dockerfile").read_text()
     for name, content in parsed()["services"].items():
         assert content["restart"] == "unless-stopped"
@@ -148,14 +158,15 @@ def test_every_service_is_limited_and_started_again_and_asked_how_it_is(composed
         assert content["pids_limit"]
         assert content["logging"]["options"]["max-size"]
         assert content["security_opt"] == ["no-new-privileges:true"]
-        if "build" in content:
+        if name in targets:
             assert (content["read_only"], content["cap_drop"]) == (True, ["ALL"])
-            stage = dockerfile.split(f" AS {content['build']['target']}\n")[1].split("\nFROM ")[0]
+            stage = dockerfile.split(f" AS {targets[name]}\n")[1].split("\nFROM ")[0]
             assert "HEALTHCHECK" in stage
         else:
             assert content["healthcheck"]["test"][0] == "CMD", name
         # Pinned to one release
-        assert "build" in content or re.fullmatch(r"rabbitmq:4\.\d+\.\d+-management", content["image"])
+        if name == "rabbitmq":
+            assert re.fullmatch(r"rabbitmq:4\.\d+\.\d+-management", content["image"])
     # And RabbitMQ is ready first
     assert composed.services[0].name == "rabbitmq"
     assert all(service.needs == ("rabbitmq",) for service in own(composed))

@@ -53,7 +53,7 @@ def said(name: str, word: str) -> str:
 
 def copied(name: str) -> dict[str, str]:
     """Files and folders of the repository that a stage copies, and where to."""
-    found = {}
+    found: dict[str, str] = {}
     for word, rest in stage(name):
         if word == "COPY" and not rest.startswith("--from"):
             *sources, to = rest.split()
