@@ -248,6 +248,7 @@ _TYPES = mimetypes.MimeTypes().types_map[True] | {
     ".flac": "audio/flac",
     ".gz": "application/gzip",
     ".log": "text/plain",
+    ".md": "text/markdown",
     ".parquet": "application/vnd.apache.parquet",
     ".pptx": "application/vnd.openxmlformats-officedocument.presentationml.presentation",
     ".tgz": "application/gzip",

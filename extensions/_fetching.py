@@ -162,10 +162,9 @@ def _connection(url: str, watch: Watch) -> tuple[_Plain, str]:
         parts = urlsplit(url)
         scheme, host, port = parts.scheme, parts.hostname, parts.port
         target = quote(parts.path or "/", _SAFE) + (f"?{quote(parts.query, _SAFE)}" if parts.query else "")
-        host = host and host.encode("idna").decode("ascii")
-    except ValueError as error:
+        if scheme not in _PORTS or not host:
+            raise Refused(400, f"image_url leads to {shown(url)}; an address with http:// or https:// is needed")
+        kind = _Secure if scheme == "https" else _Plain
+        return kind(host.encode("idna").decode("ascii"), port or _PORTS[scheme], watch), target
+    except (ValueError, http.client.InvalidURL) as error:  # the latter of a blank or control character in the host
         raise Refused(400, f"image_url leads to {shown(url)}, which is no address: {error}") from error
-    if scheme not in _PORTS or not host:
-        raise Refused(400, f"image_url leads to {shown(url)}; an address with http:// or https:// is needed")
-    kind = _Secure if scheme == "https" else _Plain
-    return kind(host, port or _PORTS[scheme], watch), target

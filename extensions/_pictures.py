@@ -6,8 +6,11 @@ Pictures come out upright, as their EXIF data say, with 8 bits for each colour. 
 from __future__ import annotations
 
 import os
+import resource
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -18,6 +21,7 @@ from extensions import Refused
 
 MOST_PIXELS = 40_000_000  # A4 at 600 dpi has 35 million; a small file can say that it has billions
 MOST_SIDE = 32_000  # Tesseract takes 32,767, frame included
+DECODING_BYTES = 768 << 20  # of memory; so many pixels take 652 MiB as WebP with transparency, and less otherwise
 # Not all that Pillow knows: some formats run other programs, and the rarer ones are tried less.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
@@ -43,10 +47,12 @@ Pixels = NDArray[np.uint8]
 def load(source: str | os.PathLike[str] | BinaryIO, what: str) -> Image.Image:
     """The picture in a file, decoded and upright; `what` names it in messages. Raises `Refused`, and `OSError` of the disk."""
     try:
-        with Image.open(source, formats=FORMATS) as opened:
+        with _bounded(), Image.open(source, formats=FORMATS) as opened:
             _check_size(opened, what)
             opened.load()
             return ImageOps.exif_transpose(opened)
+    except MemoryError as error:
+        raise Refused(400, f"{what} takes more than {DECODING_BYTES >> 20} MiB of memory to be read") from error
     except _UNREADABLE as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's, not the picture's
@@ -99,6 +105,24 @@ def _check_size(picture: Image.Image, what: str) -> None:
         raise Refused(
             400, f"{what} has {width} x {height} pixels; {MOST_PIXELS:,} in all and {MOST_SIDE:,} a side are the limit"
         )
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """While it lasts this process can take `DECODING_BYTES` more, and no more: what is beyond raises `MemoryError`.
+
+    The size of the picture does not tell: a TIFF file of 200 bytes, 100 x 100 pixels, may have a tile for which libtiff
+    takes 2 GiB, and say so in a way that Pillow does not see.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm", encoding="ascii") as file:
+        pages = int(file.read().split()[0])
+    limits = (pages * resource.getpagesize() + DECODING_BYTES, soft, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (min(limit for limit in limits if limit != resource.RLIM_INFINITY), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _eight_bits(picture: Image.Image, stretch: bool) -> Pixels:

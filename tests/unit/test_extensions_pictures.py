@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import io
+import resource
 import socket
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -21,6 +24,7 @@ from extensions import Refused, _fetching, _matching, _parameters, _pictures
 from extensions._fetching import fetch
 from extensions._pictures import Pixels
 from tests.pictures import cut, packed, reply, scene, serving, text
+from tests.support import ROOT
 
 
 @pytest.mark.parametrize("library", ["PIL", "cv2", "numpy", "psycopg2", "pyodbc", "pytesseract"])
@@ -135,6 +139,70 @@ def test_what_is_no_picture_is_refused_before_it_can_do_harm(data: bytes, messag
     with pytest.raises(Refused, match=message) as caught:
         opened(data)
     assert caught.value.status == 400
+
+
+def tiff_of(width: int, height: int, kind: int) -> bytes:
+    """A small compressed file of 100 x 100 pixels in one tile that it says is so large, in numbers of a kind."""
+    numbers = {256: 100, 257: 100, 258: 8, 259: 5, 262: 1, 277: 1, 322: width, 323: height, 324: 0, 325: 64}
+    sides = 10 + 12 * len(numbers) + 4
+    tags = b""
+    for tag, value in numbers.items():
+        if kind == SLONG8 and tag in (322, 323):
+            tags += struct.pack("<HHII", tag, SLONG8, 1, sides + 8 * (tag - 322))
+        else:
+            tags += struct.pack("<HHII", tag, LONG, 1, sides + 16 if tag == 324 else value)
+    return (
+        struct.pack("<4sIH", b"II*\0", 8, len(numbers))
+        + tags
+        + bytes(4)
+        + struct.pack("<qq", width, height)
+        + bytes(64)
+    )
+
+
+LONG, SLONG8 = 4, 17  # of the second Pillow knows nothing, and libtiff does
+
+
+def most_memory() -> int:
+    """The most that this process has had at once since the last call, in bytes."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) << 10
+
+
+@pytest.mark.parametrize("kind", [LONG, SLONG8])
+def test_a_small_file_can_not_make_a_decoder_take_much_memory(kind: int) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    most_memory()
+    before = most_memory()
+    with pytest.raises(Refused, match="can't be read") as caught:
+        opened(tiff_of(65536, 16384, kind))
+    assert caught.value.status == 400
+    assert most_memory() - before < 200 << 20  # and not the 1 GiB of the tile
+    # What has no such tile is decoded as before, with the memory that the process may have
+    assert resource.getrlimit(resource.RLIMIT_AS) == limit
+    assert opened(packed(scene(80, 60))).size == (80, 60)
+    assert resource.getrlimit(resource.RLIMIT_AS) == limit
+
+
+SMALL = """
+import sys
+from extensions import Refused, _pictures
+_pictures.DECODING_BYTES = 8 << 20
+try:
+    _pictures.load(sys.argv[1], "the picture")
+except Refused as error:
+    print(error.status, error)
+"""
+
+
+def test_a_picture_that_needs_more_memory_than_is_given_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "picture.png").write_bytes(png_of(6000, 6000))
+    # In a process of its own: this one may have as much that it has used before
+    done = subprocess.run(
+        [sys.executable, "-c", SMALL, tmp_path / "picture.png"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "400 the picture takes more than 8 MiB of memory to be read\n", done.stderr
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of what it overlooks
@@ -287,7 +355,11 @@ def test_redirects_are_followed_to_the_end() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://127.0.0.1/x", "file:///etc/passwd", "/etc/passwd", "x", "http://", "http://[::1/x", "http://a:b/", "http://a..b/"]
+    "url",
+    [
+        "ftp://127.0.0.1/x", "file:///etc/passwd", "/etc/passwd", "x", "http://", "http://[::1/x", "http://a:b/", "http://a..b/",
+        "http://a b/", "http://a\0b/", "https://a\x7fb/",
+    ],
 )  # fmt: skip
 def test_only_addresses_of_the_web_are_asked(url: str) -> None:
     with pytest.raises(Refused, match=r"no address|an address with http:// or https:// is needed") as caught:

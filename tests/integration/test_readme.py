@@ -1,0 +1,172 @@
+"""Every block of the README is run here, or said to be run elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import pytest
+
+from ops.cluster import Cluster
+from tests.support import Clusters, http_request, put, wait_for
+
+ROOT = Path(__file__).parents[2]
+SECS = 60
+
+# By how they begin: what can't be run here, and where it is.
+ELSEWHERE = {
+    "./ops/up\n": "tests/integration/test_up.py starts it",
+    "./ops/up --exit": "they start clusters, tests and benchmarks of their own; tests/integration/test_up.py, test_manage.py",
+    "sudo ops/install": "as root, on a Debian of its own: tests/integration/test_install.py, with -m install",
+    "cd /opt/pulzar/current": "tests/integration/test_install.py and test_rights.py",
+    "sudo systemctl edit": "it opens an editor; tests/integration/test_install.py has a job inside this hardening",
+    "cp .env.example .env": "they need Docker; ./ops/test-images, tests/unit/test_compose.py",
+    "docker build": "they need Docker; ./ops/test-images, tests/unit/test_dockerfiles.py",
+}  # fmt: skip
+EXTENSION = re.compile(r"# extensions/([a-z_]+\.py)\n")
+
+# An answer that is an error is one for the shell, too; otherwise the last answer would run into the next prompt.
+CURL = 'curl() { command curl -sS --fail-with-body "$@" || { echo "status $?: curl $*" >&2; return 1; }; echo; }\n'
+
+
+class Block(NamedTuple):
+    """A fenced block of the README."""
+
+    line: int
+    language: str
+    text: str
+
+    @property
+    def elsewhere(self) -> list[str]:
+        """How it begins, if it is run elsewhere."""
+        return [begins for begins in ELSEWHERE if self.text.startswith(begins)]
+
+
+def blocks() -> list[Block]:
+    text = (ROOT / "README.md").read_text()
+    found = re.finditer(r"^```([a-z]*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [Block(text[: match.start()].count("\n") + 1, match[1], match[2]) for match in found]
+
+
+RUN = [block for block in blocks() if block.language and not block.elsewhere and not EXTENSION.match(block.text)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the top of a checkout is for a reader, with the README's extensions."""
+    place = tmp_path_factory.mktemp("readme")
+    shutil.copy(ROOT / "README.md", place)
+    (place / "extensions").mkdir()
+    for block in blocks():
+        if match := EXTENSION.match(block.text):
+            (place / "extensions" / match[1]).write_text(block.text)
+    return place
+
+
+@pytest.fixture(scope="module")
+def cluster(make_shared_cluster: Clusters, place: Path) -> Cluster:
+    cluster = make_shared_cluster(own_broker=True, env={"PULZAR_EXTENSIONS_DIR": str(place / "extensions")})
+    (place / "data").symlink_to(cluster.directory)
+    # What the demonstration of ops/up has done before a reader comes: one job.
+    launched = wait_for(lambda: launch(cluster), 20, "the scripts to be known")
+    assert launched == 1
+    return cluster
+
+
+def launch(cluster: Cluster) -> int:
+    answer = http_request("POST", f"{cluster.master_url}/launch_job/example/factorial", b'{"number": 3}')
+    return int(answer.data["job_id"]) if answer.status == 200 else 0
+
+
+@pytest.fixture(autouse=True)
+def _in_place(cluster: Cluster, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+def here(text: str, cluster: Cluster) -> str:
+    """The text with the addresses and files of this test."""
+    master = urlsplit(cluster.master_url).netloc
+    return text.replace("localhost:31414", master).replace("/tmp/", f"{os.getcwd()}/")
+
+
+def run(command: list[str], text: str = "") -> str:
+    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=SECS, check=False)
+    assert done.returncode == 0, f"{command}\n{text}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def shell(text: str) -> str:
+    return run(["bash", "-euc", CURL + text])
+
+
+def shape(value: Any) -> Any:
+    """What an answer says, but for what is another each time: numbers, digests, addresses."""
+    if isinstance(value, dict):
+        if len(value) > 1 and all(isinstance(part, int) for part in value.values()):
+            return {"*": len(value)}
+        return {name: shape(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [shape(part) for part in value]
+    if isinstance(value, str):
+        return re.sub(r"[0-9a-f]{64}|[0-9]+", "0", value)
+    return "a number" if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def console(block: Block, cluster: Cluster) -> None:
+    """Each command answers as the lines below it say."""
+    for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
+        command, _, expected = part.partition("\n")
+        said = shell(here(command, cluster)).strip()
+        if expected.startswith("{"):
+            assert shape(json.loads(said)) == shape(json.loads(expected)), f"{command}\n{said}"
+        else:
+            assert said == expected.strip(), command
+
+
+def test_every_block_is_run_here_or_elsewhere() -> None:
+    unknown = {block.language for block in RUN} - {"bash", "console", "python", "javascript", "csharp"}
+    assert not unknown
+    begun = [begins for block in blocks() for begins in block.elsewhere]
+    assert sorted(begun) == sorted(ELSEWHERE), "each is the beginning of one block"
+    assert {block.language for block in RUN} >= {"bash", "console", "python", "javascript", "csharp"}
+
+
+def test_what_stands_in_the_readme_does_what_it_says(cluster: Cluster, place: Path) -> None:
+    # In the order of a reader, since some go on from others
+    for block in RUN:
+        text = here(block.text, cluster)
+        if block.language == "console":
+            console(block, cluster)
+        elif block.language == "bash":
+            shell(text)
+        elif block.language == "python":
+            run([sys.executable, "-"], text)
+        elif block.language == "javascript":
+            assert run(["node", "--input-type=module"], text) == "from JavaScript\n"
+        else:
+            (place / "Program.cs").write_text(text)
+            run(["mcs", "-r:System.Net.Http.dll", "Program.cs"])
+            assert run(["mono", "Program.exe"]) == "from C#\n"
+
+    # Then the jobs that were published by hand are there, and the backup has the node's log
+    def by_hand() -> list[Any]:
+        rows = http_request("GET", f"{cluster.master_url}/admin/all_jobs").data
+        return [row for row in rows if row["source"] == "queue" and row["state"] == "completed"]
+
+    wait_for(lambda: len(by_hand()) == 11, 20, "the jobs that were published by hand")
+    assert "node-1/log/00000001.seg" in run(["tar", "-tzf", "node-1.tar.gz"])
+
+
+def test_the_extension_that_uses_the_store_does_what_it_says(cluster: Cluster) -> None:
+    assert put(cluster, "letters/short.txt", b"Dear reader").status == 201
+    answer = http_request("GET", f"{cluster.master_url}/extension/digest/letters")
+    assert answer.status == 200, answer.body
+    assert answer.data["beginnings"] == {"letters/short.txt": "Dear reader"}
+    assert answer.data["job_id"] > 0
