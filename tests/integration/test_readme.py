@@ -23,14 +23,17 @@ SECS = 60
 # By how they begin: what can't be run here, and where it is.
 ELSEWHERE = {
     "./ops/up\n": "tests/integration/test_up.py starts it",
-    "./ops/up --exit": "they start clusters, tests and benchmarks of their own; tests/integration/test_up.py, test_manage.py",
+    "            REST": "a picture",
+    "./ops/up --exit": "they start clusters of their own; tests/integration/test_up.py and tests/integration/test_manage.py",
     "sudo ops/install": "as root, on a Debian of its own: tests/integration/test_install.py, with -m install",
-    "cd /opt/pulzar/current": "tests/integration/test_install.py and test_rights.py",
+    "cd /opt/pulzar/current": "tests/integration/test_install.py and tests/integration/test_rights.py",
     "sudo systemctl edit": "it opens an editor; tests/integration/test_install.py has a job inside this hardening",
-    "cp .env.example .env": "they need Docker; ./ops/test-images, tests/unit/test_compose.py",
-    "docker build": "they need Docker; ./ops/test-images, tests/unit/test_dockerfiles.py",
+    "cp .env.example .env": "they need Docker; ops/test-images and tests/unit/test_compose.py",
+    "docker build": "they need Docker; ops/test-images and tests/unit/test_dockerfiles.py",
 }  # fmt: skip
-EXTENSION = re.compile(r"# extensions/([a-z_]+\.py)\n")
+FILE = re.compile(r"# ((?:extensions|jobs/mine)/[a-z_]+\.py)\n")  # its first line says where it goes
+FENCE = re.compile(r"^ *(?:```|~~~)", re.MULTILINE)
+ENDED = "this command has ended with"
 
 # An answer that is an error is one for the shell, too; otherwise the last answer would run into the next prompt.
 CURL = 'curl() { command curl -sS --fail-with-body "$@" || { echo "status $?: curl $*" >&2; return 1; }; echo; }\n'
@@ -55,24 +58,27 @@ def blocks() -> list[Block]:
     return [Block(text[: match.start()].count("\n") + 1, match[1], match[2]) for match in found]
 
 
-RUN = [block for block in blocks() if block.language and not block.elsewhere and not EXTENSION.match(block.text)]
+RUN = [block for block in blocks() if not block.elsewhere and not FILE.match(block.text)]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the top of a checkout is for a reader, with the README's extensions."""
+    """A folder as the top of a checkout is for a reader, with the README's extensions and job."""
     place = tmp_path_factory.mktemp("readme")
     shutil.copy(ROOT / "README.md", place)
     (place / "extensions").mkdir()
+    shutil.copytree(ROOT / "jobs", place / "jobs", ignore=shutil.ignore_patterns("__pycache__"))
+    (place / "jobs" / "mine").mkdir()
     for block in blocks():
-        if match := EXTENSION.match(block.text):
-            (place / "extensions" / match[1]).write_text(block.text)
+        if match := FILE.match(block.text):
+            (place / match[1]).write_text(block.text)
     return place
 
 
 @pytest.fixture(scope="module")
 def cluster(make_shared_cluster: Clusters, place: Path) -> Cluster:
-    cluster = make_shared_cluster(own_broker=True, env={"PULZAR_EXTENSIONS_DIR": str(place / "extensions")})
+    folders = {"PULZAR_EXTENSIONS_DIR": str(place / "extensions"), "PULZAR_JOBS_DIR": str(place / "jobs")}
+    cluster = make_shared_cluster(own_broker=True, env=folders)
     (place / "data").symlink_to(cluster.directory)
     # What the demonstration of ops/up has done before a reader comes: one job.
     launched = wait_for(lambda: launch(cluster), 20, "the scripts to be known")
@@ -120,22 +126,39 @@ def shape(value: Any) -> Any:
 
 
 def console(block: Block, cluster: Cluster) -> None:
-    """Each command answers as the lines below it say."""
-    for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
-        command, _, expected = part.partition("\n")
-        said = shell(here(command, cluster)).strip()
+    """Each command answers as the lines below it say, and fails only where they show an error."""
+    parts = [part.partition("\n") for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]]
+    # In one shell, as a reader has it: variables stay
+    script = "".join(f"{command}\nprintf '\\n{ENDED} %s\\n' $?\n" for command, _, _ in parts)
+    said = re.split(rf"^{ENDED} (\d+)$\n", run(["bash", "-uc", CURL + here(script, cluster)]), flags=re.MULTILINE)
+    assert len(said) == 2 * len(parts) + 1, said
+    for (command, _, expected), answer, status in zip(parts, said[::2], said[1::2], strict=False):
         if expected.startswith("{"):
-            assert shape(json.loads(said)) == shape(json.loads(expected)), f"{command}\n{said}"
+            wanted = json.loads(expected)
+            assert shape(json.loads(answer)) == shape(wanted), f"{command}\n{answer}"
+            assert (status != "0") == (wanted["status"] == "ko"), f"{command}: {status}"
         else:
-            assert said == expected.strip(), command
+            assert (answer.strip(), status) == (expected.strip(), "0"), command
 
 
 def test_every_block_is_run_here_or_elsewhere() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(FENCE.findall(text)) == 2 * len(blocks()), "a fence that this test does not understand"
     unknown = {block.language for block in RUN} - {"bash", "console", "python", "javascript", "csharp"}
     assert not unknown
     begun = [begins for block in blocks() for begins in block.elsewhere]
     assert sorted(begun) == sorted(ELSEWHERE), "each is the beginning of one block"
     assert {block.language for block in RUN} >= {"bash", "console", "python", "javascript", "csharp"}
+    # And what is said to run the others is there
+    named = [name for reason in ELSEWHERE.values() for name in re.findall(r"[a-z]+/[\w/.-]+\w", reason)]
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_every_route_is_named() -> None:
+    text = (ROOT / "README.md").read_text()
+    routes = json.loads((ROOT / "master" / "openapi.json").read_text())["paths"]
+    missing = [route for route in routes if not re.search(rf"(?<=[ `]){re.escape(route)}(?=[`?])", text)]
+    assert {route for route in missing if not route.startswith("/skynet/")} == set()
 
 
 def test_what_stands_in_the_readme_does_what_it_says(cluster: Cluster, place: Path) -> None:
@@ -155,12 +178,19 @@ def test_what_stands_in_the_readme_does_what_it_says(cluster: Cluster, place: Pa
             run(["mcs", "-r:System.Net.Http.dll", "Program.cs"])
             assert run(["mono", "Program.exe"]) == "from C#\n"
 
+    def area() -> Any:
+        rows = http_request("GET", f"{cluster.master_url}/admin/all_jobs").data
+        number = next(row["job_id"] for row in rows if row["job_path"] == "mine/area")
+        return http_request("GET", f"{cluster.master_url}/admin/jobs/{number}").data
+
     # Then the jobs that were published by hand are there, and the backup has the node's log
     def by_hand() -> list[Any]:
         rows = http_request("GET", f"{cluster.master_url}/admin/all_jobs").data
         return [row for row in rows if row["source"] == "queue" and row["state"] == "completed"]
 
-    wait_for(lambda: len(by_hand()) == 11, 20, "the jobs that were published by hand")
+    wait_for(lambda: area()["status"] != "pending", 20, "the end of the job that the README shows how to write")
+    assert (area()["status"], area()["output"]) == ("completed", 12)
+    wait_for(lambda: len(by_hand()) == 12, 20, "the jobs that were published by hand")
     assert "node-1/log/00000001.seg" in run(["tar", "-tzf", "node-1.tar.gz"])
 
 
