@@ -22,6 +22,11 @@ class Refused(PulzarError):
     status = 400
     retry_after: int | None = None  # seconds
 
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """What goes with the answer."""
+        return [] if self.retry_after is None else [("Retry-After", str(self.retry_after))]
+
 
 class BadRequest(Refused):
     """Raised when a request can't be understood; the message says what was received and what is needed."""

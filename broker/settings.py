@@ -216,3 +216,8 @@ def _nearest(section: str, key: str) -> str:
     names = {f"[{row.section}] {row.key}" for row in TABLE}
     near = difflib.get_close_matches(f"[{section}] {key}", names, 1)
     return f"; {near[0]}?" if near else ""
+
+
+def reachable(host: str) -> str:
+    """An address to connect to, of a process that listens on `host`: there, some mean "all of them"."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)

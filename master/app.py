@@ -84,8 +84,7 @@ def _failed(error: Exception) -> Response:
         log.exception("request failed", method=request.method, path=request.path)
         return ko(500, UNEXPECTED)
     response = ko(known.status, str(known))
-    if known.retry_after is not None:
-        response.headers["Retry-After"] = str(known.retry_after)
+    response.headers.extend(known.headers)
     return response
 
 

@@ -90,8 +90,7 @@ class Application:
             if known is None:
                 log.exception("request failed", method=method, path=path)
                 return await self._refuse(incoming, 500, UNEXPECTED)
-            more = [] if known.retry_after is None else [("Retry-After", str(known.retry_after))]
-            return await self._refuse(incoming, known.status, str(known), *more)
+            return await self._refuse(incoming, known.status, str(known), *known.headers)
 
     def _other(self, segment: str, method: str) -> Handler:
         """What answers a request that no hot route is for."""

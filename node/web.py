@@ -10,8 +10,7 @@ from typing import Any
 from broker import VERSION, http, keys, logs, service
 from broker import settings as configuration
 from broker.connections import Connections
-from broker.errors import InvalidKey
-from broker.refusals import Refused
+from broker.refusals import answer_to
 from broker.settings import Settings
 from node import identity
 from node.commit import Committer
@@ -71,20 +70,18 @@ class Application:
                 message = f"{method} is not possible on {path}; {allowed} is"
                 return self._refuse(environ, start_response, 405, message, ("Allow", allowed))
             return handler(environ, start_response)
-        except InvalidKey as error:
-            return self._refuse(environ, start_response, 400, str(error))
-        except Refused as error:
-            more = [] if error.retry_after is None else [("Retry-After", str(error.retry_after))]
-            return self._refuse(environ, start_response, error.status, str(error), *more)
         except StorageUnavailable as error:
             return self._refuse(environ, start_response, 503, f"{error}; try again", _RETRY_AFTER)
         except StorageError as error:
             what = "value damaged" if isinstance(error, Corrupt) else "storage failed"
             log.error(what, method=method, path=path, reason=error)
             return self._refuse(environ, start_response, 500, f"{what}; the node's log says more")
-        except Exception:
-            log.exception("request failed", method=method, path=path)
-            return self._refuse(environ, start_response, 500, "something went wrong in the node; its log says what")
+        except Exception as error:
+            known = answer_to(error)
+            if known is None:
+                log.exception("request failed", method=method, path=path)
+                return self._refuse(environ, start_response, 500, "something went wrong in the node; its log says what")
+            return self._refuse(environ, start_response, known.status, str(known), *known.headers)
 
     def _refuse(
         self, environ: Environ, start_response: Any, status: int, message: str, *headers: http.Header

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import http.client
@@ -189,3 +190,14 @@ def left_running(mark: str, name: str = MARK) -> list[psutil.Process]:
 
 def _url(cluster: Cluster, route: str, key: str, query: str) -> str:
     return f"{cluster.master_url}/{route}/{quote(key)}" + (f"?{query}" if query else "")
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level names of the packages that a module imports."""
+    names: set[str] = set()
+    for part in ast.walk(ast.parse(path.read_text())):
+        if isinstance(part, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in part.names}
+        elif isinstance(part, ast.ImportFrom) and part.module:
+            names.add(part.module.split(".")[0])
+    return names

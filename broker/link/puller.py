@@ -158,9 +158,11 @@ class Puller:
         queue, self._asking = self._asking, ""
         self._empty.pop(queue, None)
         self._arrived(queue, method, properties, body)
-        if self._wanted >= MANY and not self._asking and self._channel is not None:
+        if self._asking or self._channel is None:
+            return
+        if self._wanted >= MANY:
             self._take_many(queue)
-        elif self._wanted > 0 and not self._asking and self._channel is not None:
+        elif self._wanted > 0:
             self._begin_round()  # a queue before this one may have got something meanwhile
 
     def _found_empty(self) -> None:

@@ -285,9 +285,8 @@ def _volume(advertised: str, id: str, port: int, directory: Path) -> dict[str, s
 
 
 def _url(host: str, port: int) -> str:
-    # An address to listen on that means "all of them" is none to connect to.
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)
-    return f"http://{reachable}:{port}"
+    reachable = settings.reachable(host)
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
 @contextmanager

@@ -17,9 +17,6 @@ from broker.errors import PulzarError
 
 TIMEOUT_SECS = 4.0
 
-# Addresses to listen on that mean "all of them" are none to connect to.
-_REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
-
 
 def main() -> int:
     """Ask once; the exit status."""
@@ -32,9 +29,9 @@ def main() -> int:
     except PulzarError as error:
         print(error)
         return 1
-    host, port = known[section, "host"], known[section, "port"]
+    host, port = settings.reachable(known[section, "host"]), known[section, "port"]
     try:
-        with closing(http.client.HTTPConnection(_REACHABLE.get(host, host), port, timeout=TIMEOUT_SECS)) as connection:
+        with closing(http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECS)) as connection:
             connection.request("GET", "/health")
             response = connection.getresponse()
             print(f"{response.status} {response.read(500).decode(errors='replace').strip()}")

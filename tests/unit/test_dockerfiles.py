@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import pytest
 
 from broker import settings
 from ops.images.__main__ import BASE, STAND_IN
-from tests.support import ROOT
+from tests.support import ROOT, imports
 
 DOCKERFILE = ROOT / "ops/docker/Dockerfile"
 FILES = [DOCKERFILE, ROOT / STAND_IN.context / STAND_IN.dockerfile]
@@ -135,14 +134,14 @@ def test_it_has_every_package_of_ours_that_it_imports(role: str) -> None:
         package = min(wanted - seen)
         seen.add(package)
         for path in (ROOT / package).rglob("*.py"):
-            wanted |= imported(path) & OURS
+            wanted |= imports(path) & OURS
     assert seen <= set(copied(role).values()) | {"ops"}
     # And nothing of the other role's
     assert not seen & (set(SECTION) - {role})
 
 
 def test_the_health_check_needs_what_both_have() -> None:
-    assert imported(ROOT / "ops/docker/health.py") & OURS == {"broker"}
+    assert imports(ROOT / "ops/docker/health.py") & OURS == {"broker"}
     assert "broker" in copied("master")
     assert "broker" in copied("node")
 
@@ -175,17 +174,6 @@ def test_a_service_that_does_not_answer_is_not_healthy(arguments: list[str], rea
     )  # fmt: skip
     assert done.returncode == 1
     assert reason in done.stdout
-
-
-def imported(path: Path) -> set[str]:
-    """Top-level names of all that a module imports."""
-    found: set[str] = set()
-    for part in ast.walk(ast.parse(path.read_text())):
-        if isinstance(part, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in part.names}
-        elif isinstance(part, ast.ImportFrom) and part.module:
-            found.add(part.module.partition(".")[0])
-    return found
 
 
 def pins(path: Path) -> dict[str, str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import imports
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("broker", "master", "node")
 FOLDERS = (*PACKAGES, "extensions", "jobs", "ops", "tests")
@@ -19,17 +21,6 @@ EVERYTHING = sorted(
     for path in (ROOT / folder).rglob("*.py")
     if "__pycache__" not in path.parts and path != Path(__file__)
 )
-
-
-def imports(path: Path) -> set[str]:
-    """Top-level names of the packages that a module imports."""
-    names: set[str] = set()
-    for part in ast.walk(ast.parse(path.read_text())):
-        if isinstance(part, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in part.names}
-        elif isinstance(part, ast.ImportFrom) and part.module:
-            names.add(part.module.split(".")[0])
-    return names
 
 
 def strings(path: Path) -> list[str]:
