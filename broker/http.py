@@ -10,7 +10,6 @@ import json
 import mimetypes
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from http import HTTPStatus
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -23,7 +22,6 @@ Header = tuple[str, str]
 
 ALL_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
 DEFAULT_TYPE = "application/octet-stream"
-_SHORT_BYTES = 256 * 1024
 _PREFLIGHT_SECS = "86400"
 _ALLOWED_HEADERS = (
     "Content-Type, Content-MD5, X-Checksum-Sha256, Range, "
@@ -33,7 +31,6 @@ _EXPOSED_HEADERS = "ETag, Content-Range, Accept-Ranges, Last-Modified, Location,
 # What may stand in a path as it is. Not "+": too many programs take it for a space.
 _SAFE = "/~!$&'()*,;=:@"
 
-STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 # A key can get another value at any time, so whoever keeps a copy has to ask.
 _CACHE_CONTROL: Header = ("Cache-Control", "no-cache")
 _ACCEPT_RANGES: Header = ("Accept-Ranges", "bytes")
@@ -135,7 +132,7 @@ def _refusal(status: int, message: str, headers: list[Header], head: bool) -> Pl
 
 def envelope(status: int, data: Any, message: str) -> bytes:
     """The body of every answer that is not a value."""
-    return json.dumps({"data": data, "msg": message, "status": "ok" if status < 400 else "ko"}).encode("ascii") + b"\n"
+    return json.dumps({"data": data, "msg": message, "status": "ok" if status < 300 else "ko"}).encode("ascii") + b"\n"
 
 
 class Answer(NamedTuple):
@@ -166,12 +163,6 @@ def options(methods: Iterable[str], cors: str) -> Answer:
     return Answer(204, headers)
 
 
-def give(start_response: Any, answer: Answer) -> list[bytes]:
-    """Give an answer as WSGI wants it."""
-    start_response(STATUS_LINES[answer.status], answer.headers)
-    return [answer.body] if answer.body else []
-
-
 @lru_cache(maxsize=16)
 def _cors(origin: str) -> tuple[Header, ...]:
     if not origin:
@@ -195,24 +186,6 @@ def content_length(environ: dict[str, Any]) -> int | None:
 
 
 CLOSE: Header = ("Connection", "close")
-
-
-def unread_bytes(environ: dict[str, Any]) -> int | None:
-    """How much to read of a body that nobody wants, so that the connection stays of use.
-
-    None when it is too long for that: then the connection is closed, and the answer says so (`CLOSE`).
-    """
-    length = content_length(environ)
-    # Reading would tell a client that waits for "100 Continue" to send it.
-    return None if length is None or length > _SHORT_BYTES or (length and "HTTP_EXPECT" in environ) else length
-
-
-def unread(environ: dict[str, Any]) -> list[Header]:
-    """Deal with the body of a WSGI request that nobody wants; returns headers for the answer."""
-    length = unread_bytes(environ)
-    if length:
-        environ["wsgi.input"].read(length)
-    return [CLOSE] if length is None else []
 
 
 def key_of(environ: dict[str, Any], prefix: str) -> str:

@@ -5,8 +5,10 @@ PulzarError
     ├── BadRequest           400
     ├── Forbidden            403
     ├── NotFound             404
+    ├── SlowClient           408
     ├── Conflict             409
     ├── ConditionFailed      412
+    ├── TooLarge             413
     ├── Unavailable          503  with Retry-After
     └── NoRoom               507
 """
@@ -44,6 +46,12 @@ class NotFound(Refused):
     status = 404
 
 
+class SlowClient(Refused):
+    """Raised when a client sends its body, or takes an answer, too slowly or not at all."""
+
+    status = 408
+
+
 class Conflict(Refused):
     """Raised when a key exists already and the request does not replace it."""
 
@@ -54,6 +62,12 @@ class ConditionFailed(Refused):
     """Raised when a condition of the request does not hold."""
 
     status = 412
+
+
+class TooLarge(Refused):
+    """Raised when a body is longer than the route takes."""
+
+    status = 413
 
 
 class Unavailable(Refused):

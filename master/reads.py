@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from broker import http, keys
 from broker.http import Answer
-from master.incoming import Incoming
+from broker.incoming import Incoming
 from master.index import Index, now_ms
 from master.network import Network
 from master.redirects import Redirects

@@ -28,10 +28,10 @@ class Redirects:
         query = signing.sign(self._secret, "GET", key, {}, int(time.time()) + READ_SECS)
         return f"{url}/get_key/{http.quote_key(key)}?{query}"
 
-    def upload(self, key: str, lifetime_ms: int, overwrite: bool, size: int) -> str:
-        """The URL to PUT a value at; raises `Unavailable` or `NoRoom` when no node can take it."""
+    def upload(self, key: str, lifetime_ms: int, overwrite: bool, size: int | None) -> str:
+        """The URL to PUT a value at, of `size` bytes when that is known; raises `Unavailable` or `NoRoom` when no node can take it."""
         key = keys.check(key)
-        node = self._network.choose(size)
+        node = self._network.choose(size or 0)
         url = self._network.url(node) if node else None
         if url is None:
             if self._network.any_alive():

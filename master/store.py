@@ -77,16 +77,24 @@ class Writer:
         async with self._locks.hold(put.key, self._timeout / 2) as held:
             if not held:
                 raise Unavailable("another client is writing this key; try again")
-            entry = self._index.get(put.key)
-            newest = entry.version if entry else 0
-            if entry and not entry.live(now_ms()):
-                entry = None
-            put.check(entry)
-            if entry and not put.overwrite:
-                raise Conflict(f"the key {keys.decode(put.key)} exists; ?overwrite=1 replaces it")
-            if entry is None and self._network.restoring:
-                raise Unavailable("the index is being filled again and may not know this key yet")
+            entry, newest = self.admit(put.key, put.check, put.overwrite)
             return await self._attempts(put, entry, newest, deadline)
+
+    def admit(self, key: bytes, check: Check, overwrite: bool) -> tuple[Entry | None, int]:
+        """The live entry of a key that may be written now, and the newest version known of it.
+
+        Raises `Conflict`, `ConditionFailed` or `Unavailable` when it may not. Only under the key's lock does it stay so.
+        """
+        entry = self._index.get(key)
+        newest = entry.version if entry else 0
+        if entry and not entry.live(now_ms()):
+            entry = None
+        check(entry)
+        if entry and not overwrite:
+            raise Conflict(f"the key {keys.decode(key)} exists; ?overwrite=1 replaces it")
+        if entry is None and self._network.restoring:
+            raise Unavailable("the index is being filled again and may not know this key yet")
+        return entry, newest
 
     async def _attempts(self, put: Put, entry: Entry | None, newest: int, deadline: float) -> Stored:
         tried: set[str] = set()

@@ -407,7 +407,7 @@ def test_unknown_query_parameters_are_ignored(master: Client) -> None:
     key = unique()
     good(master.put(key, VALUE, "?colour=blue&x&=&overwriting=1"), 201)
     assert master.request("GET", f"/get_key/{key}?colour=blue&v=2").body == VALUE
-    good(master.request("GET", f"/get_node/{key}?colour=blue"))
+    good(master.request("GET", f"/get_node/{unique()}?colour=blue"))
     good(master.request("GET", "/keys?colour=blue&limit=1"))
     good(master.request("DELETE", f"/delete_key/{key}?colour=blue"))
 

@@ -32,11 +32,11 @@ from tests.unit.volume import Volume
 
 RUN = """
 import multiprocessing, sys
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
 from granian.server import Server
 multiprocessing.set_start_method("spawn", force=True)
-Server("node.web:create", factory=True, address="127.0.0.1", port=int(sys.argv[1]), interface=Interfaces.WSGI,
-       workers=1, blocking_threads=16, backpressure=64, websockets=False, log_enabled=False).serve()
+Server("node.web:create", factory=True, address="127.0.0.1", port=int(sys.argv[1]), interface=Interfaces.ASGINL,
+       http=HTTPModes.http1, workers=1, backpressure=2000, websockets=False, log_enabled=False).serve()
 """
 ROOT = Path(__file__).parents[2]
 PUT_TIMEOUT = 0.5

@@ -34,6 +34,22 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
+def sent_first(url: str, method: str, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
+    """The answer to a client that sends all of its request before it looks for one, as many do.
+
+    A connection that breaks while it sends is an error (`OSError`).
+    """
+    parts = urlsplit(url)
+    lines = [f"{method} {target_of(url)} HTTP/1.1", f"Host: {parts.netloc}"]
+    lines += [f"{name}: {value}" for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items()]
+    with Client(url) as client, socket.create_connection(client.address, 30) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        for at in range(0, len(body), 65536):
+            connection.sendall(body[at : at + 65536])
+        client.use(connection)
+        return client.receive(method)
+
+
 class Closed(Exception):
     """Raised when the server closed the connection without an answer."""
 
@@ -61,6 +77,10 @@ class Client:
             self._socket.close()
         self._socket = None
         self._received = b""
+
+    def use(self, connection: socket.socket) -> None:
+        """Go on with a connection that somebody else has made; `close` closes it."""
+        self._socket = connection
 
     # Requests.
 
