@@ -35,7 +35,7 @@ class BadRequest(Refused):
 
 
 class Forbidden(Refused):
-    """Raised when a request is not signed by this cluster, or no longer."""
+    """Raised when a request is not signed by this cluster, or no longer, or would write what only nodes do."""
 
     status = 403
 

@@ -57,7 +57,7 @@ class Writes:
     async def put(self, incoming: Incoming) -> Answer:
         """Store a value: a small one from here; a large one is passed on to a node, or its client sent there."""
         environ = incoming.environ
-        key = http.key_of(environ, "/add_key/")
+        key = _key(environ, "/add_key/")
         given = requests.parameters(environ["QUERY_STRING"])
         now = now_ms()
         life = requests.lifetime(given)
@@ -97,7 +97,7 @@ class Writes:
     async def place(self, incoming: Incoming) -> Answer:
         """Where to PUT a key directly. A PUT is sent there, or passed on when its client can't know its length."""
         environ = incoming.environ
-        key = http.key_of(environ, "/get_node/")
+        key = _key(environ, "/get_node/")
         given = requests.parameters(environ["QUERY_STRING"])
         length = http.content_length(environ)
         if environ["REQUEST_METHOD"] == "GET":
@@ -124,7 +124,7 @@ class Writes:
     async def commit(self, incoming: Incoming) -> Answer:
         """A node has an upload; store it under its key as if the client had put it here."""
         environ = incoming.environ
-        key = http.key_of(environ, COMMIT)
+        key = _key(environ, COMMIT)
         length = http.content_length(environ)
         if length is None or length > _COMMIT_BYTES:
             raise BadRequest(f"the body of a commit has a Content-Length of up to {_COMMIT_BYTES} bytes")
@@ -156,7 +156,7 @@ class Writes:
     async def delete(self, incoming: Incoming) -> Answer:
         """Delete a key."""
         environ = incoming.environ
-        key = http.key_of(environ, "/delete_key/")
+        key = _key(environ, "/delete_key/")
         check = requests.check(environ.get("HTTP_IF_MATCH"), environ.get("HTTP_IF_NONE_MATCH"))
         await self._writer.delete(keys.encode(key), check)
         return self._answer(200, None, "key deleted", [])
@@ -191,6 +191,16 @@ class Writes:
             return hashlib.sha256(value).digest()
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._digests, lambda: hashlib.sha256(value).digest())
+
+
+def _key(environ: dict[str, Any], prefix: str) -> str:
+    """The key of a request that would change it."""
+    key = http.key_of(environ, prefix)
+    if keys.is_system_name(key):
+        raise Forbidden(
+            f"{key[:100]!r} is a name for the log or output of a job, jobs/<id>/…, which only its node writes"
+        )
+    return key
 
 
 def _promised(environ: dict[str, Any]) -> Checksums:
