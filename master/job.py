@@ -144,6 +144,11 @@ def arguments_text(arguments: dict[str, Any]) -> str:
     return json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
 
 
+def arguments_bytes(text: str) -> int:
+    """The size of that text in bytes."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
 def unpack_job(raw: bytes) -> Job:
     """The job that `index.pack` made; a row of an older version has the later fields' defaults."""
     job = Job(*msgpack.unpackb(raw, use_list=False))
