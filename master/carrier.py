@@ -29,9 +29,11 @@ class Carrier:
     """Of the controller; on its thread, but for `_done`, which is called on the link's."""
 
     def __init__(
-        self, link: Link, data_wait: float, events: bool, may_move: Callable[[Order], bool], wake: Callable[[], None]
-    ) -> None:
+        self, link: Link, secret: bytes, data_wait: float, events: bool, may_move: Callable[[Order], bool],
+        wake: Callable[[], None],
+    ) -> None:  # fmt: skip
         self._link = link
+        self._secret = secret
         self._may_move = may_move
         self._data_wait_ms = int(data_wait * 1000)
         self._events = events
@@ -98,7 +100,8 @@ class Carrier:
         else:
             queue = topology.node_jobs_queue(action.node)
         self.under_way.add(attempt)
-        self._link.publish(queue, jobs.write(order), durable=True, ttl_ms=ttl, done=partial(self._done, attempt))
+        body, done = jobs.write(order), partial(self._done, attempt)
+        self._link.publish(queue, body, durable=True, ttl_ms=ttl, headers=jobs.seal(self._secret, body), done=done)
 
     def _done(self, attempt: Attempt, sent: bool) -> None:
         self._landed.append((attempt, sent))

@@ -53,7 +53,9 @@ class Jobs:
         self._schedules = Schedules(self._runs)
         self._leases = Leases(self._runs, config["jobs", "lease"], time.monotonic())
         self._ticked = self._answered = time.monotonic()
-        self._carrier = Carrier(link, config["jobs", "data_wait"], config["general", "events"], self._may_move, wake)
+        self._carrier = Carrier(
+            link, config.secret(), config["jobs", "data_wait"], config["general", "events"], self._may_move, wake
+        )
         self._safe: list[Attempt] = []  # confirmed, and not noted in the ledger yet
         self._beats: dict[str, Heartbeat] = {}
         self._heard: dict[str, Heard] = {}

@@ -114,10 +114,14 @@ class Runs:
             return [Withdraw(claim.id, claim.attempt, claim.run, "the master does not know this job")]
         if job.run == claim.run and job.attempt == claim.attempt:
             return []
-        if job.state is JobState.PENDING and job.attempt == claim.attempt:
+        if _is_out(job, claim.attempt):
             self._run(txn, job, job, node, claim, now)
             return []
-        reason = "it was cancelled" if job.state is JobState.CANCELLED else "another run of it is the one that counts"
+        reason = "another run of it is the one that counts"
+        if job.state is JobState.CANCELLED:
+            reason = "it was cancelled"
+        elif claim.attempt > job.attempt or job.state is JobState.PENDING:
+            reason = "the master has not published this attempt"
         log.warning("claim is not wanted", job=job.id, attempt=claim.attempt, node=node, run=claim.run, reason=reason)
         return [Withdraw(job.id, claim.attempt, claim.run, reason)]
 
@@ -153,9 +157,12 @@ class Runs:
         if job is None:
             log.warning("unknown job has ended", job=report.id, node=node, run=report.run)
             return []
-        if job.state is JobState.PENDING and job.attempt == report.attempt:
+        if _is_out(job, report.attempt):
             # Its claim was buried, or is the one that comes now: the node's word for it is good.
             job = self._run(txn, job, job, node, Claimed(report.run, job.id, report.attempt, report.started, b""), now)
+        if not 1 <= report.attempt <= job.attempt or (job.state is JobState.PENDING and report.attempt == job.attempt):
+            log.warning("unknown attempt has ended", job=job.id, attempt=report.attempt, node=node, run=report.run)
+            return []
         if job.state is not JobState.RUNNING or (job.run, job.attempt) != (report.run, report.attempt):
             self._keep_late(txn, node, job, report)
             return []
@@ -209,7 +216,7 @@ class Runs:
     def returned(self, txn: Any, node: str, report: Returned, now: int) -> list[Action]:
         """A node that does not have the script gives a job back: another one that has it shall run it."""
         try:
-            order = jobs.read(report.order)
+            order = jobs.read(report.order, sealed=True)  # the node has looked
         except MalformedMessage as error:
             log.error("a node gives back what is no job", node=node, reason=error)
             return []
@@ -266,6 +273,11 @@ class Runs:
 def retry_delay(job: Job) -> float:
     """Seconds until a failed job is tried again: twice as long after each attempt."""
     return float(min(job.options.retry_delay * 2 ** min(job.attempt - 1, 30), MAX_DELAY_SECS))
+
+
+def _is_out(job: Job, attempt: int) -> bool:
+    """Whether a message with this attempt is, or may be, in a queue: no other attempt can be claimed."""
+    return job.state is JobState.PENDING and job.attempt == attempt and bool(job.lane)
 
 
 def _with_attempt(job: Job, attempt: Attempt) -> Job:
