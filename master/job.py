@@ -98,6 +98,10 @@ class Job(NamedTuple):
         """The message for this attempt."""
         return Order(self.path, json.loads(self.arguments), self.options, self.data, self.id, self.attempt)
 
+    def weight(self) -> int:
+        """Bytes of its arguments while it is pending, else 0."""
+        return arguments_bytes(self.arguments) if self.state is JobState.PENDING else 0
+
 
 class Schedule(NamedTuple):
     """A job that is to be run at times."""
@@ -123,6 +127,10 @@ class Schedule(NamedTuple):
         """The order for one execution; the unique token is the schedule's own."""
         options = self.options._replace(unique="")
         return Order(self.path, json.loads(self.arguments), options, self.data)
+
+    def weight(self) -> int:
+        """Bytes of its arguments while it is active, else 0."""
+        return arguments_bytes(self.arguments) if self.state is ScheduleState.ACTIVE else 0
 
 
 class Live(NamedTuple):

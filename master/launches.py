@@ -11,7 +11,7 @@ from broker.http import Answer
 from broker.incoming import Incoming
 from broker.refusals import BadRequest, NotFound, Unavailable
 from master.answers import CALL_SECS, AnswerClient
-from master.launch import order_of
+from master.launch import order_of, what_became
 
 LAUNCH, CANCEL = "/launch_job/", "/cancel_job/"
 
@@ -26,8 +26,8 @@ class Launches:
     async def launch(self, incoming: Incoming) -> Answer:
         """Launch or schedule a job."""
         order, rhythm = order_of(incoming.environ["PATH_INFO"].removeprefix(LAUNCH), await _body(incoming))
-        number = await _result(self._controller.call("launch", jobs.write(order), rhythm))
-        return http.answer(200, {"job_id": number}, f"Job added with id {number}", [], self._cors)
+        number, safe = await _result(self._controller.call("launch", jobs.write(order), rhythm))
+        return http.answer(*what_became(number, safe), [], self._cors)
 
     async def cancel(self, incoming: Incoming) -> Answer:
         """Cancel a job or a schedule."""

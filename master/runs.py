@@ -13,7 +13,9 @@ from typing import Any
 from broker import jobs, logs
 from broker.errors import MalformedMessage
 from broker.jobs import Order
+from broker.refusals import Conflict
 from broker.runs import Claimed, Finished, Named, Progress, Returned, RunState, Withdraw
+from master import tokens
 from master.actions import Action, Bury, JobEvent, Publish, Tell
 from master.job import Attempt, Job, JobState, Live, arguments_text, lane
 from master.ledger import Ledger
@@ -47,7 +49,10 @@ class Runs:
     def launch(
         self, txn: Any, orders: Iterable[Order], source: str, now: int, schedule: int = 0
     ) -> tuple[list[int], list[Action]]:
-        """Ids of new jobs, one for each order; of a job whose unique token is known already, that one's id."""
+        """Ids of new jobs, one for each order; of a launch whose unique token is known already, the first one's id.
+
+        Raises `Conflict` when that token belongs to another job.
+        """
         ids, actions = [], []
         for order in orders:
             number, todo = self._launch(txn, order, source, now, schedule)
@@ -58,12 +63,12 @@ class Runs:
     def _launch(
         self, txn: Any, order: Order, source: str, now: int, schedule: int = 0, without: str = ""
     ) -> tuple[int, list[Action]]:
-        token = order.options.unique
-        if token and (known := self.ledger.by_token(txn, token)):
+        known = tokens.known(self.ledger, txn, order)
+        if known:
             return known, []
         job = self._new(txn, order, source, now)._replace(schedule=schedule)
-        if token:
-            self.ledger.keep_token(txn, token, job.id)
+        if order.options.unique:
+            self.ledger.keep_token(txn, order.options.unique, job.id)
         order = order._replace(id=job.id, attempt=job.attempt)
         return job.id, self._publish(txn, None, job, order, now, without)
 
@@ -134,12 +139,15 @@ class Runs:
         except MalformedMessage as error:
             log.error("a node runs what is no job", node=node, run=claim.run, reason=error)
             return [Withdraw(0, claim.attempt, claim.run, str(error))]
-        token = order.options.unique
-        if token and (known := self.ledger.by_token(txn, token)):
+        try:
+            known = tokens.known(self.ledger, txn, order)
+        except Conflict as error:
+            return [Withdraw(0, claim.attempt, claim.run, str(error)), Bury(claim.order, str(error))]
+        if known:
             return [Withdraw(0, claim.attempt, claim.run, f"job {known} has the same unique token")]
         job = self._new(txn, order, "queue", now)._replace(attempt=max(1, claim.attempt))
-        if token:
-            self.ledger.keep_token(txn, token, job.id)
+        if order.options.unique:
+            self.ledger.keep_token(txn, order.options.unique, job.id)
         self.ledger.keep_run(txn, claim.run, job.id)
         self._run(txn, None, job, node, claim, now)
         return [Tell(node, Named(claim.run, job.id))]
@@ -228,7 +236,10 @@ class Runs:
             # Told twice, it is one job all the same.
             unique = order.options.unique or f"returned {report.token}"
             order = order._replace(options=order.options._replace(unique=unique))
-            return self._launch(txn, order, "queue", now, without=node)[1]
+            try:
+                return self._launch(txn, order, "queue", now, without=node)[1]
+            except Conflict as error:
+                return [Bury(report.order, str(error))]
         job = self.ledger.job(txn, order.id)
         if job is None or job.state is not JobState.PENDING or job.attempt != order.attempt or not job.lane:
             return []

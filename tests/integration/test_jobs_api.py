@@ -431,7 +431,9 @@ def test_a_second_launch_with_the_same_token_gives_the_first_jobs_id(desk: Desk,
     ids = at_once(*[lambda: desk.launch("test/mark", {"file": file}, unique=token)] * 8)
     assert len(set(ids)) == 1
     desk.done(ids[0])
-    assert desk.launch("test/mark", {"file": file, "name": "later"}, unique=token) == ids[0]
+    assert desk.launch("test/mark", {"file": file}, unique=token) == ids[0]
+    later = desk.try_launch("test/mark", {"file": file, "name": "later", "pulzar_options": {"unique": token}})
+    assert later.status == 409
     other = desk.launch("test/mark", {"file": file, "name": "other"}, unique=token + "-2")
     desk.done(other)
     assert sorted(name for name, *_ in marks(Path(file))) == ["", "other"]
