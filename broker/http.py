@@ -7,14 +7,13 @@ value; whoever has the bytes then sends them. Nothing here does I/O.
 from __future__ import annotations
 
 import json
-import mimetypes
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
 
-from broker import conditions, dates, keys, ranges
+from broker import conditions, dates, keys, media, ranges
 from broker.conditions import Outcome
 from broker.errors import InvalidKey
 from broker.ranges import Multipart, Span
@@ -22,14 +21,13 @@ from broker.ranges import Multipart, Span
 Header = tuple[str, str]
 
 ALL_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
-DEFAULT_TYPE = "application/octet-stream"
 _SHORT_BYTES = 256 * 1024
 _PREFLIGHT_SECS = "86400"
 _ALLOWED_HEADERS = (
-    "Content-Type, Content-MD5, X-Checksum-Sha256, Range, "
+    "Content-Type, Content-Encoding, Content-MD5, X-Checksum-Sha256, Range, "
     "If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, If-Range, *"
 )
-_EXPOSED_HEADERS = "ETag, Content-Range, Accept-Ranges, Last-Modified, Location, Retry-After"
+_EXPOSED_HEADERS = "ETag, Content-Encoding, Content-Range, Accept-Ranges, Last-Modified, Location, Retry-After"
 # What may stand in a path as it is. Not "+": too many programs take it for a space.
 _SAFE = "/~!$&'()*,;=:@"
 
@@ -39,6 +37,26 @@ _CACHE_CONTROL: Header = ("Cache-Control", "no-cache")
 _ACCEPT_RANGES: Header = ("Accept-Ranges", "bytes")
 
 
+class Kept(Protocol):
+    """What index and log say of a value; an entry of the one or the other."""
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+
+    @property
+    def digest(self) -> bytes:
+        """Its SHA-256."""
+
+    @property
+    def created(self) -> int:
+        """When it was stored, in ms since the epoch."""
+
+    @property
+    def content_type(self) -> str:
+        """What `media.pack` made."""
+
+
 class Resource(NamedTuple):
     """What is known of a value that is asked for."""
 
@@ -46,11 +64,18 @@ class Resource(NamedTuple):
     digest: bytes  # SHA-256
     created: int  # ms since the epoch
     content_type: str
+    encoding: str = ""  # Content-Encoding, "": none
 
     @property
     def etag(self) -> str:
         """Its strong entity tag."""
         return f'"{self.digest.hex()}"'
+
+
+def resource(key: str, kept: Kept) -> Resource:
+    """A value as its key and what is kept of it tell."""
+    content_type, encoding = media.type_of(key, kept.content_type)
+    return Resource(kept.size, kept.digest, kept.created, content_type, encoding)
 
 
 class Plan(NamedTuple):
@@ -85,7 +110,7 @@ def _filled(pieces: Iterable[bytes | Span], value: bytes) -> Iterator[bytes]:
 
 def plan(environ: dict[str, Any], resource: Resource) -> Plan:
     """How to answer a GET or HEAD of a value; `environ` is the request's WSGI environment."""
-    size, digest, created, content_type = resource
+    size, digest, created, content_type, _ = resource
     etag = f'"{digest.hex()}"'
     head = environ["REQUEST_METHOD"] == "HEAD"
     modified = created // 1000
@@ -107,7 +132,15 @@ def plan(environ: dict[str, Any], resource: Resource) -> Plan:
         wanted = None if head else environ.get("HTTP_RANGE")
         if wanted is not None and conditions.wants_range(environ.get("HTTP_IF_RANGE"), etag, modified):
             return _partial(wanted, resource, headers)
-    return Plan(200, headers, () if head or not size else (Span(0, size),))
+    return _whole(resource, headers, head)
+
+
+def _whole(resource: Resource, headers: list[Header], head: bool = False) -> Plan:
+    return Plan(200, headers + _encoded(resource), () if head or not resource.size else (Span(0, resource.size),))
+
+
+def _encoded(resource: Resource) -> list[Header]:
+    return [("Content-Encoding", resource.encoding)] if resource.encoding else []
 
 
 def _partial(wanted: str, resource: Resource, headers: list[Header]) -> Plan:
@@ -117,12 +150,14 @@ def _partial(wanted: str, resource: Resource, headers: list[Header]) -> Plan:
     except ranges.Unsatisfiable as error:
         return _refusal(416, str(error), [*headers[2:], ("Content-Range", f"bytes */{size}")], False)
     if spans is None:
-        return Plan(200, headers, (Span(0, size),) if size else ())
+        return _whole(resource, headers)
     if len(spans) == 1:
         start, stop = spans[0]
         headers[1] = ("Content-Length", str(stop - start))
-        return Plan(206, [*headers, ("Content-Range", ranges.content_range(spans[0], size))], spans)
-    multipart = Multipart(spans, size, resource.content_type)
+        return Plan(
+            206, [*headers, *_encoded(resource), ("Content-Range", ranges.content_range(spans[0], size))], spans
+        )
+    multipart = Multipart(spans, size, [("Content-Type", resource.content_type), *_encoded(resource)])
     headers[:2] = [("Content-Type", multipart.content_type), ("Content-Length", str(multipart.length))]
     return Plan(206, headers, spans, multipart=multipart)
 
@@ -236,36 +271,3 @@ def key_of(environ: dict[str, Any], prefix: str) -> str:
 def quote_key(key: str) -> str:
     """The key as it stands in a URL."""
     return quote(key, _SAFE)
-
-
-# The table that comes with the language, so that every machine guesses the same, and what it does not know.
-_TYPES = mimetypes.MimeTypes().types_map[True] | {
-    ".7z": "application/x-7z-compressed",
-    ".br": "application/x-brotli",
-    ".bz2": "application/x-bzip2",
-    ".conf": "text/plain",
-    ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
-    ".flac": "audio/flac",
-    ".gz": "application/gzip",
-    ".log": "text/plain",
-    ".md": "text/markdown",
-    ".parquet": "application/vnd.apache.parquet",
-    ".pptx": "application/vnd.openxmlformats-officedocument.presentationml.presentation",
-    ".tgz": "application/gzip",
-    ".toml": "application/toml",
-    ".webp": "image/webp",
-    ".woff": "font/woff",
-    ".woff2": "font/woff2",
-    ".xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
-    ".xz": "application/x-xz",
-    ".yaml": "application/yaml",
-    ".yml": "application/yaml",
-    ".zst": "application/zstd",
-}
-
-
-def guess_type(key: str) -> str:
-    """The Content-Type that the ending of a key's name suggests."""
-    name = key[key.rfind("/") + 1 :]
-    dot = name.rfind(".")
-    return _TYPES.get(name[dot:].lower(), DEFAULT_TYPE) if dot > 0 else DEFAULT_TYPE

@@ -56,7 +56,7 @@ class Store(NamedTuple):
     version: int
     created: int
     expires: int  # 0: never
-    content_type: str
+    content_type: str  # and Content-Encoding, see `broker.media`
     digest: bytes  # SHA-256 of the value, 32 bytes
     size: int  # bytes
     value: bytes | None
@@ -113,7 +113,7 @@ class Result(NamedTuple):
     version: int
     created: int
     expires: int
-    content_type: str
+    content_type: str  # and Content-Encoding, see `broker.media`
     digest: bytes
     size: int
     value: bytes | None  # the value itself when it is small enough to be kept beside the entry

@@ -28,8 +28,7 @@ class Reads:
         if entry is None or not entry.live(now_ms()):
             raise missing(key, self._network)
         head = environ["REQUEST_METHOD"] == "HEAD"
-        resource = http.Resource(entry.size, entry.digest, entry.created, entry.content_type or http.guess_type(key))
-        plan = http.plan(environ, resource)
+        plan = http.plan(environ, http.resource(key, entry))
         # A 304, 412 or 416 and a HEAD need no bytes, so they never leave the master.
         if entry.value is None and plan.ranges and not head:
             location = self._redirects.read(key, entry.node)

@@ -18,8 +18,6 @@ MAX_DAYS = 36_500
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
 _TTL = re.compile(r"([0-9]{1,12})([smhd])")
 _FLAG = {"1": True, "true": True, "0": False, "false": False, "": True}
-# What curl and HTML forms send when nobody said what the body is.
-_NOT_GIVEN = ("", "application/x-www-form-urlencoded")
 
 
 def parameters(query: str) -> dict[str, str]:
@@ -53,16 +51,6 @@ def overwrite(parameters: dict[str, str]) -> bool:
     if given.lower() not in _FLAG:
         raise BadRequest(f"overwrite={given[:40]!r} is neither 1 nor 0")
     return _FLAG[given.lower()]
-
-
-def content_type(given: str | None) -> str:
-    """The Content-Type to keep; "" when none was really given, so that it is guessed from the name."""
-    given = (given or "").strip()
-    if given.partition(";")[0].strip().lower() in _NOT_GIVEN:
-        return ""
-    if len(given) > 200 or not given.isascii() or not given.isprintable():
-        raise BadRequest("Content-Type is longer than 200 characters or not printable ASCII")
-    return given
 
 
 def replaces(if_match: str | None, may_overwrite: bool) -> bool:

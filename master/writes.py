@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import Any
 
-from broker import checksums, http, keys, signing
+from broker import checksums, http, keys, media, signing
 from broker.checksums import BadChecksum, Checksums
 from broker.connections import Connections
 from broker.errors import BadSignature
@@ -59,7 +59,7 @@ class Writes:
         life = requests.lifetime(given)
         may_overwrite = requests.overwrite(given)
         length = http.content_length(environ)
-        content_type = requests.content_type(environ.get("CONTENT_TYPE"))
+        content_type = media.read(environ)
         promised = _promised(environ)
         if length is None and "HTTP_EXPECT" in environ:
             length = self._inline + 1  # who waits to be told where to send it may as well send it to a node
@@ -99,6 +99,7 @@ class Writes:
         location = self._redirects.upload(key, requests.lifetime(given), requests.overwrite(given), 0)
         if incoming.environ["REQUEST_METHOD"] == "GET":
             return self._answer(200, {"node": location}, "ok", [])
+        media.read(incoming.environ)
         return await self._send_on(location, incoming)
 
     async def _send_on(self, location: str, incoming: Incoming) -> Answer:
@@ -128,7 +129,7 @@ class Writes:
                 key=keys.encode(key),
                 size=upload["size"],
                 digest=bytes.fromhex(upload["digest"]),
-                content_type=requests.content_type(upload["content_type"]),
+                content_type=media.check(upload["content_type"]),
                 expires=now_ms() + life if life else 0,
                 overwrite=requests.replaces(if_match, "overwrite" in signed),
                 check=requests.check(if_match, upload["if_none_match"]),

@@ -44,7 +44,7 @@ class Upload(NamedTuple):
     staged: str
     size: int
     digest: str
-    content_type: str
+    content_type: str  # and Content-Encoding, see `broker.media`
     if_match: str | None
     if_none_match: str | None
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from broker import http, keys, logs, signing
 from broker.errors import BadSignature
-from broker.http import Plan, Resource
+from broker.http import Plan
 from broker.ranges import Span
 from broker.refusals import Forbidden, NotFound
 from node.errors import StorageError
@@ -44,8 +44,7 @@ class Downloads:
         if found is None:
             raise NotFound(f"this node has no key {key}")
         try:
-            resource = Resource(found.size, found.digest, found.created, found.content_type or http.guess_type(key))
-            plan = http.plan(environ, resource)
+            plan = http.plan(environ, http.resource(key, found))
             body = _body(found, plan)
         except BaseException:
             found.close()

@@ -10,7 +10,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from broker import checksums, http, keys, logs, signing
+from broker import checksums, http, keys, logs, media, signing
 from broker.checksums import BadChecksum, Checksums
 from broker.connections import Connections
 from broker.errors import BadSignature
@@ -55,6 +55,7 @@ class Uploads:
         # All that can be refused is, before the body is read: who waits for "100 Continue" sends it once.
         try:
             signed = signing.verify(self._secret, "PUT", key, query, time.time())
+            media.read(environ)
             promised = checksums.read(environ)
             length = http.content_length(environ)
             upload = self._staging.create(length or 0, md5=promised.md5 is not None)
@@ -115,7 +116,7 @@ class Uploads:
             staged=staged.token,
             size=staged.size,
             digest=staged.sha256.hex(),
-            content_type=environ.get("CONTENT_TYPE", ""),
+            content_type=media.read(environ),
             if_match=environ.get("HTTP_IF_MATCH"),
             if_none_match=environ.get("HTTP_IF_NONE_MATCH"),
         )
