@@ -7,7 +7,7 @@ value; whoever has the bytes then sends them. Nothing here does I/O.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
@@ -221,7 +221,7 @@ def cors_headers(origin: str) -> list[Header]:
     return list(_cors(origin))
 
 
-def content_length(environ: dict[str, Any]) -> int | None:
+def content_length(environ: Mapping[str, Any]) -> int | None:
     """The length of a request's body in bytes; None for a chunked one, 0 without a body."""
     if "HTTP_TRANSFER_ENCODING" in environ:
         return None

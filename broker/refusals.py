@@ -7,6 +7,7 @@ PulzarError
     ├── NotFound             404
     ├── Conflict             409
     ├── ConditionFailed      412
+    ├── NotSupported         501
     ├── Unavailable          503  with Retry-After
     └── NoRoom               507
 """
@@ -54,6 +55,12 @@ class ConditionFailed(Refused):
     """Raised when a condition of the request does not hold."""
 
     status = 412
+
+
+class NotSupported(Refused):
+    """Raised when a request needs something of HTTP that is not done here."""
+
+    status = 501
 
 
 class Unavailable(Refused):

@@ -6,19 +6,12 @@ import asyncio
 import io
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any
 
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
-from broker import http
+from broker import http, received
 from broker.refusals import BadRequest
-
-
-@lru_cache(maxsize=1024)
-def _variable(name: str) -> str:
-    name = name.upper().replace("-", "_")
-    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
 
 
 class Incoming:
@@ -34,9 +27,7 @@ class Incoming:
         if not path.isascii():
             path = path.encode().decode("latin-1")
         environ = {"REQUEST_METHOD": scope.method, "PATH_INFO": path, "QUERY_STRING": scope.query_string}
-        for name, value in scope.headers.items():
-            variable = _variable(name)
-            environ[variable] = f"{environ[variable]},{value}" if variable in environ else value
+        received.add_headers(environ, scope.headers.items())
         environ["REMOTE_ADDR"] = scope.client
         environ["SERVER_NAME"] = scope.server
         self.environ: dict[str, Any] = environ

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from broker import http, logs, service, settings, topology
+from broker import http, logs, received, service, settings, topology
 from broker.connections import Connections
 from broker.http import Answer
 from broker.link import Link
@@ -82,6 +82,7 @@ class Application:
         if segment == "skynet" and path.startswith(COMMIT):
             segment = COMMIT
         try:
+            received.check(incoming.environ)
             handler = self._routes.get((segment, method)) or self._other(segment, method)
             answer = handler(incoming)
             return answer if isinstance(answer, Answer) else await answer

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from broker import VERSION, http, keys, logs, service
+from broker import VERSION, http, keys, logs, received, service
 from broker import settings as configuration
 from broker.connections import Connections
 from broker.refusals import answer_to
@@ -59,6 +59,7 @@ class Application:
         method: str = environ["REQUEST_METHOD"]
         path: str = environ["PATH_INFO"]
         try:
+            received.check(environ)
             handlers = self._routes.get(path) or self._routes.get(path[: path.find("/", 1) + 1])
             if method == "OPTIONS":
                 return http.give(start_response, http.options(handlers or http.ALL_METHODS, self._cors))
