@@ -7,6 +7,7 @@ value; whoever has the bytes then sends them. Nothing here does I/O.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
@@ -130,7 +131,7 @@ def plan(environ: dict[str, Any], resource: Resource) -> Plan:
             return _refusal(412, f"the condition does not hold: the value has ETag {etag}", headers[2:5], head)
         # RFC 9110 knows ranges of GET only: a HEAD is told of the whole value.
         wanted = None if head else environ.get("HTTP_RANGE")
-        if wanted is not None and conditions.wants_range(environ.get("HTTP_IF_RANGE"), etag, modified):
+        if wanted is not None and conditions.wants_range(environ.get("HTTP_IF_RANGE"), etag, modified, time.time()):
             return _partial(wanted, resource, headers)
     return _whole(resource, headers, head)
 

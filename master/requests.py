@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qs
 
-from broker import conditions
+from broker import conditions, dates
 from broker.refusals import BadRequest, ConditionFailed
 from master.index import Entry
 from master.store import Check
@@ -58,11 +58,18 @@ def replaces(if_match: str | None, may_overwrite: bool) -> bool:
     return may_overwrite or if_match is not None
 
 
-def check(if_match: str | None, if_none_match: str | None) -> Check:
+def check(if_match: str | None, if_none_match: str | None, if_unmodified_since: str | None = None) -> Check:
     """A function that raises `ConditionFailed` when the conditions do not hold for an entry."""
 
     def holds(entry: Entry | None) -> None:
         etag = None if entry is None else f'"{entry.digest.hex()}"'
+        modified = None if entry is None else entry.created // 1000
+        # If-Match is the better of the two; with it the date does not count.
+        if if_match is None and not conditions.unmodified_since(if_unmodified_since, modified):
+            raise ConditionFailed(
+                f"If-Unmodified-Since {if_unmodified_since} does not hold: the key {_state(etag)}, "
+                f"stored on {dates.write(modified or 0)}"
+            )
         if if_match is not None and not conditions.matches(if_match, etag, strong=True):
             raise ConditionFailed(f"If-Match {if_match[:80]} does not hold: the key " + _state(etag))
         if if_none_match is not None and conditions.matches(if_none_match, etag, strong=False):

@@ -87,7 +87,9 @@ class Writes:
                 content_type=content_type,
                 expires=now + life if life else 0,
                 overwrite=requests.replaces(if_match, may_overwrite),
-                check=requests.check(if_match, environ.get("HTTP_IF_NONE_MATCH")),
+                check=requests.check(
+                    if_match, environ.get("HTTP_IF_NONE_MATCH"), environ.get("HTTP_IF_UNMODIFIED_SINCE")
+                ),
                 value=value,
             ),
         )
@@ -132,7 +134,7 @@ class Writes:
                 content_type=media.check(upload["content_type"]),
                 expires=now_ms() + life if life else 0,
                 overwrite=requests.replaces(if_match, "overwrite" in signed),
-                check=requests.check(if_match, upload["if_none_match"]),
+                check=requests.check(if_match, upload["if_none_match"], upload.get("if_unmodified_since")),
                 node=upload["node"],
                 staged=upload["staged"],
             ),
@@ -142,7 +144,8 @@ class Writes:
         """Delete a key."""
         environ = incoming.environ
         key = http.key_of(environ, "/delete_key/")
-        check = requests.check(environ.get("HTTP_IF_MATCH"), environ.get("HTTP_IF_NONE_MATCH"))
+        dated = environ.get("HTTP_IF_UNMODIFIED_SINCE")
+        check = requests.check(environ.get("HTTP_IF_MATCH"), environ.get("HTTP_IF_NONE_MATCH"), dated)
         await self._writer.delete(keys.encode(key), check)
         return self._answer(200, None, "key deleted", [])
 

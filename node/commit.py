@@ -47,6 +47,7 @@ class Upload(NamedTuple):
     content_type: str  # and Content-Encoding, see `broker.media`
     if_match: str | None
     if_none_match: str | None
+    if_unmodified_since: str | None
 
 
 class Committer:

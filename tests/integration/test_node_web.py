@@ -392,7 +392,7 @@ def test_an_upload_is_committed_and_can_be_read(
     (told,) = master.told
     assert told == {
         "node": "tested", "staged": told["staged"], "size": size, "digest": digest, "content_type": "image/x-test",
-        "if_match": None, "if_none_match": None,
+        "if_match": None, "if_none_match": None, "if_unmodified_since": None,
     }  # fmt: skip
     got = node.get(key)
     assert (got.body, got.headers["content-type"], got.headers["etag"]) == (value, "image/x-test", f'"{digest}"')
@@ -400,9 +400,10 @@ def test_an_upload_is_committed_and_can_be_read(
 
 
 def test_conditions_are_passed_on_to_the_master(server: DataServer, node: Client, master: StandIn) -> None:
-    headers = {"If-Match": '"a", "b"', "If-None-Match": "*"}
+    headers = {"If-Match": '"a", "b"', "If-None-Match": "*", "If-Unmodified-Since": "a date"}
     good(node.request("PUT", target(server, master, unique()), b"value", headers), 201)
-    assert (master.told[0]["if_match"], master.told[0]["if_none_match"]) == ('"a", "b"', "*")
+    told = [master.told[0][name] for name in ("if_match", "if_none_match", "if_unmodified_since")]
+    assert told == list(headers.values())
 
 
 def test_an_upload_that_no_master_sent_is_refused_before_its_body(server: DataServer, master: StandIn) -> None:
