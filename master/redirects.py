@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from broker import http, keys, signing
+from broker import addresses, http, keys, signing
 from broker.refusals import NoRoom, Unavailable
 from master.network import Network
 
@@ -28,8 +28,19 @@ class Redirects:
         query = signing.sign(self._secret, "GET", key, {}, int(time.time()) + READ_SECS)
         return f"{url}/get_key/{http.quote_key(key)}?{query}"
 
-    def upload(self, key: str, lifetime_ms: int, overwrite: bool, size: int) -> str:
-        """The URL to PUT a value at; raises `Unavailable` or `NoRoom` when no node can take it."""
+    def upload(
+        self,
+        key: str,
+        lifetime_ms: int,
+        overwrite: bool,
+        size: int,
+        length: int | None = None,
+        if_match: str | None = None,
+    ) -> str:
+        """The URL to PUT a value at; raises `Unavailable` or `NoRoom` when no node can take it.
+
+        `size` is the room it needs. A body of another `length`, or a value that `if_match` does not hold for, is refused there.
+        """
         key = keys.check(key)
         node = self._network.choose(size)
         url = self._network.url(node) if node else None
@@ -37,10 +48,6 @@ class Redirects:
             if self._network.any_alive():
                 raise NoRoom(f"no node has room for {size} bytes")
             raise Unavailable("no node was heard from lately; try again")
-        fields = {"url": self._address}
-        if lifetime_ms:
-            fields["life"] = str(lifetime_ms)
-        if overwrite:
-            fields["overwrite"] = "1"
+        fields = addresses.upload(self._address, lifetime_ms, overwrite, length, if_match)
         query = signing.sign(self._secret, "PUT", key, fields, int(time.time()) + UPLOAD_SECS)
         return f"{url}/add_key/{http.quote_key(key)}?{query}"

@@ -6,9 +6,11 @@ Everything here raises `BadRequest` with a message that says what was received a
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import parse_qs
 
-from broker import conditions, dates
+from broker import conditions, dates, http
 from broker.refusals import BadRequest, ConditionFailed
 from master.index import Entry
 from master.store import Check
@@ -17,6 +19,7 @@ DAY_MS = 86_400_000
 MAX_DAYS = 36_500
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
 _TTL = re.compile(r"([0-9]{1,12})([smhd])")
+_MATCH_CHARS = 4_000  # of an If-Match that becomes a part of an address
 _FLAG = {"1": True, "true": True, "0": False, "false": False, "": True}
 
 
@@ -53,6 +56,18 @@ def overwrite(parameters: dict[str, str]) -> bool:
     return _FLAG[given.lower()]
 
 
+def signed(environ: Mapping[str, Any]) -> tuple[int | None, str | None]:
+    """What a PUT says of itself that goes into the address it is sent to: Content-Length and If-Match; None: nothing."""
+    if environ["REQUEST_METHOD"] != "PUT":
+        return None, None
+    if_match = environ.get("HTTP_IF_MATCH")
+    if if_match is not None and len(if_match) > _MATCH_CHARS:
+        raise BadRequest(
+            f"If-Match has {len(if_match)} characters; with a value that goes to a node {_MATCH_CHARS} is the limit"
+        )
+    return http.content_length(environ) if environ.get("CONTENT_LENGTH") else None, if_match
+
+
 def replaces(if_match: str | None, may_overwrite: bool) -> bool:
     """Whether a PUT with these may replace a value: an If-Match that holds is a wish to."""
     return may_overwrite or if_match is not None
@@ -74,6 +89,18 @@ def check(if_match: str | None, if_none_match: str | None, if_unmodified_since: 
             raise ConditionFailed(f"If-Match {if_match[:80]} does not hold: the key " + _state(etag))
         if if_none_match is not None and conditions.matches(if_none_match, etag, strong=False):
             raise ConditionFailed(f"If-None-Match {if_none_match[:80]} does not hold: the key " + _state(etag))
+
+    return holds
+
+
+def check_commit(signed: Mapping[str, str], upload: Mapping[str, Any]) -> Check:
+    """As `check`, for an upload that a node has: what was signed must hold, and what its client said to the node."""
+    first = check(signed.get("if_match"), None)
+    second = check(upload["if_match"], upload["if_none_match"], upload.get("if_unmodified_since"))
+
+    def holds(entry: Entry | None) -> None:
+        first(entry)
+        second(entry)
 
     return holds
 

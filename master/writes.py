@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import Any
 
-from broker import checksums, http, keys, media, signing
+from broker import addresses, checksums, http, keys, media, signing
 from broker.checksums import BadChecksum, Checksums
 from broker.connections import Connections
 from broker.errors import BadSignature
@@ -64,11 +64,15 @@ class Writes:
         if length is None and "HTTP_EXPECT" in environ:
             length = self._inline + 1  # who waits to be told where to send it may as well send it to a node
         if length is not None and length > self._inline:
-            return await self._send_on(self._redirects.upload(key, life, may_overwrite, length), incoming)
+            return await self._send_on(
+                self._redirects.upload(key, life, may_overwrite, length, *requests.signed(environ)), incoming
+            )
         if length is None:
             chunks, whole = await self._read_chunks(incoming)
             if not whole:
-                return await self._relay(self._redirects.upload(key, life, may_overwrite, 0), chunks, incoming)
+                return await self._relay(
+                    self._redirects.upload(key, life, may_overwrite, 0, *requests.signed(environ)), chunks, incoming
+                )
             if not any(promised) and await self._cut_off(incoming):
                 raise BadRequest("the connection broke in the middle of the body; nothing was stored")
             value = b"".join(chunks)
@@ -98,7 +102,9 @@ class Writes:
         """Where to PUT a key directly; a PUT is sent there."""
         key = http.key_of(incoming.environ, "/get_node/")
         given = requests.parameters(incoming.environ["QUERY_STRING"])
-        location = self._redirects.upload(key, requests.lifetime(given), requests.overwrite(given), 0)
+        location = self._redirects.upload(
+            key, requests.lifetime(given), requests.overwrite(given), 0, *requests.signed(incoming.environ)
+        )
         if incoming.environ["REQUEST_METHOD"] == "GET":
             return self._answer(200, {"node": location}, "ok", [])
         media.read(incoming.environ)
@@ -124,7 +130,6 @@ class Writes:
             raise Forbidden(str(error)) from error
         upload = json.loads(body)
         life = int(signed.get("life", "0"))
-        if_match = upload["if_match"]
         return await self._store(
             key,
             Put(
@@ -133,8 +138,8 @@ class Writes:
                 digest=bytes.fromhex(upload["digest"]),
                 content_type=media.check(upload["content_type"]),
                 expires=now_ms() + life if life else 0,
-                overwrite=requests.replaces(if_match, "overwrite" in signed),
-                check=requests.check(if_match, upload["if_none_match"], upload.get("if_unmodified_since")),
+                overwrite=addresses.replaces(signed),
+                check=requests.check_commit(signed, upload),
                 node=upload["node"],
                 staged=upload["staged"],
             ),

@@ -10,7 +10,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from broker import checksums, http, keys, logs, media, signing
+from broker import addresses, checksums, http, keys, logs, media, signing
 from broker.checksums import BadChecksum, Checksums
 from broker.connections import Connections
 from broker.errors import BadSignature
@@ -58,6 +58,7 @@ class Uploads:
             media.read(environ)
             promised = checksums.read(environ)
             length = http.content_length(environ)
+            addresses.check_length(signed, length)
             upload = self._staging.create(length or 0, md5=promised.md5 is not None)
         except BadSignature as error:
             raise Forbidden(str(error)) from error
@@ -68,6 +69,7 @@ class Uploads:
         keep = False
         try:
             self._receive(environ, upload, length, promised)
+            addresses.check_length(signed, upload.size)
             staged = upload.finish()
             promised.compare(staged.md5, staged.sha256)
             committed = self._committer.commit(signed["url"], key, query, self._told(environ, staged))

@@ -333,6 +333,61 @@ def test_conditions_count_for_a_direct_upload(cluster: Cluster, master: Client, 
     assert master.get(key).body == (value if status == 201 else b"first")
 
 
+def test_a_header_at_the_node_does_not_widen_what_its_address_allows(cluster: Cluster, master: Client) -> None:
+    key = unique()
+    etag = master.put(key, b"first").headers["etag"]
+    for condition in ("*", etag):
+        refused(follow_to(address_for(cluster, master, key), "PUT", b"second", {"If-Match": condition}), 409)
+    refused(follow_to(address_for(cluster, master, key, "?overwrite=1"), "PUT", b"x", {"If-Match": '"x"'}), 412)
+    assert master.get(key).body == b"first"
+    good(follow_to(address_for(cluster, master, key, "?overwrite=1"), "PUT", b"second", {"If-Match": etag}), 201)
+    assert master.get(key).body == b"second"
+
+
+@pytest.mark.parametrize("target", ["add_key", "get_node"])
+def test_an_if_match_given_to_the_master_counts_at_the_node_whatever_is_said_there(master: Client, target: str) -> None:
+    key, value = unique(), payload(LARGE)
+    etag = master.put(key, b"first").headers["etag"]
+
+    def sent_on(condition: str) -> str:
+        headers = {"If-Match": condition, "Expect": "100-continue"}
+        answer = master.request("PUT", f"/{target}/{key}", value, headers)
+        assert answer.status == 307
+        return answer.headers["location"]
+
+    first = sent_on(etag)
+    for headers in ({}, {"If-Match": "*"}):
+        assert '"x"' in refused(follow_to(sent_on('"x"'), "PUT", value, headers), 412)
+    refused(follow_to(first, "PUT", value, {"If-Match": '"x"'}), 412)
+    assert master.get(key).body == b"first"
+    good(follow_to(first, "PUT", value), 201)
+    assert master.get(key).body == value
+    refused(follow_to(first, "PUT", value, {"If-Match": "*"}), 412)
+    good(follow_to(sent_on("*"), "PUT", value, {"If-Match": "*"}), 201)
+    refused(
+        master.request("PUT", f"/{target}/{key}", value, {"If-Match": '"x",' * 2_000, "Expect": "100-continue"}), 400
+    )
+
+
+def test_an_address_is_for_a_body_of_the_length_that_was_told(cluster: Cluster, master: Client) -> None:
+    key, value = unique(), payload(LARGE)
+    for target in ("add_key", "get_node"):
+        answer = master.request("PUT", f"/{target}/{key}", value, {"Expect": "100-continue"})
+        location = answer.headers["location"]
+        assert f"&size={LARGE}&" in location
+        for other in (value[:-1], value + b"x", b"", iter([value[:-1]])):
+            assert str(LARGE) in refused(follow_to(location, "PUT", other), 400)
+        refused(follow_to(location.replace(f"size={LARGE}", "size=1"), "PUT", b"x"), 403)
+    refused(master.get(key), 404)
+    wait_for(lambda: not staged(cluster), what="refused uploads removed from the staging directories")
+    good(follow_to(location, "PUT", iter([value])), 201)
+    # Who did not say how long it is may send anything.
+    for asked in ("GET", "PUT"):
+        head = f"{asked} /get_node/{unique()} HTTP/1.1\r\nHost: {master.host}\r\n\r\n"
+        answer = master.raw(head.encode(), asked)
+        good(follow_to(answer.json["data"]["node"], "PUT", value), 201)
+
+
 def test_a_node_accepts_no_upload_that_its_master_did_not_send(cluster: Cluster, master: Client) -> None:
     own = urlsplit(cluster.master_url).netloc
     for node in cluster.nodes:
