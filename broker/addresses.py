@@ -10,8 +10,14 @@ size       Content-Length of the upload; another one is refused
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+from broker import http, signing
+from broker.errors import BadSignature, Expired, InvalidKey
 from broker.refusals import BadRequest
+
+_METHODS = {"/get_key/": "GET", "/add_key/": "PUT"}
+_NEVER_LATE = 0.0
 
 
 def upload(master: str, lifetime_ms: int, overwrite: bool, length: int | None, if_match: str | None) -> dict[str, str]:
@@ -41,3 +47,41 @@ def check_length(signed: Mapping[str, str], length: int | None) -> None:
             f"the body has {length} bytes, and this address is for one of {size} bytes; nothing was stored. "
             "Ask the master again, with the body that is to be stored"
         )
+
+
+def way_back(secret: bytes, key: str, query: str, now: float, open_reads: bool) -> str | None:
+    """Where a read at a node is to be sent instead: None when the node may answer it itself, the master when it came too late.
+
+    Whoever follows a redirect once and goes on reading there, as players and downloads do, comes back with an address
+    that is too old. Raises `BadSignature` for one that this cluster's master did not make, or did not make so.
+    """
+    if open_reads and "signature=" not in query:
+        return None
+    try:
+        signing.verify(secret, "GET", key, query, now)
+    except Expired as late:
+        if open_reads:
+            return None
+        master = late.parameters.get("url")
+        if not master:
+            raise
+        return f"http://{master}/get_key/{http.quote_key(key)}"
+    return None
+
+
+def allowed_origin(secret: bytes, environ: Mapping[str, Any], configured: str) -> str:
+    """The Access-Control-Allow-Origin of a node's answer: `configured`, or any for who was sent here by the master.
+
+    A browser that follows a redirect to another host says `Origin: null`. The master has looked at its true one; that the
+    address is authentic, too old or not, shows that it came from there.
+    """
+    path: str = environ["PATH_INFO"]
+    query: str = environ["QUERY_STRING"]
+    prefix = path[: path.find("/", 1) + 1]
+    if configured in ("", "*") or "signature=" not in query or prefix not in _METHODS:
+        return configured
+    try:
+        signing.verify(secret, _METHODS[prefix], http.key_of(environ, prefix), query, _NEVER_LATE)
+    except (BadSignature, InvalidKey):
+        return configured
+    return "*"

@@ -189,6 +189,13 @@ def answer(status: int, data: Any, message: str, headers: Iterable[Header], cors
     return Answer(status, [*own, *headers, *_cors(cors)], body)
 
 
+def elsewhere(location: str, cors: Iterable[Header], *, head: bool = False) -> Answer:
+    """The answer to a read that sends its client to where the value is."""
+    body = f"the value is at {location}\n".encode("ascii")
+    own = [("Location", location), ("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
+    return Answer(307, [*own, *cors], b"" if head else body)
+
+
 def options(methods: Iterable[str], cors: str) -> Answer:
     """The answer to OPTIONS, and to the question a browser asks before a request from another origin."""
     allowed = ", ".join(sorted({*methods, "OPTIONS"}))
@@ -251,7 +258,7 @@ def unread(environ: dict[str, Any]) -> list[Header]:
     return [CLOSE] if length is None else []
 
 
-def key_of(environ: dict[str, Any], prefix: str) -> str:
+def key_of(environ: Mapping[str, Any], prefix: str) -> str:
     """The key in the request's path after `prefix`; raises `InvalidKey` with the reason.
 
     The server has undone the percent-encoding and gives bytes as latin-1, as WSGI says. A plus is a plus.

@@ -31,7 +31,6 @@ class Reads:
         plan = http.plan(environ, http.resource(key, entry))
         # A 304, 412 or 416 and a HEAD need no bytes, so they never leave the master.
         if entry.value is None and plan.ranges and not head:
-            location = self._redirects.read(key, entry.node)
-            return Answer(307, [("Location", location), ("Content-Length", "0"), *self._cors])
+            return http.elsewhere(self._redirects.read(key, entry.node), self._cors)
         body = b"" if head else plan.body(entry.value)
         return Answer(plan.status, [*plan.headers, *self._cors], body)

@@ -13,7 +13,7 @@ UPLOAD_SECS = 3_600  # to begin an upload; it may take as long as it takes
 
 
 class Redirects:
-    """Of one web worker. `address` is the master's own `host:port`, where nodes commit uploads."""
+    """Of one web worker. `address` is the master's own `host:port`: nodes commit uploads there, and send late readers back."""
 
     def __init__(self, network: Network, secret: bytes, address: str) -> None:
         self._network = network
@@ -25,7 +25,7 @@ class Redirects:
         url = self._network.url(node)
         if url is None or self._network.gone(node):
             raise Unavailable(f"node {node}, which has this value, was not heard from lately; try again")
-        query = signing.sign(self._secret, "GET", key, {}, int(time.time()) + READ_SECS)
+        query = signing.sign(self._secret, "GET", key, {"url": self._address}, int(time.time()) + READ_SECS)
         return f"{url}/get_key/{http.quote_key(key)}?{query}"
 
     def upload(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
-from broker import http, keys, logs, signing
+from broker import addresses, http, keys, logs
 from broker.errors import BadSignature
 from broker.http import Plan
 from broker.ranges import Span
@@ -34,12 +34,15 @@ class Downloads:
         self._reader = reader
         self._secret = secret
         self._open = open_reads
-        self._cors = http.cors_headers(cors)
+        self._cors = cors
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """Answer one request. Raises `Refused`, `InvalidKey` or `StorageError`."""
         key = http.key_of(environ, "/get_key/")
-        self._check(key, environ["QUERY_STRING"])
+        cors = http.cors_headers(addresses.allowed_origin(self._secret, environ, self._cors))
+        if back := self._way_back(key, environ["QUERY_STRING"]):
+            head = environ["REQUEST_METHOD"] == "HEAD"
+            return http.give(start_response, http.elsewhere(back, cors, head=head))
         found = self._reader.get(keys.encode(key))
         if found is None:
             raise NotFound(f"this node has no key {key}")
@@ -49,15 +52,13 @@ class Downloads:
         except BaseException:
             found.close()
             raise
-        start_response(http.STATUS_LINES[plan.status], [*plan.headers, *self._cors])
+        start_response(http.STATUS_LINES[plan.status], [*plan.headers, *cors])
         return body
 
-    def _check(self, key: str, query: str) -> None:
-        """Whether the master sent the client here; a plain URL will do where the node is open."""
-        if self._open and "signature=" not in query:
-            return
+    def _way_back(self, key: str, query: str) -> str | None:
+        """Where the client is to go instead, None when the value may be read here."""
         try:
-            signing.verify(self._secret, "GET", key, query, time.time())
+            return addresses.way_back(self._secret, key, query, time.time(), self._open)
         except BadSignature as error:
             raise Forbidden(str(error)) from error
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from broker import VERSION, http, keys, logs, received, service
+from broker import VERSION, addresses, http, keys, logs, received, service
 from broker import settings as configuration
 from broker.connections import Connections
 from broker.refusals import answer_to
@@ -42,7 +42,7 @@ class Application:
         self._cors = settings["server", "cors"]
         self._reader = reader
         self._announce = announce
-        secret = settings.secret()
+        self._secret = secret = settings.secret()
         committer = Committer(secret, settings["server", "put_timeout"])
         threads = settings["volume", "threads"]
         self._uploads = Uploads(self._node, staging, Connections(), committer, secret, threads)
@@ -62,7 +62,7 @@ class Application:
             received.check(environ)
             handlers = self._routes.get(path) or self._routes.get(path[: path.find("/", 1) + 1])
             if method == "OPTIONS":
-                return http.give(start_response, http.options(handlers or http.ALL_METHODS, self._cors))
+                return http.give(start_response, http.options(handlers or http.ALL_METHODS, self._origin(environ)))
             if handlers is None:
                 return self._refuse(environ, start_response, 404, f"a node has no path {path}")
             handler = handlers.get(method)
@@ -99,12 +99,19 @@ class Application:
         message: str,
         headers: Iterable[http.Header] = (),
     ) -> Iterable[bytes]:
-        body = http.give(start_response, http.answer(status, data, message, headers, self._cors))
+        body = http.give(start_response, http.answer(status, data, message, headers, self._origin(environ)))
         return [] if environ["REQUEST_METHOD"] == "HEAD" else body
+
+    def _origin(self, environ: Environ) -> str:
+        return addresses.allowed_origin(self._secret, environ, self._cors)
 
     def _put(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         committed = self._uploads.put(environ)
-        headers = [*committed.headers, ("Content-Length", str(len(committed.body))), *http.cors_headers(self._cors)]
+        headers = [
+            *committed.headers,
+            ("Content-Length", str(len(committed.body))),
+            *http.cors_headers(self._origin(environ)),
+        ]
         start_response(http.STATUS_LINES[committed.status], headers)
         return [committed.body]
 

@@ -19,7 +19,7 @@ import requests
 from broker import settings, signing
 from ops.cluster import Cluster
 from tests.integration.wire import INLINE, Answer, Client, curl, follow_to, good, payload, refused, target_of
-from tests.support import unique, wait_for
+from tests.support import Clusters, unique, wait_for
 
 LARGE = INLINE + 1
 
@@ -459,6 +459,27 @@ def test_an_address_signed_by_another_cluster_is_refused_by_the_node(cluster: Cl
     own = urlsplit(cluster.master_url).netloc
     query = signing.sign(b"another secret", "PUT", key, {"url": own}, int(time.time()) + 60)
     refused(follow_to(f"{cluster.nodes[0].url}/add_key/{key}?{query}", "PUT", b"value"), 403)
+
+
+def test_a_reader_who_comes_back_too_late_gets_on(make_cluster: Clusters) -> None:
+    cluster, key, value = (
+        make_cluster(nodes=1, env={"PULZAR_VOLUME_OPEN_READS": "False"}),
+        unique("a b.txt"),
+        payload(100_000),
+    )
+    with Client(cluster.master_url) as master:
+        good(master.put(key, value), 201)
+        location = master.get(key, follow=False).headers["location"]
+        fields = dict(parse_qsl(urlsplit(location).query))
+        assert fields["url"] == urlsplit(cluster.master_url).netloc
+    query = signing.sign(secret_of(cluster), "GET", key, {"url": fields["url"]}, int(time.time()) - 1)
+    late = f"{cluster.nodes[0].url}/get_key/{quote(key)}?{query}"
+    for headers, status, body in (({}, 200, value), ({"Range": "bytes=5-"}, 206, value[5:])):
+        got = requests.get(late, headers=headers, timeout=30)
+        assert ([answer.status_code for answer in got.history], got.status_code) == ([307, 307], status)
+        assert got.content == body
+    assert curl("-L", "-I", late).status == 200
+    refused(follow_to(f"{cluster.nodes[0].url}/get_key/{quote(key)}"), 403)
 
 
 def test_an_address_for_reading_can_not_be_used_for_writing(cluster: Cluster, master: Client) -> None:
