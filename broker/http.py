@@ -7,6 +7,7 @@ value; whoever has the bytes then sends them. Nothing here does I/O.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -36,6 +37,11 @@ STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HT
 # A key can get another value at any time, so whoever keeps a copy has to ask.
 _CACHE_CONTROL: Header = ("Cache-Control", "no-cache")
 _ACCEPT_RANGES: Header = ("Accept-Ranges", "bytes")
+_NO_SNIFFING: Header = ("X-Content-Type-Options", "nosniff")
+# A value that is a page must not act in the name of the master's other pages. Where it is embedded this says nothing.
+_SANDBOX: Header = ("Content-Security-Policy", "sandbox; default-src 'none'")
+# These can do nothing as documents, and browsers refuse to show them in a sandbox.
+_SHOWN_ALONE = re.compile(r"(?:(?:audio|video)/[\w.+-]+|application/pdf)(?:;[^,]*)?", re.ASCII | re.IGNORECASE)
 
 
 class Kept(Protocol):
@@ -123,6 +129,8 @@ def plan(environ: dict[str, Any], resource: Resource) -> Plan:
         _CACHE_CONTROL,
         _ACCEPT_RANGES,
     ]
+    if not _SHOWN_ALONE.fullmatch(content_type):
+        headers.append(_SANDBOX)
     if "HTTP_RANGE" in environ or conditions.given(environ):
         outcome = conditions.evaluate(environ, etag, modified)
         if outcome is Outcome.NOT_MODIFIED:
@@ -170,8 +178,8 @@ def _refusal(status: int, message: str, headers: list[Header], head: bool) -> Pl
 
 
 def envelope(status: int, data: Any, message: str) -> bytes:
-    """The body of every answer that is not a value."""
-    return json.dumps({"data": data, "msg": message, "status": "ok" if status < 400 else "ko"}).encode("ascii") + b"\n"
+    """The body of every answer that is not a value. Who is sent elsewhere is told "ko": nothing has been done yet."""
+    return json.dumps({"data": data, "msg": message, "status": "ok" if status < 300 else "ko"}).encode("ascii") + b"\n"
 
 
 class Answer(NamedTuple):
@@ -218,14 +226,14 @@ def give(start_response: Any, answer: Answer) -> list[bytes]:
 @lru_cache(maxsize=16)
 def _cors(origin: str) -> tuple[Header, ...]:
     if not origin:
-        return ()
+        return (_NO_SNIFFING,)
     allowed = ("Access-Control-Allow-Origin", origin)
     exposed = ("Access-Control-Expose-Headers", _EXPOSED_HEADERS)
-    return allowed, exposed
+    return _NO_SNIFFING, allowed, exposed
 
 
 def cors_headers(origin: str) -> list[Header]:
-    """The headers of every answer that let pages from `origin` read it; none for ""."""
+    """The headers of every answer: it is what its Content-Type says, and pages from `origin` ("": none) may read it."""
     return list(_cors(origin))
 
 

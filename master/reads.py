@@ -1,4 +1,4 @@
-"""`GET|HEAD /get_key/{key}`: straight from the index, or a redirect to the node that has the value."""
+"""`GET|HEAD /get_key/{key}`, `HEAD /add_key/{key}`: straight from the index, or a redirect to the node that has the value."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Reads:
     def __call__(self, incoming: Incoming) -> Answer:
         """Answer one request; raises `Refused` or `InvalidKey`."""
         environ = incoming.environ
-        key = http.key_of(environ, "/get_key/")
+        key = http.key_of(environ, "/add_key/" if environ["PATH_INFO"].startswith("/add_key/") else "/get_key/")
         entry = self._index.get(keys.encode(key))
         if entry is None or not entry.live(now_ms()):
             raise missing(key, self._network)

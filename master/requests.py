@@ -68,6 +68,12 @@ def signed(environ: Mapping[str, Any]) -> tuple[int | None, str | None]:
     return http.content_length(environ) if environ.get("CONTENT_LENGTH") else None, if_match
 
 
+def sent_on(environ: Mapping[str, Any]) -> str:
+    """What a client is told whose PUT is answered with the address of a node."""
+    what = "send it" if environ["PATH_INFO"].startswith("/get_node/") else "this value is large, send it"
+    return f"nothing is stored yet: {what} to data.node (curl: -L; httpx: follow_redirects=True)"
+
+
 def replaces(if_match: str | None, may_overwrite: bool) -> bool:
     """Whether a PUT with these may replace a value: an If-Match that holds is a wish to."""
     return may_overwrite or if_match is not None

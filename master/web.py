@@ -159,6 +159,7 @@ def routes(reads: Reads, writes: Writes, launches: Launches, extensions: Extensi
     return {
         ("get_key", "GET"): reads,
         ("get_key", "HEAD"): reads,
+        ("add_key", "HEAD"): reads,  # some clients look first whether it is there
         ("add_key", "PUT"): writes.put,
         ("delete_key", "DELETE"): writes.delete,
         ("get_node", "GET"): writes.place,

@@ -112,7 +112,7 @@ class Writes:
 
     async def _send_on(self, location: str, incoming: Incoming) -> Answer:
         headers = [("Location", location), *await incoming.discard()]
-        return self._answer(307, {"node": location}, "put it there", headers)
+        return self._answer(307, {"node": location}, requests.sent_on(incoming.environ), headers)
 
     async def commit(self, incoming: Incoming) -> Answer:
         """A node has an upload; store it under its key as if the client had put it here."""

@@ -18,7 +18,7 @@ import requests
 
 from broker import settings, signing
 from ops.cluster import Cluster
-from tests.integration.wire import INLINE, Answer, Client, curl, follow_to, good, payload, refused, target_of
+from tests.integration.wire import INLINE, Answer, Client, curl, follow_to, good, payload, refused, sent_on, target_of
 from tests.support import Clusters, unique, wait_for
 
 LARGE = INLINE + 1
@@ -162,9 +162,7 @@ def test_who_waits_to_be_told_sends_nothing_when_the_key_is_bad(master: Client) 
 def test_a_large_body_that_is_sent_without_waiting_survives_the_redirect(cluster: Cluster, master: Client) -> None:
     for _ in range(5):
         key, value = unique(), payload(10 << 20)
-        answer = master.request("PUT", f"/add_key/{key}", value)
-        assert answer.status == 307
-        good(follow_to(answer.headers["location"], "PUT", value), 201)
+        good(follow_to(sent_on(master.request("PUT", f"/add_key/{key}", value)), "PUT", value), 201)
         master.close()
 
 
@@ -269,9 +267,7 @@ def test_a_client_that_asks_first_puts_straight_to_the_node(cluster: Cluster, ma
 
 def test_a_put_on_get_node_is_sent_to_that_address(cluster: Cluster, master: Client) -> None:
     key = unique("a b/100%.txt")
-    answer = master.request("PUT", f"/get_node/{quote(key)}", b"value")
-    assert answer.status == 307
-    location = answer.headers["location"]
+    location = sent_on(master.request("PUT", f"/get_node/{quote(key)}", b"value"))
     own = urlsplit(cluster.master_url).netloc
     assert any(location.startswith(f"{node.url}/add_key/") for node in cluster.nodes)
     assert f"?url={own}" in location
@@ -349,21 +345,19 @@ def test_an_if_match_given_to_the_master_counts_at_the_node_whatever_is_said_the
     key, value = unique(), payload(LARGE)
     etag = master.put(key, b"first").headers["etag"]
 
-    def sent_on(condition: str) -> str:
+    def with_condition(condition: str) -> str:
         headers = {"If-Match": condition, "Expect": "100-continue"}
-        answer = master.request("PUT", f"/{target}/{key}", value, headers)
-        assert answer.status == 307
-        return answer.headers["location"]
+        return sent_on(master.request("PUT", f"/{target}/{key}", value, headers))
 
-    first = sent_on(etag)
+    first = with_condition(etag)
     for headers in ({}, {"If-Match": "*"}):
-        assert '"x"' in refused(follow_to(sent_on('"x"'), "PUT", value, headers), 412)
+        assert '"x"' in refused(follow_to(with_condition('"x"'), "PUT", value, headers), 412)
     refused(follow_to(first, "PUT", value, {"If-Match": '"x"'}), 412)
     assert master.get(key).body == b"first"
     good(follow_to(first, "PUT", value), 201)
     assert master.get(key).body == value
     refused(follow_to(first, "PUT", value, {"If-Match": "*"}), 412)
-    good(follow_to(sent_on("*"), "PUT", value, {"If-Match": "*"}), 201)
+    good(follow_to(with_condition("*"), "PUT", value, {"If-Match": "*"}), 201)
     refused(
         master.request("PUT", f"/{target}/{key}", value, {"If-Match": '"x",' * 2_000, "Expect": "100-continue"}), 400
     )

@@ -48,6 +48,7 @@ def test_a_plain_get_is_answered_with_everything_about_the_value() -> None:
         "Last-Modified": DATE,
         "Cache-Control": "no-cache",
         "Accept-Ranges": "bytes",
+        "Content-Security-Policy": "sandbox; default-src 'none'",
     }
 
 
@@ -199,7 +200,34 @@ def test_options_tells_methods_and_what_pages_from_elsewhere_may_send() -> None:
     for name in ("ETag", "Content-Range", "Location"):
         assert name in started.headers["Access-Control-Expose-Headers"]
     http.give(started, http.options(["PUT"], ""))
-    assert started.headers == {"Allow": "OPTIONS, PUT"}
+    assert started.headers == {"Allow": "OPTIONS, PUT", "X-Content-Type-Options": "nosniff"}
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    ("content_type", "sandboxed"),
+    [
+        ("text/html", True), ("image/svg+xml", True), ("application/xhtml+xml", True), ("image/png", True), ("", True),
+        ("application/pdf", False), ("Audio/mpeg", False), ("video/mp4; codecs=avc1", False),
+        ("application/pdf, text/html", True), ("video/mp4;x, text/html", True), ("video/", True), ("video/mp4 text/html", True),
+    ],
+)  # fmt: skip
+def test_a_value_that_could_act_as_a_page_is_in_a_sandbox(content_type: str, sandboxed: bool, method: str) -> None:
+    resource = RESOURCE._replace(content_type=content_type)
+    for more in ({}, {"range": "bytes=0-3"}, {"range": "bytes=0-3,9-"}):
+        found = ask(method, resource, **more)[1].get("Content-Security-Policy")
+        assert found == ("sandbox; default-src 'none'" if sandboxed else None)
+
+
+def test_who_is_sent_elsewhere_is_told_that_nothing_is_done() -> None:
+    for status, said in ((200, "ok"), (299, "ok"), (307, "ko"), (400, "ko")):
+        assert json.loads(http.envelope(status, None, "x"))["status"] == said
+    answer = http.elsewhere("http://n:1/get_key/a", http.cors_headers("*"))
+    assert (answer.status, answer.body) == (307, b"the value is at http://n:1/get_key/a\n")
+    headers = dict(answer.headers)
+    assert (headers["Location"], headers["Content-Type"]) == ("http://n:1/get_key/a", "text/plain")
+    assert headers["Content-Length"] == str(len(answer.body))
+    assert http.elsewhere("http://n:1/", [], head=True).body == b""
 
 
 @pytest.mark.parametrize(
