@@ -142,7 +142,7 @@ class Heartbeat(NamedTuple):
     epoch: str  # random, made when the agent started
     epoch_seq: int  # seq of that epoch's record: all after it was written by this process
     seq: int  # of the newest record
-    disk_total: int  # bytes, of the data directory's filesystem
+    disk_total: int  # bytes, of the data directory's filesystem, without what it reserves for root
     disk_free: int  # bytes
     full: bool  # takes no more values
     load: float  # 1-minute load average divided by cores

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any, NamedTuple, Protocol
 
-from broker import http, media
+from broker import http, keys, media
 from jobs.client import Client
 
 _BATCH = 1000  # entries read at once; whoever takes his time over them keeps no page of the index from being used again
@@ -76,9 +76,9 @@ class Store:
     def keys(self, prefix: str = "", after: str = "", limit: int | None = None) -> Iterator[Entry]:
         """The keys that start with `prefix` and are greater than `after`, in order, at most `limit` of them.
 
-        They are read as they are asked for, however many there are. Those whose lifetime is over are left out.
+        A leading slash counts for nothing. They are read as they are asked for, however many there are. Those whose lifetime is over are left out.
         """
-        entries = self._entries(prefix, after)
+        entries = self._entries(keys.beginning(prefix), keys.beginning(after))
         return entries if limit is None else itertools.islice(entries, limit)
 
     def _entries(self, prefix: str, after: str) -> Iterator[Entry]:

@@ -25,7 +25,7 @@ def listing() -> Response:
     """A page of entries in key order; with a delimiter, what lies deeper is folded into common prefixes."""
     parts = _parts()
     arguments = request.args
-    prefix, after = arguments.get("prefix", ""), arguments.get("after", "")
+    prefix, after = (keys.beginning(arguments.get(name, "")) for name in ("prefix", "after"))
     delimiter = arguments.get("delimiter", "")
     for name, text in (("prefix", prefix), ("after", after), ("delimiter", delimiter)):
         if not text.isascii() or len(text) > keys.MAX_BYTES:
