@@ -103,7 +103,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("server", "threads", 32, _integer(1, 4096), "threads", "requests one web worker of the master answers at once, those for single keys not counted"),
     Setting("server", "cached", 4096, _size(0, 65536), "bytes", "values up to this size are kept beside their index entry and answered by the master"),
     Setting("server", "put_timeout", 10.0, _seconds(0.5, 600), "seconds", "a PUT or DELETE is answered within this time, with 503 at the worst"),
-    Setting("server", "cors", "*", _text, "origin", "Access-Control-Allow-Origin of every answer; empty: none"),
+    Setting("server", "cors", "*", _text, "origin", "Access-Control-Allow-Origin (of a node to a signed address: *); empty: none"),
     Setting("volume", "dir", "/var/lib/pulzar/data", _text, "", "the node's data directory: all there is of a node"),
     Setting("volume", "host", "localhost", _text, "", "address the node listens on"),
     Setting("volume", "port", 31415, _PORT, "", "port the node listens on"),
