@@ -6,7 +6,8 @@ PulzarError
 ├── MessageError
 │   ├── MalformedMessage     bytes that are no message
 │   └── UnknownProtocol      a message of another protocol version
-├── BadSignature         a URL was not signed by this cluster's master, or is too old
+├── BadSignature         a URL was not signed by this cluster's master
+│   └── Expired              it was, and is too old
 ├── LinkDown             RabbitMQ can't be reached just now
 └── Refused              a request that is not done; see `broker.refusals`
 """
@@ -39,7 +40,15 @@ class UnknownProtocol(MessageError):
 
 
 class BadSignature(PulzarError):
-    """Raised when a signed URL is missing its signature, was changed, or has expired."""
+    """Raised when a signed URL is missing its signature or was changed."""
+
+
+class Expired(BadSignature):
+    """Raised when a URL was signed by this cluster's master and nothing was changed, but its time is over."""
+
+    def __init__(self, message: str, parameters: dict[str, str]) -> None:
+        super().__init__(message)
+        self.parameters = parameters  # what was signed
 
 
 class LinkDown(PulzarError):

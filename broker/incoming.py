@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from functools import lru_cache
 from typing import Any, Protocol
 
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
-from broker import http
+from broker import http, received
 from broker.patience import Patience
 from broker.refusals import BadRequest
 
@@ -102,12 +101,6 @@ class AsgiBody:
             continue
 
 
-@lru_cache(maxsize=1024)
-def _variable(name: str) -> str:
-    name = name.upper().replace("-", "_")
-    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
-
-
 class Incoming:
     """One request; its body is read when somebody wants it, once."""
 
@@ -127,13 +120,11 @@ class Incoming:
         """`path` has no percent-encoding any more; `client` and `server` are addresses and ports."""
         if not path.isascii():
             path = path.encode().decode("latin-1")
-        environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query}
-        for name, value in headers:
-            variable = _variable(name)
-            environ[variable] = f"{environ[variable]},{value}" if variable in environ else value
+        environ: dict[str, Any] = {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query}
+        received.add_headers(environ, headers)
         environ["REMOTE_ADDR"] = client
         environ["SERVER_NAME"] = server
-        self.environ: dict[str, Any] = environ
+        self.environ = environ
         self.unread = http.content_length(environ) != 0  # there is a body, and its end was not read
         self.spoiled = False  # nothing more can be read: the body is broken, or its client too slow
         self._body = body

@@ -39,6 +39,11 @@ def is_system_name(key: str) -> bool:
     return _SYSTEM.match(key) is not None
 
 
+def beginning(text: str) -> str:
+    """The beginning of keys that a prefix, or a key to go on from, means: without the leading slash, as in `check`."""
+    return text.removeprefix("/")
+
+
 def encode(key: str) -> bytes:
     """The key as it is kept: base64 without padding, its alphabet in ASCII order."""
     return base64.b64encode(key.encode("ascii")).rstrip(b"=").translate(_TO_ORDERED)

@@ -56,7 +56,7 @@ class Store(NamedTuple):
     version: int
     created: int
     expires: int  # 0: never
-    content_type: str
+    content_type: str  # and Content-Encoding, see `broker.media`
     digest: bytes  # SHA-256 of the value, 32 bytes
     size: int  # bytes
     value: bytes | None
@@ -113,7 +113,7 @@ class Result(NamedTuple):
     version: int
     created: int
     expires: int
-    content_type: str
+    content_type: str  # and Content-Encoding, see `broker.media`
     digest: bytes
     size: int
     value: bytes | None  # the value itself when it is small enough to be kept beside the entry
@@ -142,7 +142,7 @@ class Heartbeat(NamedTuple):
     epoch: str  # random, made when the agent started
     epoch_seq: int  # seq of that epoch's record: all after it was written by this process
     seq: int  # of the newest record
-    disk_total: int  # bytes, of the data directory's filesystem
+    disk_total: int  # bytes, of the data directory's filesystem, without what it reserves for root
     disk_free: int  # bytes
     full: bool  # takes no more values
     load: float  # 1-minute load average divided by cores

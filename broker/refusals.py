@@ -9,6 +9,7 @@ PulzarError
     ├── Conflict             409
     ├── ConditionFailed      412
     ├── TooLarge             413
+    ├── NotSupported         501
     ├── Unavailable          503  with Retry-After
     └── NoRoom               507
 """
@@ -68,6 +69,12 @@ class TooLarge(Refused):
     """Raised when a body is longer than the route takes."""
 
     status = 413
+
+
+class NotSupported(Refused):
+    """Raised when a request needs something of HTTP that is not done here."""
+
+    status = 501
 
 
 class Unavailable(Refused):

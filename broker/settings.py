@@ -106,7 +106,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("server", "relay", 64 << 20, _size(0, 64 * _TB), "bytes", "larger values, up to this size, are passed on to a node when their client sends them without Expect; beyond it is redirected"),
     Setting("server", "client_timeout", 60.0, _seconds(0.5, 86_400), "seconds", "a client that sends or takes nothing for so long is given up, by master and nodes"),
     Setting("server", "client_rate", 1024, _size(1, _TB), "bytes per second", "a client that is slower than this, after client_timeout, is given up"),
-    Setting("server", "cors", "*", _text, "origin", "Access-Control-Allow-Origin of every answer; empty: none"),
+    Setting("server", "cors", "*", _text, "origin", "Access-Control-Allow-Origin (of a node to a signed address: *); empty: none"),
     Setting("volume", "dir", "/var/lib/pulzar/data", _text, "", "the node's data directory: all there is of a node"),
     Setting("volume", "host", "localhost", _text, "", "address the node listens on"),
     Setting("volume", "port", 31415, _PORT, "", "port the node listens on"),

@@ -42,7 +42,7 @@ class Entry(NamedTuple):
     created: int
     expires: int  # 0: never
     size: int  # bytes
-    content_type: str
+    content_type: str  # and Content-Encoding, see `broker.media`
     digest: bytes
     value: bytes | None  # kept here when it is small
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, current_app, request
 
-from broker import http, keys
+from broker import keys, media
 from broker.refusals import BadRequest
 from master.app import Parts, ok
 from master.index import Entry, now_ms
@@ -25,7 +25,7 @@ def listing() -> Response:
     """A page of entries in key order; with a delimiter, what lies deeper is folded into common prefixes."""
     parts = _parts()
     arguments = request.args
-    prefix, after = arguments.get("prefix", ""), arguments.get("after", "")
+    prefix, after = (keys.beginning(arguments.get(name, "")) for name in ("prefix", "after"))
     delimiter = arguments.get("delimiter", "")
     for name, text in (("prefix", prefix), ("after", after), ("delimiter", delimiter)):
         if not text.isascii() or len(text) > keys.MAX_BYTES:
@@ -54,6 +54,7 @@ def listing() -> Response:
 
 def describe(key: str, entry: Entry) -> dict[str, object]:
     """An entry as the API shows it; times are seconds since the epoch."""
+    content_type, encoding = media.type_of(key, entry.content_type)
     return {
         "key": key,
         "size": entry.size,
@@ -61,5 +62,6 @@ def describe(key: str, entry: Entry) -> dict[str, object]:
         "nodes": [entry.node],
         "created": entry.created / 1000,
         "expires": entry.expires / 1000 if entry.expires else None,
-        "content_type": entry.content_type or http.guess_type(key),
+        "content_type": content_type,
+        "content_encoding": encoding or None,
     }

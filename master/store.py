@@ -35,7 +35,7 @@ class Put(NamedTuple):
     key: bytes
     size: int
     digest: bytes
-    content_type: str
+    content_type: str  # and Content-Encoding, see `broker.media`
     expires: int  # ms since the epoch, 0: never
     overwrite: bool
     check: Check

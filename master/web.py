@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from broker import connections, http, linger, logs, service, settings, topology
+from broker import connections, http, linger, logs, received, service, settings, topology
 from broker.http import Answer
 from broker.incoming import Incoming, RsgiBody
 from broker.link import Link
@@ -94,6 +94,7 @@ class Application:
         if segment == "skynet" and path.startswith(COMMIT):
             segment = COMMIT
         try:
+            received.check(incoming.environ)
             handler = self._routes.get((segment, method)) or self._other(segment, method)
             answer = handler(incoming)
             return answer if isinstance(answer, Answer) else await answer
@@ -172,6 +173,7 @@ def routes(reads: Reads, writes: Writes, launches: Launches, extensions: Extensi
     return {
         ("get_key", "GET"): reads,
         ("get_key", "HEAD"): reads,
+        ("add_key", "HEAD"): reads,  # some clients look first whether it is there
         ("add_key", "PUT"): writes.put,
         ("delete_key", "DELETE"): writes.delete,
         ("get_node", "GET"): writes.place,

@@ -8,7 +8,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from broker import checksums, http, keys, signing
+from broker import addresses, checksums, http, keys, media, signing
 from broker.checksums import BadChecksum, Checksums
 from broker.errors import BadSignature
 from broker.http import Answer, Header
@@ -63,7 +63,7 @@ class Writes:
         life = requests.lifetime(given)
         may_overwrite = requests.overwrite(given)
         length = http.content_length(environ)
-        content_type = requests.content_type(environ.get("CONTENT_TYPE"))
+        content_type = media.read(environ)
         promised = _promised(environ)
         if length is None:
             begun, whole = await self._beginning(incoming)
@@ -75,7 +75,7 @@ class Writes:
         elif length <= self._relayed and "HTTP_EXPECT" not in environ:
             return await self._relay(incoming, key, given, [], length)
         else:
-            return self._send_on(self._upload(environ, key, given, length))
+            return self._send_on(environ, self._upload(environ, key, given, length))
         digest = await self._digest(value)
         if any(promised):
             _compare(promised, value, digest)
@@ -89,7 +89,9 @@ class Writes:
                 content_type=content_type,
                 expires=now + life if life else 0,
                 overwrite=requests.replaces(if_match, may_overwrite),
-                check=requests.check(if_match, environ.get("HTTP_IF_NONE_MATCH")),
+                check=requests.check(
+                    if_match, environ.get("HTTP_IF_NONE_MATCH"), environ.get("HTTP_IF_UNMODIFIED_SINCE")
+                ),
                 value=value,
             ),
         )
@@ -100,11 +102,12 @@ class Writes:
         key = _key(environ, "/get_node/")
         given = requests.parameters(environ["QUERY_STRING"])
         length = http.content_length(environ)
+        media.read(environ)
         if environ["REQUEST_METHOD"] == "GET":
             return self._answer(200, {"node": self._upload(environ, key, given, None)}, "ok", [])
         if length is None and "HTTP_EXPECT" not in environ:
             return await self._relay(incoming, key, given, [], None)
-        return self._send_on(self._upload(environ, key, given, length))
+        return self._send_on(environ, self._upload(environ, key, given, length))
 
     def _upload(self, environ: dict[str, Any], key: str, given: dict[str, str], length: int | None) -> str:
         """The address of a node to PUT a value at, of `length` bytes when that is known.
@@ -114,12 +117,13 @@ class Writes:
         may_overwrite = requests.overwrite(given)
         life = requests.lifetime(given)
         if_match = environ.get("HTTP_IF_MATCH")
-        check = requests.check(if_match, environ.get("HTTP_IF_NONE_MATCH"))
+        dated = environ.get("HTTP_IF_UNMODIFIED_SINCE")
+        check = requests.check(if_match, environ.get("HTTP_IF_NONE_MATCH"), dated)
         self._writer.admit(keys.encode(key), check, requests.replaces(if_match, may_overwrite))
-        return self._redirects.upload(key, life, may_overwrite, length)
+        return self._redirects.upload(key, life, may_overwrite, length, *requests.signed(environ))
 
-    def _send_on(self, location: str) -> Answer:
-        return self._answer(307, {"node": location}, _ELSEWHERE, [("Location", location)])
+    def _send_on(self, environ: dict[str, Any], location: str) -> Answer:
+        return self._answer(307, {"node": location}, requests.sent_on(environ), [("Location", location)])
 
     async def commit(self, incoming: Incoming) -> Answer:
         """A node has an upload; store it under its key as if the client had put it here."""
@@ -137,17 +141,16 @@ class Writes:
             raise Forbidden(str(error)) from error
         upload = json.loads(body)
         life = int(signed.get("life", "0"))
-        if_match = upload["if_match"]
         return await self._store(
             key,
             Put(
                 key=keys.encode(key),
                 size=upload["size"],
                 digest=bytes.fromhex(upload["digest"]),
-                content_type=requests.content_type(upload["content_type"]),
+                content_type=media.check(upload["content_type"]),
                 expires=now_ms() + life if life else 0,
-                overwrite=requests.replaces(if_match, "overwrite" in signed),
-                check=requests.check(if_match, upload["if_none_match"]),
+                overwrite=addresses.replaces(signed),
+                check=requests.check_commit(signed, upload),
                 node=upload["node"],
                 staged=upload["staged"],
             ),
@@ -157,7 +160,8 @@ class Writes:
         """Delete a key."""
         environ = incoming.environ
         key = _key(environ, "/delete_key/")
-        check = requests.check(environ.get("HTTP_IF_MATCH"), environ.get("HTTP_IF_NONE_MATCH"))
+        dated = environ.get("HTTP_IF_UNMODIFIED_SINCE")
+        check = requests.check(environ.get("HTTP_IF_MATCH"), environ.get("HTTP_IF_NONE_MATCH"), dated)
         await self._writer.delete(keys.encode(key), check)
         return self._answer(200, None, "key deleted", [])
 

@@ -35,9 +35,10 @@ class Upload(NamedTuple):
     staged: str
     size: int
     digest: str
-    content_type: str
+    content_type: str  # and Content-Encoding, see `broker.media`
     if_match: str | None
     if_none_match: str | None
+    if_unmodified_since: str | None
 
 
 class Committer:

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from broker import connections, http, keys, logs, signing
+from broker import addresses, connections, http, keys, logs
 from broker.errors import BadSignature
-from broker.http import Answer, Header, Plan, Resource
+from broker.http import Answer, Header, Plan
 from broker.incoming import Incoming
 from broker.patience import Patience
 from broker.ranges import Span
@@ -35,29 +35,26 @@ _FEW = 32  # with more answers than this on their way, each holds less in memory
 class Downloads:
     """Answers reads from one data directory; the disk is read on `threads` threads."""
 
-    def __init__(
-        self, reader: Reader, secret: bytes, open_reads: bool, patience: Patience, threads: int, cors: str
-    ) -> None:
+    def __init__(self, reader: Reader, secret: bytes, open_reads: bool, patience: Patience, threads: int) -> None:
         self._reader = reader
         self._secret = secret
         self._open = open_reads
         self._patience = patience
         self._threads = ThreadPoolExecutor(threads, "read")
-        self._cors = http.cors_headers(cors)
         self._streams = 0
 
     async def __call__(self, incoming: Incoming) -> Answer | Download:
         """Answer one request. Raises `Refused`, `InvalidKey` or `StorageError`."""
-        key = http.key_of(incoming.environ, "/get_key/")
-        self._check(key, incoming.environ["QUERY_STRING"])
+        environ = incoming.environ
+        key = http.key_of(environ, "/get_key/")
+        if back := self._way_back(key, environ["QUERY_STRING"]):
+            return http.elsewhere(back, [])
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, incoming, key)
 
-    def _check(self, key: str, query: str) -> None:
-        """Whether the master sent the client here; a plain URL will do where the node is open."""
-        if self._open and "signature=" not in query:
-            return
+    def _way_back(self, key: str, query: str) -> str | None:
+        """Where the client is to go instead, None when the value may be read here."""
         try:
-            signing.verify(self._secret, "GET", key, query, time.time())
+            return addresses.way_back(self._secret, key, query, time.time(), self._open)
         except BadSignature as error:
             raise Forbidden(str(error)) from error
 
@@ -66,14 +63,12 @@ class Downloads:
         if found is None:
             raise NotFound(f"this node has no key {key}")
         try:
-            resource = Resource(found.size, found.digest, found.created, found.content_type or http.guess_type(key))
-            plan = http.plan(incoming.environ, resource)
-            headers = [*plan.headers, *self._cors]
+            plan = http.plan(incoming.environ, http.resource(key, found))
             body = _body(found, plan)
             if body is not None:
                 found.close()
-                return Answer(plan.status, headers, body)
-            return Download(self, incoming, found, plan, headers)
+                return Answer(plan.status, plan.headers, body)
+            return Download(self, incoming, found, plan)
         except BaseException:
             found.close()
             raise
@@ -106,9 +101,9 @@ def _chunks(span: Span, size: int) -> Iterator[Span]:
 class Download:
     """The answer with a large body, sent a chunk at a time."""
 
-    def __init__(self, owner: Downloads, incoming: Incoming, found: Found, plan: Plan, headers: list[Header]) -> None:
+    def __init__(self, owner: Downloads, incoming: Incoming, found: Found, plan: Plan) -> None:
         self.status = plan.status
-        self.headers = headers
+        self.headers: list[Header] = plan.headers
         self._owner = owner
         self._incoming = incoming
         self._found = found

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from broker import checksums, http, keys, logs, signing
+from broker import addresses, checksums, http, keys, logs, media, signing
 from broker.checksums import BadChecksum
 from broker.errors import BadSignature
 from broker.http import Answer
@@ -36,15 +36,12 @@ T = TypeVar("T")
 class Uploads:
     """Takes uploads into one data directory; the disk is written on `threads` threads."""
 
-    def __init__(
-        self, node: str, uploads: Staging, committer: Committer, secret: bytes, threads: int, cors: str
-    ) -> None:
+    def __init__(self, node: str, uploads: Staging, committer: Committer, secret: bytes, threads: int) -> None:
         self._node = node
         self._staging = uploads
         self._committer = committer
         self._secret = secret
         self._threads = ThreadPoolExecutor(threads, "upload")
-        self._cors = http.cors_headers(cors)
         self._count = 0
 
     async def __call__(self, incoming: Incoming) -> Answer:
@@ -56,7 +53,7 @@ class Uploads:
             raise Unavailable(f"this node takes {MOST} uploads at once, and has them; try again")
         self._count += 1
         try:
-            answer = await self._take(incoming)
+            return await self._take(incoming)
         except BadSignature as error:
             raise Forbidden(str(error)) from error
         except BadChecksum as error:
@@ -65,7 +62,6 @@ class Uploads:
             raise NoRoom(f"this node has no room for the value: {error}") from error
         finally:
             self._count -= 1
-        return answer._replace(headers=[*answer.headers, *self._cors])
 
     async def _take(self, incoming: Incoming) -> Answer:
         environ = incoming.environ
@@ -73,14 +69,17 @@ class Uploads:
         query: str = environ["QUERY_STRING"]
         # All that can be refused is, before the body is read: who waits for "100 Continue" sends it once.
         signed = signing.verify(self._secret, "PUT", key, query, time.time())
+        media.read(environ)
         promised = checksums.read(environ)
         length = http.content_length(environ)
+        addresses.check_length(signed, length)
         upload = await self._do(lambda: self._staging.create(length, md5=promised.md5 is not None))
         keep = False
         try:
             await self._receive(incoming, upload)
             if length is not None and upload.size != length:
                 raise Broken(f"the body ended after {upload.size} of {length} bytes; nothing was stored")
+            addresses.check_length(signed, upload.size)
             staged = await self._do(upload.finish)
             promised.compare(staged.md5, staged.sha256)
             answer = await self._committer.commit(signed["url"], key, query, self._told(environ, staged))
@@ -133,7 +132,8 @@ class Uploads:
             staged=staged.token,
             size=staged.size,
             digest=staged.sha256.hex(),
-            content_type=environ.get("CONTENT_TYPE", ""),
+            content_type=media.read(environ),
             if_match=environ.get("HTTP_IF_MATCH"),
             if_none_match=environ.get("HTTP_IF_NONE_MATCH"),
+            if_unmodified_since=environ.get("HTTP_IF_UNMODIFIED_SINCE"),
         )

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from broker import VERSION, connections, http, keys, linger, logs, service
+from broker import VERSION, addresses, connections, http, keys, linger, logs, received, service
 from broker import settings as configuration
 from broker.http import Answer
 from broker.incoming import AsgiBody, Incoming
@@ -50,11 +50,11 @@ class Application:
         self._reader = reader
         self._announce = announce
         self._patience = Patience(settings["server", "client_timeout"], settings["server", "client_rate"])
-        secret = settings.secret()
+        self._secret = secret = settings.secret()
         committer = Committer(secret, settings["server", "put_timeout"])
         threads = settings["volume", "threads"]
-        uploads = Uploads(self._node, staging, committer, secret, threads, self._cors)
-        downloads = Downloads(reader, secret, settings["volume", "open_reads"], self._patience, threads, self._cors)
+        uploads = Uploads(self._node, staging, committer, secret, threads)
+        downloads = Downloads(reader, secret, settings["volume", "open_reads"], self._patience, threads)
         self._looks = ThreadPoolExecutor(1, "health")
         self._routes: dict[str, dict[str, Handler]] = {
             "/get_key/": {"GET": downloads, "HEAD": downloads},
@@ -70,8 +70,8 @@ class Application:
             _address(scope["client"]), _address(scope["server"]), AsgiBody(receive), self._patience,
         )  # fmt: skip
         answer = await self._answer(incoming)
+        answer.headers.extend(linger.headers(incoming))
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers]
-        headers += [(name.lower().encode(), value.encode()) for name, value in linger.headers(incoming)]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         if isinstance(answer, Download):
             await answer.send(send)
@@ -82,50 +82,59 @@ class Application:
             await linger.linger(incoming, self._patience)
 
     async def _answer(self, incoming: Incoming) -> Answer | Download:
+        path: str = incoming.environ["PATH_INFO"]
+        handlers = self._routes.get(path) or self._routes.get(path[: path.find("/", 1) + 1])
+        origin = addresses.allowed_origin(self._secret, incoming.environ, self._cors)
+        if incoming.environ["REQUEST_METHOD"] == "OPTIONS":
+            return http.options(handlers or http.ALL_METHODS, origin)
+        answer = await self._handled(incoming, handlers)
+        answer.headers.extend(http.cors_headers(origin))
+        return answer
+
+    async def _handled(self, incoming: Incoming, handlers: dict[str, Handler] | None) -> Answer | Download:
         method: str = incoming.environ["REQUEST_METHOD"]
         path: str = incoming.environ["PATH_INFO"]
         try:
-            handlers = self._routes.get(path) or self._routes.get(path[: path.find("/", 1) + 1])
-            if method == "OPTIONS":
-                return http.options(handlers or http.ALL_METHODS, self._cors)
+            received.check(incoming.environ)
             if handlers is None:
-                return self._refuse(404, f"a node has no path {path}")
+                return _refuse(404, f"a node has no path {path}")
             handler = handlers.get(method)
             if handler is None:
                 allowed = ", ".join(sorted({*handlers, "OPTIONS"}))
-                return self._refuse(405, f"{method} is not possible on {path}; {allowed} is", ("Allow", allowed))
+                return _refuse(405, f"{method} is not possible on {path}; {allowed} is", ("Allow", allowed))
             return await handler(incoming)
         except StorageUnavailable as error:
-            return self._refuse(503, f"{error}; try again", _RETRY_AFTER)
+            return _refuse(503, f"{error}; try again", _RETRY_AFTER)
         except StorageError as error:
             what = "value damaged" if isinstance(error, Corrupt) else "storage failed"
             log.error(what, method=method, path=path, reason=error)
-            return self._refuse(500, f"{what}; the node's log says more")
+            return _refuse(500, f"{what}; the node's log says more")
         except Exception as error:
             known = answer_to(error)
             if known is None:
                 log.exception("request failed", method=method, path=path)
-                return self._refuse(500, "something went wrong in the node; its log says what")
-            return self._refuse(known.status, str(known), *known.headers)
-
-    def _refuse(self, status: int, message: str, *headers: http.Header) -> Answer:
-        return http.answer(status, None, message, headers, self._cors)
+                return _refuse(500, "something went wrong in the node; its log says what")
+            return _refuse(known.status, str(known), *known.headers)
 
     async def _autodiscovery(self, _incoming: Incoming) -> Answer:
         if self._announce is not None:
             self._announce()
         data = {"node": self._node, "url": self._url, "version": VERSION}
-        return http.answer(200, data, "ok", [], self._cors)
+        return http.plain_answer(200, data, "ok", [])
 
     async def _health(self, _incoming: Incoming) -> Answer:
         """Whether values can be read here; raises `StorageError` when not."""
         await asyncio.get_running_loop().run_in_executor(self._looks, self._look)
-        return http.answer(200, {"node": self._node, "version": VERSION}, "ok", [], self._cors)
+        return http.plain_answer(200, {"node": self._node, "version": VERSION}, "ok", [])
 
     def _look(self) -> None:
         found = self._reader.get(_PROBE)
         if found is not None:
             found.close()
+
+
+def _refuse(status: int, message: str, *headers: http.Header) -> Answer:
+    return http.plain_answer(status, None, message, headers)
 
 
 def _headers(given: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[str, str]]:

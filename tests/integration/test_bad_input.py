@@ -6,12 +6,13 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
 from ops.cluster import Cluster
-from tests.integration.wire import INLINE, Answer, Client, Closed, follow_to, good, payload, refused
+from tests.integration.wire import INLINE, Answer, Client, Closed, curl, follow_to, good, payload, refused, target_of
 from tests.support import unique, wait_for
 
 ROUTES = [("PUT", "add_key"), ("GET", "get_key"), ("HEAD", "get_key"), ("DELETE", "delete_key"), ("GET", "get_node"),
@@ -167,6 +168,93 @@ def test_a_length_that_makes_no_sense_stores_nothing(master: Client, headers: li
         pass
     master.close()
     refused(master.get(key), 404)
+
+
+def raw(client: Client, method: str, target: str, *headers: str, body: bytes = b"") -> Answer:
+    """A request with exactly these headers, by a connection of its own."""
+    with Client(f"http://{client.host}") as own:
+        return own.raw("\r\n".join([f"{method} {target} HTTP/1.1", *headers, "", ""]).encode("latin-1") + body, method)
+
+
+def test_two_hosts_or_one_that_is_none_are_refused_on_every_route(cluster: Cluster, master: Client) -> None:
+    for url in (cluster.master_url, cluster.nodes[0].url):
+        with Client(url) as server:
+            for target in ("/get_key/a", "/keys", "/health", "/nothing"):
+                for hosts in (("a", "a"), ("a b",), ("http://a",), ("a, b",)):
+                    answer = raw(server, "GET", target, *[f"Host: {host}" for host in hosts])
+                    assert "host:port" in refused(answer, 400), (url, target, hosts)
+
+
+def test_a_header_named_with_an_underscore_counts_for_nothing(master: Client) -> None:
+    key, host = unique(), f"Host: {master.host}"
+    given = (
+        host,
+        "Content_Length: 3",
+        "Content-Length: 5",
+        "Content_Type: text/other",
+        'If_Match: "x"',
+        "Transfer_Encoding: gzip",
+    )
+    good(raw(master, "PUT", f"/add_key/{key}", *given, body=b"value"), 201)
+    assert raw(master, "GET", f"/get_key/{key}", host, "If_None_Match: *").body == b"value"
+    good(raw(master, "PUT", f"/add_key/{unique()}", host, "Content_Length: 3"), 201)
+    refused(raw(master, "DELETE", f"/delete_key/{key}", host, 'If-Match: "x"', "If_Match: *"), 412)
+
+
+def test_the_same_length_twice_is_one_length(master: Client) -> None:
+    key = unique()
+    length = "Content-Length: 5"
+    answer = raw(master, "PUT", f"/add_key/{key}", f"Host: {master.host}", length, length, body=b"value")
+    assert answer.status in (201, 400)
+    assert (master.get(key).status == 200) == (answer.status == 201)
+
+
+CHUNKS = b"5\r\nvalue\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "GZIP,chunked", "deflate\r\nTransfer-Encoding: chunked"])
+def test_a_body_that_is_compressed_for_the_way_is_501_everywhere(cluster: Cluster, master: Client, coding: str) -> None:
+    key = unique()
+    node = good(master.request("GET", f"/get_node/{key}"))["node"]
+    targets = {
+        "PUT": [f"/add_key/{key}", f"/get_node/{key}", "/extension/example"],
+        "POST": ["/launch_job/example/factorial"],
+    }
+    for method, paths in targets.items():
+        for path in paths:
+            answer = raw(master, method, path, f"Host: {master.host}", f"Transfer-Encoding: {coding}", body=CHUNKS)
+            assert "Content-Encoding" in refused(answer, 501), path
+    with Client(node) as upload:
+        answer = raw(
+            upload, "PUT", target_of(node), f"Host: {upload.host}", f"Transfer-Encoding: {coding}", body=CHUNKS
+        )
+    refused(answer, 501)
+    refused(master.get(key), 404)
+
+
+@pytest.mark.parametrize("given", ["bytes 0-4/10", "bytes 5-9/10", "bytes 0-4/*", "nonsense"])
+def test_a_part_of_a_value_is_refused_everywhere(master: Client, given: str) -> None:
+    key = unique()
+    node = good(master.request("GET", f"/get_node/{key}"))["node"]
+    headers = {"Content-Range": given}
+    for target in (f"/add_key/{key}", f"/get_node/{key}", "/extension/example"):
+        for body in (b"value", iter([b"value"])):
+            assert "a part of a value" in refused(master.request("PUT", target, body, headers), 400), target
+            master.close()
+    large = {**headers, "Expect": "100-continue"}
+    refused(master.request("PUT", f"/add_key/{key}", payload(INLINE + 1), large), 400)
+    master.close()
+    refused(follow_to(node, "PUT", b"value", headers), 400)
+    refused(master.get(key), 404)
+
+
+@pytest.mark.parametrize("size", [1_000, 3_000_000])
+def test_curl_may_say_that_its_part_is_the_whole(cluster: Cluster, tmp_path: Path, size: int) -> None:
+    file, key = tmp_path / "file", unique()
+    file.write_bytes(payload(size))
+    done = curl("-X", "PUT", "-L", "-C", "-", "-T", str(file), f"{cluster.master_url}/add_key/{key}")
+    assert done.status == 201
+    assert curl("-L", f"{cluster.master_url}/get_key/{key}").body == payload(size)
 
 
 def test_a_body_with_both_a_length_and_chunks_is_not_taken_for_two_requests(master: Client) -> None:

@@ -285,9 +285,22 @@ def refused(answer: Answer, status: int) -> str:
     return message
 
 
+def sent_on(answer: Answer) -> str:
+    """The address in an answer to a PUT that sends its client to a node."""
+    assert answer.status == 307, (answer.status, answer.body[:500])
+    envelope = _envelope(answer)
+    assert envelope["status"] == "ko", "a client that does not follow must not take it for done"
+    assert envelope["msg"].startswith("nothing is stored yet: ")
+    assert "curl: -L; httpx: follow_redirects=True" in envelope["msg"]
+    location = answer.headers["location"]
+    assert envelope["data"] == {"node": location}
+    return location
+
+
 def _envelope(answer: Answer) -> dict[str, Any]:
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["access-control-allow-origin"] == "*"
+    assert answer.headers["x-content-type-options"] == "nosniff"
     envelope: dict[str, Any] = answer.json
     assert set(envelope) == {"data", "msg", "status"}, envelope
     assert isinstance(envelope["msg"], str)
