@@ -8,6 +8,7 @@ PulzarError
 │   └── UnknownProtocol      a message of another protocol version
 ├── BadSignature         a URL was not signed by this cluster's master, or is too old
 ├── LinkDown             RabbitMQ can't be reached just now
+├── Unsendable           a message that can't be put on the wire
 └── Refused              a request that is not done; see `broker.refusals`
 """
 
@@ -44,3 +45,7 @@ class BadSignature(PulzarError):
 
 class LinkDown(PulzarError):
     """Raised when something can't be sent because there is no connection to RabbitMQ."""
+
+
+class Unsendable(PulzarError):
+    """Raised when a message can't be put on the wire, or nobody there could read it; nothing was sent."""

@@ -14,10 +14,11 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from broker import conditions, dates, keys, ranges
+from broker import conditions, dates, keys, numbers, ranges
 from broker.conditions import Outcome
 from broker.errors import InvalidKey
 from broker.ranges import Multipart, Span
+from broker.refusals import BadRequest
 
 Header = tuple[str, str]
 
@@ -187,11 +188,14 @@ def cors_headers(origin: str) -> list[Header]:
 
 
 def content_length(environ: dict[str, Any]) -> int | None:
-    """The length of a request's body in bytes; None for a chunked one, 0 without a body."""
+    """The length of a request's body in bytes; None for a chunked one, 0 without a body. Raises `BadRequest`."""
     if "HTTP_TRANSFER_ENCODING" in environ:
         return None
     # The server lets only digits through, and every length that is given twice is given the same.
-    return int(environ.get("CONTENT_LENGTH") or 0)
+    try:
+        return numbers.parse(environ.get("CONTENT_LENGTH") or "0")
+    except ValueError as error:
+        raise BadRequest(f"Content-Length: {error}") from error
 
 
 CLOSE: Header = ("Connection", "close")
@@ -202,7 +206,10 @@ def unread_bytes(environ: dict[str, Any]) -> int | None:
 
     None when it is too long for that: then the connection is closed, and the answer says so (`CLOSE`).
     """
-    length = content_length(environ)
+    try:
+        length = content_length(environ)
+    except BadRequest:
+        return None
     # Reading would tell a client that waits for "100 Continue" to send it.
     return None if length is None or length > _SHORT_BYTES or (length and "HTTP_EXPECT" in environ) else length
 

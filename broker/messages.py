@@ -18,13 +18,15 @@ Versions are 63-bit integers that rise with time (`master.versions`). Messages a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple, TypeVar
 
 import msgpack
 
 from broker import check, runs
-from broker.errors import InvalidKey, MalformedMessage, UnknownProtocol
+from broker.errors import InvalidKey, MalformedMessage, UnknownProtocol, Unsendable
+from broker.numbers import short as _short
 
 PROTOCOL = 1
 DIGEST_BYTES = 32
@@ -165,7 +167,7 @@ M = TypeVar("M")
 
 
 def encode(message: Message) -> bytes:
-    """The message as bytes for the wire."""
+    """The message as bytes for the wire; raises `Unsendable`."""
     if isinstance(message, Commands):
         items: Any = [(item.kind, *item) for item in message.items]
         fields: tuple[Any, ...] = (message.origin, items)
@@ -173,7 +175,33 @@ def encode(message: Message) -> bytes:
         fields = runs.fields(message)
     else:
         fields = message
-    packed: bytes = msgpack.packb((PROTOCOL, _CODES[type(message)], *fields), use_bin_type=True)
+    return _packed((PROTOCOL, _CODES[type(message)], *fields))
+
+
+def pack_command(command: Store | Delete) -> bytes:
+    """One command as `batch` takes it. Raises `Unsendable` when no node could read it: a batch with it would be lost."""
+    fields = [command.kind, *command]
+    packed = _packed(fields)
+    try:
+        _command(fields)
+    except (TypeError, ValueError, InvalidKey) as error:
+        raise Unsendable(f"no node could read this command: {error}") from error
+    return packed
+
+
+def batch(origin: str, commands: Sequence[bytes]) -> bytes:
+    """The `Commands` message of commands that are packed already."""
+    header = msgpack.Packer()
+    head = header.pack_array_header(4) + _packed(PROTOCOL) + _packed(_CODES[Commands]) + _packed(origin)
+    return b"".join([head, header.pack_array_header(len(commands)), *commands])
+
+
+def _packed(value: Any) -> bytes:
+    try:
+        # Text that was made of bytes which are none is for people: it is shown as well as can be.
+        packed: bytes = msgpack.packb(value, use_bin_type=True, unicode_errors="backslashreplace")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Unsendable(f"a message can't be packed: {error}") from error
     return packed
 
 
@@ -290,8 +318,3 @@ def _heartbeat(beat: Heartbeat) -> Heartbeat:
     check.share(beat.load)
     check.share(beat.memory)
     return beat
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
