@@ -9,6 +9,7 @@ PulzarError
 ├── BadSignature         a URL was not signed by this cluster's master
 │   └── Expired              it was, and is too old
 ├── LinkDown             RabbitMQ can't be reached just now
+├── Unsendable           a message that can't be put on the wire
 └── Refused              a request that is not done; see `broker.refusals`
 """
 
@@ -53,3 +54,7 @@ class Expired(BadSignature):
 
 class LinkDown(PulzarError):
     """Raised when something can't be sent because there is no connection to RabbitMQ."""
+
+
+class Unsendable(PulzarError):
+    """Raised when a message can't be put on the wire, or nobody there could read it; nothing was sent."""

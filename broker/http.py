@@ -14,10 +14,11 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
 
-from broker import conditions, dates, keys, media, ranges
+from broker import conditions, dates, keys, media, numbers, ranges
 from broker.conditions import Outcome
 from broker.errors import InvalidKey
 from broker.ranges import Multipart, Span
+from broker.refusals import BadRequest
 
 Header = tuple[str, str]
 
@@ -233,11 +234,19 @@ def cors_headers(origin: str) -> list[Header]:
 
 
 def content_length(environ: Mapping[str, Any]) -> int | None:
-    """The length of a request's body in bytes; None for a chunked one, 0 without a body."""
+    """The length of a request's body in bytes; None for a chunked one, 0 without a body. Raises `BadRequest`."""
     if "HTTP_TRANSFER_ENCODING" in environ:
         return None
     # The server lets only digits through, and every length that is given twice is given the same.
-    return int(environ.get("CONTENT_LENGTH") or 0)
+    try:
+        return numbers.parse(environ.get("CONTENT_LENGTH") or "0")
+    except ValueError as error:
+        raise BadRequest(f"Content-Length: {error}") from error
+
+
+def has_body(environ: Mapping[str, Any]) -> bool:
+    """Whether a request has a body, be its length said in a good way or not."""
+    return "HTTP_TRANSFER_ENCODING" in environ or environ.get("CONTENT_LENGTH", "0").strip("0") != ""
 
 
 CLOSE: Header = ("Connection", "close")

@@ -125,7 +125,7 @@ class Incoming:
         environ["REMOTE_ADDR"] = client
         environ["SERVER_NAME"] = server
         self.environ = environ
-        self.unread = http.content_length(environ) != 0  # there is a body, and its end was not read
+        self.unread = http.has_body(environ)  # there is a body, and its end was not read
         self.spoiled = False  # nothing more can be read: the body is broken, or its client too slow
         self._body = body
         self._patience = patience

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from broker import check, keys
+from broker import check, keys, numbers
 from broker.errors import InvalidKey, MalformedMessage
+from broker.numbers import short as _short
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32  # of lists and objects in each other
@@ -217,10 +218,7 @@ def _seconds(name: str, value: object) -> None:
 
 
 def _integer(name: str, value: object, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise MalformedMessage(f"{name} = {_short(value)} is no integer from 0 to {most}")
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+    try:
+        numbers.bounded(value, 0, most)
+    except ValueError as error:
+        raise MalformedMessage(f"{name} = {error}") from error

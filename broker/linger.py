@@ -33,8 +33,10 @@ def headers(incoming: Incoming) -> list[Header]:
 
 
 def _stays(incoming: Incoming) -> bool:
-    length = http.content_length(incoming.environ)
-    return length is not None and length <= SHORT_BYTES and "HTTP_EXPECT" not in incoming.environ
+    """Whether the connection is of use afterwards: what is left is short, and on its way."""
+    length = incoming.environ.get("CONTENT_LENGTH", "")
+    told = "HTTP_TRANSFER_ENCODING" not in incoming.environ and "HTTP_EXPECT" not in incoming.environ
+    return told and len(length) < 10 and int(length or 0) <= SHORT_BYTES
 
 
 async def linger(incoming: Incoming, patience: Patience) -> None:

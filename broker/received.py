@@ -39,12 +39,17 @@ def add_headers(environ: dict[str, Any], headers: Iterable[tuple[str, str]]) -> 
 
 def check(environ: Mapping[str, Any]) -> None:
     """Raises `BadRequest` or `NotSupported` for a request that is not to be answered in any other way."""
-    if "HTTP_HOST" in environ:
-        check_host(environ["HTTP_HOST"].split(","))
+    if (host := environ.get("HTTP_HOST")) is not None:
+        _check_host(host)
     if "HTTP_TRANSFER_ENCODING" in environ:
         _check_transfer(environ["HTTP_TRANSFER_ENCODING"])
     if "HTTP_CONTENT_RANGE" in environ and environ["REQUEST_METHOD"] == "PUT":
         _check_range(environ["HTTP_CONTENT_RANGE"], http.content_length(environ))
+
+
+@lru_cache(maxsize=256)
+def _check_host(given: str) -> None:
+    check_host(given.split(","))  # what is refused is not remembered
 
 
 def check_host(values: Iterable[str]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from broker import numbers
 from broker.errors import SettingsError
 
 # Not a setting: the path of the configuration file itself, handed to child processes.
@@ -46,10 +47,10 @@ def _flag(raw: str) -> bool:
 
 def _integer(least: int, most: int) -> Callable[[str], int]:
     def parse(raw: str) -> int:
-        number = int(raw) if raw.lstrip("-").isdecimal() else None
-        if number is None or not least <= number <= most:
-            raise ValueError(f"an integer from {least} to {most} is needed")
-        return number
+        try:
+            return numbers.parse(raw, least, most)
+        except ValueError:
+            raise ValueError(f"an integer from {least} to {most} is needed") from None
 
     return parse
 
@@ -73,7 +74,10 @@ def _size(least: int, most: int) -> Callable[[str], int]:
     def parse(raw: str) -> int:
         digits = raw.lower().removesuffix("ib").rstrip("kmgt")
         unit = raw.lower().removesuffix("ib")[len(digits) :]
-        number = int(digits) * units[unit] if digits.isdecimal() and unit in units else -1
+        try:
+            number = numbers.parse(digits) * units[unit]
+        except (ValueError, KeyError):
+            number = -1
         if not least <= number <= most:
             raise ValueError(f"a size from {least} to {most} bytes is needed, like 4096, 64K or 1M")
         return number

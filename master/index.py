@@ -10,7 +10,7 @@ one is filled again by replay. Its databases:
 | expiry   | expires (ms, 8 bytes) + version    | encoded key                                            |
 | outbox   | due (ms, 8 bytes) + version        | `Discard`: a version that a node shall forget          |
 | nodes    | node                               | the node's last heartbeat and when it was received     |
-| meta     | `cursor:<node>`, `totals` …        | how far a node's log has been applied; counters        |
+| meta     | `cursor:<node>`, `bytes` …         | how far a node's log has been applied; counters        |
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from typing import Any, NamedTuple
 import lmdb
 import msgpack
 
-from broker import keys
+from broker import keys, numbers
 from broker.messages import Heartbeat
 from master.errors import IndexUnusable
 
 _MAX_READERS = 2048
+_STRETCH = 10_000  # entries looked at in one transaction
 _DATABASES = ("entries", "tombs", "expiry", "outbox", "nodes", "meta")
 
 
@@ -159,6 +160,20 @@ class Index:
                     yield key, unpack_entry(cursor.value())
                 found = cursor.next()
 
+    def count_of(self, node: str) -> int:
+        """How many keys are on a node; looks at the whole index, a stretch in each transaction."""
+        count, at, found = 0, b"", True
+        while found:
+            with self.env.begin(db=self.entries) as txn, txn.cursor() as cursor:
+                found = cursor.set_range(at)
+                for _ in range(_STRETCH):
+                    if not found:
+                        break
+                    count += unpack_entry(cursor.value()).node == node
+                    found = cursor.next()
+                at = cursor.key()  # b"" at the end
+        return count
+
     def read_nodes(self) -> dict[str, Node]:
         """Every node ever heard of and not removed, by name."""
         with self.env.begin(db=self.nodes) as txn, txn.cursor() as cursor:
@@ -179,7 +194,7 @@ class Index:
         """Keep count of the bytes stored, in a transaction of the controller."""
         raw = txn.get(b"bytes", db=self.meta)
         total = (msgpack.unpackb(raw) if raw else 0) + change
-        txn.put(b"bytes", pack(max(0, total)), db=self.meta)
+        txn.put(b"bytes", pack(min(max(0, total), numbers.MAX)), db=self.meta)
 
 
 def unpack_entry(raw: bytes) -> Entry:

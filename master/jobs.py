@@ -69,6 +69,11 @@ class Jobs:
         """Close the ledger."""
         self._ledger.close()
 
+    def forget(self, node: str) -> None:
+        """A node is gone for good, and its scripts with it."""
+        with self._transaction() as txn:
+            catalog.forget(self._ledger, txn, node)
+
     def handle(self, calls: Sequence[Call], messages: Sequence[Message], beats: Mapping[str, Heartbeat]) -> None:
         """Do what came together: questions of web workers, messages of nodes, their heartbeats."""
         self._safe += self._carrier.confirmed()

@@ -6,6 +6,7 @@ from flask import Blueprint, Response, current_app, request
 
 from broker import keys, media
 from broker.refusals import BadRequest
+from master import requests
 from master.app import Parts, ok
 from master.index import Entry, now_ms
 
@@ -30,10 +31,7 @@ def listing() -> Response:
     for name, text in (("prefix", prefix), ("after", after), ("delimiter", delimiter)):
         if not text.isascii() or len(text) > keys.MAX_BYTES:
             raise BadRequest(f"{name} is no ASCII text of up to {keys.MAX_BYTES} characters")
-    raw_limit = arguments.get("limit", str(DEFAULT_LIMIT))
-    if not raw_limit.isascii() or not raw_limit.isdecimal() or not 1 <= int(raw_limit[:9]) <= MAX_LIMIT:
-        raise BadRequest(f"limit={raw_limit[:40]!r} is no integer from 1 to {MAX_LIMIT}")
-    limit = int(raw_limit)
+    limit = requests.integer("limit", arguments.get("limit"), DEFAULT_LIMIT, MAX_LIMIT)
     rows: list[dict[str, object]] = []
     folders: list[str] = []
     now = now_ms()

@@ -6,7 +6,7 @@ import asyncio
 from concurrent.futures import Future
 from typing import Any
 
-from broker import http, jobs
+from broker import http, jobs, numbers
 from broker.http import Answer
 from broker.incoming import Incoming
 from broker.refusals import BadRequest, NotFound, Unavailable
@@ -32,10 +32,12 @@ class Launches:
     async def cancel(self, incoming: Incoming) -> Answer:
         """Cancel a job or a schedule."""
         text = incoming.environ["PATH_INFO"].removeprefix(CANCEL)
-        if not text.isascii() or not text.isdecimal() or len(text) > 18:
-            raise NotFound(f"{text[:40]!r} is no id of a job; it is an integer from 1 on")
-        message = await _result(self._controller.call("cancel", int(text)))
-        return http.answer(200, {"job_id": int(text)}, message, [], self._cors)
+        try:
+            number = numbers.parse(text, 1)
+        except ValueError:
+            raise NotFound(f"{text[:40]!r} is no id of a job; it is an integer from 1 on") from None
+        message = await _result(self._controller.call("cancel", number))
+        return http.answer(200, {"job_id": number}, message, [], self._cors)
 
 
 async def _body(incoming: Incoming) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
-from broker import conditions, dates, http
+from broker import conditions, dates, http, numbers
 from broker.refusals import BadRequest, ConditionFailed
 from master.index import Entry
 from master.store import Check
@@ -34,25 +34,37 @@ def lifetime(parameters: dict[str, str]) -> int:
     if days is not None and ttl is not None:
         raise BadRequest("temporal and ttl were both given; give one of them")
     if days is not None:
-        if not days.isascii() or not days.isdecimal() or not 1 <= int(days[:9]) <= MAX_DAYS:
-            raise BadRequest(f"temporal={days[:40]!r} is no number of days; give an integer from 1 to {MAX_DAYS}")
-        return int(days) * DAY_MS
+        try:
+            return numbers.parse(days, 1, MAX_DAYS) * DAY_MS
+        except ValueError:
+            raise BadRequest(
+                f"temporal={days[:40]!r} is no number of days; give an integer from 1 to {MAX_DAYS}"
+            ) from None
     if ttl is not None:
         match = _TTL.fullmatch(ttl)
-        length = int(match[1]) * _UNITS_MS[match[2]] if match else 0
+        length = numbers.parse(match[1]) * _UNITS_MS[match[2]] if match else 0
         if not 0 < length <= MAX_DAYS * DAY_MS:
             raise BadRequest(f"ttl={ttl[:40]!r} is no lifetime; give one like 90s, 15m, 12h or 7d")
         return length
     return 0
 
 
-def overwrite(parameters: dict[str, str]) -> bool:
-    """Whether the request may replace the value of a key that exists."""
-    given = parameters.get("overwrite")
+def integer(name: str, text: str | None, default: int, most: int) -> int:
+    """The parameter `name`, an integer from 1 to `most`; `default` when it was not given."""
+    if text is None:
+        return default
+    try:
+        return numbers.parse(text, 1, most)
+    except ValueError as error:
+        raise BadRequest(f"{name}={error}") from error
+
+
+def flag(name: str, given: str | None) -> bool:
+    """The parameter `name`, 1 or 0; false when it was not given."""
     if given is None:
         return False
     if given.lower() not in _FLAG:
-        raise BadRequest(f"overwrite={given[:40]!r} is neither 1 nor 0")
+        raise BadRequest(f"{name}={given[:40]!r} is neither 1 nor 0")
     return _FLAG[given.lower()]
 
 
@@ -71,6 +83,11 @@ def sent_on(environ: Mapping[str, Any]) -> str:
     """What a client is told whose PUT is answered with the address of a node."""
     what = "send it" if environ["PATH_INFO"].startswith("/get_node/") else "this value is large, send it"
     return f"nothing is stored yet: {what} to data.node (curl: -L; httpx: follow_redirects=True)"
+
+
+def overwrite(parameters: dict[str, str]) -> bool:
+    """Whether the request may replace the value of a key that exists."""
+    return flag("overwrite", parameters.get("overwrite"))
 
 
 def replaces(if_match: str | None, may_overwrite: bool) -> bool:

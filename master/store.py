@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from broker import keys, logs
 from broker.errors import LinkDown
+from broker.horizon import Horizon
 from broker.messages import Delete, Status, Store
 from broker.refusals import Conflict, NoRoom, NotFound, Refused, Unavailable
 from master.dispatch import NOWHERE, Dispatcher
@@ -93,7 +94,7 @@ class Writer:
         if entry and not overwrite:
             raise Conflict(f"the key {keys.decode(key)} exists; ?overwrite=1 replaces it")
         if entry is None and self._network.restoring:
-            raise Unavailable("the index is being filled again and may not know this key yet")
+            raise missing(keys.decode(key), self._network)
         return entry, newest
 
     async def _attempts(self, put: Put, entry: Entry | None, newest: int, deadline: float) -> Stored:
@@ -138,9 +139,10 @@ class Writer:
         raise self._refusal(full and not abandoned, reason)
 
     def _newest(self, key: bytes) -> int:
-        """The newest version of a key that the index knows of, deletions included."""
+        """The newest version of a key that the index knows of, deletions included; none from beyond the horizon."""
         entry, tomb = self._index.get_with_tomb(key)
-        return max(entry.version if entry else 0, tomb)
+        highest = Horizon.now().version
+        return max(version for version in (entry.version if entry else 0, tomb, 0) if version <= highest)
 
     def _next_node(self, put: Put, entry: Entry | None, tried: set[str]) -> str | None:
         """The node for the next attempt, "" for any, None when there is no other."""
@@ -200,6 +202,7 @@ class Writer:
 
 def missing(key: str, network: Network) -> Refused:
     """The error for a key that the index does not have."""
-    if network.restoring:
-        return Unavailable("the index is being filled again and may not know this key yet")
+    if restoring := network.restoring:
+        nodes = ", ".join(restoring)
+        return Unavailable(f"the index is being filled again and may not know this key yet; it waits for {nodes}")
     return NotFound(f"the key {key} is unknown")

@@ -146,6 +146,7 @@ def create() -> Application:
     ledger = Ledger(directory / "ledger", map_size=config["jobs", "ledger_map"])
     flask = create_app(Parts(config, index, network, link, controller, time.time(), ledger, kept))
     extensions = _extensions(config, index, directory / bodies.FOLDER / str(versions.number))
+    link.on_up = network.connected
     link.start()
     link.wait(LINK_SECS)
     log.info("web worker started", origin=origin)

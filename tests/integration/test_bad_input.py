@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
@@ -398,6 +400,56 @@ def test_a_bad_parameter_is_refused_and_nothing_stored(master: Client, query: st
         message = refused(master.put(key, value, f"?{query}"), 400)
         assert query.partition("=")[0] in message
         refused(master.get(key), 404)
+
+
+LONG = ["0" * 9 + "1" * 13, "0000000001" + "0" * 12, "0" * 21 + "1", "9" * 19, "0" * 4_999 + "1", "1" * 5_000]
+NUMBERS = ["/add_key/k?temporal={}", "/get_node/k?temporal={}", "/keys?limit={}", "/admin/jobs?limit={}", "/admin/jobs?before={}",
+           "/admin/all_jobs?limit={}", "/admin/all_jobs?before={}", "/admin/scheduled_jobs?limit={}",
+           "/admin/scheduled_jobs?before={}", "/admin/scheduled_jobs/ok?before={}", "/admin/jobs/{}", "/admin/scheduled_jobs/{}",
+           "/admin/scheduled_jobs/failed/{}", "/cancel_job/{}", "/extension/search/x?limit={}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", NUMBERS)
+def test_a_number_of_many_digits_is_refused_and_nobody_else_notices(master: Client, target: str) -> None:
+    method = {"add_key": "PUT", "cancel_job": "POST"}.get(target.split("/")[1], "GET")
+    for digits in LONG:
+        refused(
+            master.request(method, target.format(digits), b"x" if method == "PUT" else b""),
+            404 if "/{}" in target else 400,
+        )
+    good(master.put(unique(), b"value"), 201)
+
+
+def test_a_lifetime_that_can_not_be_sent_costs_no_other_request_anything(cluster: Cluster) -> None:
+    # Given clients that store one value after the other
+    over = threading.Event()
+
+    def store() -> list[int]:
+        with Client(cluster.master_url) as client:
+            return [client.put(unique(), b"value").status for _ in iter(over.is_set, True)]
+
+    with ThreadPoolExecutor(8) as pool, Client(cluster.master_url) as other:
+        stores = [pool.submit(store) for _ in range(8)]
+        # When another one asks for lifetimes that no message can have
+        try:
+            for digits in LONG * 10:
+                refused(other.put(unique(), b"value", f"?temporal={digits}"), 400)
+        finally:
+            over.set()
+        statuses = [status for stored in stores for status in stored.result()]
+    # Then each of them is stored
+    assert len(statuses) > 20
+    assert set(statuses) == {201}
+
+
+@pytest.mark.parametrize("length", ["0" * 30 + "5", "0" * 5_000 + "5", "9" * 19, "18446744073709551615"])
+def test_a_length_of_many_digits_is_refused(master: Client, length: str) -> None:
+    key = unique()
+    for path in (f"/add_key/{key}", "/launch_job/example/factorial"):
+        head = f"{'PUT' if key in path else 'POST'} {path} HTTP/1.1\r\nHost: {master.host}\r\nContent-Length: {length}\r\n\r\n"
+        with contextlib.suppress(Closed):
+            assert master.raw(head.encode() + b"value", "PUT").status in (201, 307, 400, 413, 431, 507)
+        master.close()
 
 
 @pytest.mark.parametrize("query", ["%", "%zz=%zz", "&&&", "=", "a=%ff", "temporal", "%00=%00", ";" * 100, "a" * 2_000])

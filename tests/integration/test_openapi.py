@@ -99,7 +99,7 @@ def test_every_documented_operation_answers_as_documented(
     answer = master.request(method, target, b"value" if method in ("PUT", "POST") else b"")
     assert str(answer.status) in operation["responses"], (answer, list(operation["responses"]))
     assert answer.status not in (404, 405)
-    if method != "POST":
+    if method != "POST" and operation["operationId"] != "forgetNode":  # the node is there
         assert answer.status < 400
     if answer.status < 300 and answer.headers.get("content-type") == "application/json" and path != "/openapi.json":
         matches(answer.json, operation["responses"][str(answer.status)])
