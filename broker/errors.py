@@ -8,6 +8,7 @@ PulzarError
 │   └── UnknownProtocol      a message of another protocol version
 ├── BadSignature         a URL was not signed by this cluster's master, or is too old
 ├── LinkDown             RabbitMQ can't be reached just now
+├── NoAddressSpace       a map does not fit into the address space of this process
 └── Refused              a request that is not done; see `broker.refusals`
 """
 
@@ -44,3 +45,7 @@ class BadSignature(PulzarError):
 
 class LinkDown(PulzarError):
     """Raised when something can't be sent because there is no connection to RabbitMQ."""
+
+
+class NoAddressSpace(PulzarError):
+    """Raised when the map of an LMDB file is larger than the address space that this process may have."""
