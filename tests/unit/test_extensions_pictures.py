@@ -23,6 +23,7 @@ from PIL import Image, ImageOps
 from extensions import Refused, _fetching, _matching, _parameters, _pictures
 from extensions._fetching import fetch
 from extensions._pictures import Pixels
+from extensions._reach import Reach
 from tests.pictures import cut, packed, reply, scene, serving, text
 from tests.support import ROOT
 
@@ -383,9 +384,12 @@ def test_numbers_within_bounds_are_read() -> None:
 # Fetching.
 
 
-def fetched(url: str, **limits: Any) -> bytes:
+EVERYWHERE = Reach("", "", "*", list)
+
+
+def fetched(url: str, reach: Reach = EVERYWHERE, **limits: Any) -> bytes:
     file = io.BytesIO()
-    fetch(url, file, **limits)
+    fetch(url, file, reach, **limits)
     return file.read()
 
 
