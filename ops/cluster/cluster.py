@@ -147,6 +147,8 @@ class Cluster:
         if self.rabbit:
             with self._step("starting RabbitMQ"):
                 self.rabbit.start()
+            if self.rabbit.anew:
+                self._say(f"RabbitMQ began anew: {self.rabbit.anew}. Jobs and keys come again from ledger and logs")
             self.broker_url = self.rabbit.url()
         with self._step(f"starting the master and {len(self.nodes)} node{'s' * (len(self.nodes) > 1)}"):
             for child in self._own:
