@@ -11,7 +11,7 @@ from types import FrameType
 
 from broker.errors import PulzarError
 from broker.settings import CONFIG_VARIABLE
-from ops.cluster import demo, state, terminal
+from ops.cluster import demo, network, state, terminal
 from ops.cluster.cluster import PER_PROCESS, Cluster
 from ops.cluster.errors import DemonstrationFailed
 from ops.cluster.network import MOST_NODES
@@ -68,6 +68,8 @@ class _Run:
         try:
             cluster.start()
             status = self._demonstrate()
+            if advice := network.migration_off():
+                terminal.say(f"  {advice}")
             if stay:
                 staying = True
                 self._tell()
