@@ -10,6 +10,7 @@ PulzarError
 │   └── Expired              it was, and is too old
 ├── LinkDown             RabbitMQ can't be reached just now
 ├── Unsendable           a message that can't be put on the wire
+├── NoAddressSpace       a map does not fit into the address space of this process
 └── Refused              a request that is not done; see `broker.refusals`
 """
 
@@ -58,3 +59,7 @@ class LinkDown(PulzarError):
 
 class Unsendable(PulzarError):
     """Raised when a message can't be put on the wire, or nobody there could read it; nothing was sent."""
+
+
+class NoAddressSpace(PulzarError):
+    """Raised when the map of an LMDB file is larger than the address space that this process may have."""

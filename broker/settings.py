@@ -94,6 +94,18 @@ def _choice(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+def _hosts(raw: str) -> str:
+    for one in filter(None, (part.strip() for part in _text(raw).split(","))):
+        try:
+            parts = urlsplit(f"//{one}")
+            usable = bool(parts.hostname) and parts.netloc == one and "@" not in one and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError("hosts like pictures.example or 10.0.0.5:8080 with commas between them are needed, or *")
+    return _text(raw)
+
+
 _PORT = _integer(0, 65535)
 _TB = 1 << 40
 
@@ -150,6 +162,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("extensions", "timeout", 60.0, _seconds(0.1, 86_400), "seconds", "an extension that runs longer is ended; a request waits as long for a free process"),
     Setting("extensions", "max_body", 64 << 20, _size(0, 64 * _TB), "bytes", "largest body of a PUT to an extension"),
     Setting("extensions", "processes", 0, _integer(0, 1024), "processes", "extensions that one web worker of the master runs at once; 0: one per core"),
+    Setting("extensions", "fetch", "", _hosts, "hosts", "where image_url may lead besides keys of this cluster: host or host:port, with commas between them; *: anywhere"),
     Setting("backup", "active", False, _flag, "", "automatic backups"),
     Setting("backup", "type", "", _text, "", "kind of backup"),
     Setting("backup", "address", "", _text, "", "where backups go"),

@@ -1,4 +1,4 @@
-"""The index: what the master knows of every key, in LMDB. The only module here that opens LMDB files, the ledger's too.
+"""The index: what the master knows of every key, in LMDB. The only module here that has LMDB files opened, the ledger's too.
 
 The controller alone writes it; the web workers read it. It is a projection of the nodes' logs: a lost
 one is filled again by replay. Its databases:
@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 import lmdb
 import msgpack
 
-from broker import keys, numbers
+from broker import keys, maps, numbers
+from broker.errors import NoAddressSpace
 from broker.messages import Heartbeat
 from master.errors import IndexUnusable
 
@@ -78,21 +79,32 @@ def stamped(time_ms: int, version: int) -> bytes:
 
 
 def open_environment(
-    directory: Path, map_size: int, write: bool, databases: Sequence[str], durable: bool, noun: str, advice: str
+    directory: Path,
+    map_size: int,
+    write: bool,
+    databases: Sequence[str],
+    durable: bool,
+    noun: str,
+    setting: str,
+    advice: str,
 ) -> tuple[Any, list[Any]]:
     """An LMDB environment and its databases; a writer makes what is missing.
 
     With `durable` a commit that returned survives a power cut. Raises `IndexUnusable`, which calls the
-    environment `noun` and says what to do when it is damaged.
+    environment `noun`, names the setting of its map's size, and says what to do when it is damaged.
     """
     try:
         if write:
             directory.mkdir(parents=True, exist_ok=True)
-        env = lmdb.open(
-            str(directory), map_size=map_size, max_dbs=len(databases), max_readers=_MAX_READERS, max_spare_txns=256,
+        env = maps.open_map(
+            directory, map_size, max_dbs=len(databases), max_readers=_MAX_READERS, max_spare_txns=256,
             readonly=not write, metasync=durable, readahead=False, create=write,
         )  # fmt: skip
         return env, [env.open_db(name.encode(), create=write) for name in databases]
+    except NoAddressSpace as error:
+        raise IndexUnusable(
+            f"the {noun} in {directory} can't be opened: {error}. Give {setting} less than {map_size:,}, or raise that limit"
+        ) from error
     except (lmdb.Error, OSError) as error:
         raise IndexUnusable(
             f"the {noun} in {directory} can't be opened: {error}. If it is damaged, stop the master and {advice}"
@@ -106,7 +118,8 @@ class Index:
         self.directory = directory
         advice = "remove that directory: it fills itself again from the nodes"
         # Not durable: a power cut may lose the last commits, never the file; replay brings them back.
-        self.env, databases = open_environment(directory, map_size, write, _DATABASES, False, "index", advice)
+        named = ("index", "[server] index_map", advice)
+        self.env, databases = open_environment(directory, map_size, write, _DATABASES, False, *named)
         self.entries, self.tombs, self.expiry, self.outbox, self.nodes, self.meta = databases
 
     def close(self) -> None:

@@ -71,7 +71,8 @@ class Ledger:
 
     def __init__(self, directory: Path, write: bool = False, map_size: int = MAP_BYTES) -> None:
         advice = "put back a copy of that directory, or remove it: the jobs it knows are forgotten then"
-        self.env, databases = open_environment(directory, map_size, write, _DATABASES, True, "ledger", advice)
+        named = ("ledger", "[jobs] ledger_map", advice)
+        self.env, databases = open_environment(directory, map_size, write, _DATABASES, True, *named)
         self.db: dict[str, Any] = dict(zip(_DATABASES, databases, strict=True))
         if write:
             self._weigh()

@@ -160,7 +160,10 @@ def create() -> Application:
 def _extensions(config: settings.Settings, index: Index, directory: Path) -> Extensions:
     """What runs extensions; `directory` is for the temporary files of this worker."""
     folder = Path(config["extensions", "dir"]).resolve()
-    hello = Hello(str(folder), str(index.directory.resolve()), config["server", "index_map"], config.address("server"))
+    hello = Hello(
+        str(folder), str(index.directory.resolve()), config["server", "index_map"], config.address("server"),
+        f"{config['server', 'host']}:{config['server', 'port']}", config["extensions", "fetch"],
+    )  # fmt: skip
     size = config["extensions", "processes"] or os.cpu_count() or 1
     place = bodies.empty(directory.resolve())
     # A process that was killed while it read the index holds pages of it.

@@ -85,6 +85,7 @@ from extensions import Extension
 class Loud(Extension):
     def execute(self):
         print("a line for the log")
+        print("\\x1b[2Ja line for\\x07 a terminal\\x7f")
         for _ in range(131072):
             print("x" * 79)
         return ["quiet"]
@@ -464,6 +465,8 @@ def test_what_an_extension_prints_is_in_the_log_and_nowhere_else(cluster: Cluste
     assert call(cluster, "loud").data == ["quiet"]
     log = log_of(cluster)
     assert 'extension printed extension=loud text="a line for the log"' in log
+    assert r'text="\u001b[2Ja line for\u0007 a terminal\u007f"' in log
+    assert all(character == "\n" or character.isprintable() for character in log)
     assert "extension printed more than is logged extension=loud" in log
     assert log.count("x" * 79) < 1000
 
