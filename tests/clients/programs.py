@@ -94,16 +94,20 @@ def _node(name: str) -> Callable[[], list[str]]:
     return lambda: [_found("node"), str(DRIVERS / name)]
 
 
-def _python() -> list[str]:
-    if not (VENV / "bin" / "python").exists():
-        raise NotThere(f"{VENV} is not there; tests/clients/install makes it")
-    return [str(VENV / "bin" / "python"), str(DRIVERS / "libraries.py")]
+def _python(folder: Path) -> Callable[[], list[str]]:
+    def found() -> list[str]:
+        if not (folder / "bin" / "python").exists():
+            raise NotThere(f"{folder} is not there; tests/clients/install makes it")
+        return [str(folder / "bin" / "python"), str(DRIVERS / "libraries.py")]
+
+    return found
 
 
 COMMANDS: dict[str, Callable[[], list[str]]] = {
     "here": lambda: [sys.executable, str(DRIVERS / "libraries.py")],
     "tools": lambda: [sys.executable, str(DRIVERS / "tools.py")],
-    "python": _python,
+    "python": _python(VENV),
+    "niquests": _python(CACHE / "venv-niquests"),  # its urllib3 takes the place of the real one
     "node": _node("clients.mjs"),
     "chromium": _node("chromium.mjs"),
     "java": _java,

@@ -106,7 +106,7 @@ ROWS = [
     Row("rclone `copyto :http:`", "tools", "rclone-http",          "–  –   –   –   –   –   ok  –  –   –   –  –"),
 
     Row("requests 2.34, file, generator", "here", "requests",      "ok ok  ok  ok  ok  400 ok  ok 409 409 ok ok", quick=True),
-    Row("niquests 3.21, file, generator", "python", "niquests",    "ok ok  ok  ok  ok  400 ok  ok 409 409 ok ok"),
+    Row("niquests 3.21, file, generator", "niquests", "niquests",    "ok ok  ok  ok  ok  400 ok  ok 409 409 ok ok"),
     Row("httpx 0.28, file, generator", "python", "httpx",          "ok ok  ok  ok  ok  400 307 –  409 409 ok 307",
         "does not follow unless it is told to; `.content` of a GET is the text of the redirect, or empty"),
     Row("httpx `follow_redirects`, file", "python", "httpx-follow", "ok ok ok  ok  ok  400 ok  –  409 409 ok error",
@@ -116,7 +116,7 @@ ROWS = [
     Row("aiohttp `expect100`", "python", "aiohttp-expect",         "ok ok  ok  ok  ok  400 –   –  409 409 ok ok"),
     Row("urllib3 2.8, file, generator", "python", "urllib3",       "ok ok  ok  ok  ok  400 ok  –  409 409 ok ok",
         "sends a file as chunks, which are relayed whatever their size"),
-    Row("urllib3, file with a Content-Length", "python", "urllib3-length", "ok ok ok – –  –   –   –  409 409 ok 408",
+    Row("urllib3, file with a Content-Length", "python", "urllib3-length", "ok ok ok – –  –   –   –  409 409 ok 408|error",
         "follows, but does not rewind the file"),
     Row("urllib.request of Python 3.11", "here", "urllib",         "ok ok  ok  ok  ok  –   ok  –  409 409 ok 307", quick=True),
     Row("pycurl 7.49", "python", "pycurl",                         "ok 307 307 307 307 400 307 –  409 409 ok 307",

@@ -21,7 +21,7 @@ from tests.support import Clusters, http_request, put, unique, wait_for
 
 SECS = 30
 # A client that has nothing left to send waits for the node, which gives up after 60 s without a byte.
-RELAY_SECS = 90
+RELAY_SECS = 100
 HAVE_BYTES = 1_000_000  # of a download that is to go on
 
 
