@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
-from broker import http, received
+from broker import clients, http, received
 from broker.patience import Patience
 from broker.refusals import BadRequest
 
@@ -137,6 +137,11 @@ class Incoming:
         """The client's address and port."""
         client: str = self.environ["REMOTE_ADDR"]
         return client
+
+    @property
+    def waits(self) -> bool:
+        """Whether the client waits to be told to send its body, and would understand another answer."""
+        return "HTTP_EXPECT" in self.environ and not clients.wants_continue(self.environ)
 
     async def gone(self) -> None:
         """Returns when the client has gone away; nothing of the body can be read afterwards."""

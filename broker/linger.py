@@ -27,8 +27,14 @@ SHORT_BYTES = 256 * 1024  # a body that is read to its end, so that the connecti
 _finder = ThreadPoolExecutor(1, "linger")
 
 
-def headers(incoming: Incoming) -> list[Header]:
-    """What an answer says of its connection when the body was not read, or could not be."""
+async def headers(incoming: Incoming, patience: Patience) -> list[Header]:
+    """What an answer says of its connection when the body was not read, or could not be; to be called before it is given."""
+    if incoming.unread and "HTTP_EXPECT" in incoming.environ and not incoming.waits:
+        with (
+            suppress(Refused),
+            patience.wait(IDLE_SECS),
+        ):  # who must be asked first is: the beginning is read and dropped
+            await incoming.chunk()
     return [http.CLOSE] if incoming.spoiled or (incoming.unread and not _stays(incoming)) else []
 
 
@@ -41,7 +47,7 @@ def _stays(incoming: Incoming) -> bool:
 
 async def linger(incoming: Incoming, patience: Patience) -> None:
     """Read and drop what is left of the body; to be called when the answer was given to the server."""
-    if "HTTP_EXPECT" in incoming.environ:
+    if incoming.waits:
         await asyncio.sleep(_ANSWER_SECS)
     closing = None
     if not _stays(incoming):

@@ -83,7 +83,10 @@ class Application:
         if isinstance(answer, Streamed):
             await answer.send(protocol)
         else:
-            protocol.response_bytes(answer.status, [*answer.headers, *linger.headers(incoming)], answer.body)
+            headers = answer.headers
+            if incoming.unread or incoming.spoiled:
+                headers = [*headers, *await linger.headers(incoming, self._patience)]
+            protocol.response_bytes(answer.status, headers, answer.body)
         if incoming.unread:
             await linger.linger(incoming, self._patience)
 

@@ -8,7 +8,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from broker import addresses, checksums, http, keys, media, signing
+from broker import addresses, checksums, clients, http, keys, media, signing
 from broker.checksums import BadChecksum, Checksums
 from broker.errors import BadSignature
 from broker.http import Answer, Header
@@ -25,7 +25,6 @@ COMMIT = "/skynet/commit/"
 _COMMIT_BYTES = 65_536  # most that a commit's body may have
 _QUICK_BYTES = 1 << 18  # a digest of more takes so long that other requests would notice
 _DIGESTS = 2  # threads
-_ELSEWHERE = "nothing is stored yet: this value is large, send it to data.node (curl: -L; httpx: follow_redirects=True)"
 
 
 class Writes:
@@ -72,7 +71,7 @@ class Writes:
             value = b"".join(begun)
         elif length <= self._inline:
             value = await incoming.read(length)
-        elif length <= self._relayed and "HTTP_EXPECT" not in environ:
+        elif not incoming.waits and (length <= self._relayed or clients.sends_once(environ)):
             return await self._relay(incoming, key, given, [], length)
         else:
             return self._send_on(environ, self._upload(environ, key, given, length))
@@ -105,7 +104,7 @@ class Writes:
         media.read(environ)
         if environ["REQUEST_METHOD"] == "GET":
             return self._answer(200, {"node": self._upload(environ, key, given, None)}, "ok", [])
-        if length is None and "HTTP_EXPECT" not in environ:
+        if not incoming.waits and (length is None or clients.sends_once(environ)):
             return await self._relay(incoming, key, given, [], None)
         return self._send_on(environ, self._upload(environ, key, given, length))
 

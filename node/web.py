@@ -70,7 +70,7 @@ class Application:
             _address(scope["client"]), _address(scope["server"]), AsgiBody(receive), self._patience,
         )  # fmt: skip
         answer = await self._answer(incoming)
-        answer.headers.extend(linger.headers(incoming))
+        answer.headers.extend(await linger.headers(incoming, self._patience))
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         if isinstance(answer, Download):

@@ -90,6 +90,32 @@ def test_beyond_the_limit_the_client_is_sent_to_a_node(small: Cluster, headers: 
         assert master.get(key).body == value
 
 
+@pytest.mark.parametrize("agent", ["axios/1.21.1", "got (https://github.com/sindresorhus/got)"])
+@pytest.mark.parametrize("route", ["add_key", "get_node"])
+def test_a_client_that_would_store_something_else_is_never_sent_elsewhere(
+    small: Cluster, agent: str, route: str
+) -> None:
+    key, value = unique(), payload(RELAY + 1)
+    url = f"{small.master_url}/{route}/{key}"
+    good(sent_first(url, "PUT", value, {"User-Agent": agent}), 201)
+    with Client(small.master_url) as master:
+        assert master.get(key).body == value
+
+
+@pytest.mark.parametrize(
+    ("key", "size", "status"), [("k", 3 * MIB, 201), ("k", RELAY + 1, 307), ("a//b", 10, 400), ("a//b", 3 * MIB, 400)]
+)
+def test_a_client_that_must_be_asked_for_its_body_is(small: Cluster, key: str, size: int, status: int) -> None:
+    """Java's HttpClient waits for ever when another answer with a body comes first."""
+    key = unique(key)
+    for url in (small.master_url, small.nodes[0].url) if status == 400 else (small.master_url,):
+        with Client(url) as client:
+            agent = "Expect: 100-continue\r\nUser-Agent: Java-http-client/17.0.15"
+            head = f"PUT /add_key/{key} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n{agent}\r\n\r\n"
+            assert client.raw(head.encode(), "PUT").status == 100
+            assert client.raw(payload(size), "PUT").status == status
+
+
 def test_what_waits_to_be_told_is_sent_to_a_node_above_the_inline_limit(master: Client) -> None:
     key = unique()
     answer = master.request("PUT", f"/add_key/{key}", payload(INLINE + 1), {"Expect": "100-continue"})
