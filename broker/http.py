@@ -187,6 +187,11 @@ class Answer(NamedTuple):
     headers: list[Header]
     body: bytes = b""
 
+    def bare(self) -> Answer:
+        """The same answer without its body."""
+        kept = [header for header in self.headers if header[0] not in ("Content-Length", "Content-Type")]
+        return Answer(self.status, [*kept, ("Content-Length", "0")])
+
 
 def answer(status: int, data: Any, message: str, headers: Iterable[Header], cors: str) -> Answer:
     """An answer with the envelope, and with the headers of every answer."""

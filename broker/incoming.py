@@ -143,6 +143,12 @@ class Incoming:
         """Whether the client waits to be told to send its body, and would understand another answer."""
         return "HTTP_EXPECT" in self.environ and not clients.wants_continue(self.environ)
 
+    @property
+    def deaf(self) -> bool:
+        """Whether the client waits to be told to send a body that it has not, and hangs at an answer that has one."""
+        environ = self.environ
+        return "HTTP_EXPECT" in environ and not http.has_body(environ) and clients.wants_continue(environ)
+
     async def gone(self) -> None:
         """Returns when the client has gone away; nothing of the body can be read afterwards."""
         await self._body.gone()

@@ -83,6 +83,8 @@ class Application:
         if isinstance(answer, Streamed):
             await answer.send(protocol)
         else:
+            if "HTTP_EXPECT" in incoming.environ and incoming.deaf:
+                answer = answer.bare()
             headers = answer.headers
             if incoming.unread or incoming.spoiled:
                 headers = [*headers, *await linger.headers(incoming, self._patience)]

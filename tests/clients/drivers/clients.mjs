@@ -25,14 +25,14 @@ function form(FormData = globalThis.FormData) {
 }
 
 // fetch in any of its implementations.
-function fetching(body, fetch, pipe = () => Readable.toWeb(stream())) {
+function fetching(body, fetch, pipe = () => Readable.toWeb(stream()), FormData = undefined) {
   return async () => {
     if (operation === "get") {
       const answer = await fetch(url);
       fs.writeFileSync(file, Buffer.from(await answer.arrayBuffer()));
       return [answer.status, ""];
     }
-    const chosen = { put: body, stream: pipe, form }[operation]();
+    const chosen = { put: body, stream: pipe, form: () => form(FormData) }[operation]();
     const options = { method: "PUT", body: chosen };
     if (operation === "stream") options.duplex = "half";
     const answer = await fetch(url, options);
@@ -145,7 +145,11 @@ function httpRequest() {
 const CLIENTS = {
   "fetch": fetching(bytes, fetch),
   "fetch-blob": fetching(blob, fetch),
-  "undici": async () => fetching(bytes, (await load("undici")).fetch)(),
+  // With the form of Node.js it would send the text "[object FormData]".
+  "undici": async () => {
+    const { fetch, FormData } = await load("undici");
+    return fetching(bytes, fetch, undefined, FormData)();
+  },
   "undici-request": () => undiciRequest(false),
   "undici-request-follow": () => undiciRequest(true),
   "node-fetch": async () => fetching(bytes, (await load("node-fetch")).default, stream)(),
