@@ -6,23 +6,22 @@ Those are trusted by seconds and size, so that a quick edit would be missed. Her
 from __future__ import annotations
 
 import ast
+import builtins
 import importlib.machinery
-import itertools
 import os
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from types import CodeType, ModuleType
+from types import CodeType, CoroutineType, ModuleType
 from typing import Any, NamedTuple
 
+from jobs import context
 from jobs.errors import BadScript, NoSuchScript
 from jobs.job import Job
-from jobs.scripts import Script, job_class
-
-# Scripts are modules of packages of this one, so that a folder may be called like any other module.
-PACKAGE = "job_scripts"
+from jobs.scripts import Script, class_names, job_class, many_jobs
+from jobs.surroundings import PACKAGE
 
 _FRESH_NS = 100_000_000  # a file written so lately may be written again without a new modification time
 
@@ -78,11 +77,14 @@ class _Loader(importlib.machinery.SourceFileLoader):
 def _finders(directory: str, sources: Sources) -> Callable[[str], importlib.machinery.FileFinder]:
     loader = type("Loader", (_Loader,), {"sources": sources})
     extensions = (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES)
+    compiled = (importlib.machinery.SourcelessFileLoader, importlib.machinery.BYTECODE_SUFFIXES)
 
     def finder(path: str) -> importlib.machinery.FileFinder:
         if path != directory and not path.startswith(directory + "/"):
             raise ImportError(f"{path} is not below {directory}", path=path)
-        return importlib.machinery.FileFinder(path, extensions, (loader, [".py"]))
+        if not os.path.isdir(path):
+            raise ImportError(f"{path} is no directory", path=path)  # a zip file, say: there are others for those
+        return importlib.machinery.FileFinder(path, extensions, (loader, [".py"]), compiled)
 
     return finder
 
@@ -96,10 +98,7 @@ def execute(script: Script, sources: Sources) -> Any:
         source = sources.get(script.file)
     except (FileNotFoundError, NotADirectoryError):
         raise NoSuchScript(f"no such script: {script.path}") from None
-    package = f"{PACKAGE}.{script.folder}"
-    module = ModuleType("__main__" if not source.class_name else f"{package}.{script.name}")
-    module.__file__ = script.file
-    module.__package__ = package
+    module = _module(script, main=not source.class_name)
     above = ModuleType(PACKAGE)
     above.__path__ = [script.directory]
     sys.path_hooks.insert(0, _finders(script.directory, sources))
@@ -108,23 +107,55 @@ def execute(script: Script, sources: Sources) -> Any:
     sys.modules[PACKAGE] = above
     sys.modules["__main__"] = sys.modules[module.__name__] = module
     exec(source.code, module.__dict__)
-    if not source.class_name:
+    found = getattr(module, source.class_name, None) if source.class_name else _job(module, script)
+    if found is None and not source.class_name:
         return None
-    found = getattr(module, source.class_name, None)
     if not isinstance(found, type) or not issubclass(found, Job):
         raise BadScript(f"the class {source.class_name} of {script.path} has not the base jobs.Job")
-    if "execute" in found.__abstractmethods__:
-        raise BadScript(f"the class {source.class_name} of {script.path} has no method execute")
-    return found().execute()
+    if _is_unable(found):
+        raise BadScript(f"the class {found.__name__} of {script.path} has no method execute")
+    returned = found().execute()
+    if isinstance(returned, CoroutineType):
+        import asyncio  # takes its time, and few jobs need it
+
+        returned = asyncio.run(returned)
+    return returned
 
 
-def forget(script: Script, before: int) -> None:
-    """Let go of what the script and the modules beside it hold, as the end of Python does: files left open are written.
+def _is_unable(job: type[Job]) -> bool:
+    return "execute" in job.__abstractmethods__
 
-    `before` is how many modules there were before the script was run: to look at all of them takes long in a new fork.
+
+def _module(script: Script, main: bool) -> ModuleType:
+    """The script's module, empty. What its specification says is how processes that it starts find it: as `python -m` does."""
+    package = f"{PACKAGE}.{script.folder}"
+    name = f"{package}.{script.name}"
+    module = ModuleType("__main__" if main else name)
+    loader = importlib.machinery.SourceFileLoader(name, script.file)
+    module.__spec__ = importlib.machinery.ModuleSpec(name, loader, origin=script.file)
+    module.__spec__.has_location = True
+    module.__loader__ = loader
+    module.__file__ = script.file
+    module.__package__ = package
+    module.__dict__["__builtins__"] = builtins
+    return module
+
+
+def _job(module: ModuleType, script: Script) -> type[Job] | None:
+    """The one job among the names of a script that was run from top to bottom; None: it is a plain one.
+
+    It is that as well when it has made a job itself. Raises `BadScript` when there are several jobs.
     """
-    new = itertools.islice(reversed(sys.modules), max(0, len(sys.modules) - before))
-    for module in [sys.modules["__main__"], *(sys.modules[name] for name in list(new))]:
-        file = getattr(module, "__file__", None)
-        if isinstance(file, str) and file.startswith(script.directory + "/"):
-            module.__dict__.clear()
+    if context.job_made():
+        return None
+    jobs = {
+        value.__name__: value
+        for value in vars(module).values()
+        if issubclass(type(value), type) and Job in value.__mro__ and value is not Job
+    }
+    named = [job for name, job in jobs.items() if name in class_names(script.name)]
+    able = named or [job for job in jobs.values() if not _is_unable(job)]
+    if len(able) > 1 and not named:
+        raise BadScript(many_jobs(script.path, [job.__name__ for job in able]))
+    own = [job for job in jobs.values() if job.__module__ == module.__name__]
+    return next(iter(able or own), None)

@@ -104,7 +104,11 @@ def test_a_class_that_is_no_job_is_refused_with_the_reason(node: Node) -> None:
 
 
 def test_a_hog_is_told_of_its_limit(node: Node) -> None:
-    outcome = node.execute("kept = []\nwhile True: kept.append(bytearray(1 << 20))", memory=64 * MIB)
+    # Given one that holds more and more, and one that asks for all of it at once
+    outcome = node.execute("kept = []\nwhile True: kept.append(bytearray(b'x' * (1 << 20)))", memory=64 * MIB)
+    assert outcome.state is State.FAILED
+    assert outcome.reason in ("used more than 64 MiB", "used more than 64 MiB (MemoryError)")
+    outcome = node.execute("kept = bytearray(8 << 30)", memory=64 * MIB)
     assert outcome.state is State.FAILED
     assert outcome.reason == "used more than 64 MiB (MemoryError)"
     assert b"MemoryError" in outcome.log
