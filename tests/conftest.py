@@ -115,13 +115,16 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ[MARK] = uuid.uuid4().hex
     config.addinivalue_line("markers", "clean: from nothing, with a new .venv; minutes. Only with -m clean")
     config.addinivalue_line("markers", "install: ops/install on a Debian of its own; minutes. Only with -m install")
+    config.addinivalue_line(
+        "markers", "libraries: jobs with large libraries, downloaded; minutes. Only with -m libraries"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if not item.get_closest_marker("timeout") and config.getoption("timeout", None) is None:
             item.add_marker(pytest.mark.timeout(TIMEOUT_SECS, method="signal"))
-        for marker in ("clean", "install"):
+        for marker in ("clean", "install", "libraries"):
             if item.get_closest_marker(marker) and marker not in (config.option.markexpr or ""):
                 item.add_marker(pytest.mark.skip(reason=f"minutes; only with -m {marker}"))
 
