@@ -8,10 +8,8 @@ import gc
 import itertools
 import sys
 import threading
-from collections.abc import Callable
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any
 
 from jobs import channel
 from jobs.scripts import Script
@@ -36,30 +34,46 @@ def finish(script: Script | None, before: int) -> None:
 def _forget(script: Script, before: int) -> None:
     """Let go of what the script and the modules beside it hold, as the end of Python does: files left open are written.
 
-    Names go one by one, the last defined first: objects before classes before modules, functions and what is only text
-    or a number. So what cleans up when it goes still finds what it uses.
+    Objects go one by one, the last defined first, then classes, and then modules, functions, and what is only text or a
+    number. So what cleans up when it goes still finds what it uses.
     """
     main = sys.modules["__main__"]
     if getattr(main, "__file__", None) != script.file:
         return  # it was never begun
-    new = list(itertools.islice(reversed(sys.modules), max(0, len(sys.modules) - before)))
-    others = [sys.modules[name] for name in new if name.partition(".")[0] != __package__]
-    modules = [
-        module.__dict__
-        for module in [main, *others]
-        if str(getattr(module, "__file__", None)).startswith(script.directory + "/")
-    ]
-    # Of what lives through this, a file comes before what is below it, and so is written before that is closed.
-    gc.collect()
+    modules = [main.__dict__]
+    for name in list(itertools.islice(reversed(sys.modules), max(0, len(sys.modules) - before))):
+        module = sys.modules[name]
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and file.startswith(script.directory + "/") and name.partition(".")[0] != __package__:
+            modules.append(module.__dict__)
+    objects, classes = [], []
     for names in modules:
-        _let_go(names, lambda value: gc.is_tracked(value) and not issubclass(type(value), _DEFINED))
-    for names in modules:
-        _let_go(names, lambda value: issubclass(type(value), type))
+        for name, value in reversed(list(names.items())):
+            if name[:2] == "__":
+                continue
+            if issubclass(type(value), type):
+                if vars(value).get("__module__") == names.get("__name__"):
+                    classes.append((names, name, value))
+            elif gc.is_tracked(value) and not issubclass(type(value), _DEFINED):
+                objects.append((names, name))
+    value = None
+    if objects or any(map(_holds, (each for *_, each in classes))):
+        # Of what lives through this, a file comes before what is below it, and so is written before that is closed.
+        gc.collect()
+    for names, name in objects:
+        names.pop(name, None)  # this may call anything of the script's
+    for names, name, _ in classes:
+        names.pop(name, None)
+    del classes
     gc.collect()  # objects that hold each other, and what classes hold
     for names in modules:
-        _let_go(names, lambda _: True)
+        names.clear()
 
 
-def _let_go(names: dict[str, Any], which: Callable[[Any], bool]) -> None:
-    for name in reversed([name for name, value in list(names.items()) if which(value)]):
-        names.pop(name, None)  # this may call anything of the script's
+def _holds(some: type) -> bool:
+    """Whether a class may hold objects that want to clean up."""
+    return any(
+        gc.is_tracked(value) and not issubclass(type(value), _DEFINED)
+        for name, value in vars(some).items()
+        if name[:2] != "__" and name != "_abc_impl"
+    )

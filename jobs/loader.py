@@ -14,6 +14,8 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
+from importlib.machinery import ModuleSpec
 from types import CodeType, CoroutineType, ModuleType
 from typing import Any, NamedTuple
 
@@ -23,6 +25,8 @@ from jobs.job import Job
 from jobs.scripts import Script, class_names, job_class, many_jobs
 from jobs.surroundings import PACKAGE
 
+_EXTENSIONS = (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES)
+_COMPILED = (importlib.machinery.SourcelessFileLoader, importlib.machinery.BYTECODE_SUFFIXES)
 _FRESH_NS = 100_000_000  # a file written so lately may be written again without a new modification time
 
 
@@ -32,6 +36,7 @@ class Source(NamedTuple):
     stamp: tuple[int, int, int, int]
     code: CodeType
     class_name: str  # "": a plain script
+    spec: ModuleSpec  # of it as a script
 
 
 class Sources:
@@ -54,10 +59,19 @@ class Sources:
             tree = ast.parse(content, file)
             code = compile(tree, file, "exec", dont_inherit=True)
         found = job_class(tree, os.path.basename(file).removesuffix(".py"))
-        source = Source(stamp, code, found.name if found else "")
+        source = Source(stamp, code, found.name if found else "", _spec(file))
         if time.time_ns() - stamp[0] > _FRESH_NS:
             self._kept[file] = source
         return source
+
+
+def _spec(file: str) -> ModuleSpec:
+    """What the module of a script says of itself, so that processes that it starts find it: as `python -m` has it."""
+    folder, name = file.removesuffix(".py").rsplit("/", 2)[-2:]
+    name = f"{PACKAGE}.{folder}.{name}"
+    spec = ModuleSpec(name, importlib.machinery.SourceFileLoader(name, file), origin=file)
+    spec.has_location = True
+    return spec
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
@@ -67,24 +81,24 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
 class _Loader(importlib.machinery.SourceFileLoader):
     """Of a module beside a script."""
 
-    sources: Sources
+    def __init__(self, sources: Sources, fullname: str, path: str) -> None:
+        super().__init__(fullname, path)
+        self._sources = sources
 
     def get_code(self, fullname: str) -> CodeType:
         """Its code."""
-        return self.sources.get(self.get_filename(fullname)).code
+        return self._sources.get(self.get_filename(fullname)).code
 
 
 def _finders(directory: str, sources: Sources) -> Callable[[str], importlib.machinery.FileFinder]:
-    loader = type("Loader", (_Loader,), {"sources": sources})
-    extensions = (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES)
-    compiled = (importlib.machinery.SourcelessFileLoader, importlib.machinery.BYTECODE_SUFFIXES)
+    loader: Any = partial(_Loader, sources)  # a class for each run would take its time
 
     def finder(path: str) -> importlib.machinery.FileFinder:
         if path != directory and not path.startswith(directory + "/"):
             raise ImportError(f"{path} is not below {directory}", path=path)
         if not os.path.isdir(path):
             raise ImportError(f"{path} is no directory", path=path)  # a zip file, say: there are others for those
-        return importlib.machinery.FileFinder(path, extensions, (loader, [".py"]), compiled)
+        return importlib.machinery.FileFinder(path, _EXTENSIONS, (loader, [".py"]), _COMPILED)
 
     return finder
 
@@ -98,7 +112,7 @@ def execute(script: Script, sources: Sources) -> Any:
         source = sources.get(script.file)
     except (FileNotFoundError, NotADirectoryError):
         raise NoSuchScript(f"no such script: {script.path}") from None
-    module = _module(script, main=not source.class_name)
+    module = _module(source)
     above = ModuleType(PACKAGE)
     above.__path__ = [script.directory]
     sys.path_hooks.insert(0, _finders(script.directory, sources))
@@ -126,17 +140,14 @@ def _is_unable(job: type[Job]) -> bool:
     return "execute" in job.__abstractmethods__
 
 
-def _module(script: Script, main: bool) -> ModuleType:
-    """The script's module, empty. What its specification says is how processes that it starts find it: as `python -m` does."""
-    package = f"{PACKAGE}.{script.folder}"
-    name = f"{package}.{script.name}"
-    module = ModuleType("__main__" if main else name)
-    loader = importlib.machinery.SourceFileLoader(name, script.file)
-    module.__spec__ = importlib.machinery.ModuleSpec(name, loader, origin=script.file)
-    module.__spec__.has_location = True
-    module.__loader__ = loader
-    module.__file__ = script.file
-    module.__package__ = package
+def _module(source: Source) -> ModuleType:
+    """The script's module, empty."""
+    spec = source.spec
+    module = ModuleType(spec.name if source.class_name else "__main__")
+    module.__spec__ = spec
+    module.__loader__ = spec.loader
+    module.__file__ = spec.origin
+    module.__package__ = spec.parent
     module.__dict__["__builtins__"] = builtins
     return module
 

@@ -80,5 +80,5 @@ def excess(live: Live, pids: list[int], most: int) -> str:
         return f"had more than {most} processes"
     # What is shared is counted more than once by the quick look, so only the slow one condemns.
     if live.memory and processes.resident(pids) > live.memory and processes.proportional(pids) > live.memory:
-        return f"used more than {size(live.memory)}"
+        return f"used more than {size(live.memory)} of memory"
     return ""

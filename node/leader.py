@@ -23,6 +23,7 @@ from node.runs import ending, size
 from node.tasks import Task, read_task
 
 EVENTS, LOG = 60, 61  # below 64, up to where a table of descriptors needs no more room
+ENVIRONMENT = {channel.EVENTS_VARIABLE: str(EVENTS), "PULZAR_DATA": "", "PULZAR_DATA_KEY": ""}  # of all runs at first
 _SOCKET = 3
 _ENVIRONMENT_BYTES = 100_000  # the kernel refuses to start programs with a variable of more than 128 KiB
 _HEADROOM_BYTES = 16 << 20  # to tell of a MemoryError
@@ -39,7 +40,6 @@ class Common(NamedTuple):
     marks: processes.Marks
     sources: loader.Sources
     data_bytes: int  # what its data segments hold
-    hidden: tuple[str, ...]  # modules that scripts shall not find: they may have some of that name
 
 
 def wait(sock: socket.socket, common: Common) -> NoReturn:
@@ -84,19 +84,15 @@ def _lead(task: Task, common: Common) -> int:
     """Run the task's script; the exit status."""
     leader = os.getpid()
     common.marks.put(task.serial)
-    for name in common.hidden:
-        del sys.modules[name]
     to_node = channel.ToNode(EVENTS, LOG)
     context.begin(to_node, limit=task.output)
     modules = len(sys.modules)
     script: Script | None = None
     error: BaseException | None = None
     try:
-        os.makedirs(task.scratch, 0o700)
-        os.chdir(task.scratch)
+        _make_scratch(task.scratch)
         _environment(task, _lend_data(task) if task.order.data_path else "")
         _limit_memory(task.order.memory, common.data_bytes)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         script = locate(task.scripts, task.order.job)
         returned = loader.execute(script, common.sources)
         if os.getpid() == leader:  # and not a child that the script forked and let run on to here
@@ -109,7 +105,7 @@ def _lead(task: Task, common: Common) -> int:
     if os.getpid() == leader:
         reason = ended.reason
         if isinstance(error, MemoryError) and task.order.memory:
-            reason = f"used more than {size(task.order.memory)} (MemoryError)"
+            reason = f"used more than {size(task.order.memory)} of memory (MemoryError)"
         elif ended.status and taken > _NEAR * _may_ask(task.order.memory):
             reason = (
                 f"{reason or ending(ended.status << 8)}; it had reserved {size(taken)} of memory by then, far more "
@@ -120,6 +116,14 @@ def _lead(task: Task, common: Common) -> int:
     del error
     closing.finish(script, modules)
     return ended.status
+
+
+def _make_scratch(directory: str) -> None:
+    try:
+        os.mkdir(directory, 0o700)
+    except FileNotFoundError:  # somebody has removed what is above it
+        os.makedirs(directory, 0o700)
+    os.chdir(directory)
 
 
 def _limit_memory(memory: int, data_bytes: int) -> None:
@@ -163,11 +167,10 @@ def _environment(task: Task, data_path: str) -> None:
         processes.RUN_VARIABLE: task.order.run,
         "PULZAR_JOB_ID": task.order.job_id,
         "PULZAR_ATTEMPT": task.order.attempt,
-        "PULZAR_DATA": data_path,
-        "PULZAR_DATA_KEY": task.order.data_key,
         "PULZAR_SCRATCH": task.scratch,
-        channel.EVENTS_VARIABLE: EVENTS,
     }
+    if data_path:
+        values |= {"PULZAR_DATA": data_path, "PULZAR_DATA_KEY": task.order.data_key}
     if len(task.order.arguments) <= _ENVIRONMENT_BYTES:
         values["PULZAR_ARGUMENTS"] = task.order.arguments.decode()
     else:

@@ -72,7 +72,7 @@ class Zygote:
 
     def serve(self) -> None:
         """Work until the agent is gone."""
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # as scripts expect; here it is never handled
         # Not ignored: one that is sent to a run's process before that is ready for it shall wait there.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -84,8 +84,10 @@ class Zygote:
         self._scratch.clean()
         gc.collect()
         gc.freeze()
-        hidden = tuple(name for name in sys.modules if name.partition(".")[0] == __package__)
-        self._common = leader.Common(os.getpid(), self._marks, self._sources, processes.data_bytes(), hidden)
+        # Scripts shall not find our modules: they may have some of that name. Everything here has what it needs of them.
+        for name in [name for name in sys.modules if name.partition(".")[0] == __package__]:
+            del sys.modules[name]
+        self._common = leader.Common(os.getpid(), self._marks, self._sources, processes.data_bytes())
         try:
             while True:
                 lacking = len(self._spares) < self._options.spares and time.monotonic() >= self._fork_at
@@ -189,9 +191,9 @@ class Zygote:
                 now = time.monotonic()
                 live.until, live.spare_until = now + _CLEAR_SECS, now + processes.TRACKER_SECS
                 left = [other for other in self._families.of(live, self._known()) if other != pid]
-                # As long as its leader is not reaped, the group's number is nobody else's.
-                processes.kill_but_trackers(left, live.spare_until)
                 live.left = bool(left)
+                if left:  # as long as its leader is not reaped, the group's number is nobody else's
+                    processes.kill_but_trackers(left, live.spare_until)
             status = os.waitpid(pid, 0)[1]
             if live:
                 live.status = status
@@ -305,6 +307,7 @@ def main() -> None:
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     sys.path[:] = [path for path in sys.path if path != root]
     os.environ["PYTHONPATH"] = os.environ.get("PYTHONPATH", "").removeprefix(f"{root}{os.pathsep}")
+    os.environ |= leader.ENVIRONMENT
     # To the log of a run that breaks, since its processes inherit this.
     faulthandler.enable(2, all_threads=False)
     processes.prefer_to_die(_OOM_SCORE)
