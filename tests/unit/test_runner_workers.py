@@ -197,6 +197,8 @@ def test_sockets_have_names_that_are_short_enough_wherever_the_node_is(tmp_path:
             assert "AF_UNIX path too long" in node.run("test/script").log.decode()
             used.parent.rmdir()
             assert node.run("test/script").reason == ""
+            # also when nobody was left to see to it
+            os.kill(node.zygote, 9)
     finally:
         node.stop()
     # and gone with the runner
