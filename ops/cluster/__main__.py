@@ -65,7 +65,7 @@ class _Run:
         status = 1
         try:
             cluster.start()
-            demo.run(cluster.master_url, cluster.scripts, terminal.step)
+            demo.run(cluster.master_url, terminal.step)
             status = 0
             if stay:
                 self._tell()
@@ -109,7 +109,7 @@ class _Run:
             f"  logs     {cluster.logs}\n\n"
             f"Try it:\n"
         )
-        for command in demo.commands(cluster.master_url, cluster.scripts, self._caller):
+        for command in demo.commands(cluster.master_url, self._caller):
             terminal.say(f"  {command}")
         terminal.say()
 

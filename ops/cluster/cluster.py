@@ -21,7 +21,7 @@ from broker import settings
 from ops.cluster import network, state
 from ops.cluster.errors import ClusterError, DirectoryInUse, NotHealthy
 from ops.cluster.installation import MACHINE, Installation
-from ops.cluster.processes import ROOT, Child, Supervisor
+from ops.cluster.processes import Child, Supervisor
 from ops.cluster.rabbitmq import Rabbit
 
 HEALTHY_SECS = 60.0
@@ -105,7 +105,6 @@ class Cluster:
         hosts = {} if environment.get(settings.CONFIG_VARIABLE) else _LOOPBACK
         self._environment = hosts | self._environment
         known = settings.load(environ=self._environment)
-        self.scripts = ROOT / known["jobs", "dir"]
         self._given_secret: str = known["general", "secret"]
         self.master_directory = self.directory / "master"
         self.master_url = _url(known["server", "host"], base_port)

@@ -41,11 +41,8 @@ class _Answer(NamedTuple):
     digest: str  # SHA-256 of the whole body
 
 
-def run(master_url: str, scripts: Path, step: Callable[[str], AbstractContextManager[None]]) -> None:
-    """Store two files, read them back, delete one, run a job; raises `DemonstrationFailed` where it goes wrong.
-
-    No job is run when the nodes' `scripts` are others than those that come with Pulzar.
-    """
+def run(master_url: str, step: Callable[[str], AbstractContextManager[None]]) -> None:
+    """Store two files, read them back, delete one, run a job; raises `DemonstrationFailed` where it goes wrong."""
     name, small = real_file()
     small_key = f"demo/{name}"
     large = os.urandom(LARGE_BYTES)
@@ -65,14 +62,8 @@ def run(master_url: str, scripts: Path, step: Callable[[str], AbstractContextMan
     with step(f"deleting {LARGE_KEY}"):
         _expect(200, _request("DELETE", f"{master_url}/delete_key/{LARGE_KEY}"))
         _expect(404, _request("GET", f"{master_url}/get_key/{LARGE_KEY}"))
-    if has_job(scripts):
-        with step(f"running the job {JOB} with {JOB_ARGUMENTS.decode()}"):
-            _run_job(master_url)
-
-
-def has_job(scripts: Path) -> bool:
-    """Whether the script that is shown is among those of a directory."""
-    return (scripts / f"{JOB}.py").is_file()
+    with step(f"running the job {JOB} with {JOB_ARGUMENTS.decode()}"):
+        _run_job(master_url)
 
 
 def _run_job(master_url: str) -> None:
@@ -90,9 +81,8 @@ def _run_job(master_url: str) -> None:
         raise DemonstrationFailed(f"GET {url}: {job['state']} ({job['reason']}), its output is {job['output']}")
 
 
-def commands(master_url: str, scripts: Path, directory: Path) -> list[str]:
+def commands(master_url: str, directory: Path) -> list[str]:
     """Lines to try it, for a shell in `directory`."""
-    launch = [f"curl -X POST {master_url}/launch_job/{JOB} -d '{JOB_ARGUMENTS.decode()}'"]
     name, _ = real_file()
     file = shlex.quote(name if directory == ROOT else str(ROOT / name))
     return [
@@ -100,7 +90,7 @@ def commands(master_url: str, scripts: Path, directory: Path) -> list[str]:
         f"curl -X PUT -L -T {file} {master_url}/add_key/my/first.txt",
         f"curl -L {master_url}/get_key/my/first.txt",
         f"curl -X DELETE {master_url}/delete_key/my/first.txt",
-        *(launch if has_job(scripts) else [f"curl {master_url}/admin/job_catalog"]),
+        f"curl -X POST {master_url}/launch_job/{JOB} -d '{JOB_ARGUMENTS.decode()}'",
         f"curl {master_url}/admin/jobs",
         f"curl {master_url}/admin/network",
     ]

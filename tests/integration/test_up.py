@@ -145,21 +145,6 @@ def test_exit_shows_the_store_at_work_and_leaves_nothing_running(demonstrated: U
     assert state_of(data)["running"] is False
 
 
-def test_scripts_of_somebodys_own_are_shown_no_job_of_ours(checkout: Path, tmp_path: Path) -> None:
-    (tmp_path / "my-jobs" / "mine").mkdir(parents=True)
-    (tmp_path / "my-jobs" / "mine" / "script.py").write_text("print(1)")
-    data, jobs = tmp_path / "data", str(tmp_path / "my-jobs")
-    up = Up(checkout, tmp_path / "output", "--data", str(data), "--ports", str(free_base()), PULZAR_JOBS_DIR=jobs)
-    try:
-        up.shows(LAST_LINE)
-        assert "running the job" not in up.text
-        assert "launch_job" not in up.text
-        assert re.search(r"^  curl http://\S+/admin/job_catalog$", up.text, re.MULTILINE)
-    finally:
-        up.close()
-    assert up.left() == []
-
-
 def test_a_second_start_finds_its_data(second_start: Up) -> None:
     state = state_of(second_start.output.parent / "data")
     stored = re.search(r"^  storing (\S+), ([\d,]+) bytes", second_start.text, re.MULTILINE)
