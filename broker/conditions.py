@@ -61,6 +61,17 @@ def _tags(header: str) -> list[str]:
     return tags
 
 
+def unmodified_since(header: str | None, modified: int | None) -> bool:
+    """Whether If-Unmodified-Since holds; `modified` is in seconds since the epoch, None when nothing is there.
+
+    A header that is no date, or of which there is nothing to compare, counts for nothing (section 13.1.4).
+    """
+    if header is None:
+        return True
+    limit = dates.read(header.strip())
+    return limit is None or modified is None or modified <= limit
+
+
 def evaluate(environ: Mapping[str, Any], etag: str | None, modified: int | None) -> Outcome:
     """What a request's preconditions make of it, in the order of section 13.2.2.
 
@@ -71,10 +82,8 @@ def evaluate(environ: Mapping[str, Any], etag: str | None, modified: int | None)
     if if_match is not None:
         if not matches(if_match, etag, strong=True):
             return Outcome.FAILED
-    elif modified is not None and "HTTP_IF_UNMODIFIED_SINCE" in environ:
-        limit = dates.read(environ["HTTP_IF_UNMODIFIED_SINCE"].strip())
-        if limit is not None and modified > limit:
-            return Outcome.FAILED
+    elif not unmodified_since(environ.get("HTTP_IF_UNMODIFIED_SINCE"), modified):
+        return Outcome.FAILED
     if_none_match: str | None = environ.get("HTTP_IF_NONE_MATCH")
     if if_none_match is not None:
         if matches(if_none_match, etag, strong=False):
@@ -86,11 +95,15 @@ def evaluate(environ: Mapping[str, Any], etag: str | None, modified: int | None)
     return Outcome.GO_ON
 
 
-def wants_range(if_range: str | None, etag: str, modified: int) -> bool:
-    """Whether a Range header counts, given If-Range: the entity tag (strongly) or the very date of what is there."""
+def wants_range(if_range: str | None, etag: str, modified: int, now: float) -> bool:
+    """Whether a Range header counts, given If-Range: the entity tag (strongly) or the very date of what is there.
+
+    A date says nothing for sure within its own second, in which there may have been another value (section 8.8.2.2).
+    `modified` and `now` are in seconds since the epoch.
+    """
     if if_range is None:
         return True
     if_range = if_range.strip()
     if '"' in if_range:
         return if_range == etag and not etag.startswith("W/")
-    return dates.read(if_range) == modified
+    return modified + 1 <= now and dates.read(if_range) == modified

@@ -6,8 +6,11 @@ PulzarError
 ├── MessageError
 │   ├── MalformedMessage     bytes that are no message
 │   └── UnknownProtocol      a message of another protocol version
-├── BadSignature         a URL was not signed by this cluster's master, or is too old
+├── BadSignature         a URL was not signed by this cluster's master
+│   └── Expired              it was, and is too old
 ├── LinkDown             RabbitMQ can't be reached just now
+├── Unsendable           a message that can't be put on the wire
+├── NoAddressSpace       a map does not fit into the address space of this process
 └── Refused              a request that is not done; see `broker.refusals`
 """
 
@@ -39,8 +42,24 @@ class UnknownProtocol(MessageError):
 
 
 class BadSignature(PulzarError):
-    """Raised when a signed URL is missing its signature, was changed, or has expired."""
+    """Raised when a signed URL is missing its signature or was changed."""
+
+
+class Expired(BadSignature):
+    """Raised when a URL was signed by this cluster's master and nothing was changed, but its time is over."""
+
+    def __init__(self, message: str, parameters: dict[str, str]) -> None:
+        super().__init__(message)
+        self.parameters = parameters  # what was signed
 
 
 class LinkDown(PulzarError):
     """Raised when something can't be sent because there is no connection to RabbitMQ."""
+
+
+class Unsendable(PulzarError):
+    """Raised when a message can't be put on the wire, or nobody there could read it; nothing was sent."""
+
+
+class NoAddressSpace(PulzarError):
+    """Raised when the map of an LMDB file is larger than the address space that this process may have."""

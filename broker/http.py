@@ -7,36 +7,59 @@ value; whoever has the bytes then sends them. Nothing here does I/O.
 from __future__ import annotations
 
 import json
-import mimetypes
-from collections.abc import Iterable, Iterator, Sequence
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
 
-from broker import conditions, dates, keys, ranges
+from broker import conditions, dates, keys, media, numbers, ranges
 from broker.conditions import Outcome
 from broker.errors import InvalidKey
 from broker.ranges import Multipart, Span
+from broker.refusals import BadRequest
 
 Header = tuple[str, str]
 
 ALL_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
-DEFAULT_TYPE = "application/octet-stream"
-_SHORT_BYTES = 256 * 1024
 _PREFLIGHT_SECS = "86400"
 _ALLOWED_HEADERS = (
-    "Content-Type, Content-MD5, X-Checksum-Sha256, Range, "
+    "Content-Type, Content-Encoding, Content-MD5, X-Checksum-Sha256, Range, "
     "If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, If-Range, *"
 )
-_EXPOSED_HEADERS = "ETag, Content-Range, Accept-Ranges, Last-Modified, Location, Retry-After"
+_EXPOSED_HEADERS = "ETag, Content-Encoding, Content-Range, Accept-Ranges, Last-Modified, Location, Retry-After"
 # What may stand in a path as it is. Not "+": too many programs take it for a space.
 _SAFE = "/~!$&'()*,;=:@"
 
-STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 # A key can get another value at any time, so whoever keeps a copy has to ask.
 _CACHE_CONTROL: Header = ("Cache-Control", "no-cache")
 _ACCEPT_RANGES: Header = ("Accept-Ranges", "bytes")
+_NO_SNIFFING: Header = ("X-Content-Type-Options", "nosniff")
+# A value that is a page must not act in the name of the master's other pages. Where it is embedded this says nothing.
+_SANDBOX: Header = ("Content-Security-Policy", "sandbox; default-src 'none'")
+# These can do nothing as documents, and browsers refuse to show them in a sandbox.
+_SHOWN_ALONE = re.compile(r"(?:(?:audio|video)/[\w.+-]+|application/pdf)(?:;[^,]*)?", re.ASCII | re.IGNORECASE)
+
+
+class Kept(Protocol):
+    """What index and log say of a value; an entry of the one or the other."""
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+
+    @property
+    def digest(self) -> bytes:
+        """Its SHA-256."""
+
+    @property
+    def created(self) -> int:
+        """When it was stored, in ms since the epoch."""
+
+    @property
+    def content_type(self) -> str:
+        """What `media.pack` made."""
 
 
 class Resource(NamedTuple):
@@ -46,11 +69,18 @@ class Resource(NamedTuple):
     digest: bytes  # SHA-256
     created: int  # ms since the epoch
     content_type: str
+    encoding: str = ""  # Content-Encoding, "": none
 
     @property
     def etag(self) -> str:
         """Its strong entity tag."""
         return f'"{self.digest.hex()}"'
+
+
+def resource(key: str, kept: Kept) -> Resource:
+    """A value as its key and what is kept of it tell."""
+    content_type, encoding = media.type_of(key, kept.content_type)
+    return Resource(kept.size, kept.digest, kept.created, content_type, encoding)
 
 
 class Plan(NamedTuple):
@@ -85,7 +115,7 @@ def _filled(pieces: Iterable[bytes | Span], value: bytes) -> Iterator[bytes]:
 
 def plan(environ: dict[str, Any], resource: Resource) -> Plan:
     """How to answer a GET or HEAD of a value; `environ` is the request's WSGI environment."""
-    size, digest, created, content_type = resource
+    size, digest, created, content_type, _ = resource
     etag = f'"{digest.hex()}"'
     head = environ["REQUEST_METHOD"] == "HEAD"
     modified = created // 1000
@@ -97,6 +127,8 @@ def plan(environ: dict[str, Any], resource: Resource) -> Plan:
         _CACHE_CONTROL,
         _ACCEPT_RANGES,
     ]
+    if not _SHOWN_ALONE.fullmatch(content_type):
+        headers.append(_SANDBOX)
     if "HTTP_RANGE" in environ or conditions.given(environ):
         outcome = conditions.evaluate(environ, etag, modified)
         if outcome is Outcome.NOT_MODIFIED:
@@ -105,9 +137,17 @@ def plan(environ: dict[str, Any], resource: Resource) -> Plan:
             return _refusal(412, f"the condition does not hold: the value has ETag {etag}", headers[2:5], head)
         # RFC 9110 knows ranges of GET only: a HEAD is told of the whole value.
         wanted = None if head else environ.get("HTTP_RANGE")
-        if wanted is not None and conditions.wants_range(environ.get("HTTP_IF_RANGE"), etag, modified):
+        if wanted is not None and conditions.wants_range(environ.get("HTTP_IF_RANGE"), etag, modified, time.time()):
             return _partial(wanted, resource, headers)
-    return Plan(200, headers, () if head or not size else (Span(0, size),))
+    return _whole(resource, headers, head)
+
+
+def _whole(resource: Resource, headers: list[Header], head: bool = False) -> Plan:
+    return Plan(200, headers + _encoded(resource), () if head or not resource.size else (Span(0, resource.size),))
+
+
+def _encoded(resource: Resource) -> list[Header]:
+    return [("Content-Encoding", resource.encoding)] if resource.encoding else []
 
 
 def _partial(wanted: str, resource: Resource, headers: list[Header]) -> Plan:
@@ -117,12 +157,14 @@ def _partial(wanted: str, resource: Resource, headers: list[Header]) -> Plan:
     except ranges.Unsatisfiable as error:
         return _refusal(416, str(error), [*headers[2:], ("Content-Range", f"bytes */{size}")], False)
     if spans is None:
-        return Plan(200, headers, (Span(0, size),) if size else ())
+        return _whole(resource, headers)
     if len(spans) == 1:
         start, stop = spans[0]
         headers[1] = ("Content-Length", str(stop - start))
-        return Plan(206, [*headers, ("Content-Range", ranges.content_range(spans[0], size))], spans)
-    multipart = Multipart(spans, size, resource.content_type)
+        return Plan(
+            206, [*headers, *_encoded(resource), ("Content-Range", ranges.content_range(spans[0], size))], spans
+        )
+    multipart = Multipart(spans, size, [("Content-Type", resource.content_type), *_encoded(resource)])
     headers[:2] = [("Content-Type", multipart.content_type), ("Content-Length", str(multipart.length))]
     return Plan(206, headers, spans, multipart=multipart)
 
@@ -134,8 +176,8 @@ def _refusal(status: int, message: str, headers: list[Header], head: bool) -> Pl
 
 
 def envelope(status: int, data: Any, message: str) -> bytes:
-    """The body of every answer that is not a value."""
-    return json.dumps({"data": data, "msg": message, "status": "ok" if status < 400 else "ko"}).encode("ascii") + b"\n"
+    """The body of every answer that is not a value. Who is sent elsewhere is told "ko": nothing has been done yet."""
+    return json.dumps({"data": data, "msg": message, "status": "ok" if status < 300 else "ko"}).encode("ascii") + b"\n"
 
 
 class Answer(NamedTuple):
@@ -147,10 +189,21 @@ class Answer(NamedTuple):
 
 
 def answer(status: int, data: Any, message: str, headers: Iterable[Header], cors: str) -> Answer:
+    """An answer with the envelope, and with the headers of every answer."""
+    return plain_answer(status, data, message, [*headers, *_cors(cors)])
+
+
+def plain_answer(status: int, data: Any, message: str, headers: Iterable[Header]) -> Answer:
     """An answer with the envelope."""
     body = envelope(status, data, message)
-    own = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-    return Answer(status, [*own, *headers, *_cors(cors)], body)
+    return Answer(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *headers], body)
+
+
+def elsewhere(location: str, cors: Iterable[Header], *, head: bool = False) -> Answer:
+    """The answer to a read that sends its client to where the value is."""
+    body = f"the value is at {location}\n".encode("ascii")
+    own = [("Location", location), ("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
+    return Answer(307, [*own, *cors], b"" if head else body)
 
 
 def options(methods: Iterable[str], cors: str) -> Answer:
@@ -166,56 +219,40 @@ def options(methods: Iterable[str], cors: str) -> Answer:
     return Answer(204, headers)
 
 
-def give(start_response: Any, answer: Answer) -> list[bytes]:
-    """Give an answer as WSGI wants it."""
-    start_response(STATUS_LINES[answer.status], answer.headers)
-    return [answer.body] if answer.body else []
-
-
 @lru_cache(maxsize=16)
 def _cors(origin: str) -> tuple[Header, ...]:
     if not origin:
-        return ()
+        return (_NO_SNIFFING,)
     allowed = ("Access-Control-Allow-Origin", origin)
     exposed = ("Access-Control-Expose-Headers", _EXPOSED_HEADERS)
-    return allowed, exposed
+    return _NO_SNIFFING, allowed, exposed
 
 
 def cors_headers(origin: str) -> list[Header]:
-    """The headers of every answer that let pages from `origin` read it; none for ""."""
+    """The headers of every answer: it is what its Content-Type says, and pages from `origin` ("": none) may read it."""
     return list(_cors(origin))
 
 
-def content_length(environ: dict[str, Any]) -> int | None:
-    """The length of a request's body in bytes; None for a chunked one, 0 without a body."""
+def content_length(environ: Mapping[str, Any]) -> int | None:
+    """The length of a request's body in bytes; None for a chunked one, 0 without a body. Raises `BadRequest`."""
     if "HTTP_TRANSFER_ENCODING" in environ:
         return None
     # The server lets only digits through, and every length that is given twice is given the same.
-    return int(environ.get("CONTENT_LENGTH") or 0)
+    try:
+        return numbers.parse(environ.get("CONTENT_LENGTH") or "0")
+    except ValueError as error:
+        raise BadRequest(f"Content-Length: {error}") from error
+
+
+def has_body(environ: Mapping[str, Any]) -> bool:
+    """Whether a request has a body, be its length said in a good way or not."""
+    return "HTTP_TRANSFER_ENCODING" in environ or environ.get("CONTENT_LENGTH", "0").strip("0") != ""
 
 
 CLOSE: Header = ("Connection", "close")
 
 
-def unread_bytes(environ: dict[str, Any]) -> int | None:
-    """How much to read of a body that nobody wants, so that the connection stays of use.
-
-    None when it is too long for that: then the connection is closed, and the answer says so (`CLOSE`).
-    """
-    length = content_length(environ)
-    # Reading would tell a client that waits for "100 Continue" to send it.
-    return None if length is None or length > _SHORT_BYTES or (length and "HTTP_EXPECT" in environ) else length
-
-
-def unread(environ: dict[str, Any]) -> list[Header]:
-    """Deal with the body of a WSGI request that nobody wants; returns headers for the answer."""
-    length = unread_bytes(environ)
-    if length:
-        environ["wsgi.input"].read(length)
-    return [CLOSE] if length is None else []
-
-
-def key_of(environ: dict[str, Any], prefix: str) -> str:
+def key_of(environ: Mapping[str, Any], prefix: str) -> str:
     """The key in the request's path after `prefix`; raises `InvalidKey` with the reason.
 
     The server has undone the percent-encoding and gives bytes as latin-1, as WSGI says. A plus is a plus.
@@ -236,36 +273,3 @@ def key_of(environ: dict[str, Any], prefix: str) -> str:
 def quote_key(key: str) -> str:
     """The key as it stands in a URL."""
     return quote(key, _SAFE)
-
-
-# The table that comes with the language, so that every machine guesses the same, and what it does not know.
-_TYPES = mimetypes.MimeTypes().types_map[True] | {
-    ".7z": "application/x-7z-compressed",
-    ".br": "application/x-brotli",
-    ".bz2": "application/x-bzip2",
-    ".conf": "text/plain",
-    ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
-    ".flac": "audio/flac",
-    ".gz": "application/gzip",
-    ".log": "text/plain",
-    ".md": "text/markdown",
-    ".parquet": "application/vnd.apache.parquet",
-    ".pptx": "application/vnd.openxmlformats-officedocument.presentationml.presentation",
-    ".tgz": "application/gzip",
-    ".toml": "application/toml",
-    ".webp": "image/webp",
-    ".woff": "font/woff",
-    ".woff2": "font/woff2",
-    ".xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
-    ".xz": "application/x-xz",
-    ".yaml": "application/yaml",
-    ".yml": "application/yaml",
-    ".zst": "application/zstd",
-}
-
-
-def guess_type(key: str) -> str:
-    """The Content-Type that the ending of a key's name suggests."""
-    name = key[key.rfind("/") + 1 :]
-    dot = name.rfind(".")
-    return _TYPES.get(name[dot:].lower(), DEFAULT_TYPE) if dot > 0 else DEFAULT_TYPE

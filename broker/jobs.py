@@ -2,21 +2,25 @@
 
     {"job": "example/factorial", "arguments": {"number": 5}, "options": {"timeout": 60}}
 
-as JSON (UTF-8) or as msgpack. The master adds `id` and `attempt`, and `data` when the job works on a value.
-Whatever is wrong with one is said for the person who made it.
+as JSON (UTF-8) or as msgpack. The master adds `id` and `attempt`, and `data` when the job works on a value. Nobody
+else may: a message of the master has a seal among its headers, and without one those two fields are refused.
+Whatever is wrong with a job is said for the person who made it.
 """
 
 from __future__ import annotations
 
+import hmac
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgpack
 
-from broker import check, keys
+from broker import check, keys, numbers
 from broker.errors import InvalidKey, MalformedMessage
+from broker.numbers import short as _short
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32  # of lists and objects in each other
@@ -24,6 +28,7 @@ MAX_ATTEMPTS = 100
 MAX_SECS = 30 * 86_400
 MAX_TOKEN = 200  # characters
 PRIORITIES = ("high", "normal", "low")
+SEAL = "pulzar-seal"  # the header with the seal
 DATA = "pulzar_data"  # may stand among the arguments, as in a launch by REST
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # the same as in jobs/scripts.py
@@ -99,8 +104,18 @@ def read_arguments(given: object) -> tuple[dict[str, Any], str]:
     return arguments, _key(data)
 
 
-def read(body: bytes) -> Order:
-    """The job in a message, whoever published it; raises `MalformedMessage`."""
+def seal(secret: bytes, body: bytes) -> dict[str, str]:
+    """The headers that say that the master made this message: an HMAC of its body."""
+    return {SEAL: hmac.digest(secret, b"job\n" + body, "sha256").hex()}
+
+
+def is_sealed(secret: bytes, body: bytes, headers: Mapping[str, Any]) -> bool:
+    """Whether the master of this cluster made this message."""
+    return hmac.compare_digest(str(headers.get(SEAL, "")).encode(), seal(secret, body)[SEAL].encode())
+
+
+def read(body: bytes, sealed: bool = False) -> Order:
+    """The job in a message; raises `MalformedMessage`. Only a `sealed` one may have an id and an attempt."""
     fields = _unpack(body)
     if not isinstance(fields, dict):
         raise MalformedMessage(
@@ -113,10 +128,14 @@ def read(body: bytes) -> Order:
     arguments, data = read_arguments(fields.get("arguments", {}))
     options = read_options(fields.get("options", {}))
     number, attempt = fields.get("id", 0), fields.get("attempt", 1)
-    if number and body.lstrip()[:1] == b"{":
-        raise MalformedMessage("the field id is the master's to give; leave it out")
     _integer("id", number, 1 << 62)
     _integer("attempt", attempt, MAX_ATTEMPTS * MAX_ATTEMPTS)
+    if not sealed and (number or attempt > 1):
+        name, given = ("id", number) if number else ("attempt", attempt)
+        raise MalformedMessage(
+            f"the field {name} = {given} is the master's to give, and the message has not the seal of this cluster's"
+            " master; leave it out, and the job gets an id of its own"
+        )
     order = Order(path, arguments, options, _key(fields.get("data", "")) or data, number, max(1, attempt))
     check_sendable(order)
     return order
@@ -200,10 +219,7 @@ def _seconds(name: str, value: object) -> None:
 
 
 def _integer(name: str, value: object, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise MalformedMessage(f"{name} = {_short(value)} is no integer from 0 to {most}")
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+    try:
+        numbers.bounded(value, 0, most)
+    except ValueError as error:
+        raise MalformedMessage(f"{name} = {error}") from error

@@ -22,6 +22,8 @@ _TO_STANDARD = bytes.maketrans(_ORDERED, _STANDARD)
 # No empty segment, no "." or "..", printable ASCII only.
 _GOOD = re.compile(r"(?!\.{1,2}(?:/|$))[ -.0-~]+(?:/(?!\.{1,2}(?:/|$))[ -.0-~]+)*")
 
+_SYSTEM = re.compile(r"jobs/[0-9]+/")
+
 
 def check(key: str) -> str:
     """The key without its leading slash; raises `InvalidKey` with the reason when it breaks a rule."""
@@ -30,6 +32,16 @@ def check(key: str) -> str:
     if len(key) <= MAX_BYTES and _GOOD.fullmatch(key):
         return key
     raise InvalidKey(_reason(key))
+
+
+def is_system_name(key: str) -> bool:
+    """Whether nodes alone write this key: the log or output of a job, `jobs/<id>/…`."""
+    return _SYSTEM.match(key) is not None
+
+
+def beginning(text: str) -> str:
+    """The beginning of keys that a prefix, or a key to go on from, means: without the leading slash, as in `check`."""
+    return text.removeprefix("/")
 
 
 def encode(key: str) -> bytes:

@@ -1,6 +1,7 @@
 """Structured logs: one line an event, `time level role module event key=value …`, on standard error.
 
-Values that could be secrets are never passed in; bytes are encoded keys and are shown decoded.
+Values that could be secrets are never passed in; bytes are encoded keys and are shown decoded. Control characters are
+escaped, whoever they come from: a client, an extension that prints, the message of an exception.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class _Line(logging.Formatter):
             line += f" {name}={_show(value)}"
         if record.exc_info:
             line += f" traceback={json.dumps(self.formatException(record.exc_info))}"
-        return line.replace("\n", "\\n")
+        return _readable(line)
 
 
 def _show(value: Any) -> str:
@@ -84,4 +85,16 @@ def _show(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     text = str(value)
-    return text if text and text.isascii() and not any(c in text for c in ' ="\n') else json.dumps(text)
+    plain = text and text.isascii() and text.isprintable() and not any(c in text for c in ' ="')
+    return text if plain else json.dumps(text)
+
+
+# As JSON has them; it leaves DEL alone.
+_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\x7f": "\\u007f"}
+
+
+def _readable(line: str) -> str:
+    """The line without characters that end it, hide text or command a terminal: these are escaped."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else _ESCAPES.get(c) or json.dumps(c)[1:-1] for c in line)

@@ -24,7 +24,8 @@ from typing import Any, NamedTuple, TypeVar
 import msgpack
 
 from broker import check, runs
-from broker.errors import InvalidKey, MalformedMessage, UnknownProtocol
+from broker.errors import InvalidKey, MalformedMessage, UnknownProtocol, Unsendable
+from broker.numbers import short as _short
 
 PROTOCOL = 1
 DIGEST_BYTES = 32
@@ -56,7 +57,7 @@ class Store(NamedTuple):
     version: int
     created: int
     expires: int  # 0: never
-    content_type: str
+    content_type: str  # and Content-Encoding, see `broker.media`
     digest: bytes  # SHA-256 of the value, 32 bytes
     size: int  # bytes
     value: bytes | None
@@ -113,7 +114,7 @@ class Result(NamedTuple):
     version: int
     created: int
     expires: int
-    content_type: str
+    content_type: str  # and Content-Encoding, see `broker.media`
     digest: bytes
     size: int
     value: bytes | None  # the value itself when it is small enough to be kept beside the entry
@@ -142,7 +143,7 @@ class Heartbeat(NamedTuple):
     epoch: str  # random, made when the agent started
     epoch_seq: int  # seq of that epoch's record: all after it was written by this process
     seq: int  # of the newest record
-    disk_total: int  # bytes, of the data directory's filesystem
+    disk_total: int  # bytes, of the data directory's filesystem, without what it reserves for root
     disk_free: int  # bytes
     full: bool  # takes no more values
     load: float  # 1-minute load average divided by cores
@@ -155,17 +156,17 @@ class Heartbeat(NamedTuple):
 
 Message = Commands | Replay | Announce | Results | Heartbeat | runs.RunMessage
 
-_CODES: dict[type[Any], int] = {
+CODES: dict[type[Any], int] = {
     Commands: 1, Replay: 2, Announce: 3, Results: 4, Heartbeat: 5, runs.Reports: 6, runs.Progress: 7, runs.Catalog: 8,
     runs.Named: 9, runs.Withdrawn: 10, runs.AskCatalog: 11, runs.Withdraw: 12,
 }  # fmt: skip
-_TYPES: dict[int, type[Any]] = {code: cls for cls, code in _CODES.items()}
+_TYPES: dict[int, type[Any]] = {code: cls for cls, code in CODES.items()}
 
 M = TypeVar("M")
 
 
 def encode(message: Message) -> bytes:
-    """The message as bytes for the wire."""
+    """The message as bytes for the wire; raises `Unsendable`."""
     if isinstance(message, Commands):
         items: Any = [(item.kind, *item) for item in message.items]
         fields: tuple[Any, ...] = (message.origin, items)
@@ -173,8 +174,17 @@ def encode(message: Message) -> bytes:
         fields = runs.fields(message)
     else:
         fields = message
-    packed: bytes = msgpack.packb((PROTOCOL, _CODES[type(message)], *fields), use_bin_type=True)
-    return packed
+    return packed((PROTOCOL, CODES[type(message)], *fields))
+
+
+def packed(value: Any) -> bytes:
+    """A value as msgpack; raises `Unsendable`."""
+    try:
+        # Text that was made of bytes which are none is for people: it is shown as well as can be.
+        body: bytes = msgpack.packb(value, use_bin_type=True, unicode_errors="backslashreplace")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Unsendable(f"a message can't be packed: {error}") from error
+    return body
 
 
 def decode(body: bytes, expected: type[M]) -> M:
@@ -213,7 +223,7 @@ def decode_any(body: bytes) -> Message:
 def _build(cls: type[Any], fields: list[Any]) -> Message:
     if cls is Commands:
         origin, raw = fields
-        return Commands(check.text(origin), [_command(item) for item in check.items(raw)])
+        return Commands(check.text(origin), [read_command(item) for item in check.items(raw)])
     if cls is Results:
         node, origin, request, after, upto, end, last, raw = fields
         return Results(
@@ -241,7 +251,8 @@ _RESULTS = {
 }
 
 
-def _command(fields: list[Any]) -> Store | Delete:
+def read_command(fields: list[Any]) -> Store | Delete:
+    """A command from its fields, its kind first; raises `TypeError`, `ValueError` or `InvalidKey`."""
     types = tuple(map(type, fields[1:]))
     if fields[0] == Kind.PUT and types in _STORES:
         store = Store._make(fields[1:])
@@ -290,8 +301,3 @@ def _heartbeat(beat: Heartbeat) -> Heartbeat:
     check.share(beat.load)
     check.share(beat.memory)
     return beat
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from broker.errors import PulzarError
@@ -81,14 +81,15 @@ def _merged(spans: list[Span]) -> list[Span]:
 class Multipart:
     """Several stretches of a value as one `multipart/byteranges` body."""
 
-    def __init__(self, spans: list[Span], size: int, content_type: str) -> None:
+    def __init__(self, spans: list[Span], size: int, headers: Iterable[tuple[str, str]]) -> None:
+        """Each part has these headers, beside its Content-Range."""
+        described = "".join(f"{name}: {value}\r\n" for name, value in headers)
         boundary = secrets.token_hex(16)
         self.content_type = f"multipart/byteranges; boundary={boundary}"
         self._end = f"\r\n--{boundary}--\r\n".encode("ascii")
         self._parts = [
             (
-                f"\r\n--{boundary}\r\nContent-Type: {content_type}\r\n"
-                f"Content-Range: {content_range(span, size)}\r\n\r\n".encode("latin-1"),
+                f"\r\n--{boundary}\r\n{described}Content-Range: {content_range(span, size)}\r\n\r\n".encode("latin-1"),
                 span,
             )
             for span in spans

@@ -5,8 +5,11 @@ PulzarError
     ├── BadRequest           400
     ├── Forbidden            403
     ├── NotFound             404
+    ├── SlowClient           408
     ├── Conflict             409
     ├── ConditionFailed      412
+    ├── TooLarge             413
+    ├── NotSupported         501
     ├── Unavailable          503  with Retry-After
     └── NoRoom               507
 """
@@ -33,7 +36,7 @@ class BadRequest(Refused):
 
 
 class Forbidden(Refused):
-    """Raised when a request is not signed by this cluster, or no longer."""
+    """Raised when a request is not signed by this cluster, or no longer, or would write what only nodes do."""
 
     status = 403
 
@@ -42,6 +45,12 @@ class NotFound(Refused):
     """Raised when what was asked for does not exist."""
 
     status = 404
+
+
+class SlowClient(Refused):
+    """Raised when a client sends its body, or takes an answer, too slowly or not at all."""
+
+    status = 408
 
 
 class Conflict(Refused):
@@ -54,6 +63,18 @@ class ConditionFailed(Refused):
     """Raised when a condition of the request does not hold."""
 
     status = 412
+
+
+class TooLarge(Refused):
+    """Raised when a body is longer than the route takes."""
+
+    status = 413
+
+
+class NotSupported(Refused):
+    """Raised when a request needs something of HTTP that is not done here."""
+
+    status = 501
 
 
 class Unavailable(Refused):

@@ -10,6 +10,7 @@ import argparse
 import ctypes
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.server import Server
 
@@ -32,6 +33,7 @@ log = logs.get(__name__)
 
 STOP_SECS = 8  # for requests under way
 BACKLOG = 1024
+CONNECTIONS = 20_000  # most of one web worker, idle ones too
 _BACKOFF_FIRST_SECS = 0.1
 _BACKOFF_MOST_SECS = 5.0
 _STEADY_SECS = 10.0
@@ -57,6 +59,12 @@ def die_with_parent(signal_number: int) -> None:
     """Have the kernel send this process the signal when its parent is gone (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal_number)
+
+
+def raise_open_files() -> None:
+    """Let this process have as many open files as it may: each connection is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class Companion(Protocol):
@@ -101,10 +109,11 @@ class _NoCrashLoops(dict[int, float]):
 class Service:
     """A web server that runs `target`, a factory of an application, and the companion module beside it.
 
-    A WSGI application answers `threads` requests at once in each worker; without threads it is an RSGI application.
+    `interface` is what the application speaks. HTTP/1.1 alone is served: with HTTP/2 the server takes a body of
+    unknown length for none.
     """
 
-    def __init__(self, target: str, companion: str, host: str, port: int, workers: int, threads: int = 0) -> None:
+    def __init__(self, target: str, interface: Interfaces, companion: str, host: str, port: int, workers: int) -> None:
         self._companion = companion
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
@@ -113,18 +122,18 @@ class Service:
         self._address = _address(host, port)
         self._port = port
         self._workers = workers
-        self._threads = threads
+        self._interface = interface
 
     def _server(self) -> Any:
         return Server(
             self._target,
             address=self._address,
             port=self._port,
-            interface=Interfaces.WSGI if self._threads else Interfaces.RSGI,
+            interface=self._interface,
+            http=HTTPModes.http1,
             workers=self._workers,
-            blocking_threads=self._threads or None,
             backlog=BACKLOG,
-            backpressure=max(self._threads, BACKLOG // self._workers),
+            backpressure=CONNECTIONS,
             http1_settings=HTTP1Settings(header_read_timeout=60_000),
             websockets=False,
             respawn_failed_workers=True,

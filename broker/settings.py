@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from broker import numbers
 from broker.errors import SettingsError
 
 # Not a setting: the path of the configuration file itself, handed to child processes.
@@ -46,10 +47,10 @@ def _flag(raw: str) -> bool:
 
 def _integer(least: int, most: int) -> Callable[[str], int]:
     def parse(raw: str) -> int:
-        number = int(raw) if raw.lstrip("-").isdecimal() else None
-        if number is None or not least <= number <= most:
-            raise ValueError(f"an integer from {least} to {most} is needed")
-        return number
+        try:
+            return numbers.parse(raw, least, most)
+        except ValueError:
+            raise ValueError(f"an integer from {least} to {most} is needed") from None
 
     return parse
 
@@ -73,7 +74,10 @@ def _size(least: int, most: int) -> Callable[[str], int]:
     def parse(raw: str) -> int:
         digits = raw.lower().removesuffix("ib").rstrip("kmgt")
         unit = raw.lower().removesuffix("ib")[len(digits) :]
-        number = int(digits) * units[unit] if digits.isdecimal() and unit in units else -1
+        try:
+            number = numbers.parse(digits) * units[unit]
+        except (ValueError, KeyError):
+            number = -1
         if not least <= number <= most:
             raise ValueError(f"a size from {least} to {most} bytes is needed, like 4096, 64K or 1M")
         return number
@@ -90,6 +94,18 @@ def _choice(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+def _hosts(raw: str) -> str:
+    for one in filter(None, (part.strip() for part in _text(raw).split(","))):
+        try:
+            parts = urlsplit(f"//{one}")
+            usable = bool(parts.hostname) and parts.netloc == one and "@" not in one and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError("hosts like pictures.example or 10.0.0.5:8080 with commas between them are needed, or *")
+    return _text(raw)
+
+
 _PORT = _integer(0, 65535)
 _TB = 1 << 40
 
@@ -103,13 +119,16 @@ TABLE: tuple[Setting, ...] = (
     Setting("server", "threads", 32, _integer(1, 4096), "threads", "requests one web worker of the master answers at once, those for single keys not counted"),
     Setting("server", "cached", 4096, _size(0, 65536), "bytes", "values up to this size are kept beside their index entry and answered by the master"),
     Setting("server", "put_timeout", 10.0, _seconds(0.5, 600), "seconds", "a PUT or DELETE is answered within this time, with 503 at the worst"),
-    Setting("server", "cors", "*", _text, "origin", "Access-Control-Allow-Origin of every answer; empty: none"),
+    Setting("server", "relay", 64 << 20, _size(0, 64 * _TB), "bytes", "larger values, up to this size, are passed on to a node when their client sends them without Expect; beyond it is redirected"),
+    Setting("server", "client_timeout", 60.0, _seconds(0.5, 86_400), "seconds", "a client that sends or takes nothing for so long is given up, by master and nodes"),
+    Setting("server", "client_rate", 1024, _size(1, _TB), "bytes per second", "a client that is slower than this, after client_timeout, is given up"),
+    Setting("server", "cors", "*", _text, "origin", "Access-Control-Allow-Origin (of a node to a signed address: *); empty: none"),
     Setting("volume", "dir", "/var/lib/pulzar/data", _text, "", "the node's data directory: all there is of a node"),
     Setting("volume", "host", "localhost", _text, "", "address the node listens on"),
     Setting("volume", "port", 31415, _PORT, "", "port the node listens on"),
     Setting("volume", "advertise", "", _text, "host:port", "address that clients reach the node at; empty: host and port"),
     Setting("volume", "node", "", _text, "", "the node's name; empty: one is made at the first start and kept in the data directory"),
-    Setting("volume", "threads", 64, _integer(1, 4096), "threads", "requests one node answers at once"),
+    Setting("volume", "threads", 64, _integer(1, 4096), "threads", "threads of a node that read values, and as many that write uploads"),
     Setting("volume", "inline", 1 << 20, _size(0, 8 << 20), "bytes", "values up to this size are taken by the master; larger ones are sent to a node"),
     Setting("volume", "small", 65536, _size(0, 1 << 20), "bytes", "values up to this size live in the value log, larger ones in a file each"),
     Setting("volume", "segment", 64 << 20, _size(65536, 4 << 30), "bytes", "size at which a segment of the value log is sealed"),
@@ -135,11 +154,15 @@ TABLE: tuple[Setting, ...] = (
     Setting("jobs", "data_wait", 10.0, _seconds(0, 86_400), "seconds", "how long a job waits for a free slot on a node that has its pulzar_data; then any node takes it, and fetches the value"),
     Setting("jobs", "lease", 30.0, _seconds(1, 86_400), "seconds", "a run whose node is silent for so long is lost, and its job starts elsewhere"),
     Setting("jobs", "lost_attempts", 3, _integer(1, 100), "attempts", "attempts at a job whose runs are lost, unless the job says how many"),
+    Setting("jobs", "max_pending", 100_000, _integer(1, 100_000_000), "jobs", "most jobs that may be pending; a launch beyond that is answered 503"),
+    Setting("jobs", "max_pending_bytes", 256 << 20, _size(1 << 20, _TB), "bytes", "most that the arguments of all pending jobs may have together, and as much for those of all schedules"),
+    Setting("jobs", "max_schedules", 10_000, _integer(1, 1_000_000), "schedules", "most schedules that may be active"),
     Setting("jobs", "ledger_map", 64 << 30, _size(16 << 20, 64 * _TB), "bytes", "most the master's ledger of jobs may grow to; this is address space"),
     Setting("extensions", "dir", "extensions", _text, "", "folder of the extensions, of the master"),
     Setting("extensions", "timeout", 60.0, _seconds(0.1, 86_400), "seconds", "an extension that runs longer is ended; a request waits as long for a free process"),
     Setting("extensions", "max_body", 64 << 20, _size(0, 64 * _TB), "bytes", "largest body of a PUT to an extension"),
     Setting("extensions", "processes", 0, _integer(0, 1024), "processes", "extensions that one web worker of the master runs at once; 0: one per core"),
+    Setting("extensions", "fetch", "", _hosts, "hosts", "where image_url may lead besides keys of this cluster: host or host:port, with commas between them; *: anywhere"),
     Setting("backup", "active", False, _flag, "", "automatic backups"),
     Setting("backup", "type", "", _text, "", "kind of backup"),
     Setting("backup", "address", "", _text, "", "where backups go"),

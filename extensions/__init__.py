@@ -15,10 +15,13 @@ Files whose name begins with `_` can't be called; extensions import them: `from 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from extensions._store import Entry, Store
 from jobs.errors import KeyExists, KeyMissing, StoreError
+
+if TYPE_CHECKING:
+    from extensions._reach import Reach
 
 __all__ = [
     "Entry", "Extension", "ExtensionError", "KeyExists", "KeyMissing", "MissingLibrary", "Refused", "Store", "StoreError",
@@ -53,6 +56,9 @@ class Extension:
 
     store: ClassVar[Store]
     """The keys of the cluster. Set by the process that runs extensions, so a constructor need not call this one's."""
+
+    reach: ClassVar[Reach]
+    """Where may be fetched from for a client; set likewise."""
 
     def __init__(self, arguments: list[str], params: dict[str, list[str]], file_path: str | None = None) -> None:
         """`arguments`: the segments of the path behind the name; `params`: the query.

@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from types import TracebackType
 from typing import BinaryIO
@@ -14,6 +15,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from extensions import Refused
 from extensions._parameters import shown
+from extensions._reach import Reach
 
 SECS = 20.0  # from the first connection to the last byte, redirects included
 MOST_BYTES = 64 << 20
@@ -56,12 +58,12 @@ class Watch:
         """Whether the time is over."""
         return time.monotonic() >= self._until
 
-    def connect(self, host: str, port: int) -> socket.socket:
-        """A connection to the first address of the host that answers; raises `OSError`."""
-        failed: OSError = OSError(f"{host} has no address")
-        for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    def connect(self, addresses: Iterable[str], port: int) -> socket.socket:
+        """A connection to the first address that answers; raises `OSError`."""
+        failed: OSError = OSError("there is no address")
+        for address in addresses:
             try:
-                return self.watched(socket.create_connection(address[:2], timeout=self.left))  # type: ignore[arg-type]
+                return self.watched(socket.create_connection((address, port), timeout=self.left))
             except OSError as error:
                 failed = error
         raise failed
@@ -81,12 +83,15 @@ class Watch:
 
 
 class _Plain(http.client.HTTPConnection):
-    def __init__(self, host: str, port: int, watch: Watch) -> None:
+    """`addresses` tells those of its host that may be connected to."""
+
+    def __init__(self, host: str, port: int, watch: Watch, addresses: Callable[[], Iterable[str]]) -> None:
         super().__init__(host, port)
         self._watch = watch
+        self._addresses = addresses
 
     def connect(self) -> None:
-        self.sock = self._watch.connect(self.host, self.port)
+        self.sock = self._watch.connect(self._addresses(), self.port)
 
 
 class _Secure(_Plain):
@@ -100,16 +105,16 @@ class _Secure(_Plain):
         sock.do_handshake()
 
 
-def fetch(url: str, file: BinaryIO, secs: float = SECS, most: int = MOST_BYTES) -> None:
-    """Write what is at an `http` or `https` address to a file, which is then at its beginning.
+def fetch(url: str, file: BinaryIO, reach: Reach, secs: float = SECS, most: int = MOST_BYTES) -> None:
+    """Write what is at an `http` or `https` address within reach to a file, which is then at its beginning.
 
-    Raises `Refused`: 400 when the address is wrong, or what is there is longer than `most` bytes; 502 when the server does
+    Raises `Refused`: 400 when the address is wrong or leads elsewhere, or what is there is longer than `most` bytes; 502 when the server does
     not answer as it should within `secs` seconds.
     """
     with Watch(secs) as watch:
         at = url
         for _ in range(MOST_REDIRECTS + 1):
-            onward = _get(at, file, watch, most)
+            onward = _get(at, file, watch, most, reach)
             if onward is None:
                 file.seek(0)
                 return
@@ -117,9 +122,9 @@ def fetch(url: str, file: BinaryIO, secs: float = SECS, most: int = MOST_BYTES) 
     raise Refused(502, f"image_url {shown(url)} leads from one address to the next, more than {MOST_REDIRECTS} times")
 
 
-def _get(url: str, file: BinaryIO, watch: Watch, most: int) -> str | None:
+def _get(url: str, file: BinaryIO, watch: Watch, most: int, reach: Reach) -> str | None:
     """One request; where it leads, or None when the file is there."""
-    connection, target = _connection(url, watch)
+    connection, target = _connection(url, watch, reach)
     with closing(connection):
         try:
             connection.request("GET", target, headers={"Accept": "image/*,*/*;q=0.5", "Connection": "close"})
@@ -156,7 +161,7 @@ def _copy(answer: http.client.HTTPResponse, file: BinaryIO, most: int, url: str)
         raise http.client.IncompleteRead(b"", answer.length)
 
 
-def _connection(url: str, watch: Watch) -> tuple[_Plain, str]:
+def _connection(url: str, watch: Watch, reach: Reach) -> tuple[_Plain, str]:
     """A connection to the server of an address, and what to ask it for; raises `Refused`."""
     try:
         parts = urlsplit(url)
@@ -165,6 +170,7 @@ def _connection(url: str, watch: Watch) -> tuple[_Plain, str]:
         if scheme not in _PORTS or not host:
             raise Refused(400, f"image_url leads to {shown(url)}; an address with http:// or https:// is needed")
         kind = _Secure if scheme == "https" else _Plain
-        return kind(host.encode("idna").decode("ascii"), port or _PORTS[scheme], watch), target
+        name, at = host.encode("idna").decode("ascii"), port or _PORTS[scheme]
+        return kind(name, at, watch, lambda: reach.addresses(url, name, at, target)), target
     except (ValueError, http.client.InvalidURL) as error:  # the latter of a blank or control character in the host
         raise Refused(400, f"image_url leads to {shown(url)}, which is no address: {error}") from error

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from broker import numbers
 from extensions import Refused
 
 Params = Mapping[str, list[str]]
 
-_WHOLE = re.compile(r"[0-9]{1,15}")
 _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _SHOWN = 100  # characters
 
@@ -27,9 +27,12 @@ def whole(params: Params, name: str, least: int) -> int | None:
     given = text(params, name)
     if given is None:
         return None
-    if not _WHOLE.fullmatch(given) or int(given) < least:
-        raise Refused(400, f"{name}={shown(given)} was received, and a whole number from {least} on is needed")
-    return int(given)
+    try:
+        return numbers.parse(given, least)
+    except ValueError:
+        raise Refused(
+            400, f"{name}={shown(given)} was received, and a whole number from {least} on is needed"
+        ) from None
 
 
 def number(params: Params, name: str, default: float, least: float, most: float) -> float:

@@ -1,6 +1,7 @@
 """Opens pictures that users send: what is no picture, too large or damaged is refused before it can do harm.
 
-Pictures come out upright, as their EXIF data say, with 8 bits for each colour. Of an animation it is the first frame.
+Pictures come out upright, as their EXIF data say, with 8 bits for each colour. Of an animation it is the first frame; a
+TIFF file may have several pages.
 """
 
 from __future__ import annotations
@@ -20,10 +21,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from extensions import Refused
 
 MOST_PIXELS = 40_000_000  # A4 at 600 dpi has 35 million; a small file can say that it has billions
+MOST_PAGES = 100
+MOST_PIXELS_OF_PAGES = 400_000_000  # of all pages together: 46 of A4 at 300 dpi
 MOST_SIDE = 32_000  # Tesseract takes 32,767, frame included
 DECODING_BYTES = 768 << 20  # of memory; so many pixels take 652 MiB as WebP with transparency, and less otherwise
 # Not all that Pillow knows: some formats run other programs, and the rarer ones are tried less.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+_MOST_FRAMES = 4 * MOST_PAGES  # of a TIFF file, with those that are no pages
+_SUBFILE_TYPE = 254  # a tag of TIFF
+_NO_PAGE = 1 | 4  # a smaller copy of another page, or its mask
 
 _UNREADABLE = (
     OSError,
@@ -46,11 +53,38 @@ Pixels = NDArray[np.uint8]
 
 def load(source: str | os.PathLike[str] | BinaryIO, what: str) -> Image.Image:
     """The picture in a file, decoded and upright; `what` names it in messages. Raises `Refused`, and `OSError` of the disk."""
+    with _decoding(what), Image.open(source, formats=FORMATS) as opened:
+        _check_size(opened, what)
+        opened.load()
+        return ImageOps.exif_transpose(opened)
+
+
+def sent_pages(path: str | None) -> Iterator[Image.Image]:
+    """The pages of a TIFF file that is the body of a PUT, in their order; of any other picture the one it has.
+
+    They are decoded one after the other. Raises `Refused`, before the first one when there are too many.
+    """
+    path, what = _sent(path), "the picture sent"
+    with _decoding(what):
+        opened = Image.open(path, formats=FORMATS)
+    with opened:
+        with _decoding(what):
+            numbers = _pages(opened, what)
+        for number in numbers:
+            name = what if len(numbers) == 1 else f"page {numbers.index(number) + 1} of {what}"
+            with _decoding(name):
+                opened.seek(number)
+                opened.load()
+                page = ImageOps.exif_transpose(opened)
+            yield page
+
+
+@contextmanager
+def _decoding(what: str) -> Iterator[None]:
+    """Within bounds of memory; what a decoder raises becomes `Refused`."""
     try:
-        with _bounded(), Image.open(source, formats=FORMATS) as opened:
-            _check_size(opened, what)
-            opened.load()
-            return ImageOps.exif_transpose(opened)
+        with _bounded():
+            yield
     except MemoryError as error:
         raise Refused(400, f"{what} takes more than {DECODING_BYTES >> 20} MiB of memory to be read") from error
     except _UNREADABLE as error:
@@ -63,11 +97,15 @@ def load(source: str | os.PathLike[str] | BinaryIO, what: str) -> Image.Image:
 
 def sent(path: str | None) -> Image.Image:
     """The picture that is the body of a PUT. Raises `Refused`."""
+    return load(_sent(path), "the picture sent")
+
+
+def _sent(path: str | None) -> str:
     if path is None:
         raise Refused(400, "no picture was sent; PUT one, for example with curl -T picture.png")
     if not os.path.getsize(path):
         raise Refused(400, "the body is empty; PUT a picture, for example with curl -T picture.png")
-    return load(path, "the picture sent")
+    return path
 
 
 def grey(picture: Image.Image) -> Image.Image:
@@ -105,6 +143,32 @@ def _check_size(picture: Image.Image, what: str) -> None:
         raise Refused(
             400, f"{what} has {width} x {height} pixels; {MOST_PIXELS:,} in all and {MOST_SIDE:,} a side are the limit"
         )
+
+
+def _pages(picture: Image.Image, what: str) -> list[int]:
+    """The frames that are pages; raises `Refused` when they are too many or too large."""
+    if picture.format != "TIFF":
+        _check_size(picture, what)
+        return [0]
+    pages: list[int] = []
+    total = 0
+    for number in range(_MOST_FRAMES):
+        try:
+            picture.seek(number)
+        except EOFError:
+            break
+        if number and picture.tag_v2.get(_SUBFILE_TYPE, 0) & _NO_PAGE:  # type: ignore[attr-defined]
+            continue
+        pages.append(number)
+        total += picture.width * picture.height
+        _check_size(picture, what if number == 0 else f"page {len(pages)} of {what}")
+        if len(pages) > MOST_PAGES or total > MOST_PIXELS_OF_PAGES:
+            raise Refused(
+                400,
+                f"{what} has more than {MOST_PAGES} pages, or more than {MOST_PIXELS_OF_PAGES:,} pixels in all pages "
+                "together; send it in parts",
+            )
+    return pages
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any, NamedTuple, Protocol
 
-from broker import http
+from broker import http, keys, media
 from jobs.client import Client
 
 _BATCH = 1000  # entries read at once; whoever takes his time over them keeps no page of the index from being used again
@@ -21,7 +21,7 @@ class Row(Protocol):
     created: int
     expires: int
     size: int
-    content_type: str
+    content_type: str  # and Content-Encoding: what `broker.media.pack` made
     digest: bytes
 
 
@@ -40,7 +40,7 @@ class Entry(NamedTuple):
     created: float  # seconds since the epoch
     expires: float | None  # seconds since the epoch; None: never
     digest: bytes  # SHA-256 of the value
-    given_type: str  # Content-Type that the value was stored with, "": none
+    kept_type: str  # Content-Type and Content-Encoding as the index keeps them
     master: str  # host:port
 
     @property
@@ -51,7 +51,12 @@ class Entry(NamedTuple):
     @property
     def content_type(self) -> str:
         """As in the answer to a GET."""
-        return self.given_type or http.guess_type(self.key)
+        return media.type_of(self.key, self.kept_type)[0]
+
+    @property
+    def content_encoding(self) -> str | None:
+        """As in the answer to a GET; None: none."""
+        return media.type_of(self.key, self.kept_type)[1] or None
 
     @property
     def url(self) -> str:
@@ -71,9 +76,9 @@ class Store:
     def keys(self, prefix: str = "", after: str = "", limit: int | None = None) -> Iterator[Entry]:
         """The keys that start with `prefix` and are greater than `after`, in order, at most `limit` of them.
 
-        They are read as they are asked for, however many there are. Those whose lifetime is over are left out.
+        A leading slash counts for nothing. They are read as they are asked for, however many there are. Those whose lifetime is over are left out.
         """
-        entries = self._entries(prefix, after)
+        entries = self._entries(keys.beginning(prefix), keys.beginning(after))
         return entries if limit is None else itertools.islice(entries, limit)
 
     def _entries(self, prefix: str, after: str) -> Iterator[Entry]:

@@ -31,7 +31,7 @@ class Image(Extension):
             )
         template = pixels(sent(self.file_path))
         with tempfile.TemporaryFile() as file:
-            fetch(url, file)
+            fetch(url, file, self.reach)
             base = pixels(load(file, "the picture at image_url"))
         return _result(find(base, template), asked, template.shape, base.shape)
 

@@ -1,4 +1,4 @@
-"""`PUT /extension/ocr/{image_name}?search=&invert=`: reads the text in a picture, with Tesseract."""
+"""`PUT /extension/ocr/{image_name}?search=&invert=`: reads the text in a picture, or in the pages of a TIFF file, with Tesseract."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from extensions import Extension, MissingLibrary, Refused
 from extensions._parameters import switch, text
-from extensions._pictures import MOST_SIDE, grey, sent
+from extensions._pictures import MOST_SIDE, grey, sent_pages
 
 # As many extensions run at once as there are cores; threads of Tesseract's own would only be in each other's way: four pages
 # at once take 4 s on two cores like this, and 24 s with them.
@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_THREAD_LIMIT", "1")
 # large, and 30 as they were. Up to the size of a page (A4 at 300 dpi) that costs little.
 _ENLARGED_PIXELS = 8_700_000
 _MOST_TIMES = 3
+_BETWEEN_PAGES = "\f"
 _MARGIN = 10  # pixels; letters at the very edge are not found
 
 
@@ -28,13 +29,17 @@ class Ocr(Extension):
     """The name in the path says nothing: a picture is known by its content."""
 
     def execute(self) -> dict[str, Any]:
-        """`{"text": "…"}`, and with `search` also `"contains": true|false`; raises `Refused`, `MissingLibrary`."""
+        """`{"text": "…", "pages": 1}`, and with `search` also `"contains": true|false`; raises `Refused`, `MissingLibrary`.
+
+        The texts of pages have a form feed between them.
+        """
         inverted, wanted = switch(self.params, "invert"), text(self.params, "search")
-        picture = grey(sent(self.file_path))
-        if inverted:
-            picture = ImageOps.invert(picture)
-        found = _read(_enlarged(picture))
-        result: dict[str, Any] = {"text": found}
+        texts: list[str] = []
+        for page in sent_pages(self.file_path):
+            picture = grey(page)
+            texts.append(_read(_enlarged(ImageOps.invert(picture) if inverted else picture)))
+        found = _BETWEEN_PAGES.join(texts)
+        result: dict[str, Any] = {"text": found, "pages": len(texts)}
         if wanted is not None:
             result["contains"] = _plain(wanted) in _plain(found)
         return result

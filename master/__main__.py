@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+from granian.constants import Interfaces
+
 from broker import logs, service
 from broker.errors import PulzarError, SettingsError
 from master.extensions import bodies
@@ -27,6 +29,7 @@ def main() -> int:
         Ledger(Path(config["server", "dir"]) / "ledger", True, config["jobs", "ledger_map"]).close()
         running = service.Service(
             "master.web:create",
+            Interfaces.RSGI,
             "master.controller",
             config["server", "host"],
             config["server", "port"],

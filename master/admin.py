@@ -1,4 +1,4 @@
-"""`/admin/…`, `/health` and the internal `/skynet/…`: how the cluster is."""
+"""`/admin/…`, `/health` and the internal `/skynet/…`: how the cluster is, and what can be done about it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 from flask import Blueprint, Response, current_app, request, send_file
 
 from broker import VERSION
-from broker.refusals import BadRequest, NotFound
+from broker.refusals import BadRequest, Conflict, NotFound
+from master import requests
 from master.answers import CALL_SECS
 from master.app import Parts, ko, ok, uptime
 
@@ -50,25 +51,57 @@ def network_node(node_id: str) -> Response:
     """One node."""
     for row in _parts().network.describe():
         if row["node"] == node_id:
+            if requests.flag("entries", request.args.get("entries")):
+                row["entries"] = _parts().index.count_of(node_id)
             return ok(row)
     raise NotFound(f"no node is called {node_id!r}; GET /admin/network lists them")
 
 
+@blueprint.delete("/admin/network/<node_id>")
+def forget(node_id: str) -> Response:
+    """Wait no more for a node that is gone for good. Its keys answer 503 from then on; with `?keys=1` they leave the index."""
+    parts = _parts()
+    entries = requests.flag("keys", request.args.get("keys"))
+    if parts.network.url(node_id) is None and parts.index.read_meta(f"cursor:{node_id}") is None:
+        raise NotFound(f"no node is called {node_id!r}; GET /admin/network lists them")
+    if parts.network.alive(node_id):
+        raise Conflict(f"node {node_id} is heard from; stop it first, and wait until its synch is false")
+    count = parts.index.count_of(node_id)
+    parts.controller.call("forget", node_id, entries or not count).result(CALL_SECS)
+    data = {"node": node_id, "keys": count, "removed": entries}
+    if entries and count:
+        return ok(data, f"node {node_id} is forgotten; its {count:,} keys leave the index now", 202)
+    left = f"; its {count:,} keys stay in the index and answer 503, ?keys=1 removes them" if count else ""
+    return ok(data, f"node {node_id} is forgotten{left}")
+
+
 @blueprint.get("/health")
 def health() -> Response:
-    """Alive when it answers; ready when it can store. `?ready=1` answers 503 when it is not ready."""
+    """Ready when a PUT would be stored, else 503 with the reason. `?live=1` asks only whether it answers."""
     parts = _parts()
-    synchronous = sum(row["synch"] for row in parts.network.describe())
+    reason = _objection(parts)
     data = {
         "live": True,
-        "ready": bool(parts.link.ready and parts.controller.connected and synchronous and parts.network.settled),
+        "ready": not reason,
         "broker": parts.link.ready,
         "controller": parts.controller.connected,
-        "nodes": synchronous,
+        "nodes": sum(row["synch"] for row in parts.network.describe()),
+        "restoring": parts.network.restoring,
     }
-    if request.args.get("ready") and not data["ready"]:
-        return ko(503, "not ready: " + (parts.link.problem or "no node is heard from"), data)
-    return ok(data)
+    if reason and not requests.flag("live", request.args.get("live")):
+        response = ko(503, f"not ready: {reason}", data)
+        response.headers["Retry-After"] = "1"
+        return response
+    return ok(data, f"alive, and not ready: {reason}" if reason else "ok")
+
+
+def _objection(parts: Parts) -> str:
+    """Why a PUT would not be stored just now; "" when it would."""
+    if not parts.link.ready:
+        return f"no connection to RabbitMQ: {parts.link.problem}"
+    if not parts.controller.connected:
+        return "the controller is being started again"
+    return parts.network.objection()
 
 
 @blueprint.get("/openapi.json")
@@ -87,6 +120,9 @@ def restore() -> Response:
     node = body.get("node", "")
     if node and parts.network.url(node) is None:
         raise NotFound(f"no node is called {node!r}; GET /admin/network lists them")
+    silent = [row["node"] for row in parts.network.describe() if not row["synch"] and node in ("", row["node"])]
+    if silent:
+        raise Conflict(f"not heard from lately: {', '.join(silent)}; start them first, or name the others one by one")
     parts.controller.call("restore", node).result(CALL_SECS)
     return ok({"node": node or None}, "restore started; GET /skynet/restore tells how far it is", 202)
 

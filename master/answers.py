@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from broker import logs
+from broker.errors import Unsendable
 from broker.messages import Status
 from broker.refusals import Refused, Unavailable, refusal
 
@@ -31,6 +32,14 @@ log = logs.get(__name__)
 
 CALL_SECS = 10.0  # a worker waits for a reply
 _RETRY_SECS = 0.05
+
+
+def _pack(frame: list[Any]) -> bytes:
+    try:
+        packed: bytes = msgpack.packb(frame, unicode_errors="backslashreplace")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Unsendable(f"a frame can't be packed: {error}") from error
+    return packed
 
 
 class Call(NamedTuple):
@@ -52,7 +61,15 @@ class Call(NamedTuple):
 
     def _send(self, status: int, data: Any) -> None:
         try:
-            self.connection.send_bytes(msgpack.packb(["reply", self.number, status, data]))
+            frame = _pack(["reply", self.number, status, data])
+        except Unsendable as error:
+            # It has been done: to raise here would have it done again.
+            log.error("a reply can't be packed", call=self.name, error=error)
+            frame = _pack(
+                ["reply", self.number, 503, "the master's controller can't say what came of it; its log says why"]
+            )
+        try:
+            self.connection.send_bytes(frame)
         except OSError as error:
             log.warning("a web worker is gone", origin=self.origin, error=error)
 
@@ -78,7 +95,7 @@ class AnswerServer:
             if connection is None:
                 continue
             try:
-                connection.send_bytes(msgpack.packb(["answers", lines]))
+                connection.send_bytes(_pack(["answers", lines]))
             except OSError as error:
                 log.warning("a web worker is gone", origin=origin, error=error)
                 self._workers.pop(origin, None)
@@ -127,15 +144,16 @@ class AnswerClient:
         return self._connection is not None
 
     def call(self, name: str, *arguments: Any) -> Future[Any]:
-        """Ask the controller to do something; the future has what came of it, or a `Refused`."""
+        """Ask the controller to do something; the future has what came of it, or a `Refused`. Raises `Unsendable`."""
         future: Future[Any] = Future()
         number = next(self._numbers)
+        frame = _pack(["call", number, name, arguments])
         connection = self._connection
         try:
             if connection is None:
                 raise OSError("it is being started")
             self._calls[number] = future
-            connection.send_bytes(msgpack.packb(["call", number, name, arguments]))
+            connection.send_bytes(frame)
         except OSError as error:
             self._calls.pop(number, None)
             future.set_exception(Unavailable(f"the master's controller is not there just now ({error}); try again"))
@@ -145,7 +163,7 @@ class AnswerClient:
         while True:
             try:
                 connection = Client(str(self._path), "AF_UNIX")
-                connection.send_bytes(msgpack.packb(["hello", self._origin]))
+                connection.send_bytes(_pack(["hello", self._origin]))
             except OSError:  # not there yet, or gone; it is being started again
                 time.sleep(_RETRY_SECS)
                 continue

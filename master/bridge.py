@@ -1,21 +1,26 @@
-"""Flask behind an asynchronous web server: each of its requests gets a thread."""
+"""Flask behind an asynchronous web server: each of its requests gets a thread, when its body is there."""
 
 from __future__ import annotations
 
 import asyncio
+import io
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from broker import http
 from broker.http import Answer
-from master.incoming import Incoming
+from broker.incoming import Incoming
+from broker.refusals import TooLarge
 
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
+MOST_BYTES = 1 << 20  # of a request's body
+
 
 class Bridge:
-    """Runs a WSGI application, on up to `threads` threads."""
+    """Runs a WSGI application, on up to `threads` threads. None of them waits for a client."""
 
     def __init__(self, application: Wsgi, threads: int) -> None:
         self._application = application
@@ -23,23 +28,41 @@ class Bridge:
 
     async def __call__(self, incoming: Incoming) -> Answer:
         """Answer one request."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, self._run, incoming, loop)
+        body = await self._body(incoming) if incoming.environ["REQUEST_METHOD"] == "POST" else b""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, incoming.environ, body)
 
-    def _run(self, incoming: Incoming, loop: asyncio.AbstractEventLoop) -> Answer:
-        incoming.name_peers()
-        environ = incoming.environ | {
+    async def _body(self, incoming: Incoming) -> bytes:
+        pieces: list[bytes] = []
+        size = http.content_length(incoming.environ) or 0
+        if size <= MOST_BYTES:
+            size = 0
+            while size <= MOST_BYTES and (piece := await incoming.chunk()):
+                pieces.append(piece)
+                size += len(piece)
+        if size > MOST_BYTES:
+            raise TooLarge(f"the body has more than {MOST_BYTES} bytes, the limit of this route")
+        return b"".join(pieces)
+
+    def _run(self, given: dict[str, Any], content: bytes) -> Answer:
+        client, _, client_port = given["REMOTE_ADDR"].rpartition(":")
+        server, _, server_port = given["SERVER_NAME"].rpartition(":")
+        environ = given | {
+            "CONTENT_LENGTH": str(len(content)),
+            "REMOTE_ADDR": client,
+            "REMOTE_PORT": client_port,
+            "SERVER_NAME": server,
+            "SERVER_PORT": server_port,
             "SCRIPT_NAME": "",
             "SERVER_PROTOCOL": "HTTP/1.1",
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": "http",
-            "wsgi.input": incoming.stream(loop),
-            "wsgi.input_terminated": True,
+            "wsgi.input": io.BytesIO(content),
             "wsgi.errors": sys.stderr,
             "wsgi.multithread": True,
             "wsgi.multiprocess": True,
             "wsgi.run_once": False,
         }
+        environ.pop("HTTP_TRANSFER_ENCODING", None)
         begun: list[Any] = []
 
         def start_response(status: str, headers: list[tuple[str, str]], _error: Any = None) -> None:
@@ -47,9 +70,9 @@ class Bridge:
 
         body = self._application(environ, start_response)
         try:
-            content = b"".join(body)
+            text = b"".join(body)
         finally:
             close = getattr(body, "close", None)
             if close is not None:
                 close()
-        return Answer(begun[0], begun[1], content)
+        return Answer(begun[0], begun[1], text)

@@ -19,7 +19,7 @@ from master.answers import Call
 
 log = logs.get(__name__)
 
-CONFIRM_SECS = 5.0  # who launched a job is told after this time, for the job is safe in the ledger
+CONFIRM_SECS = 5.0  # who launched a job is told after this time that it is in the ledger, and there alone as yet
 _TELL_MS = 10_000  # what a node is told is of no use to it later
 
 Attempt = tuple[int, int]  # id of a job, attempt
@@ -29,16 +29,18 @@ class Carrier:
     """Of the controller; on its thread, but for `_done`, which is called on the link's."""
 
     def __init__(
-        self, link: Link, data_wait: float, events: bool, may_move: Callable[[Order], bool], wake: Callable[[], None]
-    ) -> None:
+        self, link: Link, secret: bytes, data_wait: float, events: bool, may_move: Callable[[Order], bool],
+        wake: Callable[[], None],
+    ) -> None:  # fmt: skip
         self._link = link
+        self._secret = secret
         self._may_move = may_move
         self._data_wait_ms = int(data_wait * 1000)
         self._events = events
         self._wake = wake
         self.under_way: set[Attempt] = set()  # handed to the link and not confirmed yet
         self._landed: deque[tuple[Attempt, bool]] = deque()
-        self._launched: dict[Attempt, tuple[Call, float]] = {}  # who waits for the confirm, and since when
+        self._launched: dict[Attempt, list[tuple[Call, float]]] = {}  # who waits for the confirm, and since when
 
     def carry_out(self, actions: Iterable[Action]) -> None:
         """Do all of it; what can't be done just now is done again by the rules."""
@@ -60,8 +62,8 @@ class Carrier:
         self._say(topology.node_queue(node), message, "")
 
     def reply_when_confirmed(self, attempt: Attempt, call: Call) -> None:
-        """The job's launch is answered when the broker has its message safe."""
-        self._launched[attempt] = call, time.monotonic()
+        """The job's launch is answered when the broker has its message safe: its id, and whether it is."""
+        self._launched.setdefault(attempt, []).append((call, time.monotonic()))
 
     def confirmed(self) -> list[Attempt]:
         """Attempts whose message the broker has safe by now; whoever waited for that is told."""
@@ -73,18 +75,21 @@ class Carrier:
                 log.warning("job found no queue; it is published again", job=attempt[0], attempt=attempt[1])
                 continue
             safe.append(attempt)
-            if attempt in self._launched:
-                self._launched.pop(attempt)[0].reply(attempt[0])
+            for call, _ in self._launched.pop(attempt, ()):
+                call.reply((attempt[0], True))
         return safe
 
     def tick(self) -> None:
         """Answer those who have waited long enough."""
         now = time.monotonic()
-        for attempt, (call, since) in list(self._launched.items()):
-            if now - since > CONFIRM_SECS:
+        for attempt, waiting in list(self._launched.items()):
+            late = [call for call, since in waiting if now - since > CONFIRM_SECS]
+            for call in late:
                 log.warning("job not confirmed yet", job=attempt[0])
+                call.reply((attempt[0], False))
+            self._launched[attempt] = waiting[len(late) :]
+            if not self._launched[attempt]:
                 del self._launched[attempt]
-                call.reply(attempt[0])
 
     def _publish(self, action: Publish) -> None:
         order = action.order
@@ -98,7 +103,8 @@ class Carrier:
         else:
             queue = topology.node_jobs_queue(action.node)
         self.under_way.add(attempt)
-        self._link.publish(queue, jobs.write(order), durable=True, ttl_ms=ttl, done=partial(self._done, attempt))
+        body, done = jobs.write(order), partial(self._done, attempt)
+        self._link.publish(queue, body, durable=True, ttl_ms=ttl, headers=jobs.seal(self._secret, body), done=done)
 
     def _done(self, attempt: Attempt, sent: bool) -> None:
         self._landed.append((attempt, sent))

@@ -20,9 +20,10 @@ import lmdb
 
 from broker import logs, service, settings, topology
 from broker.errors import LinkDown, MalformedMessage, MessageError
+from broker.horizon import Horizon
 from broker.link import Delivery, Link
-from broker.messages import Announce, Heartbeat, Results, decode_any, encode
-from broker.refusals import Unavailable
+from broker.messages import Announce, Heartbeat, Result, Results, decode_any, encode
+from broker.refusals import Refused, Unavailable
 from broker.runs import Catalog, Progress, Reports
 from master.answers import AnswerServer, Call
 from master.housekeeping import Housekeeping
@@ -36,6 +37,7 @@ log = logs.get(__name__)
 PREFETCH = 256  # messages; each has up to a thousand results
 MAX_BATCH = 64  # messages in one transaction
 TICK_SECS = 1.0
+_OWN_CALLS = ("restore", "forget")  # the others are about jobs
 
 
 class _Came(NamedTuple):
@@ -75,11 +77,13 @@ class Controller:
         self._link.start()
         next_tick = time.monotonic()
         while not self._stopping.is_set():
-            came = self._take(max(0.0, next_tick - time.monotonic()))
+            came = self._take(max(0.0, min(next_tick - time.monotonic(), self._replays.settles_in())))
             if came:
                 calls = [item for item in came if isinstance(item, Call)]
                 deliveries = [item for item in came if isinstance(item, Delivery)]
                 self._persist(partial(self._handle_all, deliveries, calls))
+            if self._replays.settles_in() <= 0:
+                self._persist(self._replays.settle)
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK_SECS
                 self._persist(self._tick)
@@ -149,22 +153,39 @@ class Controller:
             self._replays.observe(came.results, came.heartbeats, applied.gaps)
             self._tell(applied)
         for call in calls:
-            if call.name == "restore":
-                self._replays.restore(*call.arguments)
-                call.reply(None)
+            if call.name in _OWN_CALLS:
+                self._answer(call)
         # What runs have stored is in the index before it is said that they have ended.
-        self._jobs.handle([call for call in calls if call.name != "restore"], came.jobs, came.heartbeats)
+        self._jobs.handle([call for call in calls if call.name not in _OWN_CALLS], came.jobs, came.heartbeats)
         for delivery in deliveries:
             self._link.ack(delivery)
 
+    def _answer(self, call: Call) -> None:
+        """Do what a web worker asks for of the nodes' logs."""
+        try:
+            if call.name == "restore":
+                self._replays.restore(*call.arguments)
+            else:
+                self._replays.forget(*call.arguments)
+                self._jobs.forget(call.arguments[0])
+        except Refused as error:
+            call.refuse(error)
+        else:
+            call.reply(None)
+
     def _sort(self, deliveries: list[Delivery]) -> _Came:
         came = _Came([], {}, [])
+        horizon = Horizon.now()
         for delivery in deliveries:
             try:
                 message = decode_any(delivery.body)
-                if isinstance(message, Results | Reports) and delivery.queue == topology.RESULTS:
-                    (came.results if isinstance(message, Results) else came.jobs).append(message)  # type: ignore[arg-type]
+                if isinstance(message, Results) and delivery.queue == topology.RESULTS:
+                    came.results.append(self._believed(delivery, message, horizon))
+                elif isinstance(message, Reports) and delivery.queue == topology.RESULTS:
+                    came.jobs.append(message)
                 elif isinstance(message, Heartbeat) and delivery.queue == topology.HEARTBEATS:
+                    if objection := horizon.objection(0, message.at):
+                        raise MalformedMessage(f"heartbeat of {message.node}: {objection}")
                     came.heartbeats[message.node] = message
                 elif isinstance(message, Catalog | Progress) and delivery.queue != topology.RESULTS:
                     came.jobs.append(message)
@@ -173,6 +194,17 @@ class Controller:
             except MessageError as error:
                 self._link.bury(delivery, str(error))
         return came
+
+    def _believed(self, delivery: Delivery, message: Results, horizon: Horizon) -> Results:
+        """The results without those from the future, which are buried one by one; their place in the log counts."""
+        good: list[Result] = []
+        for item in message.items:
+            if objection := horizon.objection(item.version, item.created):
+                body = encode(message._replace(items=[item]))
+                self._link.bury(delivery._replace(body=body), f"result of {message.node}: {objection}")
+            else:
+                good.append(item)
+        return message if len(good) == len(message.items) else message._replace(items=good)
 
     def _tell(self, applied: Applied) -> None:
         if not self._events:

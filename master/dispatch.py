@@ -7,7 +7,8 @@ in one pool and go, a batch at a time, to the node that placement chooses among 
 Whoever was just answered often comes back at once: so a batch waits until as many have gathered as the
 last one had, or for `LINGER_SECS`. After a batch of one nothing waits, and an idle system adds no delay.
 
-Requests, on the event loop, and answers only leave notes; all decisions are made on the link's thread.
+Requests, on the event loop, and answers only leave notes; all decisions are made on the link's thread. A command is
+packed before it is noted, so that one that can't be fails alone.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 from broker import logs, topology
+from broker.batches import CommandPacker, batch
 from broker.errors import LinkDown
 from broker.link import Link
 from broker.messages import Commands, Delete, Status, Store, encode
@@ -29,7 +32,6 @@ MAX_ITEMS = 1_000
 MAX_BYTES = 4 << 20
 LINGER_SECS = 0.001
 STALLED_SECS = 1.0  # a batch that takes longer no longer holds back the next one
-_OVERHEAD_BYTES = 600  # of a command, beside its value
 
 LOST = "the connection to RabbitMQ was lost"
 NOWHERE = "no node that has room was heard from lately"
@@ -75,21 +77,28 @@ class Ticket:
             self._answered.set_result(None)
 
 
+class _Packed(NamedTuple):
+    """A command as it travels."""
+
+    ticket: int
+    body: bytes
+
+
 class _Gathering:
     """Commands that wait for the next batch."""
 
     __slots__ = ("commands", "expected", "since", "size")
 
     def __init__(self) -> None:
-        self.commands: deque[Command] = deque()
+        self.commands: deque[_Packed] = deque()
         self.size = 0  # bytes
         self.expected = 1  # as many as the last batch had
         self.since = 0.0  # when the first of them was seen; 0: none was
 
-    def add(self, command: Command) -> None:
+    def add(self, command: _Packed) -> None:
         """One more."""
         self.commands.append(command)
-        self.size += _size(command)
+        self.size += len(command.body)
 
     def due(self, now: float) -> bool:
         """Whether a batch should leave now rather than wait for more."""
@@ -97,21 +106,17 @@ class _Gathering:
             self.since = now
         return len(self.commands) >= self.expected or now - self.since >= LINGER_SECS
 
-    def take(self) -> list[Command]:
+    def take(self) -> list[_Packed]:
         """The next batch."""
-        batch: list[Command] = []
+        taken: list[_Packed] = []
         size = 0
-        while self.commands and len(batch) < MAX_ITEMS and size < MAX_BYTES:
-            batch.append(self.commands.popleft())
-            size += _size(batch[-1])
+        while self.commands and len(taken) < MAX_ITEMS and size < MAX_BYTES:
+            taken.append(self.commands.popleft())
+            size += len(taken[-1].body)
         self.size -= size
         self.since = 0.0
-        self.expected = len(batch)
-        return batch
-
-
-def _size(command: Command) -> int:
-    return _OVERHEAD_BYTES + (len(command.value) if isinstance(command, Store) and command.value else 0)
+        self.expected = len(taken)
+        return taken
 
 
 class _Lane:
@@ -145,10 +150,11 @@ class Dispatcher:
         self._ttl_ms = ttl_ms
         self._choose = choose
         self._numbers = itertools.count(1)
+        self._packer = CommandPacker()
         self._tickets: dict[int, Ticket] = {}
         self._pool = _Gathering()
         self._lanes: dict[str, _Lane] = {}
-        self._new: deque[tuple[str, Command]] = deque()  # notes for the link's thread
+        self._new: deque[tuple[str, _Packed]] = deque()  # notes for the link's thread
         self._landed: deque[tuple[str, int]] = deque()
         self._lingering = False
         self._watching = False
@@ -165,13 +171,14 @@ class Dispatcher:
         """Send a command to a node, or to any that has room when `node` is "".
 
         `make` is given the ticket number and returns the command. Raises `LinkDown` when there is no
-        connection to RabbitMQ.
+        connection to RabbitMQ, and `Unsendable` for a command that no node could read.
         """
         if not self._link.ready:
             raise LinkDown(f"no connection to RabbitMQ: {self._link.problem}")
         number = next(self._numbers)
+        packed = _Packed(number, self._packer.pack(make(number)))
         ticket = self._tickets[number] = Ticket(node)
-        self._new.append((node, make(number)))
+        self._new.append((node, packed))
         self._link.wake()
         return number, ticket
 
@@ -246,12 +253,12 @@ class Dispatcher:
                 if not busy:
                     self._nowhere()
                 return False
-            batch = self._pool.take()
-            for command in batch:
+            taking = self._pool.take()
+            for command in taking:
                 ticket = self._tickets.get(command.ticket)
                 if ticket:
                     ticket.node = node
-            self._publish(self._lane(node), batch, now)
+            self._publish(self._lane(node), taking, now)
             taken.append(node)
             busy.append(node)
         return False
@@ -270,25 +277,25 @@ class Dispatcher:
             lane = self._lanes[node] = _Lane(node)
         return lane
 
-    def _publish(self, lane: _Lane, batch: list[Command], now: float) -> None:
-        batch = [command for command in batch if command.ticket in self._tickets]  # the others were abandoned
-        if not batch:
+    def _publish(self, lane: _Lane, commands: list[_Packed], now: float) -> None:
+        commands = [command for command in commands if command.ticket in self._tickets]  # the others were abandoned
+        if not commands:
             return
-        lane.under_way.update(command.ticket for command in batch)
+        lane.under_way.update(command.ticket for command in commands)
         lane.sent = now
-        body = encode(Commands(self._origin, batch))
+        body = batch(self._origin, [command.body for command in commands])
         # Not durable: whoever waits is the retry, and is told when it can't be said what became of it.
         try:
             self._link.publish(lane.queue, body, ttl_ms=self._ttl_ms)
         except LinkDown:
-            self._fail(batch, LOST)
+            self._fail(commands, LOST)
 
     def _nowhere(self) -> None:
         commands, self._pool = self._pool.commands, _Gathering()
         self._fail(list(commands), NOWHERE)
 
-    def _fail(self, batch: list[Command], reason: str) -> None:
-        self.answered([(command.ticket, Status.FAILED, reason) for command in batch])
+    def _fail(self, commands: list[_Packed], reason: str) -> None:
+        self.answered([(command.ticket, Status.FAILED, reason) for command in commands])
 
     def _down(self) -> None:
         """The connection is lost: whoever waits is told so."""

@@ -1,4 +1,4 @@
-"""The index: what the master knows of every key, in LMDB. The only module here that opens LMDB files, the ledger's too.
+"""The index: what the master knows of every key, in LMDB. The only module here that has LMDB files opened, the ledger's too.
 
 The controller alone writes it; the web workers read it. It is a projection of the nodes' logs: a lost
 one is filled again by replay. Its databases:
@@ -10,7 +10,7 @@ one is filled again by replay. Its databases:
 | expiry   | expires (ms, 8 bytes) + version    | encoded key                                            |
 | outbox   | due (ms, 8 bytes) + version        | `Discard`: a version that a node shall forget          |
 | nodes    | node                               | the node's last heartbeat and when it was received     |
-| meta     | `cursor:<node>`, `totals` …        | how far a node's log has been applied; counters        |
+| meta     | `cursor:<node>`, `bytes` …         | how far a node's log has been applied; counters        |
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from typing import Any, NamedTuple
 import lmdb
 import msgpack
 
-from broker import keys
+from broker import keys, maps, numbers
+from broker.errors import NoAddressSpace
 from broker.messages import Heartbeat
 from master.errors import IndexUnusable
 
 _MAX_READERS = 2048
+_STRETCH = 10_000  # entries looked at in one transaction
 _DATABASES = ("entries", "tombs", "expiry", "outbox", "nodes", "meta")
 
 
@@ -42,7 +44,7 @@ class Entry(NamedTuple):
     created: int
     expires: int  # 0: never
     size: int  # bytes
-    content_type: str
+    content_type: str  # and Content-Encoding, see `broker.media`
     digest: bytes
     value: bytes | None  # kept here when it is small
 
@@ -77,21 +79,32 @@ def stamped(time_ms: int, version: int) -> bytes:
 
 
 def open_environment(
-    directory: Path, map_size: int, write: bool, databases: Sequence[str], durable: bool, noun: str, advice: str
+    directory: Path,
+    map_size: int,
+    write: bool,
+    databases: Sequence[str],
+    durable: bool,
+    noun: str,
+    setting: str,
+    advice: str,
 ) -> tuple[Any, list[Any]]:
     """An LMDB environment and its databases; a writer makes what is missing.
 
     With `durable` a commit that returned survives a power cut. Raises `IndexUnusable`, which calls the
-    environment `noun` and says what to do when it is damaged.
+    environment `noun`, names the setting of its map's size, and says what to do when it is damaged.
     """
     try:
         if write:
             directory.mkdir(parents=True, exist_ok=True)
-        env = lmdb.open(
-            str(directory), map_size=map_size, max_dbs=len(databases), max_readers=_MAX_READERS, max_spare_txns=256,
+        env = maps.open_map(
+            directory, map_size, max_dbs=len(databases), max_readers=_MAX_READERS, max_spare_txns=256,
             readonly=not write, metasync=durable, readahead=False, create=write,
         )  # fmt: skip
         return env, [env.open_db(name.encode(), create=write) for name in databases]
+    except NoAddressSpace as error:
+        raise IndexUnusable(
+            f"the {noun} in {directory} can't be opened: {error}. Give {setting} less than {map_size:,}, or raise that limit"
+        ) from error
     except (lmdb.Error, OSError) as error:
         raise IndexUnusable(
             f"the {noun} in {directory} can't be opened: {error}. If it is damaged, stop the master and {advice}"
@@ -105,7 +118,8 @@ class Index:
         self.directory = directory
         advice = "remove that directory: it fills itself again from the nodes"
         # Not durable: a power cut may lose the last commits, never the file; replay brings them back.
-        self.env, databases = open_environment(directory, map_size, write, _DATABASES, False, "index", advice)
+        named = ("index", "[server] index_map", advice)
+        self.env, databases = open_environment(directory, map_size, write, _DATABASES, False, *named)
         self.entries, self.tombs, self.expiry, self.outbox, self.nodes, self.meta = databases
 
     def close(self) -> None:
@@ -159,6 +173,20 @@ class Index:
                     yield key, unpack_entry(cursor.value())
                 found = cursor.next()
 
+    def count_of(self, node: str) -> int:
+        """How many keys are on a node; looks at the whole index, a stretch in each transaction."""
+        count, at, found = 0, b"", True
+        while found:
+            with self.env.begin(db=self.entries) as txn, txn.cursor() as cursor:
+                found = cursor.set_range(at)
+                for _ in range(_STRETCH):
+                    if not found:
+                        break
+                    count += unpack_entry(cursor.value()).node == node
+                    found = cursor.next()
+                at = cursor.key()  # b"" at the end
+        return count
+
     def read_nodes(self) -> dict[str, Node]:
         """Every node ever heard of and not removed, by name."""
         with self.env.begin(db=self.nodes) as txn, txn.cursor() as cursor:
@@ -179,7 +207,7 @@ class Index:
         """Keep count of the bytes stored, in a transaction of the controller."""
         raw = txn.get(b"bytes", db=self.meta)
         total = (msgpack.unpackb(raw) if raw else 0) + change
-        txn.put(b"bytes", pack(max(0, total)), db=self.meta)
+        txn.put(b"bytes", pack(min(max(0, total), numbers.MAX)), db=self.meta)
 
 
 def unpack_entry(raw: bytes) -> Entry:

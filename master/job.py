@@ -98,6 +98,10 @@ class Job(NamedTuple):
         """The message for this attempt."""
         return Order(self.path, json.loads(self.arguments), self.options, self.data, self.id, self.attempt)
 
+    def weight(self) -> int:
+        """Bytes of its arguments while it is pending, else 0."""
+        return arguments_bytes(self.arguments) if self.state is JobState.PENDING else 0
+
 
 class Schedule(NamedTuple):
     """A job that is to be run at times."""
@@ -124,6 +128,10 @@ class Schedule(NamedTuple):
         options = self.options._replace(unique="")
         return Order(self.path, json.loads(self.arguments), options, self.data)
 
+    def weight(self) -> int:
+        """Bytes of its arguments while it is active, else 0."""
+        return arguments_bytes(self.arguments) if self.state is ScheduleState.ACTIVE else 0
+
 
 class Live(NamedTuple):
     """How far a running job is."""
@@ -142,6 +150,11 @@ def lane(node: str, priority: str) -> str:
 def arguments_text(arguments: dict[str, Any]) -> str:
     """The arguments as the JSON text that the ledger keeps."""
     return json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
+
+
+def arguments_bytes(text: str) -> int:
+    """The size of that text in bytes."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def unpack_job(raw: bytes) -> Job:

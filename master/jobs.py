@@ -16,8 +16,8 @@ from broker.messages import Heartbeat
 from broker.refusals import BadRequest, Conflict, NotFound, Refused, Unavailable
 from broker.runs import AskCatalog, Catalog, Claimed, Finished, Progress, Reports, Withdrawn
 from broker.settings import Settings
-from master import catalog
-from master.actions import Action
+from master import catalog, tokens
+from master.actions import Action, Publish
 from master.answers import Call
 from master.carrier import Attempt, Carrier
 from master.catalog import Load
@@ -26,6 +26,7 @@ from master.job import JobState, ScheduleState, lane
 from master.leases import Heard, Leases
 from master.ledger import Ledger
 from master.network import MISSED_HEARTBEATS
+from master.room import Limits, Room
 from master.runs import Runs
 from master.schedules import Rhythm, Schedules
 from master.waiting import Waiting
@@ -50,10 +51,13 @@ class Jobs:
         self._ledger = Ledger(Path(config["server", "dir"]) / "ledger", True, config["jobs", "ledger_map"])
         self._runs = Runs(self._ledger, self._place, config["jobs", "lost_attempts"])
         self._waiting = Waiting(self._runs, config["general", "retention_policy"])
-        self._schedules = Schedules(self._runs)
+        self._room = Room(self._ledger, Limits.of(config))
+        self._schedules = Schedules(self._runs, self._room)
         self._leases = Leases(self._runs, config["jobs", "lease"], time.monotonic())
         self._ticked = self._answered = time.monotonic()
-        self._carrier = Carrier(link, config["jobs", "data_wait"], config["general", "events"], self._may_move, wake)
+        self._carrier = Carrier(
+            link, config.secret(), config["jobs", "data_wait"], config["general", "events"], self._may_move, wake
+        )
         self._safe: list[Attempt] = []  # confirmed, and not noted in the ledger yet
         self._beats: dict[str, Heartbeat] = {}
         self._heard: dict[str, Heard] = {}
@@ -64,6 +68,11 @@ class Jobs:
     def close(self) -> None:
         """Close the ledger."""
         self._ledger.close()
+
+    def forget(self, node: str) -> None:
+        """A node is gone for good, and its scripts with it."""
+        with self._transaction() as txn:
+            catalog.forget(self._ledger, txn, node)
 
     def handle(self, calls: Sequence[Call], messages: Sequence[Message], beats: Mapping[str, Heartbeat]) -> None:
         """Do what came together: questions of web workers, messages of nodes, their heartbeats."""
@@ -140,17 +149,30 @@ class Jobs:
 
     def _launch(
         self, txn: Any, body: bytes, rhythm: Sequence[Any] | None, now: int
-    ) -> tuple[int, Attempt | None, list[Action]]:
+    ) -> tuple[tuple[int, bool], Attempt | None, list[Action]]:
+        """The id, and whether all is done that is to be done at once: RabbitMQ has the message of a job."""
         order = jobs.read(body)
         catalog.check_known(self._ledger, txn, order)
         if order.data and self._index.get(keys.encode(order.data)) is None:
             raise NotFound(f"the key {order.data}, which the job shall work on, is unknown")
         if rhythm is not None:
-            return self._schedules.add(txn, order, Rhythm(*rhythm), now), None, []
+            return (self._schedules.add(txn, order, Rhythm(*rhythm), now), True), None, []
+        known = tokens.known(self._ledger, txn, order)
+        if known:
+            return (known, True), self._unconfirmed(txn, known), []
         if not self._link.ready:
             raise Unavailable(f"no connection to RabbitMQ: {self._link.problem}")
+        self._room.check_job(txn, order)
         (number,), actions = self._runs.launch(txn, [order], "rest", now)
-        return number, ((number, 1) if actions else None), actions
+        return (number, True), ((number, 1) if any(isinstance(one, Publish) for one in actions) else None), actions
+
+    def _unconfirmed(self, txn: Any, number: int) -> Attempt | None:
+        """The attempt at a job whose message the broker may not have yet; None when there is none."""
+        job = self._ledger.job(txn, number)
+        if job is None or job.state is not JobState.PENDING or not job.lane or job.confirmed:
+            return None
+        attempt = job.id, job.attempt
+        return None if attempt in self._safe else attempt
 
     def _cancel(self, txn: Any, number: int, now: int) -> tuple[str, None, list[Action]]:
         job = self._ledger.job(txn, number)

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from flask import Blueprint, Response, current_app, request
 
+from broker import numbers
 from broker.refusals import BadRequest, NotFound
-from master import catalog, jobs_view
+from master import catalog, jobs_view, requests
 from master.app import ok
 from master.job import Job, Live, Schedule
 from master.jobs_view import Read
@@ -20,7 +21,7 @@ blueprint = Blueprint("jobs_admin", __name__)
 EXTENSION = "pulzar jobs"  # key of `JobParts` in the application's extensions
 LIMIT = 100
 MAX_LIMIT = 1_000
-MAX_ID = (1 << 63) - 1
+MAX_ID = numbers.MAX
 _LISTS = {"pendings": List.PENDINGS, "ready": List.READY, "failed": List.FAILED, "scheduled": List.SCHEDULED}
 _OUTCOMES = {"ok": List.READY, "failed": List.FAILED}
 
@@ -157,15 +158,11 @@ def _url(key: str) -> str:
 
 
 def _id(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:20]) <= MAX_ID:
-        raise NotFound(f"{text[:40]!r} is no id of a job; it is an integer from 1 on")
-    return int(text)
+    try:
+        return numbers.parse(text, 1)
+    except ValueError:
+        raise NotFound(f"{text[:40]!r} is no id of a job; it is an integer from 1 on") from None
 
 
 def _integer(name: str, default: int, most: int) -> int:
-    text = request.args.get(name)
-    if text is None:
-        return default
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:20]) <= most:
-        raise BadRequest(f"{name}={text[:40]!r} is no integer from 1 to {most}")
-    return int(text)
+    return requests.integer(name, request.args.get(name), default, most)

@@ -6,17 +6,19 @@ Times are seconds since the epoch, or texts in UTC where the API always had thos
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from master.job import Attempt, Job, JobState, Live, Schedule, ScheduleState
+from master.job import Attempt, Job, JobState, Live, Schedule, ScheduleState, arguments_bytes
 
 SHOWN_BYTES = 1 << 20  # of a log or an output
-ROW_BYTES = 16 << 10  # the same in a row of a list
+ROW_BYTES = 1 << 10  # of arguments, a log or an output in a row of a list
+SHOWN_DEPTH = 100  # lists and objects in each other; an output with more is shown as its text
 
-# The value of a key, None when there is none (any more); of a long one, at least its last `SHOWN_BYTES`.
-Read = Callable[[str], bytes | None]
+# The value of a key, None when there is none (any more); of one longer than so many bytes its end, which is longer, too.
+Read = Callable[[str, int], bytes | None]
 
 _STATUS = {
     JobState.PENDING: "pending", JobState.RUNNING: "pending", JobState.COMPLETED: "completed",
@@ -32,7 +34,7 @@ def row(job: Job) -> dict[str, Any]:
     return {
         "job_id": job.id,
         "job_name": _name(job.path),
-        "parameters": job.arguments,
+        **_parameters(job.arguments),
         "node": job.node,
         "creation_time": job.created // 1000,
         "status": _STATUS[job.state],
@@ -55,6 +57,8 @@ def detail(job: Job, live: Live | None, read: Read, url: Callable[[str], str]) -
     return {
         "job": job.id,
         **row(job),
+        "parameters": job.arguments,
+        "parameters_cut": False,
         "time": seconds,
         **_log(job, live, read, url, SHOWN_BYTES),
         **_output(job, read, url, SHOWN_BYTES),
@@ -74,7 +78,7 @@ def scheduled(schedule: Schedule) -> dict[str, Any]:
     return {
         "job_id": schedule.id,
         "job_name": _name(schedule.path),
-        "parameters": schedule.arguments,
+        **_parameters(schedule.arguments),
         "interval": schedule.interval,
         "time_unit": str(schedule.time_unit),
         "repeat": int(schedule.repeat),
@@ -94,6 +98,8 @@ def schedule_detail(schedule: Schedule, executions: list[dict[str, Any]]) -> dic
     return {
         "job": schedule.id,
         **scheduled(schedule),
+        "parameters": schedule.arguments,
+        "parameters_cut": False,
         "creation": _text(schedule.created),
         "last_executions": executions,
     }
@@ -103,8 +109,8 @@ def schedule_as_job(schedule: Schedule) -> dict[str, Any]:
     """A schedule where a job was asked for: it is neither completed nor failed while it goes on."""
     status = {ScheduleState.ACTIVE: "pending", ScheduleState.ENDED: "completed", ScheduleState.CANCELLED: "failed"}
     return {
-        "job": schedule.id, **scheduled(schedule), "status": status[schedule.state], "log": "", "time": 0.0,
-        "output": None,
+        "job": schedule.id, **scheduled(schedule), "parameters": schedule.arguments, "parameters_cut": False,
+        "status": status[schedule.state], "log": "", "time": 0.0, "output": None,
     }  # fmt: skip
 
 
@@ -118,7 +124,7 @@ def execution(
         "job_id": job.schedule,
         "job_name": _name(job.path),
         "job_path": job.path,
-        "parameters": job.arguments,
+        **_parameters(job.arguments),
         "state": states.get(job.state, "pending"),
         "job_state": job.state.name.lower(),
         **_log(job, live, read, url, ROW_BYTES),
@@ -133,27 +139,61 @@ def execution(
     }
 
 
+def _parameters(arguments: str) -> dict[str, Any]:
+    """Arguments in a row: JSON all the same when they are cut, a text with the beginning of what they are."""
+    if arguments_bytes(arguments) <= ROW_BYTES:
+        return {"parameters": arguments, "parameters_cut": False}
+    beginning = arguments[:ROW_BYTES]
+    while (over := arguments_bytes(shown := json.dumps(beginning + "…", ensure_ascii=False)) - ROW_BYTES) > 0:
+        beginning = beginning[: -(over // 6 + 1)]  # a character takes up to 6 bytes
+    return {"parameters": shown, "parameters_cut": True}
+
+
 def _log(job: Job, live: Live | None, read: Read, url: Callable[[str], str], most: int) -> dict[str, Any]:
-    raw = (live.log if live else read(job.log_key) if job.log_key else None) or b""
+    raw = (live.log if live else read(job.log_key, most) if job.log_key else None) or b""
     return {
         "log": raw[-most:].decode(errors="replace"),
         "log_url": url(job.log_key) if job.log_key and raw else None,
-        # Of a long value, what was read is its end already.
-        "log_cut": live.end > len(raw) if live else len(raw) > most or len(raw) >= SHOWN_BYTES,
+        "log_cut": (live.end if live else len(raw)) > min(len(raw), most),
     }
 
 
 def _output(job: Job, read: Read, url: Callable[[str], str], most: int) -> dict[str, Any]:
-    raw = read(job.output_key) if job.output_key else None
+    raw = read(job.output_key, most) if job.output_key else None
     if raw is None:
-        return {"output": None, "output_url": None}
+        return {"output": None, "output_url": None, "output_cut": False}
     address = url(job.output_key)
-    if len(raw) > most or len(raw) >= SHOWN_BYTES:
-        return {"output": None, "output_url": address}
+    if len(raw) > most:
+        return {"output": None, "output_url": address, "output_cut": True}
+    return {"output": _json(raw), "output_url": address, "output_cut": False}
+
+
+def _json(raw: bytes) -> Any:
+    """An output as JSON; its text where it is none, or none that every reader of the answer could take."""
     try:
-        return {"output": json.loads(raw, parse_constant=_no_constant), "output_url": address}
-    except (ValueError, RecursionError):
-        return {"output": raw.decode(errors="replace"), "output_url": address}
+        value = json.loads(raw, parse_constant=_no_constant, parse_float=_finite)
+        if not _is_deep(value):
+            return value
+    except (ValueError, RecursionError):  # then its text is all there is to show
+        return raw.decode(errors="replace")
+    return raw.decode(errors="replace")
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(SHOWN_DEPTH):
+        level = [
+            item for one in level for item in (one.values() if isinstance(one, dict) else one)
+            if isinstance(item, dict | list)
+        ]  # fmt: skip
+        if not level:
+            return False
+    return True
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_constant(text)
 
 
 def _no_constant(name: str) -> Any:

@@ -23,8 +23,12 @@ class Kept:
         self._redirects = redirects
         self._most = most  # bytes
 
-    def read(self, key: str) -> bytes | None:
-        """The value of a key, of a long one the end; None when there is none, or its node can't be asked just now."""
+    def read(self, key: str, most: int) -> bytes | None:
+        """The value of a key; None when there is none, or its node can't be asked just now.
+
+        Of a value with more than `most` bytes it is the end: at least one byte more, so that this is to be seen.
+        """
+        most = min(most, self._most) + 1
         entry = self._index.get(keys.encode(key))
         if entry is None or not entry.live(now_ms()):
             return None
@@ -32,10 +36,10 @@ class Kept:
             return entry.value
         try:
             request = urllib.request.Request(self._redirects.read(key, entry.node))
-            if entry.size > self._most:
-                request.add_header("Range", f"bytes=-{self._most}")
+            if entry.size > most:
+                request.add_header("Range", f"bytes=-{most}")
             with urllib.request.urlopen(request, timeout=TIMEOUT_SECS) as answer:
-                value: bytes = answer.read(self._most + 1)
+                value: bytes = answer.read(most)
                 return value
         except (OSError, Refused, urllib.error.URLError) as error:
             log.warning("value can't be read from its node", key=key, node=entry.node, error=error)

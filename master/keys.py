@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, current_app, request
 
-from broker import http, keys
+from broker import keys, media
 from broker.refusals import BadRequest
+from master import requests
 from master.app import Parts, ok
 from master.index import Entry, now_ms
 
@@ -25,15 +26,12 @@ def listing() -> Response:
     """A page of entries in key order; with a delimiter, what lies deeper is folded into common prefixes."""
     parts = _parts()
     arguments = request.args
-    prefix, after = arguments.get("prefix", ""), arguments.get("after", "")
+    prefix, after = (keys.beginning(arguments.get(name, "")) for name in ("prefix", "after"))
     delimiter = arguments.get("delimiter", "")
     for name, text in (("prefix", prefix), ("after", after), ("delimiter", delimiter)):
         if not text.isascii() or len(text) > keys.MAX_BYTES:
             raise BadRequest(f"{name} is no ASCII text of up to {keys.MAX_BYTES} characters")
-    raw_limit = arguments.get("limit", str(DEFAULT_LIMIT))
-    if not raw_limit.isascii() or not raw_limit.isdecimal() or not 1 <= int(raw_limit[:9]) <= MAX_LIMIT:
-        raise BadRequest(f"limit={raw_limit[:40]!r} is no integer from 1 to {MAX_LIMIT}")
-    limit = int(raw_limit)
+    limit = requests.integer("limit", arguments.get("limit"), DEFAULT_LIMIT, MAX_LIMIT)
     rows: list[dict[str, object]] = []
     folders: list[str] = []
     now = now_ms()
@@ -54,6 +52,7 @@ def listing() -> Response:
 
 def describe(key: str, entry: Entry) -> dict[str, object]:
     """An entry as the API shows it; times are seconds since the epoch."""
+    content_type, encoding = media.type_of(key, entry.content_type)
     return {
         "key": key,
         "size": entry.size,
@@ -61,5 +60,6 @@ def describe(key: str, entry: Entry) -> dict[str, object]:
         "nodes": [entry.node],
         "created": entry.created / 1000,
         "expires": entry.expires / 1000 if entry.expires else None,
-        "content_type": entry.content_type or http.guess_type(key),
+        "content_type": content_type,
+        "content_encoding": encoding or None,
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from broker import jobs
+from broker import jobs, numbers
 from broker.errors import MalformedMessage
 from broker.jobs import Options, Order
 from broker.refusals import BadRequest
@@ -35,6 +35,14 @@ def order_of(path: str, body: bytes) -> tuple[Order, Rhythm | None]:
     if options.overlap and rhythm is None:
         raise BadRequest(f"{OPTIONS}: overlap is for scheduled jobs; give {SCHEDULED} too, or leave it out")
     return order, rhythm
+
+
+def what_became(number: int, safe: bool) -> tuple[int, dict[str, int], str]:
+    """Status, data and message for who launched a job: `safe` says whether RabbitMQ has it already."""
+    if safe:
+        return 200, {"job_id": number}, f"Job added with id {number}"
+    message = f"Job {number} is in the ledger; RabbitMQ has not confirmed it yet, and gets it as soon as it can"
+    return 202, {"job_id": number}, message
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -81,10 +89,15 @@ def _rhythm(given: Any) -> Rhythm:
     interval, time_unit, repeat = (given[name] for name in Rhythm._fields)
     if interval not in INTERVALS:
         raise BadRequest(f"{SCHEDULED}: interval = {_short(interval)} is none of {', '.join(INTERVALS)}")
-    if type(time_unit) is not int or time_unit < 1:
-        raise BadRequest(f"{SCHEDULED}: time_unit = {_short(time_unit)} is no integer from 1 on; give one like 5")
-    if time_unit > MAX_PERIOD_MS or period_ms(interval, time_unit) > MAX_PERIOD_MS:
+    most = MAX_PERIOD_MS // period_ms(interval, 1)
+    if type(time_unit) is int and time_unit > most:
         raise BadRequest(f"{SCHEDULED}: {_short(time_unit)} {interval} is more than 36500 days")
+    try:
+        numbers.bounded(time_unit, 1, most)
+    except ValueError:
+        raise BadRequest(
+            f"{SCHEDULED}: time_unit = {_short(time_unit)} is no integer from 1 on; give one like 5"
+        ) from None
     if type(repeat) is not int or repeat not in (0, 1):
         raise BadRequest(f"{SCHEDULED}: repeat = {_short(repeat)} is neither 0 (run it once) nor 1 (again and again)")
     return Rhythm(interval, time_unit, bool(repeat))

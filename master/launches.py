@@ -6,15 +6,14 @@ import asyncio
 from concurrent.futures import Future
 from typing import Any
 
-from broker import http, jobs
+from broker import http, jobs, numbers
 from broker.http import Answer
+from broker.incoming import Incoming
 from broker.refusals import BadRequest, NotFound, Unavailable
 from master.answers import CALL_SECS, AnswerClient
-from master.incoming import Incoming
-from master.launch import order_of
+from master.launch import order_of, what_became
 
 LAUNCH, CANCEL = "/launch_job/", "/cancel_job/"
-_READ_BYTES = 16 << 20  # of a body that is too long: a client that is still sending would not see the answer
 
 
 class Launches:
@@ -27,17 +26,18 @@ class Launches:
     async def launch(self, incoming: Incoming) -> Answer:
         """Launch or schedule a job."""
         order, rhythm = order_of(incoming.environ["PATH_INFO"].removeprefix(LAUNCH), await _body(incoming))
-        number = await _result(self._controller.call("launch", jobs.write(order), rhythm))
-        return http.answer(200, {"job_id": number}, f"Job added with id {number}", [], self._cors)
+        number, safe = await _result(self._controller.call("launch", jobs.write(order), rhythm))
+        return http.answer(*what_became(number, safe), [], self._cors)
 
     async def cancel(self, incoming: Incoming) -> Answer:
         """Cancel a job or a schedule."""
         text = incoming.environ["PATH_INFO"].removeprefix(CANCEL)
-        if not text.isascii() or not text.isdecimal() or len(text) > 18:
-            raise NotFound(f"{text[:40]!r} is no id of a job; it is an integer from 1 on")
-        headers = await incoming.discard()
-        message = await _result(self._controller.call("cancel", int(text)))
-        return http.answer(200, {"job_id": int(text)}, message, headers, self._cors)
+        try:
+            number = numbers.parse(text, 1)
+        except ValueError:
+            raise NotFound(f"{text[:40]!r} is no id of a job; it is an integer from 1 on") from None
+        message = await _result(self._controller.call("cancel", number))
+        return http.answer(200, {"job_id": number}, message, [], self._cors)
 
 
 async def _body(incoming: Incoming) -> bytes:
@@ -45,18 +45,16 @@ async def _body(incoming: Incoming) -> bytes:
     length = http.content_length(incoming.environ)
     if length is not None and length <= jobs.MAX_BYTES:
         return await incoming.read(length)
-    body, size = b"", 0
-    waits = length is not None and "HTTP_EXPECT" in incoming.environ  # to be told whether to send it
-    if not waits and (length or 0) <= _READ_BYTES:
-        while size <= _READ_BYTES and (chunk := await incoming.chunk()):
-            size += len(chunk)
-            body = body + chunk if size <= jobs.MAX_BYTES else b""
-    if length is not None or size > jobs.MAX_BYTES:
+    pieces, room = [], jobs.MAX_BYTES
+    while length is None and room >= 0 and (piece := await incoming.chunk()):
+        pieces.append(piece)
+        room -= len(piece)
+    if length is not None or room < 0:
         raise BadRequest(
             f"the body has more than {jobs.MAX_BYTES} bytes, the limit; store what is large under a key and"
             f' give {{"{jobs.DATA}": "<key>"}}'
         )
-    return body
+    return b"".join(pieces)
 
 
 async def _result(asked: Future[Any]) -> Any:

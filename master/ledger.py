@@ -17,6 +17,7 @@
 | catalogs   | node                                    | digest of the scripts it has                              |
 | scripts    | path + 0 + node, helpers: 0 before that | a row of the catalog                                      |
 | meta       | `id`, `count:<list>`, `lane:<node>:`    | the last id given; how many there are                     |
+| meta       | `bytes:p`, `bytes:s`                    | bytes of the arguments of pending jobs, active schedules  |
 
 What a job or schedule has in `lists`, `executions`, `due`, `open`, `waiting` and `closed` follows from its
 row (`_job_rows`, `_schedule_rows`), so that they can't come apart.
@@ -38,6 +39,7 @@ from master.job import Job, JobState, Live, Schedule, ScheduleState, lane, unpac
 
 MAP_BYTES = 64 << 30  # address space, neither disk nor memory
 _LAST = (1 << 64) - 1
+_PENDING, _SCHEDULED = b"bytes:p", b"bytes:s"
 _DATABASES = (
     "jobs", "schedules", "lists", "executions", "due", "open", "waiting", "closed", "tokens", "direct", "withdrawn",
     "live", "catalogs", "scripts", "meta",
@@ -69,8 +71,11 @@ class Ledger:
 
     def __init__(self, directory: Path, write: bool = False, map_size: int = MAP_BYTES) -> None:
         advice = "put back a copy of that directory, or remove it: the jobs it knows are forgotten then"
-        self.env, databases = open_environment(directory, map_size, write, _DATABASES, True, "ledger", advice)
+        named = ("ledger", "[jobs] ledger_map", advice)
+        self.env, databases = open_environment(directory, map_size, write, _DATABASES, True, *named)
         self.db: dict[str, Any] = dict(zip(_DATABASES, databases, strict=True))
+        if write:
+            self._weigh()
 
     def close(self) -> None:
         """Close the files."""
@@ -101,12 +106,16 @@ class Ledger:
         if old is not None and new.state != old.state and not old.state.may_become(new.state):
             raise ValueError(f"job {new.id} is {old.state.name}, it can't become {new.state.name}")
         txn.put(_id(new.id), pack(new), db=self.db["jobs"])
+        if old is None or old.state != new.state:
+            self._add(txn, _PENDING, _weight(new) - _weight(old))
         self._move(txn, _job_rows(old) if old else set(), _job_rows(new))
         return new
 
     def save_schedule(self, txn: Any, old: Schedule | None, new: Schedule) -> Schedule:
         """Write a schedule, whose row was `old`, and return it."""
         txn.put(_id(new.id), pack(new), db=self.db["schedules"])
+        if old is None or old.state != new.state:
+            self._add(txn, _SCHEDULED, _weight(new) - _weight(old))
         self._move(txn, _schedule_rows(old) if old else set(), _schedule_rows(new))
         return new
 
@@ -118,6 +127,7 @@ class Ledger:
             return
         self._move(txn, _job_rows(job) if job else _schedule_rows(schedule) if schedule else set(), set())
         txn.delete(_id(number), db=self.db["jobs" if job else "schedules"])
+        self._add(txn, _PENDING if job else _SCHEDULED, -_weight(row))
         if row.options.unique and self.by_token(txn, row.options.unique) == number:
             txn.delete(_token(row.options.unique), db=self.db["tokens"])
         if job:
@@ -141,6 +151,16 @@ class Ledger:
         elif name == "waiting" and key[:1] != b":":  # only those of nodes are ever asked for
             self._add(txn, b"lane:" + key[:-9], change)
 
+    def _weigh(self) -> None:
+        """Count the bytes of the arguments once, in a ledger of a version that did not count them."""
+        with self.begin(write=True) as txn:
+            if txn.get(_PENDING, db=self.db["meta"]) is None:
+                waiting = list(self.listed(txn, List.PENDINGS))
+                self._add(txn, _PENDING, sum(_weight(self.job(txn, number)) for number in waiting))
+            if txn.get(_SCHEDULED, db=self.db["meta"]) is None:
+                active = list(self.listed(txn, List.SCHEDULED))
+                self._add(txn, _SCHEDULED, sum(_weight(self.schedule(txn, number)) for number in active))
+
     def _add(self, txn: Any, counter: bytes, change: int) -> int:
         number = _number(txn.get(counter, db=self.db["meta"])) + change
         txn.put(counter, _id(max(0, number)), db=self.db["meta"])
@@ -151,6 +171,15 @@ class Ledger:
     def count(self, txn: Any, which: List) -> int:
         """How many jobs or schedules a list has."""
         return _number(txn.get(b"count:" + which.value, db=self.db["meta"]))
+
+    def pending(self, txn: Any) -> tuple[int, int]:
+        """How many jobs are pending, and the bytes of their arguments."""
+        number = self.count(txn, List.PENDINGS) - self.count(txn, List.RUNNING)
+        return number, _number(txn.get(_PENDING, db=self.db["meta"]))
+
+    def scheduled(self, txn: Any) -> tuple[int, int]:
+        """How many schedules are active, and the bytes of their arguments."""
+        return self.count(txn, List.SCHEDULED), _number(txn.get(_SCHEDULED, db=self.db["meta"]))
 
     def waiting_on(self, txn: Any, node: str) -> int:
         """How many jobs wait in a node's own queue."""
@@ -237,6 +266,10 @@ def lane_key(where: str, number: int) -> bytes:
 def number_of(key: bytes) -> int:
     """The id at the end of a key."""
     return _number(key[-8:])
+
+
+def _weight(row: Job | Schedule | None) -> int:
+    return row.weight() if row else 0
 
 
 def _job_rows(job: Job) -> Rows:

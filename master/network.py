@@ -34,6 +34,8 @@ class Network:
         self._restoring: list[str] | None = None
         self._read = float("-inf")
         self._flowing = float("-inf")  # when heartbeats came in again after none did, from any node
+        self._connected: float | None = None  # when this process had its last connection to RabbitMQ
+        self._back = float("-inf")  # the same, when that was not its first
 
     def choose(self, size: int, exclude: Collection[str] = ()) -> str | None:
         """The node for a value of `size` bytes; None when no node that is heard from has room."""
@@ -78,11 +80,34 @@ class Network:
             self._refresh(_SOON_SECS)  # another worker may have said already that it is over
         return ["a new index"] if self._restoring is None else self._restoring
 
-    @property
-    def settled(self) -> bool:
-        """Whether the index is no longer so new that nodes may be there of which nothing was heard yet."""
-        self._refresh()
-        return self._restoring is not None
+    def connected(self) -> None:
+        """This process is connected to RabbitMQ, perhaps once more."""
+        if self._connected is not None:
+            self._back = time.monotonic()
+        self._connected = time.monotonic()
+
+    def objection(self) -> str:
+        """Why a PUT of a new key would not be stored just now, for a person; "" when it would."""
+        waiting = self.restoring
+        if self._restoring is None:
+            return "the index is new, and has not heard from all nodes yet"
+        if waiting:
+            return "; ".join(map(self._waiting, waiting))
+        if not self._candidates:
+            return "no node was heard from lately"
+        if all(candidate.full for candidate in self._candidates):
+            return "no node has room"
+        if not any(self._heard_at[candidate.node] >= self._back for candidate in self._candidates):
+            return "RabbitMQ was away, and no node was heard from since then"
+        return ""
+
+    def _waiting(self, node: str) -> str:
+        if self._heard(node):
+            return f"the log of node {node} is being applied; GET /skynet/restore tells how far it is"
+        return (
+            f"the index may lack keys of node {node}, which was not heard from lately; start it, or, if it is gone for good,"
+            f" have it forgotten: manage.py forget {node}"
+        )
 
     def describe(self) -> list[dict[str, Any]]:
         """The nodes as `/admin/network` shows them, by name."""

@@ -7,7 +7,10 @@ and beats a value of the same version. Applying a result twice changes nothing.
 A node's log is a chain of epochs, one per start of its agent. When a node shows a log that does not
 continue the one the cursor belongs to (an empty disk, an older backup), the cursor goes back to 0 with a
 new generation; when the replay has come to its end, entries of that node of an older generation are
-gone, since nothing stands behind them.
+gone, since nothing stands behind them. The same is done when a restore is asked for; but then the index
+knows every key of the log all the while, and the cursor says up to where (`covered`).
+
+A version from beyond the horizon, which an index of an older Pulzar may have, stands in nobody's way.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from broker import keys, logs
+from broker.horizon import Horizon
 from broker.messages import Kind, Result, Results, Status
 from master.index import Discard, Entry, Index, pack, stamped, unpack_entry, unpack_tomb
 
@@ -35,6 +39,12 @@ class Cursor(NamedTuple):
     generation: int = 1
     epochs: tuple[tuple[int, str], ...] = ()  # (seq, id) of the epochs this cursor has passed, oldest first
     prune: bool = False  # when the replay ends, entries of older generations are to be removed
+    covered: int = 0  # of the keys up to here the index has an entry, though the log is applied again
+
+    @property
+    def complete_to(self) -> int:
+        """Up to this seq, the index knows every key of the log."""
+        return max(self.seq, self.covered)
 
 
 class Event(NamedTuple):
@@ -71,21 +81,32 @@ class Projection:
         raw = txn.get(b"cursor:" + node.encode(), db=self._index.meta)
         if raw is None:
             return Cursor()
-        seq, generation, epochs, prune = msgpack.unpackb(raw)
-        return Cursor(seq, generation, tuple((epoch_seq, epoch) for epoch_seq, epoch in epochs), prune)
+        seq, generation, epochs, *rest = msgpack.unpackb(raw)  # an older Pulzar wrote no `covered`
+        return Cursor(seq, generation, tuple((epoch_seq, epoch) for epoch_seq, epoch in epochs), *rest)
 
-    def restart(self, txn: Any, node: str) -> Cursor:
-        """Have the node's log applied from its beginning; what is not in it will be removed."""
+    def restart(self, txn: Any, node: str, same: bool = False) -> Cursor:
+        """Have the node's log applied from its beginning; what is not in it will be removed.
+
+        `same`: it is the log that the index was made from, so that no key is unknown meanwhile.
+        """
         old = self.cursor(txn, node)
         cursor = Cursor(generation=old.generation + 1, prune=True)
+        if same:
+            cursor = cursor._replace(epochs=old.epochs, covered=old.complete_to)
         self._save(txn, node, cursor)
         self._ahead.pop(node, None)
         return cursor
+
+    def drop(self, txn: Any, node: str) -> None:
+        """Nothing is known of the node's log any more."""
+        txn.delete(b"cursor:" + node.encode(), db=self._index.meta)
+        self._ahead.pop(node, None)
 
     def apply(self, txn: Any, results: Sequence[Results], now: int) -> Applied:
         """Apply a batch of results, in order."""
         applied = Applied([], [], set())
         size_change = 0
+        highest = Horizon.at(now).version
         for message in results:
             cursor = self.cursor(txn, message.node)
             told = len(applied.events)
@@ -95,7 +116,7 @@ class Projection:
             for item in message.items:
                 status = item.status
                 if status in (Status.DONE, Status.STALE) and item.kind != Kind.EPOCH:
-                    kept, change = self._item(txn, message.node, cursor.generation, item, now, applied)
+                    kept, change = self._item(txn, message.node, cursor.generation, item, now, highest, applied)
                     status = Status.DONE if kept else Status.STALE
                     size_change += change
                 if item.ticket:
@@ -109,18 +130,21 @@ class Projection:
 
     # One result.
 
-    def _item(self, txn: Any, node: str, generation: int, item: Result, now: int, applied: Applied) -> tuple[bool, int]:
+    def _item(
+        self, txn: Any, node: str, generation: int, item: Result, now: int, highest: int, applied: Applied
+    ) -> tuple[bool, int]:
         """Whether the index now says what the result says, and by how much the stored bytes changed."""
         index = self._index
         raw = txn.get(item.key, db=index.entries)
         entry = None if raw is None else unpack_entry(raw)
         raw_tomb = txn.get(item.key, db=index.tombs)
         tomb = 0 if raw_tomb is None else unpack_tomb(raw_tomb)[0]
+        tomb = tomb if tomb <= highest else 0
         # An entry that this node's log, applied anew, has not brought again yet stands in nobody's way.
-        newer = entry is not None and item.version < entry.version
+        newer = entry is not None and item.version < entry.version <= highest
         newer = newer and not (entry and entry.node == node and entry.generation < generation)
         if item.kind == Kind.DELETE:
-            return True, self._delete(txn, node, item, entry, tomb, now, applied)
+            return True, self._delete(txn, node, item, entry, tomb, now, highest, applied)
         if item.status == Status.STALE or item.version <= tomb or newer:
             # Not wanted any more. On the node of the current version the node itself knows that.
             if item.status == Status.DONE and not (newer and entry and entry.node == node):
@@ -145,12 +169,20 @@ class Projection:
         return True, item.size - (entry.size if entry else 0)
 
     def _delete(
-        self, txn: Any, node: str, item: Result, entry: Entry | None, tomb: int, now: int, applied: Applied
+        self,
+        txn: Any,
+        node: str,
+        item: Result,
+        entry: Entry | None,
+        tomb: int,
+        now: int,
+        highest: int,
+        applied: Applied,
     ) -> int:
         index = self._index
         if item.version > tomb:
             txn.put(item.key, stamped(item.version, now), db=index.tombs)
-        if entry is None or entry.version > item.version:
+        if entry is None or item.version < entry.version <= highest:
             return 0
         txn.delete(item.key, db=index.entries)
         self._forget_expiry(txn, entry)
@@ -184,8 +216,11 @@ class Projection:
         if ahead:
             ahead[:] = _merged(ahead)
             applied.gaps.add(message.node)
-        if seq > cursor.seq:
-            self._save(txn, message.node, cursor._replace(seq=seq))
+        covered = cursor.covered
+        if covered and message.after <= covered:
+            covered = max(covered, message.upto)
+        if seq > cursor.seq or covered > cursor.covered:
+            self._save(txn, message.node, cursor._replace(seq=seq, covered=covered))
 
     def _epoch(self, txn: Any, node: str, cursor: Cursor, item: Result) -> Cursor:
         """The node says which epochs its log is made of; see whether it continues what was applied."""
@@ -196,8 +231,8 @@ class Projection:
         if cursor.epochs:
             last = cursor.epochs[-1][1]
             later = [seq for position, (seq, _) in enumerate(chain) if last in {epoch for _, epoch in chain[:position]}]
-            if last not in {epoch for _, epoch in chain} or (later and later[0] <= cursor.seq):
-                log.warning("node has another log than before; applying all of it", node=node, seq=cursor.seq)
+            if last not in {epoch for _, epoch in chain} or (later and later[0] <= cursor.complete_to):
+                log.warning("node has another log than before; applying all of it", node=node, seq=cursor.complete_to)
                 cursor = self.restart(txn, node)
         cursor = cursor._replace(epochs=tuple(chain[-_EPOCHS_KEPT:]))
         self._save(txn, node, cursor)
@@ -223,7 +258,7 @@ class Projection:
                 stale.append((key, entry))
         else:
             last = None
-            self._save(txn, node, cursor._replace(prune=False))
+            self._save(txn, node, cursor._replace(prune=False, covered=0))
         for key, entry in stale:
             txn.delete(key, db=self._index.entries)
             self._forget_expiry(txn, entry)

@@ -1,65 +1,57 @@
-"""Passes a chunked upload on to a node.
+"""Passes an upload on to a node.
 
-A client that neither says how long its body is nor waits to be told where to send it can't be sent
-elsewhere any more when the body turns out to be long: what it has sent is gone from its side.
+Most clients can't send a body twice, and many don't follow a redirect of a PUT at all. So what is sent
+without waiting to be told where is passed on while it comes in, up to a limit.
 """
 
 from __future__ import annotations
 
-import http.client
-from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 from broker import logs
-from broker.connections import Connections
-from broker.refusals import BadRequest, Unavailable
+from broker.exchange import Exchange, PeerFailed, Reply
+from broker.http import Header
+from broker.incoming import Incoming
+from broker.refusals import Unavailable
 
 log = logs.get(__name__)
 
-TIMEOUT_SECS = 60.0  # for one read or write
-_CHUNK_BYTES = 1 << 18
-_PASSED_ON = ("CONTENT_TYPE", "HTTP_CONTENT_MD5", "HTTP_X_CHECKSUM_SHA256", "HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH")
-_PASSED_BACK = ("ETag", "Retry-After")
+TIMEOUT_SECS = 60.0  # in which a node takes something, or answers
+_PASSED_ON = (
+    "CONTENT_TYPE", "HTTP_CONTENT_ENCODING", "HTTP_CONTENT_MD5", "HTTP_X_CHECKSUM_SHA256",
+    "HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH", "HTTP_IF_UNMODIFIED_SINCE",
+)  # fmt: skip
+PASSED_BACK = ("ETag", "Retry-After")
 
 
-class Relayed(NamedTuple):
-    """The node's answer."""
+async def relay(location: str, begun: list[bytes], incoming: Incoming, length: int | None) -> Reply:
+    """PUT what was read of the body and the rest of it at `location`; the node's answer.
 
-    status: int
-    headers: list[tuple[str, str]]
-    body: bytes
-
-
-def relay(
-    location: str, read: list[bytes], rest: BinaryIO, environ: dict[str, Any], connections: Connections
-) -> Relayed:
-    """PUT what was read of the body and the rest of it at `location`; raises `BadRequest` when it was cut off."""
+    `length` is that of the whole body, None when it is not known. Raises `Broken`, `SlowClient` or `Unavailable`;
+    then the node knows the body for cut off, too.
+    """
     url = urlsplit(location)
-    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=TIMEOUT_SECS)
-    headers = {_name(name): environ[name] for name in _PASSED_ON if environ.get(name)}
     try:
-        connection.request(
-            "PUT", f"{url.path}?{url.query}", body=_body(read, rest, environ, connections), headers=headers, encode_chunked=True
-        )  # fmt: skip
-        response = connection.getresponse()
-        body = response.read()
-        kept = [(name, value) for name in _PASSED_BACK if (value := response.getheader(name)) is not None]
-        return Relayed(response.status, kept, body)
-    except (OSError, http.client.HTTPException) as error:
+        exchange = await Exchange.connect(url.netloc, TIMEOUT_SECS)
+        try:
+            exchange.begin("PUT", f"{url.path}?{url.query}", _headers(incoming.environ), length)
+            for piece in begun:
+                await exchange.send(piece)
+            while not exchange.answered and (piece := await incoming.chunk()):
+                await exchange.send(piece)
+            if not exchange.answered and length is None:
+                await exchange.send(b"")
+            return await exchange.reply()
+        finally:
+            exchange.close()
+    except PeerFailed as error:
         log.warning("upload could not be passed on", node=url.netloc, error=error)
-        raise Unavailable(f"the node at {url.netloc} could not take the value: {error}") from error
-    finally:
-        connection.close()
+        raise Unavailable(f"the node could not take the value: {error}") from error
 
 
-def _body(read: list[bytes], rest: BinaryIO, environ: dict[str, Any], connections: Connections) -> Iterator[bytes]:
-    yield from read
-    while chunk := rest.read(_CHUNK_BYTES):
-        yield chunk
-    if connections.cut_off(environ):
-        # Without the end of its chunks the node knows the body for what it is, too.
-        raise BadRequest("the connection broke in the middle of the body; nothing was stored")
+def _headers(environ: dict[str, Any]) -> list[Header]:
+    return [(_name(name), environ[name]) for name in _PASSED_ON if environ.get(name)]
 
 
 def _name(variable: str) -> str:

@@ -2,11 +2,13 @@
 
 Every result carries its place in its node's log, and every heartbeat says where that log ends. So a lost
 message, a lost transaction, an empty index and `manage.py --restore` are one thing: a replay from the
-node's cursor.
+node's cursor. While an index is new, or a node shows another log than before, the nodes in question are noted
+as `restoring`: a key that the index does not know may be theirs.
 """
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,7 @@ from broker import logs, topology
 from broker.errors import LinkDown
 from broker.link import Link
 from broker.messages import Heartbeat, Replay, Results, encode
+from broker.refusals import Conflict
 from master.index import Index, pack
 from master.projection import Cursor, Projection
 
@@ -23,6 +26,7 @@ log = logs.get(__name__)
 
 PATIENCE_SECS = 15.0  # without a message of a replay: ask again
 SETTLE_SECS = 1.0  # from the first heartbeat that a new index has seen until it may say what it does not know
+EMPTY_SECS = 0.2  # the same while every node that was heard is new, too, as in a new cluster
 PRUNE_BATCH = 20_000  # entries looked at in one transaction
 _NEAR = 5_000  # records; a node further behind is being restored
 
@@ -53,6 +57,9 @@ class Replays:
         self._watches: dict[str, _Watch] = {}
         self._restoring: list[str] | None = index.read_meta("restoring")
         self._first = 0.0  # when the first heartbeat came
+        self._forgotten: list[str] = index.read_meta("forgotten") or []  # nodes whose entries are to be removed
+        for node in self._forgotten:
+            self._watch(node).pruning = b""
 
     def observe(self, results: Sequence[Results], heartbeats: Mapping[str, Heartbeat], gaps: set[str]) -> None:
         """See whether what was just received leaves something missing."""
@@ -73,33 +80,70 @@ class Replays:
             self._note_restoring()
 
     def restore(self, node: str) -> None:
-        """Apply a node's log from its beginning, or every node's when `node` is empty."""
+        """Apply a node's log from its beginning again, or every node's when `node` is empty; no key is unknown meanwhile.
+
+        Raises `Conflict` when that is being done already, or the index does not have all of it yet.
+        """
         names = [node] if node else list(self._index.read_nodes())
         for name in names:
+            cursor, watch = self._cursor(name), self._watch(name)
+            if cursor.prune or self._lacks(name, cursor, watch):
+                end = watch.heartbeat.seq if watch.heartbeat else cursor.complete_to
+                raise Conflict(
+                    f"the log of {name} is being applied from the beginning already: {min(cursor.seq, end):,} of"
+                    f" {end:,} records; GET /skynet/restore tells how far it is"
+                )
+        for name in names:
             with self._index.env.begin(write=True) as txn:
-                self._projection.restart(txn, name)
+                self._projection.restart(txn, name, same=True)
             self._watch(name).request = ""
             self._ask(name, "restore was asked for")
         self._note_restoring()
 
+    def forget(self, node: str, entries: bool) -> None:
+        """A node is gone for good: wait for it no more. With `entries` those of it leave the index, some each second."""
+        self._watches.pop(node, None)
+        with self._index.env.begin(write=True) as txn:
+            txn.delete(node.encode(), db=self._index.nodes)
+            if entries:
+                self._projection.restart(txn, node)
+        if entries:
+            self._note_forgotten([*self._forgotten, node])
+            self._watch(node).pruning = b""
+        log.warning("node forgotten", node=node, entries=entries)
+        self._note_restoring()
+
+    def settles_in(self) -> float:
+        """Seconds until a new index may say what it does not know; infinite when it does, or nobody was heard."""
+        if self._restoring is not None or not self._first:
+            return math.inf
+        beats = [watch.heartbeat for watch in self._watches.values() if watch.heartbeat]
+        return self._first + (EMPTY_SECS if all(map(_is_new, beats)) else SETTLE_SECS) - time.monotonic()
+
+    def settle(self) -> None:
+        """Have a new index say what it does not know, when it is time."""
+        if self.settles_in() <= 0:
+            self._note_restoring()
+
     def tick(self) -> None:
         """Ask again for a replay that got stuck; go on with what a full one left to prune."""
-        for node, watch in self._watches.items():
+        for node, watch in list(self._watches.items()):
             if watch.request and time.monotonic() - watch.heard > PATIENCE_SECS:
                 watch.request = ""
                 self._ask(node, "the replay got stuck")
             if watch.pruning is not None:
                 self._prune(node, watch)
-        if self._restoring is None and self._first:
-            self._note_restoring()
 
     def _heartbeat(self, node: str, heartbeat: Heartbeat) -> None:
         watch = self._watch(node)
         cursor = self._cursor(node)
         before, applied = watch.heartbeat, watch.applied
         watch.heartbeat, watch.applied = heartbeat, cursor.seq
+        if node in self._forgotten:
+            self._note_forgotten([name for name in self._forgotten if name != node])
+            watch.pruning = None
         if before is None or before.epoch != heartbeat.epoch:
-            watch.promised = heartbeat.seq
+            watch.promised = 0 if _is_new(heartbeat) else heartbeat.seq
             watch.request = ""  # whoever was to answer is gone
         known = any(epoch == heartbeat.epoch for _, epoch in cursor.epochs)
         if cursor.seq == 0 and heartbeat.seq:
@@ -109,6 +153,9 @@ class Replays:
         elif before and before.seq > cursor.seq and applied == cursor.seq:
             # What the heartbeat before this one told of is still not here, and nothing has come meanwhile.
             self._ask(node, "results are missing")
+        elif cursor.prune and watch.pruning is None and not watch.request and cursor.seq >= heartbeat.seq:
+            # The controller was started again between the end of the replay and that of what follows it.
+            watch.pruning, watch.pruned = b"", 0
 
     def _ask(self, node: str, reason: str) -> None:
         """Ask for a replay from the cursor, unless one is under way."""
@@ -154,28 +201,40 @@ class Replays:
                 return
             watch.pruning, removed = self._projection.prune(txn, node, watch.pruning, PRUNE_BATCH)
         watch.pruned += removed
-        if watch.pruning is None:
-            log.info("restore finished", node=node, removed=watch.pruned)
-            self._note_restoring()
+        if watch.pruning is not None:
+            return
+        log.info("restore finished", node=node, removed=watch.pruned)
+        if node in self._forgotten:
+            with self._index.env.begin(write=True) as txn:
+                self._projection.drop(txn, node)
+            self._watches.pop(node, None)
+            self._note_forgotten([name for name in self._forgotten if name != node])
+        self._note_restoring()
 
     def _note_restoring(self) -> None:
         """Tell the web workers which nodes' keys the index can't know all of yet."""
-        if self._restoring is None and time.monotonic() - self._first < SETTLE_SECS:
+        if self._restoring is None and not self.settles_in() <= 0:
             return  # nodes answer an announcement at once, but not all in the same moment
-        restoring = []
-        for node, watch in self._watches.items():
-            cursor = self._cursor(node)
-            beat = watch.heartbeat
-            if (
-                cursor.prune
-                or cursor.seq < watch.promised
-                or (beat and beat.seq - cursor.seq > _NEAR and watch.request)
-            ):
-                restoring.append(node)
+        watches = self._watches.items()
+        restoring = [node for node, watch in watches if self._lacks(node, self._cursor(node), watch)]
         if restoring != self._restoring:
             with self._index.env.begin(write=True) as txn:
                 txn.put(b"restoring", pack(restoring), db=self._index.meta)
             self._restoring = restoring
+
+    def _lacks(self, node: str, cursor: Cursor, watch: _Watch) -> bool:
+        """Whether the index may lack keys of a node's log."""
+        if node in self._forgotten:
+            return False
+        # When its own log is applied again, it has them all; when that is another log than before, it has not.
+        another = cursor.prune and not cursor.covered
+        behind = watch.heartbeat.seq - cursor.complete_to if watch.heartbeat else 0
+        return another or cursor.complete_to < watch.promised or bool(behind > _NEAR and watch.request)
+
+    def _note_forgotten(self, nodes: list[str]) -> None:
+        self._forgotten = nodes
+        with self._index.env.begin(write=True) as txn:
+            txn.put(b"forgotten", pack(nodes), db=self._index.meta)
 
     def _watch(self, node: str) -> _Watch:
         return self._watches.setdefault(node, _Watch())
@@ -183,3 +242,8 @@ class Replays:
     def _cursor(self, node: str) -> Cursor:
         with self._index.env.begin() as txn:
             return self._projection.cursor(txn, node)
+
+
+def _is_new(heartbeat: Heartbeat) -> bool:
+    """Whether nothing can be in the node's log but that its agent has started, for the first time."""
+    return heartbeat.seq <= 1

@@ -13,7 +13,9 @@ from typing import Any
 from broker import jobs, logs
 from broker.errors import MalformedMessage
 from broker.jobs import Order
+from broker.refusals import Conflict
 from broker.runs import Claimed, Finished, Named, Progress, Returned, RunState, Withdraw
+from master import tokens
 from master.actions import Action, Bury, JobEvent, Publish, Tell
 from master.job import Attempt, Job, JobState, Live, arguments_text, lane
 from master.ledger import Ledger
@@ -47,7 +49,10 @@ class Runs:
     def launch(
         self, txn: Any, orders: Iterable[Order], source: str, now: int, schedule: int = 0
     ) -> tuple[list[int], list[Action]]:
-        """Ids of new jobs, one for each order; of a job whose unique token is known already, that one's id."""
+        """Ids of new jobs, one for each order; of a launch whose unique token is known already, the first one's id.
+
+        Raises `Conflict` when that token belongs to another job.
+        """
         ids, actions = [], []
         for order in orders:
             number, todo = self._launch(txn, order, source, now, schedule)
@@ -58,12 +63,12 @@ class Runs:
     def _launch(
         self, txn: Any, order: Order, source: str, now: int, schedule: int = 0, without: str = ""
     ) -> tuple[int, list[Action]]:
-        token = order.options.unique
-        if token and (known := self.ledger.by_token(txn, token)):
+        known = tokens.known(self.ledger, txn, order)
+        if known:
             return known, []
         job = self._new(txn, order, source, now)._replace(schedule=schedule)
-        if token:
-            self.ledger.keep_token(txn, token, job.id)
+        if order.options.unique:
+            self.ledger.keep_token(txn, order.options.unique, job.id)
         order = order._replace(id=job.id, attempt=job.attempt)
         return job.id, self._publish(txn, None, job, order, now, without)
 
@@ -114,10 +119,14 @@ class Runs:
             return [Withdraw(claim.id, claim.attempt, claim.run, "the master does not know this job")]
         if job.run == claim.run and job.attempt == claim.attempt:
             return []
-        if job.state is JobState.PENDING and job.attempt == claim.attempt:
+        if _is_out(job, claim.attempt):
             self._run(txn, job, job, node, claim, now)
             return []
-        reason = "it was cancelled" if job.state is JobState.CANCELLED else "another run of it is the one that counts"
+        reason = "another run of it is the one that counts"
+        if job.state is JobState.CANCELLED:
+            reason = "it was cancelled"
+        elif claim.attempt > job.attempt or job.state is JobState.PENDING:
+            reason = "the master has not published this attempt"
         log.warning("claim is not wanted", job=job.id, attempt=claim.attempt, node=node, run=claim.run, reason=reason)
         return [Withdraw(job.id, claim.attempt, claim.run, reason)]
 
@@ -130,12 +139,15 @@ class Runs:
         except MalformedMessage as error:
             log.error("a node runs what is no job", node=node, run=claim.run, reason=error)
             return [Withdraw(0, claim.attempt, claim.run, str(error))]
-        token = order.options.unique
-        if token and (known := self.ledger.by_token(txn, token)):
+        try:
+            known = tokens.known(self.ledger, txn, order)
+        except Conflict as error:
+            return [Withdraw(0, claim.attempt, claim.run, str(error)), Bury(claim.order, str(error))]
+        if known:
             return [Withdraw(0, claim.attempt, claim.run, f"job {known} has the same unique token")]
         job = self._new(txn, order, "queue", now)._replace(attempt=max(1, claim.attempt))
-        if token:
-            self.ledger.keep_token(txn, token, job.id)
+        if order.options.unique:
+            self.ledger.keep_token(txn, order.options.unique, job.id)
         self.ledger.keep_run(txn, claim.run, job.id)
         self._run(txn, None, job, node, claim, now)
         return [Tell(node, Named(claim.run, job.id))]
@@ -153,9 +165,12 @@ class Runs:
         if job is None:
             log.warning("unknown job has ended", job=report.id, node=node, run=report.run)
             return []
-        if job.state is JobState.PENDING and job.attempt == report.attempt:
+        if _is_out(job, report.attempt):
             # Its claim was buried, or is the one that comes now: the node's word for it is good.
             job = self._run(txn, job, job, node, Claimed(report.run, job.id, report.attempt, report.started, b""), now)
+        if not 1 <= report.attempt <= job.attempt or (job.state is JobState.PENDING and report.attempt == job.attempt):
+            log.warning("unknown attempt has ended", job=job.id, attempt=report.attempt, node=node, run=report.run)
+            return []
         if job.state is not JobState.RUNNING or (job.run, job.attempt) != (report.run, report.attempt):
             self._keep_late(txn, node, job, report)
             return []
@@ -209,7 +224,7 @@ class Runs:
     def returned(self, txn: Any, node: str, report: Returned, now: int) -> list[Action]:
         """A node that does not have the script gives a job back: another one that has it shall run it."""
         try:
-            order = jobs.read(report.order)
+            order = jobs.read(report.order, sealed=True)  # the node has looked
         except MalformedMessage as error:
             log.error("a node gives back what is no job", node=node, reason=error)
             return []
@@ -221,7 +236,10 @@ class Runs:
             # Told twice, it is one job all the same.
             unique = order.options.unique or f"returned {report.token}"
             order = order._replace(options=order.options._replace(unique=unique))
-            return self._launch(txn, order, "queue", now, without=node)[1]
+            try:
+                return self._launch(txn, order, "queue", now, without=node)[1]
+            except Conflict as error:
+                return [Bury(report.order, str(error))]
         job = self.ledger.job(txn, order.id)
         if job is None or job.state is not JobState.PENDING or job.attempt != order.attempt or not job.lane:
             return []
@@ -266,6 +284,11 @@ class Runs:
 def retry_delay(job: Job) -> float:
     """Seconds until a failed job is tried again: twice as long after each attempt."""
     return float(min(job.options.retry_delay * 2 ** min(job.attempt - 1, 30), MAX_DELAY_SECS))
+
+
+def _is_out(job: Job, attempt: int) -> bool:
+    """Whether a message with this attempt is, or may be, in a queue: no other attempt can be claimed."""
+    return job.state is JobState.PENDING and job.attempt == attempt and bool(job.lane)
 
 
 def _with_attempt(job: Job, attempt: Attempt) -> Job:

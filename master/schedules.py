@@ -15,10 +15,12 @@ import schedule
 
 from broker import logs
 from broker.jobs import Order
+from master import tokens
 from master.actions import Action
 from master.index import now_ms
 from master.job import Schedule, ScheduleState, arguments_text
 from master.ledger import Ledger, List
+from master.room import Room
 from master.runs import Runs
 
 log = logs.get(__name__)
@@ -49,18 +51,24 @@ def next_time(row: Schedule, now: int) -> int:
 class Schedules:
     """Of the controller; used on its thread alone."""
 
-    def __init__(self, runs: Runs) -> None:
+    def __init__(self, runs: Runs, room: Room) -> None:
         self._runs = runs
+        self._room = room
         self._ledger: Ledger = runs.ledger
         self._timers = _Timers()
         self._loaded = False
         self._seen = 0  # ms, the clock at the last tick
 
     def add(self, txn: Any, order: Order, rhythm: Rhythm, now: int) -> int:
-        """Keep a schedule; its id, or that of the one with the same unique token."""
-        token = order.options.unique
-        if token and (known := self._ledger.by_token(txn, token)):
+        """Keep a schedule; its id, or that of the same one before with the same unique token.
+
+        Raises `Conflict` when the token is another one's, `Unavailable` when there is no room for one more.
+        """
+        known = tokens.known(self._ledger, txn, order, rhythm)
+        if known:
             return known
+        self._room.check_schedule(txn, order)
+        token = order.options.unique
         number = self._ledger.next_id(txn)
         row = Schedule(
             number, order.job, arguments_text(order.arguments), order.options, order.data, *rhythm, created=now,
@@ -118,8 +126,10 @@ class Schedules:
         actions: list[Action] = []
         new = row._replace(next=next_time(row, now))
         last = self._ledger.job(txn, row.last)
-        if last and not last.state.final and not row.options.overlap:
-            log.warning("execution skipped, the last one still runs", schedule=row.id, job=last.id)
+        over = last is None or last.state.final
+        # One at a time can't fill the ledger; those that overlap can.
+        if not over and (not row.options.overlap or self._room.full(txn)):
+            log.warning("execution skipped, the last one is not over", schedule=row.id, job=row.last)
             new = new._replace(skipped=row.skipped + 1, skipped_at=now)
         else:
             (job,), actions = self._runs.launch(txn, [row.order()], "schedule", now, schedule=row.id)

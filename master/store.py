@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from broker import keys, logs
 from broker.errors import LinkDown
+from broker.horizon import Horizon
 from broker.messages import Delete, Status, Store
 from broker.refusals import Conflict, NoRoom, NotFound, Refused, Unavailable
 from master.dispatch import NOWHERE, Dispatcher
@@ -35,7 +36,7 @@ class Put(NamedTuple):
     key: bytes
     size: int
     digest: bytes
-    content_type: str
+    content_type: str  # and Content-Encoding, see `broker.media`
     expires: int  # ms since the epoch, 0: never
     overwrite: bool
     check: Check
@@ -77,16 +78,24 @@ class Writer:
         async with self._locks.hold(put.key, self._timeout / 2) as held:
             if not held:
                 raise Unavailable("another client is writing this key; try again")
-            entry = self._index.get(put.key)
-            newest = entry.version if entry else 0
-            if entry and not entry.live(now_ms()):
-                entry = None
-            put.check(entry)
-            if entry and not put.overwrite:
-                raise Conflict(f"the key {keys.decode(put.key)} exists; ?overwrite=1 replaces it")
-            if entry is None and self._network.restoring:
-                raise Unavailable("the index is being filled again and may not know this key yet")
+            entry, newest = self.admit(put.key, put.check, put.overwrite)
             return await self._attempts(put, entry, newest, deadline)
+
+    def admit(self, key: bytes, check: Check, overwrite: bool) -> tuple[Entry | None, int]:
+        """The live entry of a key that may be written now, and the newest version known of it.
+
+        Raises `Conflict`, `ConditionFailed` or `Unavailable` when it may not. Only under the key's lock does it stay so.
+        """
+        entry = self._index.get(key)
+        newest = entry.version if entry else 0
+        if entry and not entry.live(now_ms()):
+            entry = None
+        check(entry)
+        if entry and not overwrite:
+            raise Conflict(f"the key {keys.decode(key)} exists; ?overwrite=1 replaces it")
+        if entry is None and self._network.restoring:
+            raise missing(keys.decode(key), self._network)
+        return entry, newest
 
     async def _attempts(self, put: Put, entry: Entry | None, newest: int, deadline: float) -> Stored:
         tried: set[str] = set()
@@ -130,9 +139,10 @@ class Writer:
         raise self._refusal(full and not abandoned, reason)
 
     def _newest(self, key: bytes) -> int:
-        """The newest version of a key that the index knows of, deletions included."""
+        """The newest version of a key that the index knows of, deletions included; none from beyond the horizon."""
         entry, tomb = self._index.get_with_tomb(key)
-        return max(entry.version if entry else 0, tomb)
+        highest = Horizon.now().version
+        return max(version for version in (entry.version if entry else 0, tomb, 0) if version <= highest)
 
     def _next_node(self, put: Put, entry: Entry | None, tried: set[str]) -> str | None:
         """The node for the next attempt, "" for any, None when there is no other."""
@@ -192,6 +202,7 @@ class Writer:
 
 def missing(key: str, network: Network) -> Refused:
     """The error for a key that the index does not have."""
-    if network.restoring:
-        return Unavailable("the index is being filled again and may not know this key yet")
+    if restoring := network.restoring:
+        nodes = ", ".join(restoring)
+        return Unavailable(f"the index is being filled again and may not know this key yet; it waits for {nodes}")
     return NotFound(f"the key {key} is unknown")

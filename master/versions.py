@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-_NUMBERS = 4096
+from broker.horizon import NUMBERS, Horizon
 
 
 class Versions:
@@ -24,21 +24,25 @@ class Versions:
         self._last = 0
 
     def next(self, after: int = 0) -> int:
-        """A version higher than `after` and than every one made here before, whatever the clock does."""
+        """A version higher than `after` and than every one made here before, whatever the clock does.
+
+        What is beyond the horizon does not count: a node would not believe what is above it.
+        """
         with self._guard:
-            least = max(self._last, after)
-            version = time.time_ns() // 1000 * _NUMBERS + self.number
+            highest = Horizon.now().version - NUMBERS
+            least = max(version if version <= highest else 0 for version in (self._last, after))
+            version = time.time_ns() // 1000 * NUMBERS + self.number
             if version <= least:
-                version = (least // _NUMBERS + 1) * _NUMBERS + self.number
+                version = (least // NUMBERS + 1) * NUMBERS + self.number
             self._last = version
             return version
 
     def _claim(self) -> int:
         """A number that no other living process has: the kernel frees a lock when its holder dies."""
-        for number in range(_NUMBERS):
+        for number in range(NUMBERS):
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
                 return number
             except BlockingIOError:
                 continue
-        raise RuntimeError(f"{_NUMBERS} processes use this directory")
+        raise RuntimeError(f"{NUMBERS} processes use this directory")

@@ -15,10 +15,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from broker import http, logs, service, settings, topology
-from broker.connections import Connections
+from broker import connections, http, linger, logs, received, service, settings, topology
 from broker.http import Answer
+from broker.incoming import Incoming, RsgiBody
 from broker.link import Link
+from broker.patience import Patience
 from broker.refusals import answer_to
 from master.answers import AnswerClient
 from master.app import UNEXPECTED, Parts, create_app
@@ -30,7 +31,6 @@ from master.extensions.frames import Hello
 from master.extensions.pool import Pool
 from master.extensions.route import Extensions
 from master.extensions.streamed import Streamed
-from master.incoming import Incoming
 from master.index import Index
 from master.jobs_view import SHOWN_BYTES
 from master.kept import Kept
@@ -55,12 +55,18 @@ class Application:
     """Sends each request to its handler and turns errors into answers."""
 
     def __init__(
-        self, routes: dict[tuple[str, str], Handler], fallback: Handler, dispatcher: Dispatcher, cors: str
+        self,
+        routes: dict[tuple[str, str], Handler],
+        fallback: Handler,
+        dispatcher: Dispatcher,
+        patience: Patience,
+        cors: str,
     ) -> None:
         self._routes = routes
         self._methods = {segment: sorted(m for s, m in routes if s == segment) for segment, _ in routes}
         self._fallback = fallback
         self._dispatcher = dispatcher
+        self._patience = patience
         self._cors = cors
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -69,11 +75,20 @@ class Application:
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         """Answer one request."""
-        answer = await self._answer(Incoming(scope, protocol))
+        incoming = Incoming(
+            scope.method, scope.path, scope.query_string, scope.headers.items(), scope.client, scope.server,
+            RsgiBody(protocol), self._patience,
+        )  # fmt: skip
+        answer = await self._answer(incoming)
         if isinstance(answer, Streamed):
             await answer.send(protocol)
         else:
-            protocol.response_bytes(answer.status, answer.headers, answer.body)
+            headers = answer.headers
+            if incoming.unread or incoming.spoiled:
+                headers = [*headers, *await linger.headers(incoming, self._patience)]
+            protocol.response_bytes(answer.status, headers, answer.body)
+        if incoming.unread:
+            await linger.linger(incoming, self._patience)
 
     async def _answer(self, incoming: Incoming) -> Answer | Streamed:
         path: str = incoming.environ["PATH_INFO"]
@@ -82,6 +97,7 @@ class Application:
         if segment == "skynet" and path.startswith(COMMIT):
             segment = COMMIT
         try:
+            received.check(incoming.environ)
             handler = self._routes.get((segment, method)) or self._other(segment, method)
             answer = handler(incoming)
             return answer if isinstance(answer, Answer) else await answer
@@ -89,8 +105,8 @@ class Application:
             known = answer_to(error)
             if known is None:
                 log.exception("request failed", method=method, path=path)
-                return await self._refuse(incoming, 500, UNEXPECTED)
-            return await self._refuse(incoming, known.status, str(known), *known.headers)
+                return self._refuse(incoming, 500, UNEXPECTED)
+            return self._refuse(incoming, known.status, str(known), *known.headers)
 
     def _other(self, segment: str, method: str) -> Handler:
         """What answers a request that no hot route is for."""
@@ -103,9 +119,8 @@ class Application:
         message = f"{method} is not possible on /{segment}/…; {allowed[1]} is"
         return lambda incoming: self._refuse(incoming, 405, message, allowed)
 
-    async def _refuse(self, incoming: Incoming, status: int, message: str, *headers: http.Header) -> Answer:
-        """Answer that it was not done; what is left of the request's body is not wanted."""
-        answer = http.answer(status, None, message, [*headers, *await incoming.discard()], self._cors)
+    def _refuse(self, incoming: Incoming, status: int, message: str, *headers: http.Header) -> Answer:
+        answer = http.answer(status, None, message, headers, self._cors)
         return answer._replace(body=b"") if incoming.environ["REQUEST_METHOD"] == "HEAD" else answer
 
 
@@ -114,7 +129,6 @@ def create() -> Application:
     service.die_with_parent(signal.SIGKILL)
     config = settings.load()
     logs.setup(config["general", "log_level"], "web")
-    connections = Connections()
     directory = Path(config["server", "dir"])
     timeout = config["server", "put_timeout"]
     index = Index(directory / "index", config["server", "index_map"])
@@ -128,28 +142,36 @@ def create() -> Application:
     controller = AnswerClient(directory / "controller.sock", origin, dispatcher.answered)
     writer = Writer(index, network, dispatcher, KeyLocks(directory, service.workers(config) == 1), versions, timeout)
     reads = Reads(index, network, redirects, http.cors_headers(cors))
-    writes = Writes(writer, network, redirects, connections, config.secret(), config["volume", "inline"], cors)
+    inline, relayed = config["volume", "inline"], config["server", "relay"]
+    writes = Writes(writer, network, redirects, config.secret(), inline, relayed, cors)
     launches = Launches(controller, cors)
     kept = Kept(index, redirects, SHOWN_BYTES)
     ledger = Ledger(directory / "ledger", map_size=config["jobs", "ledger_map"])
     flask = create_app(Parts(config, index, network, link, controller, time.time(), ledger, kept))
-    extensions = _extensions(config, index, connections, directory / bodies.FOLDER / str(versions.number))
+    extensions = _extensions(config, index, directory / bodies.FOLDER / str(versions.number))
+    link.on_up = network.connected
     link.start()
     link.wait(LINK_SECS)
     log.info("web worker started", origin=origin)
+    service.raise_open_files()
+    connections.guard(config["server", "port"], config["server", "client_timeout"])
     behind = Bridge(flask.wsgi_app, config["server", "threads"])
-    return Application(routes(reads, writes, launches, extensions), behind, dispatcher, cors)
+    patience = Patience(config["server", "client_timeout"], config["server", "client_rate"])
+    return Application(routes(reads, writes, launches, extensions), behind, dispatcher, patience, cors)
 
 
-def _extensions(config: settings.Settings, index: Index, connections: Connections, directory: Path) -> Extensions:
+def _extensions(config: settings.Settings, index: Index, directory: Path) -> Extensions:
     """What runs extensions; `directory` is for the temporary files of this worker."""
     folder = Path(config["extensions", "dir"]).resolve()
-    hello = Hello(str(folder), str(index.directory.resolve()), config["server", "index_map"], config.address("server"))
+    hello = Hello(
+        str(folder), str(index.directory.resolve()), config["server", "index_map"], config.address("server"),
+        f"{config['server', 'host']}:{config['server', 'port']}", config["extensions", "fetch"],
+    )  # fmt: skip
     size = config["extensions", "processes"] or os.cpu_count() or 1
     place = bodies.empty(directory.resolve())
     # A process that was killed while it read the index holds pages of it.
     pool = Pool(hello, size, place, index.forget_dead)
-    received = Bodies(place, config["extensions", "max_body"], connections)
+    received = Bodies(place, config["extensions", "max_body"])
     return Extensions(folder, pool, received, config["extensions", "timeout"], config["server", "cors"])
 
 
@@ -158,6 +180,7 @@ def routes(reads: Reads, writes: Writes, launches: Launches, extensions: Extensi
     return {
         ("get_key", "GET"): reads,
         ("get_key", "HEAD"): reads,
+        ("add_key", "HEAD"): reads,  # some clients look first whether it is there
         ("add_key", "PUT"): writes.put,
         ("delete_key", "DELETE"): writes.delete,
         ("get_node", "GET"): writes.place,

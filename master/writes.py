@@ -5,25 +5,26 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from broker import checksums, http, keys, signing
+from broker import addresses, checksums, clients, http, keys, media, signing
 from broker.checksums import BadChecksum, Checksums
-from broker.connections import Connections
 from broker.errors import BadSignature
 from broker.http import Answer, Header
+from broker.incoming import Incoming
 from broker.refusals import BadRequest, Forbidden
 from master import requests
-from master.incoming import Incoming
 from master.index import now_ms
 from master.network import Network
 from master.redirects import Redirects
-from master.relay import relay
+from master.relay import PASSED_BACK, relay
 from master.store import Put, Writer
 
 COMMIT = "/skynet/commit/"
 _COMMIT_BYTES = 65_536  # most that a commit's body may have
 _QUICK_BYTES = 1 << 18  # a digest of more takes so long that other requests would notice
+_DIGESTS = 2  # threads
 
 
 class Writes:
@@ -34,47 +35,47 @@ class Writes:
         writer: Writer,
         network: Network,
         redirects: Redirects,
-        connections: Connections,
         secret: bytes,
         inline: int,
+        relayed: int,
         cors: str,
     ) -> None:
+        """Values of up to `inline` bytes are stored from here, those of up to `relayed` passed on to a node."""
         self._writer = writer
         self._network = network
         self._redirects = redirects
-        self._connections = connections
         self._secret = secret
         self._inline = inline
+        self._relayed = relayed
+        self._digests = ThreadPoolExecutor(_DIGESTS, "digest")
         self._cors = cors
 
     def _answer(self, status: int, data: Any, message: str, headers: list[Header]) -> Answer:
         return http.answer(status, data, message, headers, self._cors)
 
     async def put(self, incoming: Incoming) -> Answer:
-        """Take a small value and store it; send the client with a large one to a node, before it sends it."""
+        """Store a value: a small one from here; a large one is passed on to a node, or its client sent there."""
         environ = incoming.environ
-        key = http.key_of(environ, "/add_key/")
+        key = _key(environ, "/add_key/")
         given = requests.parameters(environ["QUERY_STRING"])
         now = now_ms()
         life = requests.lifetime(given)
         may_overwrite = requests.overwrite(given)
         length = http.content_length(environ)
-        content_type = requests.content_type(environ.get("CONTENT_TYPE"))
+        content_type = media.read(environ)
         promised = _promised(environ)
-        if length is None and "HTTP_EXPECT" in environ:
-            length = self._inline + 1  # who waits to be told where to send it may as well send it to a node
-        if length is not None and length > self._inline:
-            return await self._send_on(self._redirects.upload(key, life, may_overwrite, length), incoming)
         if length is None:
-            chunks, whole = await self._read_chunks(incoming)
+            begun, whole = await self._beginning(incoming)
             if not whole:
-                return await self._relay(self._redirects.upload(key, life, may_overwrite, 0), chunks, incoming)
-            if not any(promised) and await self._cut_off(incoming):
-                raise BadRequest("the connection broke in the middle of the body; nothing was stored")
-            value = b"".join(chunks)
-        else:
+                return await self._relay(incoming, key, given, begun, None)
+            value = b"".join(begun)
+        elif length <= self._inline:
             value = await incoming.read(length)
-        digest = await _digest(value)
+        elif not incoming.waits and (length <= self._relayed or clients.sends_once(environ)):
+            return await self._relay(incoming, key, given, [], length)
+        else:
+            return self._send_on(environ, self._upload(environ, key, given, length))
+        digest = await self._digest(value)
         if any(promised):
             _compare(promised, value, digest)
         if_match = environ.get("HTTP_IF_MATCH")
@@ -87,28 +88,46 @@ class Writes:
                 content_type=content_type,
                 expires=now + life if life else 0,
                 overwrite=requests.replaces(if_match, may_overwrite),
-                check=requests.check(if_match, environ.get("HTTP_IF_NONE_MATCH")),
+                check=requests.check(
+                    if_match, environ.get("HTTP_IF_NONE_MATCH"), environ.get("HTTP_IF_UNMODIFIED_SINCE")
+                ),
                 value=value,
             ),
         )
 
     async def place(self, incoming: Incoming) -> Answer:
-        """Where to PUT a key directly; a PUT is sent there."""
-        key = http.key_of(incoming.environ, "/get_node/")
-        given = requests.parameters(incoming.environ["QUERY_STRING"])
-        location = self._redirects.upload(key, requests.lifetime(given), requests.overwrite(given), 0)
-        if incoming.environ["REQUEST_METHOD"] == "GET":
-            return self._answer(200, {"node": location}, "ok", [])
-        return await self._send_on(location, incoming)
+        """Where to PUT a key directly. A PUT is sent there, or passed on when its client can't know its length."""
+        environ = incoming.environ
+        key = _key(environ, "/get_node/")
+        given = requests.parameters(environ["QUERY_STRING"])
+        length = http.content_length(environ)
+        media.read(environ)
+        if environ["REQUEST_METHOD"] == "GET":
+            return self._answer(200, {"node": self._upload(environ, key, given, None)}, "ok", [])
+        if not incoming.waits and (length is None or clients.sends_once(environ)):
+            return await self._relay(incoming, key, given, [], None)
+        return self._send_on(environ, self._upload(environ, key, given, length))
 
-    async def _send_on(self, location: str, incoming: Incoming) -> Answer:
-        headers = [("Location", location), *await incoming.discard()]
-        return self._answer(307, {"node": location}, "put it there", headers)
+    def _upload(self, environ: dict[str, Any], key: str, given: dict[str, str], length: int | None) -> str:
+        """The address of a node to PUT a value at, of `length` bytes when that is known.
+
+        What can be refused is: the client has not sent the value yet. Raises `Refused`.
+        """
+        may_overwrite = requests.overwrite(given)
+        life = requests.lifetime(given)
+        if_match = environ.get("HTTP_IF_MATCH")
+        dated = environ.get("HTTP_IF_UNMODIFIED_SINCE")
+        check = requests.check(if_match, environ.get("HTTP_IF_NONE_MATCH"), dated)
+        self._writer.admit(keys.encode(key), check, requests.replaces(if_match, may_overwrite))
+        return self._redirects.upload(key, life, may_overwrite, length, *requests.signed(environ))
+
+    def _send_on(self, environ: dict[str, Any], location: str) -> Answer:
+        return self._answer(307, {"node": location}, requests.sent_on(environ), [("Location", location)])
 
     async def commit(self, incoming: Incoming) -> Answer:
         """A node has an upload; store it under its key as if the client had put it here."""
         environ = incoming.environ
-        key = http.key_of(environ, COMMIT)
+        key = _key(environ, COMMIT)
         length = http.content_length(environ)
         if length is None or length > _COMMIT_BYTES:
             raise BadRequest(f"the body of a commit has a Content-Length of up to {_COMMIT_BYTES} bytes")
@@ -121,17 +140,16 @@ class Writes:
             raise Forbidden(str(error)) from error
         upload = json.loads(body)
         life = int(signed.get("life", "0"))
-        if_match = upload["if_match"]
         return await self._store(
             key,
             Put(
                 key=keys.encode(key),
                 size=upload["size"],
                 digest=bytes.fromhex(upload["digest"]),
-                content_type=requests.content_type(upload["content_type"]),
+                content_type=media.check(upload["content_type"]),
                 expires=now_ms() + life if life else 0,
-                overwrite=requests.replaces(if_match, "overwrite" in signed),
-                check=requests.check(if_match, upload["if_none_match"]),
+                overwrite=addresses.replaces(signed),
+                check=requests.check_commit(signed, upload),
                 node=upload["node"],
                 staged=upload["staged"],
             ),
@@ -140,8 +158,9 @@ class Writes:
     async def delete(self, incoming: Incoming) -> Answer:
         """Delete a key."""
         environ = incoming.environ
-        key = http.key_of(environ, "/delete_key/")
-        check = requests.check(environ.get("HTTP_IF_MATCH"), environ.get("HTTP_IF_NONE_MATCH"))
+        key = _key(environ, "/delete_key/")
+        dated = environ.get("HTTP_IF_UNMODIFIED_SINCE")
+        check = requests.check(environ.get("HTTP_IF_MATCH"), environ.get("HTTP_IF_NONE_MATCH"), dated)
         await self._writer.delete(keys.encode(key), check)
         return self._answer(200, None, "key deleted", [])
 
@@ -151,34 +170,40 @@ class Writes:
         etag = f'"{put.digest.hex()}"'
         return self._answer(201, {"url": url}, "key added", [("ETag", etag)])
 
-    async def _read_chunks(self, incoming: Incoming) -> tuple[list[bytes], bool]:
-        """The body so far, and whether that is all of it; not more than what goes beyond the inline limit."""
-        chunks: list[bytes] = []
+    async def _beginning(self, incoming: Incoming) -> tuple[list[bytes], bool]:
+        """What is stored from here of a body of unknown length, or a little more, and whether that is all of it."""
+        pieces: list[bytes] = []
         room = self._inline
-        while chunk := await incoming.chunk():
-            chunks.append(chunk)
-            room -= len(chunk)
+        while piece := await incoming.chunk():
+            pieces.append(piece)
+            room -= len(piece)
             if room < 0:
-                return chunks, False
-        return chunks, True
+                return pieces, False
+        return pieces, True
 
-    async def _cut_off(self, incoming: Incoming) -> bool:
-        incoming.name_peers()
-        return await asyncio.to_thread(self._connections.cut_off, incoming.environ)
+    async def _relay(
+        self, incoming: Incoming, key: str, given: dict[str, str], begun: list[bytes], length: int | None
+    ) -> Answer:
+        location = self._upload(incoming.environ, key, given, length)
+        reply = await relay(location, begun, incoming, length)
+        envelope = json.loads(reply.body)
+        return self._answer(reply.status, envelope["data"], envelope["msg"], reply.picked(PASSED_BACK))
 
-    async def _relay(self, location: str, read: list[bytes], incoming: Incoming) -> Answer:
-        incoming.name_peers()
-        stream = incoming.stream(asyncio.get_running_loop())
-        answer = await asyncio.to_thread(relay, location, read, stream, incoming.environ, self._connections)
-        envelope = json.loads(answer.body)
-        return self._answer(answer.status, envelope["data"], envelope["msg"], answer.headers)
+    async def _digest(self, value: bytes) -> bytes:
+        if len(value) <= _QUICK_BYTES:
+            return hashlib.sha256(value).digest()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._digests, lambda: hashlib.sha256(value).digest())
 
 
-async def _digest(value: bytes) -> bytes:
-    digest = hashlib.sha256
-    if len(value) <= _QUICK_BYTES:
-        return digest(value).digest()
-    return await asyncio.to_thread(lambda: digest(value).digest())
+def _key(environ: dict[str, Any], prefix: str) -> str:
+    """The key of a request that would change it."""
+    key = http.key_of(environ, prefix)
+    if keys.is_system_name(key):
+        raise Forbidden(
+            f"{key[:100]!r} is a name for the log or output of a job, jobs/<id>/…, which only its node writes"
+        )
+    return key
 
 
 def _promised(environ: dict[str, Any]) -> Checksums:

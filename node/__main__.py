@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from granian.constants import Interfaces
+
 from broker import logs, service
 from broker.errors import PulzarError
 from node import identity
@@ -17,11 +19,11 @@ def main() -> int:
         identity.load(config)  # made here, before two processes want it
         running = service.Service(
             "node.web:create",
+            Interfaces.ASGINL,
             "node.agent",
             config["volume", "host"],
             config["volume", "port"],
             1,
-            config["volume", "threads"],
         )
     except PulzarError as error:
         print(f"pulzar node: {error}", file=sys.stderr)

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from broker import logs, service, settings, topology
-from broker.errors import LinkDown, MessageError, SettingsError
+from broker.errors import LinkDown, MessageError, SettingsError, Unsendable
+from broker.horizon import Horizon
 from broker.link import Delivery, Link
 from broker.messages import Announce, Commands, Delete, Kind, Replay, Result, Results, Status, Store, decode_any, encode
 from broker.runs import AskCatalog, Catalog, Named, Withdraw, Withdrawn
@@ -144,12 +145,13 @@ class Agent:
         self._link.ack(delivery)
 
     def _apply(self, deliveries: list[Delivery], own: Sequence[tuple[Sequence[Store], Kept]]) -> None:
-        batches: list[tuple[Delivery, Commands]] = []
+        batches: list[tuple[Delivery, Commands, list[Result]]] = []
+        horizon = Horizon.now()
         for delivery in deliveries:
             try:
                 message = decode_any(delivery.body)
                 if isinstance(message, Commands):
-                    batches.append((delivery, message))
+                    batches.append((delivery, *self._believed(delivery, message, horizon)))
                     continue
                 self._told(message, delivery)
             except MessageError as error:
@@ -157,21 +159,38 @@ class Agent:
             self._link.ack(delivery)
         if not batches and not own:
             return
-        commands: list[Store | Delete] = [item for _, batch in batches for item in batch.items]
+        commands: list[Store | Delete] = [item for _, batch, _ in batches for item in batch.items]
         for stores, _ in own:
             commands += stores
         results = self._storage.apply(commands)
         start = 0
-        for delivery, batch in batches:
+        for delivery, batch, refused in batches:
             part = results[start : start + len(batch.items)]
             start += len(batch.items)
-            self._publish(batch.origin, part)
+            self._publish(batch.origin, part + refused)
             self._link.ack(delivery)
         for stores, then in own:
             part = results[start : start + len(stores)]
             start += len(stores)
-            self._publish("", part)
+            # By the channel of the reports of runs: these must not overtake the keys that they name.
+            self._publish("", part, done=lambda _sent: None)
             then(part)
+
+    def _believed(self, delivery: Delivery, batch: Commands, horizon: Horizon) -> tuple[Commands, list[Result]]:
+        """The batch without commands from the future, which are buried one by one, and what their senders are told."""
+        good: list[Store | Delete] = []
+        refused: list[Result] = []
+        for item in batch.items:
+            objection = horizon.objection(item.version, item.created if isinstance(item, Store) else 0)
+            if not objection:
+                good.append(item)
+                continue
+            self._link.bury(delivery._replace(body=encode(batch._replace(items=[item]))), objection)
+            if item.ticket:
+                refused.append(
+                    Result(item.ticket, Status.FAILED, objection, 0, item.kind, item.key, 0, 0, 0, "", b"", 0, None)
+                )
+        return (batch._replace(items=good) if len(good) < len(batch.items) else batch), refused
 
     def _told(self, message: object, delivery: Delivery) -> None:
         """What comes on the node's own queue beside commands."""
@@ -186,7 +205,7 @@ class Agent:
             case _:
                 raise MessageError(f"a {type(message).__name__} message on {delivery.queue}")
 
-    def _publish(self, origin: str, results: list[Result]) -> None:
+    def _publish(self, origin: str, results: list[Result], done: Callable[[bool], None] | None = None) -> None:
         """Tell the controller what became of some commands. A message lost here comes again by replay."""
         after = self._told_seq
         self._told_seq = max(after, *(result.seq for result in results)) if results else after
@@ -198,7 +217,7 @@ class Agent:
                     status=Status(result.status).name, reason=result.reason,
                 )  # fmt: skip
         try:
-            self._link.publish(topology.RESULTS, encode(message))
+            self._link.publish(topology.RESULTS, encode(message), done=done)
         except LinkDown as error:
             log.warning(
                 "results not sent; the master will ask for them", after=after, upto=self._told_seq, reason=error
@@ -216,6 +235,8 @@ class Agent:
                 self._link.publish(topology.HEARTBEATS, encode(heartbeat), ttl_ms=int(1500 * self._heartbeat_secs))
             except LinkDown as error:
                 log.debug("no heartbeat", reason=error)
+            except Unsendable as error:
+                log.error("a heartbeat or catalog can't be sent", reason=error)
             except OSError as error:
                 log.error("the data directory can't be looked at", error=error)
             self._beat_now.wait(self._heartbeat_secs)

@@ -7,15 +7,19 @@ farther on in a large value ends the answer short of its Content-Length and clos
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from broker import http, keys, logs, signing
+from broker import addresses, connections, http, keys, logs
 from broker.errors import BadSignature
-from broker.http import Plan, Resource
+from broker.http import Answer, Header, Plan
+from broker.incoming import Incoming
+from broker.patience import Patience
 from broker.ranges import Span
-from broker.refusals import Forbidden, NotFound
+from broker.refusals import Forbidden, NotFound, SlowClient
 from node.errors import StorageError
 from node.reader import Found, Reader
 from node.values import BLOCK_BYTES
@@ -25,99 +29,137 @@ log = logs.get(__name__)
 CHUNK_BYTES = 8 * BLOCK_BYTES  # read and sent at once
 WHOLE_BYTES = 2 * CHUNK_BYTES  # an answer of up to this size is put together in memory
 CHECKED_FIRST_BYTES = 64 << 20  # an answer of up to this size is checked in full before it begins
+_FEW = 32  # with more answers than this on their way, each holds less in memory
 
 
 class Downloads:
-    """Answers reads from one data directory."""
+    """Answers reads from one data directory; the disk is read on `threads` threads."""
 
-    def __init__(self, reader: Reader, secret: bytes, open_reads: bool, cors: str) -> None:
+    def __init__(self, reader: Reader, secret: bytes, open_reads: bool, patience: Patience, threads: int) -> None:
         self._reader = reader
         self._secret = secret
         self._open = open_reads
-        self._cors = http.cors_headers(cors)
+        self._patience = patience
+        self._threads = ThreadPoolExecutor(threads, "read")
+        self._streams = 0
 
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    async def __call__(self, incoming: Incoming) -> Answer | Download:
         """Answer one request. Raises `Refused`, `InvalidKey` or `StorageError`."""
+        environ = incoming.environ
         key = http.key_of(environ, "/get_key/")
-        self._check(key, environ["QUERY_STRING"])
+        if back := self._way_back(key, environ["QUERY_STRING"]):
+            return http.elsewhere(back, [])
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, incoming, key)
+
+    def _way_back(self, key: str, query: str) -> str | None:
+        """Where the client is to go instead, None when the value may be read here."""
+        try:
+            return addresses.way_back(self._secret, key, query, time.time(), self._open)
+        except BadSignature as error:
+            raise Forbidden(str(error)) from error
+
+    def _read(self, incoming: Incoming, key: str) -> Answer | Download:
         found = self._reader.get(keys.encode(key))
         if found is None:
             raise NotFound(f"this node has no key {key}")
         try:
-            resource = Resource(found.size, found.digest, found.created, found.content_type or http.guess_type(key))
-            plan = http.plan(environ, resource)
+            plan = http.plan(incoming.environ, http.resource(key, found))
             body = _body(found, plan)
+            if body is not None:
+                found.close()
+                return Answer(plan.status, plan.headers, body)
+            return Download(self, incoming, found, plan)
         except BaseException:
             found.close()
             raise
-        start_response(http.STATUS_LINES[plan.status], [*plan.headers, *self._cors])
-        return body
-
-    def _check(self, key: str, query: str) -> None:
-        """Whether the master sent the client here; a plain URL will do where the node is open."""
-        if self._open and "signature=" not in query:
-            return
-        try:
-            signing.verify(self._secret, "GET", key, query, time.time())
-        except BadSignature as error:
-            raise Forbidden(str(error)) from error
 
 
-def _body(found: Found, plan: Plan) -> Iterable[bytes]:
-    """What to send: a list when it is small, else an iterator that closes the value at its end."""
+def _body(found: Found, plan: Plan) -> bytes | None:
+    """The whole body when it is small; of a larger one its beginning is checked. Raises `StorageError`."""
     if not plan.ranges or found.data is not None:
-        found.close()
-        return [plan.body(found.data)]
+        return plan.body(found.data)
     length = sum(stop - start for start, stop in plan.ranges)
     if length <= WHOLE_BYTES:
         pieces = [found.pread(p.stop - p.start, p.start) if isinstance(p, Span) else p for p in plan.pieces()]
-        found.close()
-        return pieces
+        return b"".join(pieces)
     if length <= CHECKED_FIRST_BYTES:
         for span in plan.ranges:
-            for start, stop in _chunks(span):
+            for start, stop in _chunks(span, CHUNK_BYTES):
                 found.pread(stop - start, start)
-    return Stream(found, plan)
+    return None
 
 
-def _chunks(span: Span) -> Iterator[Span]:
+def _chunks(span: Span, size: int) -> Iterator[Span]:
     """A stretch in pieces that end where blocks end, so that each block is read and checked once."""
     start, stop = span
     while start < stop:
-        end = min(stop, start - start % BLOCK_BYTES + CHUNK_BYTES)
+        end = min(stop, start - start % BLOCK_BYTES + size)
         yield Span(start, end)
         start = end
 
 
-class Stream:
-    """The body of a large answer, a chunk at a time."""
+class Download:
+    """The answer with a large body, sent a chunk at a time."""
 
-    def __init__(self, found: Found, plan: Plan) -> None:
+    def __init__(self, owner: Downloads, incoming: Incoming, found: Found, plan: Plan) -> None:
+        self.status = plan.status
+        self.headers: list[Header] = plan.headers
+        self._owner = owner
+        self._incoming = incoming
         self._found = found
-        self._pieces = self._run(plan)
+        self._plan = plan
 
-    def __iter__(self) -> Iterator[bytes]:
-        return self
+    async def send(self, send: Any) -> None:
+        """Send the body; when it can't be finished the client has fewer bytes than it was promised, and so knows."""
+        gone = asyncio.ensure_future(self._incoming.gone())
+        self._owner._streams += 1
+        try:
+            await self._send(send, gone)
+        except StorageError as error:
+            log.error("value damaged; answer cut short", key=self._found.key, version=self._found.version, reason=error)
+        except SlowClient:
+            log.info("a client took a value too slowly", key=self._found.key, client=self._incoming.client)
+            await asyncio.get_running_loop().run_in_executor(self._owner._threads, _cut, self._incoming.client)
+        finally:
+            self._owner._streams -= 1
+            gone.cancel()
+            self._found.close()
 
-    def __next__(self) -> bytes:
-        return next(self._pieces)
+    async def _send(self, send: Any, gone: asyncio.Future[None]) -> None:
+        loop = asyncio.get_running_loop()
+        patience = self._owner._patience
+        waited, sent = 0.0, 0
+        pieces = self._pieces()
+        reading = loop.run_in_executor(self._owner._threads, next, pieces, b"")
+        while piece := await reading:
+            # The next one is read while this one is sent.
+            reading = loop.run_in_executor(self._owner._threads, next, pieces, b"")
+            since = time.monotonic()
+            try:
+                with patience.wait(patience.left(waited, sent)):
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            except BaseException:
+                await asyncio.wait([reading])  # it uses the file, which is closed next
+                raise
+            waited += time.monotonic() - since
+            sent += len(piece)
+            if gone.done():
+                await asyncio.wait([reading])
+                return
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def close(self) -> None:
-        """Called by the server when all is sent, or the client has gone."""
-        self._pieces.close()
-        self._found.close()
-
-    def _run(self, plan: Plan) -> Generator[bytes, None, None]:
-        for piece in plan.pieces():
-            if not isinstance(piece, Span):
+    def _pieces(self) -> Iterator[bytes]:
+        size = CHUNK_BYTES if self._owner._streams <= _FEW else BLOCK_BYTES
+        for piece in self._plan.pieces():
+            if isinstance(piece, Span):
+                for start, stop in _chunks(piece, size):
+                    yield self._found.pread(stop - start, start)
+            else:
                 yield piece
-                continue
-            for start, stop in _chunks(piece):
-                try:
-                    chunk = self._found.pread(stop - start, start)
-                except StorageError as error:
-                    # Too late for a 500. The client has fewer bytes than promised, and so knows.
-                    log.error("value damaged; answer cut short", key=self._found.key, version=self._found.version,
-                              at=start, reason=error)  # fmt: skip
-                    return
-                yield chunk
+
+
+def _cut(client: str) -> None:
+    """Break the connection of a client: the server would wait for it with what it has."""
+    connection = connections.find(client)
+    if connection is not None:
+        connections.cut(connection)

@@ -5,6 +5,7 @@ PulzarError
     ├── DiskFull             no room, or less free than the reserve
     ├── Corrupt              bytes on the disk are not what was written
     ├── Unavailable          the index is not there just now; worth trying again
+    ├── TooSmall             the process has no address space for the index
     └── Broken               the storage can't go on; the process must start again
 """
 
@@ -27,6 +28,10 @@ class Corrupt(StorageError):
 
 class Unavailable(StorageError):
     """Raised when the index is missing, being rebuilt, or closed; trying again later may work."""
+
+
+class TooSmall(StorageError):
+    """Raised when the index needs more address space than this process may have; nothing is wrong with the index."""
 
 
 class Broken(StorageError):

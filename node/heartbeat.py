@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from pathlib import Path
 
@@ -15,9 +14,18 @@ from node.jobs import Jobs
 from node.storage import Storage
 
 
+def room(directory: Path) -> tuple[int, int]:
+    """Bytes that a directory's filesystem has for users, and those of them that are free.
+
+    What it reserves for root is in neither, as in df's percentage: it is not used, and nobody can use it.
+    """
+    disk = psutil.disk_usage(str(directory))
+    return disk.used + disk.free, disk.free
+
+
 def measure(node: str, url: str, storage: Storage, jobs: Jobs, directory: Path) -> Heartbeat:
     """The heartbeat of this moment."""
-    disk = shutil.disk_usage(directory)
+    disk_total, disk_free = room(directory)
     return Heartbeat(
         node=node,
         url=url,
@@ -26,8 +34,8 @@ def measure(node: str, url: str, storage: Storage, jobs: Jobs, directory: Path) 
         epoch=storage.epoch,
         epoch_seq=storage.epoch_seq,
         seq=storage.seq,
-        disk_total=disk.total,
-        disk_free=disk.free,
+        disk_total=disk_total,
+        disk_free=disk_free,
         full=storage.full(),
         load=psutil.getloadavg()[0] / (os.cpu_count() or 1),
         memory=psutil.virtual_memory().percent,

@@ -24,10 +24,11 @@ from typing import Any
 import lmdb
 import msgpack
 
-from broker import logs
+from broker import logs, maps
+from broker.errors import NoAddressSpace
 from node import trust
 from node.entries import EXPIRY, NUMBER, Commit, Entry, Stat, Totals
-from node.errors import DiskFull, StorageError, Unavailable
+from node.errors import DiskFull, StorageError, TooSmall, Unavailable
 
 log = logs.get(__name__)
 
@@ -51,8 +52,8 @@ class Index:
         self.totals = Totals()
         self.epochs: list[tuple[int, str]] = []
         with _translated():
-            self._env = lmdb.open(
-                str(directory), map_size=map_bytes, readonly=readonly, create=not readonly, sync=False, max_dbs=8,
+            self._env = maps.open_map(
+                directory, map_bytes, readonly=readonly, create=not readonly, sync=False, max_dbs=8,
                 max_readers=_MAX_READERS, max_spare_txns=1,
             )  # fmt: skip
             try:
@@ -135,9 +136,7 @@ class Index:
                     self._write(txn, change)
                 break
             except _MapFull:
-                self._map_bytes *= 2
-                log.info("index grows", map_bytes=self._map_bytes)
-                self._remap(self._map_bytes)
+                self._grow(2 * self._map_bytes)
         for number, stat in change.stats.items():
             if stat is None:
                 self.stats.pop(number, None)
@@ -173,6 +172,13 @@ class Index:
         put(b"totals", msgpack.packb(change.totals), db=self._meta)
         if change.epochs is not None:
             put(b"epochs", msgpack.packb(change.epochs), db=self._meta)
+
+    def _grow(self, size: int) -> None:
+        with _translated():
+            maps.check_room(size)
+        log.info("index grows", map_bytes=size)
+        self._map_bytes = size
+        self._remap(size)
 
     def _remap(self, size: int) -> None:
         """Change the size of the map (0: as it is in the file), when no transaction is open in this process."""
@@ -274,5 +280,7 @@ def _translated() -> Iterator[None]:
         yield
     except lmdb.MapFullError as error:
         raise _MapFull from error
+    except NoAddressSpace as error:
+        raise TooSmall(f"the index can't be mapped: {error}. Raise that limit") from error
     except lmdb.Error as error:
         raise _error(error) from error

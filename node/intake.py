@@ -42,12 +42,13 @@ class Intake:
     """Of the thread of the node's jobs; `post` has something done on it."""
 
     def __init__(
-        self, node: str, slots: int, link: Link, catalog: Catalog, claims: Claims, reporter: Reporter,
+        self, node: str, slots: int, link: Link, secret: bytes, catalog: Catalog, claims: Claims, reporter: Reporter,
         settling: Settling, post: Post,
     ) -> None:  # fmt: skip
         self.pulling = Pulling(link, node, slots, lambda delivery: post(partial(self._deliver, delivery)))
         self._node = node
         self._link = link
+        self._secret = secret
         self._catalog = catalog
         self._claims = claims
         self._reporter = reporter
@@ -157,7 +158,7 @@ class Intake:
         if self._closed:
             return
         try:
-            order = _read(delivery.body)
+            order = jobs.read(delivery.body, jobs.is_sealed(self._secret, delivery.body, delivery.headers))
         except MalformedMessage as error:
             self._link.bury(delivery, str(error))
             self.pulling.drop(delivery)
@@ -210,17 +211,3 @@ class Intake:
 
 def _order_kept(claim: Claim, delivery: Delivery) -> bytes:
     return delivery.body if claim.by_hand else b""
-
-
-def _read(body: bytes) -> Order:
-    """The job in a message; raises `MalformedMessage`, also when nobody could send it on."""
-    order = jobs.read(body)
-    if not order.id:
-        try:
-            jobs.write(order)
-        except OverflowError:
-            raise MalformedMessage("the arguments have an integer of more than 64 bits; send it as text") from None
-        except UnicodeEncodeError as error:
-            half = error.object[error.start]
-            raise MalformedMessage(f"the arguments have half of a character: {half!r:.20}") from None
-    return order

@@ -50,7 +50,9 @@ class Jobs:
         reporter = Reporter(node, link)
         self._claims = Claims(Path(config["volume", "dir"]) / "runs")
         self._settling = Settling(self._claims, Leavings(node, config), reporter, keep, post)
-        self._intake = Intake(node, self.slots, link, self.catalog, self._claims, reporter, self._settling, post)
+        self._intake = Intake(
+            node, self.slots, link, config.secret(), self.catalog, self._claims, reporter, self._settling, post
+        )
         self._live = Live(config, self.slots, self._claims, reporter, self._settling, self._intake.pulling, post)
 
     def start(self) -> None:

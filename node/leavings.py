@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from broker import keys
+from broker.horizon import AHEAD_MS, NUMBERS
 from broker.messages import Result, Status, Store
 from broker.runs import Finished
 from broker.settings import Settings
@@ -22,13 +23,14 @@ class Versions:
     """Versions of this node's own values; the lower half of the numbers belongs to the master's processes."""
 
     def __init__(self, node: str) -> None:
-        self._number = 2048 + int.from_bytes(hashlib.sha256(node.encode()).digest()[:8], "big") % 2048
+        self._number = NUMBERS // 2 + int.from_bytes(hashlib.sha256(node.encode()).digest()[:8], "big") % (NUMBERS // 2)
         self._last = 0
 
     def next(self) -> int:
-        """One that is higher than all before, whatever the clock does."""
-        self._last = max(time.time_ns() // 1000, self._last + 1)
-        return self._last * 4096 + self._number
+        """One that is higher than all before, unless the clock goes back by more than a day."""
+        now = time.time_ns() // 1000
+        self._last = max(now, self._last + 1) if self._last < now + 1000 * AHEAD_MS else now
+        return self._last * NUMBERS + self._number
 
 
 class Leavings:

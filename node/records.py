@@ -40,7 +40,7 @@ class Header(NamedTuple):
     seq: int
     created: int
     expires: int  # 0: never
-    content_type: str
+    content_type: str  # and Content-Encoding, see `broker.media`
     digest: bytes
     size: int  # bytes of the value, wherever it is
     where: str  # token of the value file, "" when the value follows or there is none

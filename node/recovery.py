@@ -17,7 +17,7 @@ from node import segments, trust, values
 from node.changes import Changes
 from node.disk import Places, guarded, sync_directory
 from node.entries import Entry, Stat
-from node.errors import StorageError
+from node.errors import StorageError, TooSmall
 from node.index import Index
 from node.records import Header
 from node.segments import Active, Opened, Piece
@@ -53,6 +53,10 @@ def recover(places: Places) -> tuple[Index, Active, bool]:
             trust.note(places.index, clean=False)
             active = _follow(index, places)
             return index, active, False
+        except TooSmall:  # a new one would need as much
+            if index is not None:
+                index.close()
+            raise
         except StorageError as error:
             objection = str(error)
             if index is not None:

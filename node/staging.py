@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +37,8 @@ class Staged(NamedTuple):
 class Upload:
     """One upload. Use as a context manager: what is not finished by the end of the block is removed."""
 
-    def __init__(self, directory: Path, md5: bool) -> None:
+    def __init__(self, directory: Path, md5: bool, take: Callable[[int], None] | None = None) -> None:
+        """`take` is told of all bytes before they are written, and of -1 at the end; it may raise `DiskFull`."""
         self.token = secrets.token_hex(16)
         self.size = 0
         self._behind = 0  # how far the kernel was asked to begin writing
@@ -44,6 +47,7 @@ class Upload:
         self._md5 = hashlib.md5(usedforsecurity=False) if md5 else None
         self._sums = Sums()
         self._finished = False
+        self._take = take
         self._fd = -1
         with guarded("an upload can't be begun"):
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
@@ -56,6 +60,8 @@ class Upload:
 
     def write(self, chunk: bytes) -> None:
         """Append bytes. Raises `DiskFull` or `StorageError`; the upload is of no use then."""
+        if self._take is not None:
+            self._take(len(chunk))
         with guarded("the upload can't be written"):
             write_at(self._fd, chunk, HEAD_BYTES + self.size)
         self.size += len(chunk)
@@ -93,23 +99,58 @@ class Upload:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+            if self._take is not None:
+                self._take(-1)
 
 
 class Staging:
-    """The uploads of a data directory."""
+    """The uploads of a data directory. Thread-safe."""
 
     def __init__(self, directory: Path, reserve: int = 0) -> None:
         """`directory` is the node's data directory; `reserve` bytes of its filesystem are to stay free."""
         self._directory = directory / "staging"
         self._space = Space(directory, reserve)
+        self._guard = threading.Lock()
+        self._promised = 0  # bytes that uploads on their way will still write
         with guarded("the staging directory can't be made"):
             self._directory.mkdir(parents=True, exist_ok=True)
 
-    def create(self, size: int = 0, *, md5: bool = False) -> Upload:
-        """Begin an upload; `size` is what is expected, when known. Raises `DiskFull` when that has no room."""
-        if self._space.short(size):
-            raise DiskFull(f"{self._space.free()} bytes are free, too few for {size} more")
-        return Upload(self._directory, md5)
+    def create(self, size: int | None = None, *, md5: bool = False) -> Upload:
+        """Begin an upload; `size` is what is expected, when known.
+
+        Raises `DiskFull` when that has no room beside the uploads that are on their way.
+        """
+        left = size or 0  # of what it was promised
+
+        def take(count: int) -> None:
+            nonlocal left
+            with self._guard:
+                if count < 0:  # it is over
+                    self._promised -= left
+                    left = 0
+                    return
+                beyond = max(0, count - left)
+                if beyond:
+                    self._check(beyond)
+                self._promised -= min(count, left)
+                left -= min(count, left)
+                self._space.take(count)
+
+        with self._guard:
+            self._check(left)
+            self._promised += left
+        try:
+            return Upload(self._directory, md5, take)
+        except BaseException:
+            take(-1)
+            raise
+
+    def _check(self, wanted: int) -> None:
+        if self._space.short(wanted + self._promised):
+            raise DiskFull(
+                f"{self._space.free()} bytes are free, {self._promised} of them for uploads on their way: "
+                f"too few for {wanted} more"
+            )
 
 
 def remove_abandoned(directory: Path) -> None:

@@ -6,76 +6,85 @@ master is asked to commit it, and its answer is the client's. An upload that doe
 
 from __future__ import annotations
 
+import asyncio
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
-from broker import checksums, http, keys, logs, signing
-from broker.checksums import BadChecksum, Checksums
-from broker.connections import Connections
+from broker import addresses, checksums, http, keys, logs, media, signing
+from broker.checksums import BadChecksum
 from broker.errors import BadSignature
+from broker.http import Answer
+from broker.incoming import Broken, Incoming
 from broker.refusals import BadRequest, Forbidden, NoRoom, Unavailable
 from node import commit
-from node.commit import AnswerLost, Committed, Committer, Unreachable
+from node.commit import AnswerLost, Committer, Unreachable
 from node.errors import DiskFull
 from node.staging import Staged, Staging, Upload
 
 log = logs.get(__name__)
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 20  # written at once
+MOST = 2_000  # uploads at once
+_FEW = 32  # with more uploads than this, each holds less in memory
+_SMALL_CHUNK_BYTES = 1 << 17
+
+T = TypeVar("T")
 
 
 class Uploads:
-    """Takes uploads into one data directory."""
+    """Takes uploads into one data directory; the disk is written on `threads` threads."""
 
-    def __init__(
-        self,
-        node: str,
-        uploads: Staging,
-        connections: Connections,
-        committer: Committer,
-        secret: bytes,
-        threads: int,
-    ) -> None:
-        """`threads` is how many uploads there are at once."""
+    def __init__(self, node: str, uploads: Staging, committer: Committer, secret: bytes, threads: int) -> None:
         self._node = node
         self._staging = uploads
-        self._connections = connections
         self._committer = committer
         self._secret = secret
-        self._writers = ThreadPoolExecutor(threads, "upload")
+        self._threads = ThreadPoolExecutor(threads, "upload")
+        self._count = 0
 
-    def put(self, environ: dict[str, Any]) -> Committed:
+    async def __call__(self, incoming: Incoming) -> Answer:
         """Take one upload and answer what the master says of it.
 
         Raises `Refused`, `InvalidKey` or `StorageError` when nothing was stored, or may have been (`Unavailable`).
         """
-        key = http.key_of(environ, "/add_key/")
-        query: str = environ["QUERY_STRING"]
-        # All that can be refused is, before the body is read: who waits for "100 Continue" sends it once.
+        if self._count >= MOST:
+            raise Unavailable(f"this node takes {MOST} uploads at once, and has them; try again")
+        self._count += 1
         try:
-            signed = signing.verify(self._secret, "PUT", key, query, time.time())
-            promised = checksums.read(environ)
-            length = http.content_length(environ)
-            upload = self._staging.create(length or 0, md5=promised.md5 is not None)
+            return await self._take(incoming)
         except BadSignature as error:
             raise Forbidden(str(error)) from error
         except BadChecksum as error:
             raise BadRequest(str(error)) from error
         except DiskFull as error:
             raise NoRoom(f"this node has no room for the value: {error}") from error
+        finally:
+            self._count -= 1
+
+    async def _take(self, incoming: Incoming) -> Answer:
+        environ = incoming.environ
+        key = http.key_of(environ, "/add_key/")
+        query: str = environ["QUERY_STRING"]
+        # All that can be refused is, before the body is read: who waits for "100 Continue" sends it once.
+        signed = signing.verify(self._secret, "PUT", key, query, time.time())
+        media.read(environ)
+        promised = checksums.read(environ)
+        length = http.content_length(environ)
+        addresses.check_length(signed, length)
+        upload = await self._do(lambda: self._staging.create(length, md5=promised.md5 is not None))
         keep = False
         try:
-            self._receive(environ, upload, length, promised)
-            staged = upload.finish()
+            await self._receive(incoming, upload)
+            if length is not None and upload.size != length:
+                raise Broken(f"the body ended after {upload.size} of {length} bytes; nothing was stored")
+            addresses.check_length(signed, upload.size)
+            staged = await self._do(upload.finish)
             promised.compare(staged.md5, staged.sha256)
-            committed = self._committer.commit(signed["url"], key, query, self._told(environ, staged))
-            keep = committed.status == 201
-            return committed
-        except BadChecksum as error:
-            raise BadRequest(str(error)) from error
-        except DiskFull as error:
-            raise NoRoom(f"this node has no room for the value: {error}") from error
+            answer = await self._committer.commit(signed["url"], key, query, self._told(environ, staged))
+            keep = answer.status == 201
+            return answer
         except Unreachable as error:
             raise Unavailable(f"the value was not stored: {error}") from error
         except AnswerLost as error:
@@ -85,29 +94,37 @@ class Uploads:
             raise Unavailable(f"the value may be stored, or not: {error}") from error
         finally:
             if not keep:
-                upload.abort()
+                await self._do(upload.abort)
 
-    def _receive(self, environ: dict[str, Any], upload: Upload, length: int | None, promised: Checksums) -> None:
-        """Read the body into the upload; raises `BadRequest` when the client stopped before its end."""
-        stream = environ["wsgi.input"]
-        writing: Future[None] | None = None
+    async def _receive(self, incoming: Incoming, upload: Upload) -> None:
+        """Read the body into the upload; raises `Broken` when the client stopped before its end, or `SlowClient`."""
+        writing: asyncio.Future[None] | None = None
+        gathered: list[bytes] = []
+        size = 0
         try:
-            while chunk := stream.read(CHUNK_BYTES):
+            while piece := await incoming.chunk():
+                gathered.append(piece)
+                size += len(piece)
+                if size < (CHUNK_BYTES if self._count <= _FEW else _SMALL_CHUNK_BYTES):
+                    continue
                 if writing is not None:
-                    writing.result()
+                    await writing
                 # Written and hashed while the next chunk comes in.
-                writing = self._writers.submit(upload.write, chunk)
+                writing = self._write(upload, gathered)
+                gathered, size = [], 0
+            if gathered:
+                if writing is not None:
+                    await writing
+                writing = self._write(upload, gathered)
         finally:
             if writing is not None:
-                writing.result()
-        if length is not None:
-            if upload.size != length:
-                raise BadRequest(f"the body ended after {upload.size} of {length} bytes; nothing was stored")
-        elif not any(promised) and self._connections.cut_off(environ):
-            raise BadRequest(
-                f"the connection broke after {upload.size} bytes of the body; nothing was stored. "
-                f"With a Content-Length or an X-Checksum-Sha256 it can be told for sure"
-            )
+                await writing
+
+    def _write(self, upload: Upload, pieces: list[bytes]) -> asyncio.Future[None]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, upload.write, b"".join(pieces))
+
+    async def _do(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _told(self, environ: dict[str, Any], staged: Staged) -> commit.Upload:
         return commit.Upload(
@@ -115,7 +132,8 @@ class Uploads:
             staged=staged.token,
             size=staged.size,
             digest=staged.sha256.hex(),
-            content_type=environ.get("CONTENT_TYPE", ""),
+            content_type=media.read(environ),
             if_match=environ.get("HTTP_IF_MATCH"),
             if_none_match=environ.get("HTTP_IF_NONE_MATCH"),
+            if_unmodified_since=environ.get("HTTP_IF_UNMODIFIED_SINCE"),
         )

@@ -1,20 +1,28 @@
-"""The WSGI application of a node's data server: reads, uploads, and who this is."""
+"""The application of a node's data server (ASGI): reads, uploads, and who this is.
+
+ASGI rather than the RSGI of the master: it waits until a client has taken what is sent, and tells a body that was cut off
+from one with trailers.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from broker import VERSION, http, keys, logs, service
+from broker import VERSION, addresses, connections, http, keys, linger, logs, received, service
 from broker import settings as configuration
-from broker.connections import Connections
+from broker.http import Answer
+from broker.incoming import AsgiBody, Incoming
+from broker.patience import Patience
 from broker.refusals import answer_to
 from broker.settings import Settings
 from node import identity
 from node.commit import Committer
-from node.downloads import Downloads
+from node.downloads import Download, Downloads
 from node.errors import Corrupt, StorageError
 from node.errors import Unavailable as StorageUnavailable
 from node.reader import Reader
@@ -26,8 +34,7 @@ log = logs.get(__name__)
 _PROBE = keys.encode("health")  # any key will do
 _RETRY_AFTER = ("Retry-After", "1")
 
-Environ = dict[str, Any]
-Handler = Callable[[Environ, Any], Iterable[bytes]]
+Handler = Callable[[Incoming], Awaitable[Answer | Download]]
 
 
 class Application:
@@ -42,83 +49,100 @@ class Application:
         self._cors = settings["server", "cors"]
         self._reader = reader
         self._announce = announce
-        secret = settings.secret()
+        self._patience = Patience(settings["server", "client_timeout"], settings["server", "client_rate"])
+        self._secret = secret = settings.secret()
         committer = Committer(secret, settings["server", "put_timeout"])
         threads = settings["volume", "threads"]
-        self._uploads = Uploads(self._node, staging, Connections(), committer, secret, threads)
-        downloads = Downloads(reader, secret, settings["volume", "open_reads"], self._cors)
+        uploads = Uploads(self._node, staging, committer, secret, threads)
+        downloads = Downloads(reader, secret, settings["volume", "open_reads"], self._patience, threads)
+        self._looks = ThreadPoolExecutor(1, "health")
         self._routes: dict[str, dict[str, Handler]] = {
             "/get_key/": {"GET": downloads, "HEAD": downloads},
-            "/add_key/": {"PUT": self._put},
+            "/add_key/": {"PUT": uploads},
             "/autodiscovery": {"GET": self._autodiscovery},
             "/health": {"GET": self._health, "HEAD": self._health},
         }
 
-    def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Answer one request."""
-        method: str = environ["REQUEST_METHOD"]
-        path: str = environ["PATH_INFO"]
+        incoming = Incoming(
+            scope["method"], scope["path"], scope["query_string"].decode("latin-1"), _headers(scope["headers"]),
+            _address(scope["client"]), _address(scope["server"]), AsgiBody(receive), self._patience,
+        )  # fmt: skip
+        answer = await self._answer(incoming)
+        answer.headers.extend(await linger.headers(incoming, self._patience))
+        headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        if isinstance(answer, Download):
+            await answer.send(send)
+            return
+        body = b"" if incoming.environ["REQUEST_METHOD"] == "HEAD" else answer.body
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+        if incoming.unread:
+            await linger.linger(incoming, self._patience)
+
+    async def _answer(self, incoming: Incoming) -> Answer | Download:
+        path: str = incoming.environ["PATH_INFO"]
+        handlers = self._routes.get(path) or self._routes.get(path[: path.find("/", 1) + 1])
+        origin = addresses.allowed_origin(self._secret, incoming.environ, self._cors)
+        if incoming.environ["REQUEST_METHOD"] == "OPTIONS":
+            return http.options(handlers or http.ALL_METHODS, origin)
+        answer = await self._handled(incoming, handlers)
+        answer.headers.extend(http.cors_headers(origin))
+        return answer
+
+    async def _handled(self, incoming: Incoming, handlers: dict[str, Handler] | None) -> Answer | Download:
+        method: str = incoming.environ["REQUEST_METHOD"]
+        path: str = incoming.environ["PATH_INFO"]
         try:
-            handlers = self._routes.get(path) or self._routes.get(path[: path.find("/", 1) + 1])
-            if method == "OPTIONS":
-                return http.give(start_response, http.options(handlers or http.ALL_METHODS, self._cors))
+            received.check(incoming.environ)
             if handlers is None:
-                return self._refuse(environ, start_response, 404, f"a node has no path {path}")
+                return _refuse(404, f"a node has no path {path}")
             handler = handlers.get(method)
             if handler is None:
                 allowed = ", ".join(sorted({*handlers, "OPTIONS"}))
-                message = f"{method} is not possible on {path}; {allowed} is"
-                return self._refuse(environ, start_response, 405, message, ("Allow", allowed))
-            return handler(environ, start_response)
+                return _refuse(405, f"{method} is not possible on {path}; {allowed} is", ("Allow", allowed))
+            return await handler(incoming)
         except StorageUnavailable as error:
-            return self._refuse(environ, start_response, 503, f"{error}; try again", _RETRY_AFTER)
+            return _refuse(503, f"{error}; try again", _RETRY_AFTER)
         except StorageError as error:
             what = "value damaged" if isinstance(error, Corrupt) else "storage failed"
             log.error(what, method=method, path=path, reason=error)
-            return self._refuse(environ, start_response, 500, f"{what}; the node's log says more")
+            return _refuse(500, f"{what}; the node's log says more")
         except Exception as error:
             known = answer_to(error)
             if known is None:
                 log.exception("request failed", method=method, path=path)
-                return self._refuse(environ, start_response, 500, "something went wrong in the node; its log says what")
-            return self._refuse(environ, start_response, known.status, str(known), *known.headers)
+                return _refuse(500, "something went wrong in the node; its log says what")
+            return _refuse(known.status, str(known), *known.headers)
 
-    def _refuse(
-        self, environ: Environ, start_response: Any, status: int, message: str, *headers: http.Header
-    ) -> Iterable[bytes]:
-        """Answer that it was not done; what is left of the request's body is not wanted."""
-        return self._respond(environ, start_response, status, None, message, [*headers, *http.unread(environ)])
-
-    def _respond(
-        self,
-        environ: Environ,
-        start_response: Any,
-        status: int,
-        data: Any,
-        message: str,
-        headers: Iterable[http.Header] = (),
-    ) -> Iterable[bytes]:
-        body = http.give(start_response, http.answer(status, data, message, headers, self._cors))
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else body
-
-    def _put(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
-        committed = self._uploads.put(environ)
-        headers = [*committed.headers, ("Content-Length", str(len(committed.body))), *http.cors_headers(self._cors)]
-        start_response(http.STATUS_LINES[committed.status], headers)
-        return [committed.body]
-
-    def _autodiscovery(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+    async def _autodiscovery(self, _incoming: Incoming) -> Answer:
         if self._announce is not None:
             self._announce()
         data = {"node": self._node, "url": self._url, "version": VERSION}
-        return self._respond(environ, start_response, 200, data, "ok")
+        return http.plain_answer(200, data, "ok", [])
 
-    def _health(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+    async def _health(self, _incoming: Incoming) -> Answer:
         """Whether values can be read here; raises `StorageError` when not."""
+        await asyncio.get_running_loop().run_in_executor(self._looks, self._look)
+        return http.plain_answer(200, {"node": self._node, "version": VERSION}, "ok", [])
+
+    def _look(self) -> None:
         found = self._reader.get(_PROBE)
         if found is not None:
             found.close()
-        return self._respond(environ, start_response, 200, {"node": self._node, "version": VERSION}, "ok")
+
+
+def _refuse(status: int, message: str, *headers: http.Header) -> Answer:
+    return http.plain_answer(status, None, message, headers)
+
+
+def _headers(given: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[str, str]]:
+    return ((name.decode("latin-1"), value.decode("latin-1")) for name, value in given)
+
+
+def _address(given: tuple[str, int] | None) -> str:
+    return f"{given[0]}:{given[1]}" if given else ""
 
 
 def create() -> Application:
@@ -126,6 +150,8 @@ def create() -> Application:
     service.die_with_parent(signal.SIGKILL)
     settings = configuration.load()
     logs.setup(settings["general", "log_level"], "data")
+    service.raise_open_files()
+    connections.guard(settings["volume", "port"], settings["server", "client_timeout"])
     directory = Path(settings["volume", "dir"])
     made = Application(settings, Reader(directory), Staging(directory, settings["volume", "reserve"]))
     log.info("data server started", directory=directory)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Manage a Pulzar cluster: fill the index again from the nodes, remove all data.
+"""Manage a Pulzar cluster: fill the index again from the nodes, forget a node, remove all data.
 
 Needs nothing but Python. Where the master and the data directories are comes from the configuration file
 (`--config`), the environment (`PULZAR_…`), or, for a cluster that `ops/up` runs, its directory (`--data`).
@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -35,6 +36,10 @@ NODE_FILES = ("log", "values", "staging", "index", "tmp", "node-id", "runs")
 
 class ManageError(PulzarError):
     """Raised when something asked for can't be done; the message is for a person."""
+
+
+class Conflicting(ManageError):
+    """Raised when the master does not do it, because of what it is doing, or how a node is."""
 
 
 class Place:
@@ -78,15 +83,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--reset", choices=["all"], help="remove all data of this machine's master and nodes; asks first"
     )
-    parser.add_argument("--yes", action="store_true", help="with --reset: do not ask")
+    parser.add_argument(
+        "action", nargs="?", choices=["forget"],
+        help="forget NODE: wait no more for a node that is gone for good; asks first",
+    )  # fmt: skip
+    parser.add_argument("node", nargs="?", metavar="NODE", help="with forget: the node's name or URL")
+    parser.add_argument("--keys", action="store_true", help="with forget: its keys leave the index, too")
+    parser.add_argument("--yes", action="store_true", help="with --reset and forget: do not ask")
     given = parser.parse_args(arguments)
-    if given.restore is None and given.reset is None:
+    if (given.action is None) != (given.node is None):
+        parser.error("forget needs the name of a node")
+    if given.restore is None and given.reset is None and given.action is None:
         parser.print_help()
         return 0
     try:
         place = Place.find(given.config, given.data)
         if given.restore is not None:
             return restore(place.master, given.restore)
+        if given.action:
+            return forget(place.master, given.node, given.keys, given.yes)
         return reset(place, given.yes)
     except PulzarError as error:
         print(f"manage.py: {error}", file=sys.stderr)
@@ -111,7 +126,12 @@ def restore(master: str, wanted: str) -> int:
     before = {row["node"]: row["generation"] for row in request(master, "GET", "/skynet/restore")["nodes"]}
     started = time.monotonic()
     for name in names:
-        request(master, "POST", "/skynet/restore", {"node": name})
+        try:
+            request(master, "POST", "/skynet/restore", {"node": name})
+        except Conflicting as error:
+            # It is being done already, for whoever asked: that is as good.
+            print(f"{str(error).partition(';')[0]}; following it")
+            before.pop(name, None)
     state = follow(master, names, before)
     print(f"{'node':<24} {'records':>12}")
     for row in state["nodes"]:
@@ -143,6 +163,34 @@ def follow(master: str, names: list[str], before: dict[str, int]) -> dict[str, A
         time.sleep(POLL_SECS)
 
 
+def forget(master: str, wanted: str, entries: bool, sure: bool) -> int:
+    """Have the master wait no more for a node that is gone for good, after saying what that means."""
+    known = request(master, "GET", "/admin/network")
+    name = next(
+        (node["node"] for node in known if wanted.rstrip("/") in (node["url"].rstrip("/"), node["node"])), wanted
+    )
+    target = f"/admin/network/{quote(name, safe='')}"
+    node = request(master, "GET", f"{target}?entries=1")
+    if node["synch"]:
+        raise ManageError(f"node {name} is heard from; stop it first, and wait until its synch is false")
+    silent = time.time() - node["last_seen"]
+    print(
+        f"node {name} ({node['url']}) was last heard {silent:,.0f} s ago; {node['entries']:,} keys of the index are there."
+    )
+    if entries:
+        print(
+            "They leave the index and can be added again; their values are lost, unless the node comes back with its data."
+        )
+    elif node["entries"]:
+        print("They stay in the index and answer 503; --keys removes them.")
+    if not sure and answer(f"Type 'forget {name}' to go on: ") != f"forget {name}":
+        print("nothing was changed")
+        return 1
+    done = request(master, "DELETE", f"{target}?keys={int(entries)}")
+    print(f"node {name} is forgotten; {done['keys']:,} keys of it {'leave' if entries else 'stay in'} the index")
+    return 0
+
+
 def show(done: int, total: int) -> None:
     """A bar on one line; on something that is no terminal, nothing."""
     if sys.stdout.isatty():
@@ -164,6 +212,8 @@ def request(master: str, method: str, path: str, body: Any = None) -> Any:
         raise ManageError(f"the master at {master} does not answer: {error}") from error
     finally:
         connection.close()
+    if response.status == http.HTTPStatus.CONFLICT:
+        raise Conflicting(str(answer.get("msg")))
     if answer.get("status") != "ok":
         raise ManageError(f"the master says: {answer.get('msg')}")
     return answer["data"]

@@ -25,6 +25,7 @@ import pytest
 from ops.cluster import Cluster, ClusterError, Installation, Rabbit
 from ops.cluster.installation import MACHINE
 from ops.cluster.network import AMQP, CONSOLE, DISTRIBUTION, EPMD, free_base
+from tests.clients import report
 from tests.support import MARK, Clusters, left_running, process_logs, wait_for
 
 TIMEOUT_SECS = 120
@@ -118,13 +119,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "libraries: jobs with large libraries, downloaded; minutes. Only with -m libraries"
     )
+    config.addinivalue_line("markers", "clients: the HTTP clients of docs/clients.md; minutes. Only with -m clients")
+    config.pluginmanager.register(report)  # prints the table of clients, if any were tried
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if not item.get_closest_marker("timeout") and config.getoption("timeout", None) is None:
             item.add_marker(pytest.mark.timeout(TIMEOUT_SECS, method="signal"))
-        for marker in ("clean", "install", "libraries"):
+        for marker in ("clean", "install", "clients", "libraries"):
             if item.get_closest_marker(marker) and marker not in (config.option.markexpr or ""):
                 item.add_marker(pytest.mark.skip(reason=f"minutes; only with -m {marker}"))
 

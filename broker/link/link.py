@@ -112,8 +112,8 @@ class Link:
         """Hand a message over to be published.
 
         A durable one survives the broker and is sent again until it is confirmed, however long that takes.
-        Anything else is sent once; raises `LinkDown` when there is no connection. `done` is called on the I/O
-        thread with True when the broker has confirmed it, with False when it was not sent or found no queue.
+        Anything else is sent once; raises `LinkDown` when there is no connection, `Unsendable` for what can't be
+        written. `done` is called on the I/O thread: True, the broker has it; False, it was not sent or found no queue.
         """
         if not durable and not self.ready:
             raise LinkDown(f"no connection to RabbitMQ: {self.problem}")
@@ -128,7 +128,8 @@ class Link:
     def bury(self, delivery: Delivery, reason: str) -> None:
         """A message that can't be handled goes to `pulzar.dead`, with the reason; acknowledge it afterwards as usual."""
         log.warning("message can't be handled", queue=delivery.queue, bytes=len(delivery.body), reason=reason)
-        headers = {"reason": reason[:1000], "queue": delivery.queue, "by": self.name}
+        reason = reason[:1000].encode("utf-8", "backslashreplace").decode()
+        headers = {"reason": reason, "queue": delivery.queue, "by": self.name}
         self.publish(DEAD, delivery.body, durable=True, headers=headers)
 
     def stop(self, timeout: float = 5.0) -> None:

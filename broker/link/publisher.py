@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import pika
+import pika.exceptions
 
 from broker import logs
+from broker.errors import Unsendable
 
 log = logs.get(__name__)
 
@@ -37,12 +40,21 @@ class Publication(NamedTuple):
         headers: Mapping[str, Any] | None,
         done: Callable[[bool], None] | None,
     ) -> Publication:
-        """A message with the properties that follow from how it shall travel."""
+        """A message with the properties that follow from how it shall travel.
+
+        Raises `Unsendable` for one that pika can't write: on the link's thread it would cost the connection.
+        """
         properties = pika.BasicProperties(
             delivery_mode=_PERSISTENT if durable else _TRANSIENT,
             expiration=None if ttl_ms is None else str(max(1, ttl_ms)),
             headers=dict(headers) if headers else None,
         )
+        try:
+            bytes(memoryview(body)[:0])  # text is none
+            pika.spec.Basic.Publish(exchange=exchange, routing_key=routing_key).encode()
+            properties.encode()
+        except (TypeError, ValueError, OverflowError, struct.error, pika.exceptions.AMQPError) as error:
+            raise Unsendable(f"a message for {routing_key!r:.80} can't be sent: {error!r}") from error
         return cls(exchange, routing_key, body, properties, durable, done)
 
 

@@ -18,7 +18,7 @@ class Clean(Job):
         """
         prefix, days = self.arguments.get("prefix"), self.arguments.get("days")
         delete = self.arguments.get("delete", False)
-        if not isinstance(prefix, str) or not prefix:
+        if not isinstance(prefix, str) or not prefix.removeprefix("/"):
             raise ValueError(
                 f"prefix = {prefix!r}: the beginning of the keys is needed, so that it can't be all of them"
             )

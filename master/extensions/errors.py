@@ -2,7 +2,6 @@
 
 Refused
 └── Failed                   an extension's request gets an error answer
-    ├── TooLarge                 413: the body is longer than allowed
     └── ProcessDied              500: the process of an extension ended, or said what it must not
 ClientGone                   nobody waits for the answer any more
 """
@@ -21,14 +20,6 @@ class Failed(Refused):
         self.status = status
         self.detail = detail
         self.retry_after = retry_after
-
-
-class TooLarge(Failed):
-    """Raised when a body is longer than `[extensions] max_body`; `begun`: some of it has been read."""
-
-    def __init__(self, message: str, begun: bool) -> None:
-        super().__init__(413, message)
-        self.begun = begun
 
 
 class ProcessDied(Failed):

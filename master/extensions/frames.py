@@ -35,6 +35,8 @@ class Hello(NamedTuple):
     index_directory: str  # of the master
     index_map: int  # bytes
     master: str  # host:port
+    listening: str = ""  # host:port
+    fetch: str = ""  # hosts that extensions may fetch from, see `[extensions] fetch`
 
 
 class Request(NamedTuple):

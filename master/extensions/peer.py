@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from contextlib import suppress
 
 from broker import connections
 
@@ -40,8 +39,8 @@ class Peer:
     def cut(self) -> None:
         """Break the connection, so that the client sees that the answer is not complete."""
         if self._socket is not None:
-            with suppress(OSError):  # it is broken already
-                self._socket.shutdown(socket.SHUT_RDWR)
+            connections.cut(self._socket)
+            self._socket = None
 
     def _acknowledged(self) -> int | None:
         if self._socket is None:

@@ -12,15 +12,15 @@ from urllib.parse import parse_qs
 
 from broker import http, logs
 from broker.http import Answer
+from broker.incoming import Incoming
 from broker.refusals import BadRequest
 from master.extensions import frames
 from master.extensions.bodies import Bodies
-from master.extensions.errors import ClientGone, Failed, ProcessDied, TooLarge
+from master.extensions.errors import ClientGone, Failed, ProcessDied
 from master.extensions.frames import Failure, Request
 from master.extensions.loader import find
 from master.extensions.pool import Pool
 from master.extensions.streamed import Streamed
-from master.incoming import Incoming
 
 log = logs.get(__name__)
 
@@ -43,14 +43,13 @@ class Extensions:
 
     async def __call__(self, incoming: Incoming) -> Answer | Streamed:
         """Answer one request."""
-        client: str = incoming.environ["REMOTE_ADDR"]
+        client = incoming.client
         name, arguments = _parts(incoming.environ["PATH_INFO"])
         find(self._directory, name)
         try:
             params = parse_qs(incoming.environ["QUERY_STRING"], keep_blank_values=True)
         except ValueError as error:
             raise BadRequest(f"the query can't be read: {error}") from error
-        headers = [] if incoming.environ["REQUEST_METHOD"] == "PUT" else await incoming.discard()
         gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         pieces = self._pieces(incoming, Request(name, arguments, params, None), gone)
         try:
@@ -59,11 +58,7 @@ class Extensions:
                 begun += await anext(pieces)
             except StopAsyncIteration:
                 own = [("Content-Type", "application/json"), ("Content-Length", str(len(begun)))]
-                return Answer(200, [*own, *headers, *http.cors_headers(self._cors)], begun)
-        except TooLarge as error:
-            # Of the body there may be much more; nobody reads it.
-            more = [http.CLOSE] if error.begun else await incoming.discard()
-            return http.answer(413, None, str(error), more, self._cors)
+                return Answer(200, [*own, *http.cors_headers(self._cors)], begun)
         except ClientGone as error:
             log.info("the client of an extension is gone", extension=name, client=client, reason=error)
             return http.answer(_NOBODY, None, str(error), [http.CLOSE], self._cors)
@@ -72,8 +67,7 @@ class Extensions:
                 more_fields = {"traceback": error.detail} if error.detail else {}
                 log.error("extension failed", extension=name, status=error.status, reason=error, **more_fields)
             raise
-        own = [("Content-Type", "application/json")]
-        headers = [*own, *headers, *http.cors_headers(self._cors)]
+        headers = [("Content-Type", "application/json"), *http.cors_headers(self._cors)]
         return Streamed(name, headers, begun, pieces, client, gone, self._timeout)
 
     async def _pieces(
@@ -131,7 +125,7 @@ def _parts(path: str) -> tuple[str, list[str]]:
 
 
 async def _watch(incoming: Incoming, gone: asyncio.Future[None]) -> None:
-    await incoming.disconnected()
+    await incoming.gone()
     if not gone.done():
         gone.set_result(None)
 

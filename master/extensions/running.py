@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from extensions import Extension, MissingLibrary, Refused, Store
+from extensions._reach import Reach
 from master.extensions import frames, libraries
 from master.extensions.errors import Failed
 from master.extensions.frames import DATA_BYTES, Failure, Hello, Request
@@ -28,7 +29,14 @@ class Running:
         self._frames = frames.receive(sock)
         _, hello = next(self._frames)
         told = Hello(*hello)
-        Extension.store = Store(Index(Path(told.index_directory), told.index_map), told.master)
+        index = Index(Path(told.index_directory), told.index_map)
+        Extension.store = Store(index, told.master)
+        Extension.reach = Reach(
+            told.master,
+            told.listening,
+            told.fetch,
+            lambda: [node.heartbeat.url for node in index.read_nodes().values()],
+        )
         self._loader = Loader(Path(told.directory))
         self._pid = os.getpid()
         self._guard = os.getppid()

@@ -41,7 +41,7 @@ def main() -> int:
     options = _parse()
     signal.signal(signal.SIGTERM, _stop)
     # What is needed from .venv; --help does without.
-    from ops.benchmarks import extensions, jobs, machine, peers, store
+    from ops.benchmarks import against, extensions, jobs, machine, peers, store
     from ops.benchmarks.bench import QUICK, Bench, Plan
     from ops.benchmarks.client import Client
     from ops.benchmarks.table import markdown
@@ -49,6 +49,8 @@ def main() -> int:
     plan = dataclasses.replace(QUICK if options.quick else Plan(), nodes=options.nodes)
     if options.what == "store":
         plan = dataclasses.replace(plan, small=options.small)
+        if options.against and not options.quick:
+            plan = dataclasses.replace(plan, runs=against.RUNS)
     if options.runs:
         plan = dataclasses.replace(plan, runs=options.runs)
     began = time.monotonic()
@@ -61,6 +63,8 @@ def main() -> int:
             complete = jobs.measure(bench, options.only or list(JOBS))
         elif options.what == "extensions":
             complete = extensions.measure(bench, options.only or list(EXTENSIONS))
+        elif options.against:
+            complete = against.measure(bench, options.against, options.only or list(STORE))
         else:
             complete = store.measure(bench, options.only or list(STORE))
     said = shlex.join(["./ops/bench", *options.shown])
@@ -110,6 +114,11 @@ def _parse() -> argparse.Namespace:
                 default=100,
                 metavar="BYTES",
                 help="size of one of the million values (default 100)",
+            )
+            command.add_argument(
+                "--against",
+                metavar="COMMIT",
+                help="compare put, get, delete and redirect with an older commit, in alternating runs",
             )
     options = parser.parse_args()
     arguments = sys.argv[1:]

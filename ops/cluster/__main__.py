@@ -11,8 +11,9 @@ from types import FrameType
 
 from broker.errors import PulzarError
 from broker.settings import CONFIG_VARIABLE
-from ops.cluster import demo, state, terminal
+from ops.cluster import demo, network, state, terminal
 from ops.cluster.cluster import PER_PROCESS, Cluster
+from ops.cluster.errors import DemonstrationFailed
 from ops.cluster.network import MOST_NODES
 from ops.cluster.processes import ROOT
 
@@ -33,6 +34,7 @@ class Interrupted(BaseException):
 def main() -> int:
     """Run until told to stop; the exit status of the program."""
     options = _options()
+    os.umask(0o077)  # values, job scripts' files and credentials are their owner's alone
     for name in PER_PROCESS:
         if name in os.environ:
             terminal.say(f"{name} is not used here: --ports and --data decide it for each process")
@@ -62,18 +64,20 @@ class _Run:
         cluster = self._cluster
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._signalled)
-        status = 1
+        status, staying = 1, False
         try:
             cluster.start()
-            demo.run(cluster.master_url, terminal.step)
-            status = 0
+            status = self._demonstrate()
+            if advice := network.migration_off():
+                terminal.say(f"  {advice}")
             if stay:
+                staying = True
                 self._tell()
                 while True:
                     signal.pause()
         except Interrupted:
             # In the foreground that is how it ends; before, it is not what was asked for.
-            status = 130 if status else 0
+            status = status if staying else 130
         except PulzarError as error:
             print(f"\n{error}", file=sys.stderr)
         finally:
@@ -85,6 +89,17 @@ class _Run:
             else:
                 cluster.stop()
         return status
+
+    def _demonstrate(self) -> int:
+        """Show the store at work; the exit status that this deserves. A cluster that runs stays, whatever is shown."""
+        try:
+            demo.run(self._cluster.master_url, terminal.step, self._cluster.jobs)
+        except DemonstrationFailed as error:
+            print(f"\nThe demonstration failed: {error}", file=sys.stderr)
+            return 1
+        if not demo.has_job(self._cluster.jobs):
+            terminal.say(f"  no job was run: {self._cluster.jobs} has no {demo.JOB}.py")
+        return 0
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         if self._stopping:
@@ -109,7 +124,7 @@ class _Run:
             f"  logs     {cluster.logs}\n\n"
             f"Try it:\n"
         )
-        for command in demo.commands(cluster.master_url, self._caller):
+        for command in demo.commands(cluster.master_url, self._caller, cluster.jobs):
             terminal.say(f"  {command}")
         terminal.say()
 

@@ -21,7 +21,7 @@ from broker import settings
 from ops.cluster import network, state
 from ops.cluster.errors import ClusterError, DirectoryInUse, NotHealthy
 from ops.cluster.installation import MACHINE, Installation
-from ops.cluster.processes import Child, Supervisor
+from ops.cluster.processes import ROOT, Child, Supervisor
 from ops.cluster.rabbitmq import Rabbit
 
 HEALTHY_SECS = 60.0
@@ -106,6 +106,7 @@ class Cluster:
         self._environment = hosts | self._environment
         known = settings.load(environ=self._environment)
         self._given_secret: str = known["general", "secret"]
+        self.jobs = ROOT / known["jobs", "dir"]  # the processes run there
         self.master_directory = self.directory / "master"
         self.master_url = _url(known["server", "host"], base_port)
         self._environment |= {"PULZAR_SERVER_PORT": str(base_port), "PULZAR_SERVER_DIR": str(self.master_directory)}
@@ -146,6 +147,8 @@ class Cluster:
         if self.rabbit:
             with self._step("starting RabbitMQ"):
                 self.rabbit.start()
+            if self.rabbit.anew:
+                self._say(f"RabbitMQ began anew: {self.rabbit.anew}. Jobs and keys come again from ledger and logs")
             self.broker_url = self.rabbit.url()
         with self._step(f"starting the master and {len(self.nodes)} node{'s' * (len(self.nodes) > 1)}"):
             for child in self._own:
@@ -249,7 +252,7 @@ class Cluster:
         return Child(name, [sys.executable, "-m", module], environment, self.logs / f"{name}.log")
 
     def _take_directory(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(0o700, parents=True, exist_ok=True)
         lock = os.open(self.directory, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -259,6 +262,9 @@ class Cluster:
                 f"another ops/up is running on {self.directory}; stop it, or choose another directory with --data DIR"
             ) from None
         self._lock = lock
+        for directory in (self.logs, self.master_directory, *(node.directory for node in self.nodes)):
+            if directory.is_dir():  # made before these were private
+                directory.chmod(0o700)
         before = state.read(self.directory)
         ports = {"master": self.base_port} | {node.id: node.port for node in self.nodes}
         if self.rabbit:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 from ops.cluster.errors import DemonstrationFailed
@@ -41,8 +41,23 @@ class _Answer(NamedTuple):
     digest: str  # SHA-256 of the whole body
 
 
-def run(master_url: str, step: Callable[[str], AbstractContextManager[None]]) -> None:
-    """Store two files, read them back, delete one, run a job; raises `DemonstrationFailed` where it goes wrong."""
+def run(master_url: str, step: Callable[[str], AbstractContextManager[None]], jobs: Path) -> None:
+    """Store two files, read them back, delete one, run a job when it is in the folder `jobs`.
+
+    Raises `DemonstrationFailed` where it goes wrong.
+    """
+    try:
+        _run(master_url, step, has_job(jobs))
+    except (ValueError, LookupError, TypeError) as error:  # of an answer that is not as it should be
+        raise DemonstrationFailed(f"an answer can't be understood: {type(error).__name__}: {error}") from error
+
+
+def has_job(jobs: Path) -> bool:
+    """Whether a folder of job scripts has the one that is shown; a folder of one's own need not."""
+    return (jobs / f"{JOB}.py").is_file()
+
+
+def _run(master_url: str, step: Callable[[str], AbstractContextManager[None]], job: bool) -> None:
     name, small = real_file()
     small_key = f"demo/{name}"
     large = os.urandom(LARGE_BYTES)
@@ -62,8 +77,9 @@ def run(master_url: str, step: Callable[[str], AbstractContextManager[None]]) ->
     with step(f"deleting {LARGE_KEY}"):
         _expect(200, _request("DELETE", f"{master_url}/delete_key/{LARGE_KEY}"))
         _expect(404, _request("GET", f"{master_url}/get_key/{LARGE_KEY}"))
-    with step(f"running the job {JOB} with {JOB_ARGUMENTS.decode()}"):
-        _run_job(master_url)
+    if job:
+        with step(f"running the job {JOB} with {JOB_ARGUMENTS.decode()}"):
+            _run_job(master_url)
 
 
 def _run_job(master_url: str) -> None:
@@ -75,14 +91,21 @@ def _run_job(master_url: str) -> None:
         time.sleep(_PAUSE_SECS)
     _expect(200, launched)
     url = f"{master_url}/admin/jobs/{json.loads(launched.head)['data']['job_id']}"
-    while (job := json.loads(_request("GET", url).head)["data"])["status"] == "pending" and time.monotonic() < deadline:
+    while (job := _job(url))["status"] == "pending" and time.monotonic() < deadline:
         time.sleep(_PAUSE_SECS)
     if job["output"] != JOB_OUTPUT:
         raise DemonstrationFailed(f"GET {url}: {job['state']} ({job['reason']}), its output is {job['output']}")
 
 
-def commands(master_url: str, directory: Path) -> list[str]:
-    """Lines to try it, for a shell in `directory`."""
+def _job(url: str) -> dict[str, Any]:
+    answer = _request("GET", url)
+    _expect(200, answer)
+    job: dict[str, Any] = json.loads(answer.head)["data"]
+    return job
+
+
+def commands(master_url: str, directory: Path, jobs: Path) -> list[str]:
+    """Lines to try it, for a shell in `directory`, with the job scripts in the folder `jobs`."""
     name, _ = real_file()
     file = shlex.quote(name if directory == ROOT else str(ROOT / name))
     return [
@@ -90,7 +113,9 @@ def commands(master_url: str, directory: Path) -> list[str]:
         f"curl -X PUT -L -T {file} {master_url}/add_key/my/first.txt",
         f"curl -L {master_url}/get_key/my/first.txt",
         f"curl -X DELETE {master_url}/delete_key/my/first.txt",
-        f"curl -X POST {master_url}/launch_job/{JOB} -d '{JOB_ARGUMENTS.decode()}'",
+        f"curl -X POST {master_url}/launch_job/{JOB} -d '{JOB_ARGUMENTS.decode()}'"
+        if has_job(jobs)
+        else f"curl {master_url}/admin/job_catalog",
         f"curl {master_url}/admin/jobs",
         f"curl {master_url}/admin/network",
     ]

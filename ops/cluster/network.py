@@ -6,12 +6,14 @@ import random
 import socket
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from ops.cluster.errors import PortTaken
 
 MASTER, AMQP, CONSOLE, DISTRIBUTION, EPMD = 0, 50, 51, 52, 53  # above the base; the nodes are at 1 to MOST_NODES
 MOST_NODES = 40
 LAST_BASE = 65535 - EPMD
+MIGRATION = Path("/proc/sys/net/ipv4/tcp_migrate_req")
 
 # Below the ports that the kernel hands out to clients.
 _RANDOM_BASES = range(10000, 32700, 60)
@@ -69,3 +71,13 @@ def wait_until(condition: Callable[[], bool], timeout: float, pause: float = 0.0
 
 def _all_free(base: int, ports: Mapping[str, int], old_base: int) -> bool:
     return all(is_free(base + port - old_base) for port in ports.values())
+
+
+def migration_off(setting: Path = MIGRATION) -> str:
+    """What to say where the kernel drops connections that wait for a web worker that ends; empty where it does not."""
+    try:
+        off = setting.read_text().strip() == "0"
+    except OSError:  # another system, or a kernel before 5.14
+        return ""
+    said = "connections that wait for a web worker are dropped when it is killed"
+    return f"net.ipv4.tcp_migrate_req is 0: {said}; as root: sysctl -w net.ipv4.tcp_migrate_req=1" if off else ""

@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ops.cluster import files
-from ops.cluster.errors import ConsoleError, NotHealthy
+from ops.cluster.errors import ConsoleError, NotHealthy, ProcessDied
 from ops.cluster.installation import MACHINE, Installation
 from ops.cluster.network import answers, wait_until
 from ops.cluster.processes import Child
@@ -31,6 +31,10 @@ USER = "pulzar"
 
 START_SECS = 90.0
 STOP_SECS = 15.0
+
+# Said by a RabbitMQ that can't use the files of another version: an older one's (4.x, of 3.10's), a newer one's (3.10, of 4.0's).
+_REFUSAL_LINES = 200
+_REFUSALS = ("failed_to_initialize_feature_flags_registry", "schema_integrity_check_failed")
 
 # What a client says first, and the frame (a method on channel 0) that a broker which is ready answers.
 _AMQP_HELLO = b"AMQP\x00\x00\x09\x01"
@@ -57,6 +61,7 @@ class Rabbit:
         self.user = USER
         self.password = ""
         self.console_url = f"http://{HOST}:{console_port}/"
+        self.anew = ""  # why it began without what its queues held, when it did
         self._installation = installation
         self._dist_port = dist_port
         self._epmd_port = epmd_port
@@ -68,6 +73,10 @@ class Rabbit:
         self.process = Child("rabbitmq", server, environment, log, prepare=self._prepare)
 
     @property
+    def _files(self) -> Path:
+        return self.directory / "mnesia"
+
+    @property
     def children(self) -> list[Child]:
         """Both of its processes, for a supervisor."""
         return [self.epmd, self.process]
@@ -77,10 +86,17 @@ class Rabbit:
         return f"amqp://{self.user}:{self.password}@{HOST}:{self.amqp_port}/{quote(vhost, safe='')}"
 
     def start(self) -> None:
-        """Start it and wait until it is ready."""
+        """Start it and wait until it is ready; without the files there when they are of a version that it can't use."""
         self._installation.check()
         self.process.start()
-        self.wait_ready()
+        try:
+            self.wait_ready()
+        except ProcessDied:
+            if not self._files.is_dir() or not any(word in self.process.tail(_REFUSAL_LINES) for word in _REFUSALS):
+                raise
+            self._put_aside()
+            self.process.start()
+            self.wait_ready()
 
     def wait_ready(self, timeout: float = START_SECS) -> None:
         """Wait until it takes AMQP connections and the console answers; raises `NotHealthy` or `ProcessDied`."""
@@ -187,10 +203,18 @@ default_user_tags.administrator = true
 
         What the queues held comes again: the ledger publishes its jobs, the nodes' logs are replayed.
         """
-        place, files_made = self.directory / "place", self.directory / "mnesia"
-        if files_made.is_dir() and place.is_file() and place.read_text() != str(self.directory):
-            shutil.rmtree(files_made)
+        place = self.directory / "place"
+        if self._files.is_dir() and place.is_file() and place.read_text() != str(self.directory):
+            shutil.rmtree(self._files)
+            self.anew = "its files were made in another directory, and it can't use them here"
         files.write(place, str(self.directory))
+
+    def _put_aside(self) -> None:
+        """Begin anew, for the same reason; what was there is kept for the version that made it."""
+        kept = self.directory / "mnesia.before"
+        shutil.rmtree(kept, ignore_errors=True)
+        self._files.rename(kept)
+        self.anew = f"its files are of another version, which this one can't use; they are in {kept}"
 
     def _greets(self) -> bool:
         try:

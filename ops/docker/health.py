@@ -32,7 +32,7 @@ def main() -> int:
     host, port = settings.reachable(known[section, "host"]), known[section, "port"]
     try:
         with closing(http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECS)) as connection:
-            connection.request("GET", "/health")
+            connection.request("GET", "/health?live=1")
             response = connection.getresponse()
             print(f"{response.status} {response.read(500).decode(errors='replace').strip()}")
             return 0 if response.status == 200 else 1

@@ -15,8 +15,9 @@ import yaml
 
 from ops.images.errors import Unreadable
 
-# Of no effect on what a trial sees: who starts what ended, how long logs are kept, whether images are pulled (they never are).
-_PASSED_OVER = {"restart", "logging", "pull_policy"}
+# Of no effect on what a trial sees: who starts what ended, how long logs are kept, whether images are pulled (they never are),
+# what becomes of connections when a worker is killed.
+_PASSED_OVER = {"restart", "logging", "pull_policy", "sysctls"}
 _VARIABLE = re.compile(r"\$\{(\w+)(?:(:-|:\?)([^}]*))?\}")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 

@@ -82,6 +82,45 @@ class Probe:
             self.wrong[f"{method} took longer than {PUT_TIMEOUT_SECS + 0.5:g} s"] += 1
 
 
+def test_health_is_what_a_put_would_be_while_the_broker_is_away_and_when_it_is_back(cluster: Cluster) -> None:
+    rabbit = cluster.rabbit
+    assert rabbit
+    wrong: Counter[str] = Counter()
+    with closing(Client(cluster.master_url)) as client:
+
+        def look(number: int) -> int:
+            health = client.request("GET", "/health")
+            if health.status == 200:
+                put = client.put(f"health/{time.monotonic_ns()}/{number}", b"value")
+                # The broker may go between the two.
+                if put.status != 201 and client.request("GET", "/health").status == 200:
+                    wrong[f"PUT {put.status} {put.body[:100]!r}"] += 1
+            elif health.status == 503:
+                if b"not ready: " not in health.body or b'"ready":false' not in health.body.replace(b" ", b""):
+                    wrong[f"{health.body[:200]!r}"] += 1
+            else:
+                wrong[f"/health: {health.status}"] += 1
+            return health.status
+
+        wait_for(lambda: look(0) == 200, AGAIN_SECS)
+        for turn in range(2):
+            # When the broker is killed
+            rabbit.kill()
+            # Then it is said at once, for as long as it is away
+            wait_for(lambda: look(1) == 503, 2, "503 of /health")
+            until = time.monotonic() + 3 + 4 * turn
+            while time.monotonic() < until:
+                assert look(2) == 503
+                assert client.request("GET", "/health?live=1").status == 200
+                time.sleep(0.02)
+            # And when it is back, a PUT is stored as soon as it is said to be
+            rabbit.start()
+            wait_for(lambda: look(3) == 200, AGAIN_SECS + 5, "200 of /health")
+            for _ in range(30):
+                look(4)
+    assert not wrong, wrong
+
+
 def test_a_broker_that_is_killed_costs_nothing_acknowledged_and_no_reads(cluster: Cluster) -> None:
     rabbit = cluster.rabbit
     assert rabbit

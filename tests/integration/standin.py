@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from broker import topology
+from broker import jobs, settings, topology
 from broker.link import Delivery, Link
 from broker.messages import Heartbeat, Message, Results, decode_any, encode
 from broker.runs import Catalog, Claimed, Finished, Named, Progress, Reports, Returned, Withdrawn
@@ -26,8 +26,13 @@ class StandIn:
     """
 
     def __init__(
-        self, url: str, answer: Callable[[StandIn, str, Any], None] | None = None, silent: bool = False
+        self,
+        url: str,
+        answer: Callable[[StandIn, str, Any], None] | None = None,
+        silent: bool = False,
+        secret: str = "",
     ) -> None:
+        """`secret` is the cluster's, where that has one of its own."""
         self.reports: list[tuple[str, Any]] = []  # node, report
         self.results: list[Results] = []
         self.progress: list[Progress] = []
@@ -36,6 +41,7 @@ class StandIn:
         self.names: dict[str, int] = {}  # run → id
         self._answer = answer
         self._silent = silent
+        self._secret = settings.load(environ={"PULZAR_BROKER_URL": url, "PULZAR_GENERAL_SECRET": secret}).secret()
         self.link = Link(url, "stand-in of the master", topology.master)
         for queue in (topology.RESULTS, topology.HEARTBEATS, topology.PROGRESS):
             self.link.consume(queue, self._received, 100)
@@ -66,10 +72,11 @@ class StandIn:
         """Publish a job as JSON."""
         self.put(json.dumps({"job": job, "arguments": arguments or {}, **fields}).encode(), queue)
 
-    def put(self, body: bytes, queue: str = topology.JOBS) -> None:
-        """Publish a message, and wait until the broker has it."""
+    def put(self, body: bytes, queue: str = topology.JOBS, seal: bool = True) -> None:
+        """Publish a message, with the master's seal unless that is not wanted, and wait until the broker has it."""
         sent = threading.Event()
-        self.link.publish(queue, body, durable=True, done=lambda _: sent.set())
+        headers = jobs.seal(self._secret, body) if seal else None
+        self.link.publish(queue, body, durable=True, headers=headers, done=lambda _: sent.set())
         assert sent.wait(10)
 
     def tell(self, node: str, message: Message) -> None:

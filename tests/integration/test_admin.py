@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+import subprocess
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import pytest
 
 from broker import VERSION
 from ops.cluster import Cluster
-from tests.integration.wire import Client, follow_to, good, payload, refused
+from tests.integration.wire import Client, Closed, follow_to, good, payload, refused
 from tests.support import Clusters, unique, wait_for
 
 
@@ -61,8 +62,9 @@ def test_the_network_has_every_node(cluster: Cluster, master: Client) -> None:
         assert row["synch"] is True
         assert row["url"] == node.url
         assert isinstance(row["percent"], int)
-        disk = shutil.disk_usage(node.directory)
-        assert row["percent"] == pytest.approx(100 * (disk.total - disk.free) / disk.total, abs=3)
+        df = subprocess.run(["df", "--output=pcent", node.directory], capture_output=True, text=True, check=True).stdout
+        assert row["percent"] == pytest.approx(int(df.split()[1].rstrip("%")), abs=2), "what df says"
+        assert 0 < row["disk_free"] <= row["disk_total"]
         assert row["version"] == VERSION
         assert 0 <= row["load"] < 1_000
         assert 0 < row["memory"] <= 100
@@ -102,7 +104,7 @@ def test_the_log_of_a_node_grows_with_what_it_stores(master: Client) -> None:
 
 
 def test_health_says_that_it_is_alive_and_ready(cluster: Cluster, master: Client) -> None:
-    for target in ("/health", "/health?ready=1"):
+    for target in ("/health", "/health?ready=1", "/health?live=1"):
         data = good(master.request("GET", target), 200, "ok")
         assert data["live"] is True
         assert data["ready"] is True
@@ -177,5 +179,98 @@ def test_a_node_that_is_gone_is_out_of_synch_and_gets_nothing(make_cluster: Clus
         for answer in (master.put(unique(), b"value"), master.request("GET", f"/get_node/{unique()}")):
             refused(answer, 503)
             assert int(answer.headers["retry-after"]) >= 1
-        good(master.request("GET", "/health"))
+        assert "no node was heard from lately" in refused(master.request("GET", "/health"), 503)
+        assert good(master.request("GET", "/health?live=1"))["ready"] is False
         refused(master.get(unique()), 404)
+
+
+def test_health_is_what_a_put_would_be_from_the_first_answer_of_a_new_cluster_on(make_cluster: Clusters) -> None:
+    # Given a new cluster
+    cluster = make_cluster(nodes=2, start=False)
+    starting = threading.Thread(target=cluster.start)
+    starting.start()
+    wrong: list[str] = []
+    silent = 0.0
+    try:
+        with Client(cluster.master_url) as master:
+            # When it is asked all the time
+            deadline = time.monotonic() + 30
+            ready = 0
+            while ready < 200 and time.monotonic() < deadline:
+                try:
+                    health = master.request("GET", "/health")
+                    status = master.put(unique(), b"value").status if health.status == 200 else 0
+                except (OSError, Closed):
+                    master.close()
+                    time.sleep(0.01)
+                    continue
+                silent = silent or time.monotonic()
+                ready += health.status == 200
+                # Then it says that it is ready when a PUT is stored, and why when it is not
+                if health.status == 200 and status != 201:
+                    wrong.append(f"{health.body!r}: PUT {status}")
+                elif health.status == 503 and not refused(health, 503).startswith("not ready: "):
+                    wrong.append(f"{health.body!r}")
+                if ready == 1:
+                    assert time.monotonic() - silent < 3, "nothing has to be waited for but the nodes' start"
+    finally:
+        starting.join()
+    assert ready == 200
+    assert not wrong, wrong[:5]
+
+
+def test_a_node_that_is_heard_from_is_not_forgotten(cluster: Cluster, master: Client) -> None:
+    for query in ("", "?keys=1", "?keys=0"):
+        assert "is heard from" in refused(master.request("DELETE", f"/admin/network/{cluster.nodes[0].id}{query}"), 409)
+    assert "neither 1 nor 0" in refused(master.request("DELETE", f"/admin/network/{cluster.nodes[0].id}?keys=x"), 400)
+    assert "neither 1 nor 0" in refused(master.request("GET", f"/admin/network/{cluster.nodes[0].id}?entries=x"), 400)
+    refused(master.request("DELETE", "/admin/network/nobody"), 404)
+
+
+def test_the_keys_of_a_node_are_counted_when_that_is_asked_for(cluster: Cluster, master: Client) -> None:
+    def counted() -> int:
+        rows = [good(master.request("GET", f"/admin/network/{node.id}?entries=1")) for node in cluster.nodes]
+        return sum(row["entries"] for row in rows)
+
+    wait_for(
+        lambda: counted() == good(master.request("GET", "/admin/status"))["keys"], what="all keys on the two nodes"
+    )
+    assert "entries" not in good(master.request("GET", f"/admin/network/{cluster.nodes[0].id}"))
+
+
+def test_a_node_that_is_gone_for_good_can_be_forgotten_with_or_without_its_keys(make_cluster: Clusters) -> None:
+    cluster = make_cluster(nodes=2)
+    gone = cluster.nodes[1]
+    with Client(cluster.master_url) as master:
+        on_it: list[str] = []
+        while len(on_it) < 5:
+            key = unique()
+            if good(master.put(key, payload(6_000)), 201)["url"].startswith(gone.url):
+                on_it.append(key)
+        cluster.stop_node(1)
+        wait_for(lambda: not good(master.request("GET", f"/admin/network/{gone.id}"))["synch"])
+        # When it is forgotten, its keys are still not free
+        data = good(master.request("DELETE", f"/admin/network/{gone.id}"))
+        assert (data["node"], data["removed"]) == (gone.id, False)
+        assert data["keys"] >= 5
+        wait_for(
+            lambda: [row["node"] for row in good(master.request("GET", "/admin/network"))] == [cluster.nodes[0].id]
+        )
+        for key in on_it:
+            refused(master.get(key), 503)
+            refused(master.put(key, b"other"), 409)
+        # When it is forgotten with its keys, these are
+        data = good(master.request("DELETE", f"/admin/network/{gone.id}?keys=1"), 202)
+        assert data["removed"] is True
+        wait_for(lambda: master.get(on_it[0]).status == 404)
+        for key in on_it:
+            refused(master.get(key), 404)
+            good(master.put(key, b"new"), 201)
+        wait_for(
+            lambda: master.request("DELETE", f"/admin/network/{gone.id}").status == 404, what="nothing of it is known"
+        )
+        # And when it comes back after all, what was stored since then counts
+        cluster.start_node(1)
+        cluster.wait_healthy()
+        for key in on_it:
+            assert master.get(key).body == b"new"

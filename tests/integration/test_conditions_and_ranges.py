@@ -11,8 +11,8 @@ from typing import NamedTuple
 import pytest
 
 from ops.cluster import Cluster
-from tests.integration.wire import Answer, Client, follow_to, good, payload, refused, target_of
-from tests.support import unique
+from tests.integration.wire import INLINE, Answer, Client, follow_to, good, payload, refused, target_of
+from tests.support import unique, wait_for
 
 SIZES = {"master": 2_000, "log": 20_000, "file": 300_000}
 _stored: dict[tuple[str, str], Value] = {}
@@ -168,9 +168,27 @@ def test_a_head_with_a_range_is_told_of_the_whole_value(master: Client, value: V
 
 
 def test_a_range_counts_while_its_if_range_holds(master: Client, value: Value) -> None:
+    second = parsedate_to_datetime(value.modified).timestamp()
+    wait_for(lambda: time.time() >= second + 1, what="the second after the value's")
     for condition in (value.etag, value.modified):
         answer = get(master, value, {"Range": "bytes=4-7", "If-Range": condition})
         assert (answer.status, answer.body) == (206, value.bytes[4:8]), condition
+
+
+@pytest.mark.parametrize("size", SIZES.values())
+def test_a_date_of_this_very_second_is_not_good_enough_for_a_range(master: Client, size: int) -> None:
+    def put_and_read() -> bool:
+        """Whether all of it happened within one second."""
+        key = unique()
+        good(master.put(key, payload(size)), 201)
+        modified = master.head(key).headers["last-modified"]
+        answer = master.get(key, {"Range": "bytes=4-7", "If-Range": modified})
+        if time.time() >= parsedate_to_datetime(modified).timestamp() + 1:
+            return False
+        assert (answer.status, answer.body) == (200, payload(size))
+        return True
+
+    wait_for(put_and_read, what="a value stored and read within one second")
 
 
 def test_without_its_if_range_the_whole_value_is_answered(master: Client, value: Value) -> None:
@@ -332,6 +350,30 @@ def test_if_match_guards_a_delete(master: Client) -> None:
     good(master.delete(key, {"If-Match": etag}))
     refused(master.get(key), 404)
     assert master.delete(key, {"If-Match": etag}).status in (404, 412)
+
+
+@pytest.mark.parametrize("size", [100, 20_000, INLINE + 1])
+def test_if_unmodified_since_guards_an_overwrite_and_a_delete(master: Client, size: int) -> None:
+    key = unique()
+    etag = master.put(key, b"first").headers["etag"]
+    modified = master.head(key).headers["last-modified"]
+    before, after = shifted(modified, -1), shifted(modified, 1)
+    assert etag in refused(master.put(key, payload(size), "?overwrite=1", {"If-Unmodified-Since": before}), 412)
+    chunks = (payload(size)[at : at + 65536] for at in range(0, size, 65536))
+    refused(master.put(key, chunks, "?overwrite=1", {"If-Unmodified-Since": before}), 412)
+    url = good(master.request("GET", f"/get_node/{key}?overwrite=1"))["node"]
+    refused(follow_to(url, "PUT", payload(size), {"If-Unmodified-Since": before}), 412)
+    assert before in refused(master.delete(key, {"If-Unmodified-Since": before}), 412)
+    assert master.get(key).body == b"first"
+    # It is no wish to replace, and does not count beside an If-Match.
+    refused(master.put(key, payload(size), headers={"If-Unmodified-Since": modified}), 409)
+    both = {"If-Unmodified-Since": before, "If-Match": etag}
+    good(master.put(key, payload(size), headers=both), 201)
+    good(master.put(key, payload(size), "?overwrite=1", {"If-Unmodified-Since": "no date"}), 201)
+    good(master.put(unique(), payload(size), headers={"If-Unmodified-Since": before}), 201)
+    modified = master.head(key).headers["last-modified"]
+    good(master.put(key, payload(size), "?overwrite=1", {"If-Unmodified-Since": modified}), 201)
+    good(master.delete(key, {"If-Unmodified-Since": shifted(after, 3600)}))
 
 
 def test_a_replaced_value_has_another_etag_and_is_sent_again(master: Client) -> None:

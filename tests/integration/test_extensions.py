@@ -85,6 +85,7 @@ from extensions import Extension
 class Loud(Extension):
     def execute(self):
         print("a line for the log")
+        print("\\x1b[2Ja line for\\x07 a terminal\\x7f")
         for _ in range(131072):
             print("x" * 79)
         return ["quiet"]
@@ -139,7 +140,8 @@ class Keys(Extension):
             found = self.store.keys(self.params["prefix"][0], self.params.get("after", [""])[0])
         for entry in found:
             yield {"key": entry.key, "size": entry.size, "etag": entry.etag, "created": entry.created,
-                   "expires": entry.expires, "content_type": entry.content_type, "url": entry.url}
+                   "expires": entry.expires, "content_type": entry.content_type,
+                   "content_encoding": entry.content_encoding, "url": entry.url}
 """,
     "writer": """
 from extensions import Extension, KeyExists, KeyMissing
@@ -463,6 +465,8 @@ def test_what_an_extension_prints_is_in_the_log_and_nowhere_else(cluster: Cluste
     assert call(cluster, "loud").data == ["quiet"]
     log = log_of(cluster)
     assert 'extension printed extension=loud text="a line for the log"' in log
+    assert r'text="\u001b[2Ja line for\u0007 a terminal\u007f"' in log
+    assert all(character == "\n" or character.isprintable() for character in log)
     assert "extension printed more than is logged extension=loud" in log
     assert log.count("x" * 79) < 1000
 
@@ -538,8 +542,8 @@ def test_an_extension_walks_over_the_keys_of_a_prefix(cluster: Cluster) -> None:
     assert [(row["key"], row["size"]) for row in rows] == [(f"{prefix}/{n}.txt", n) for n in range(5)]
     listed = http_request("GET", f"{cluster.master_url}/keys?prefix={prefix}/").data["keys"]
     for row, entry in zip(rows, listed, strict=True):
-        assert {name: row[name] for name in ("key", "size", "etag", "created", "expires", "content_type")} == {
-            name: entry[name] for name in ("key", "size", "etag", "created", "expires", "content_type")
+        assert {name: row[name] for name in entry if name != "nodes"} == {
+            name: value for name, value in entry.items() if name != "nodes"
         }
         assert http_request("GET", row["url"]).body == b"x" * row["size"]
     after = call(cluster, f"keys?prefix={prefix}/&after={prefix}/2.txt").data

@@ -6,15 +6,15 @@ import socket
 import time
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ops.cluster import Cluster
+from ops.cluster import Cluster, Rabbit
 from tests.pictures import cut, packed, reply, scene, serving
-from tests.support import Answer, get, http_request, put, unique
+from tests.support import Answer, Clusters, get, http_request, put, unique
 
 BOX = (233, 117, 120, 90)
 PLACE = {"x": 233, "y": 117, "w": 120, "h": 90}
@@ -194,8 +194,39 @@ def stranger(base: Image.Image) -> Iterator[str]:
         yield url
 
 
-def test_the_base_may_be_anywhere(cluster: Cluster, stranger: str, part: bytes) -> None:
-    assert match(cluster, part, f"{stranger}/base.png").data["coordinates"] == PLACE
+@pytest.fixture(scope="module")
+def welcoming(make_shared_cluster: Clusters) -> Cluster:
+    """A cluster whose image_url may lead to servers of this machine."""
+    return make_shared_cluster(nodes=1, env={"PULZAR_EXTENSIONS_FETCH": "pictures.example, 127.0.0.1"})
+
+
+def test_the_base_may_be_anywhere_that_is_listed(welcoming: Cluster, stranger: str, part: bytes) -> None:
+    assert match(welcoming, part, f"{stranger}/base.png").data["coordinates"] == PLACE
+
+
+def test_nothing_else_of_the_machine_is_within_reach(
+    cluster: Cluster, rabbit: Rabbit, stranger: str, part: bytes
+) -> None:
+    master, port = cluster.master_url, cluster.base_port
+    for url in (
+        f"{stranger}/base.png", f"{master}/admin/status", f"{master}/", f"{rabbit.console_url}api/overview",
+        f"http://127.0.0.1:{rabbit.amqp_port}/get_key/a", f"http://0.0.0.0:{port}/get_key/a",
+        f"http://no-such-host.invalid:{port}/get_key/a",
+    ):  # fmt: skip
+        answer = match(cluster, part, url)
+        assert (answer.status, answer.data) == (400, None), url
+        assert "is no key of this cluster" in answer.msg
+        assert "[extensions] fetch" in answer.msg
+
+
+def test_a_key_is_found_by_any_name_of_the_master_and_at_its_node(
+    cluster: Cluster, base: Image.Image, part: bytes
+) -> None:
+    key = unique("base.png")
+    at_node = put(cluster, key, packed(base)).data["url"]
+    assert urlsplit(at_node).port != cluster.base_port
+    for url in (at_node, f"http://localhost:{cluster.base_port}/get_key/{quote(key)}"):
+        assert match(cluster, part, url).data["coordinates"] == PLACE
 
 
 @pytest.mark.parametrize(
@@ -208,10 +239,10 @@ def test_the_base_may_be_anywhere(cluster: Cluster, stranger: str, part: bytes) 
     ],
 )
 def test_what_another_server_can_do_is_limited(
-    cluster: Cluster, stranger: str, part: bytes, path: str, status: int, message: str
+    welcoming: Cluster, stranger: str, part: bytes, path: str, status: int, message: str
 ) -> None:
-    answer = match(cluster, part, f"{stranger}/{path}")
+    answer = match(welcoming, part, f"{stranger}/{path}")
     assert answer.status == status
     assert message in answer.msg
     # And it has disturbed nobody
-    assert get(cluster, unique("none")).status == 404
+    assert get(welcoming, unique("none")).status == 404

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,12 @@ EXPECTED = " ".join(TEXT.split())
 def test_text_is_read_in_every_usual_size(cluster: Cluster, size: int) -> None:
     answer = read(cluster, packed(text(size=size)))
     assert words(answer) == EXPECTED
-    assert set(answer.data) == {"text"}
+    assert set(answer.data) == {"text", "pages"}
     assert answer.msg == "ok"
 
 
 def test_lines_are_kept(cluster: Cluster) -> None:
-    assert read(cluster, packed(text())).data == {"text": TEXT}
+    assert read(cluster, packed(text())).data == {"text": TEXT, "pages": 1}
 
 
 @pytest.mark.parametrize(
@@ -95,12 +96,48 @@ def test_text_that_a_camera_took_turned_is_read_upright(cluster: Cluster) -> Non
 )
 def test_search_says_whether_the_text_contains_something(cluster: Cluster, search: str, contains: bool) -> None:
     answer = read(cluster, packed(text()), f"?search={search}")
-    assert answer.data == {"text": TEXT, "contains": contains}
+    assert answer.data == {"text": TEXT, "pages": 1, "contains": contains}
+
+
+PAGES = ("the first page", "page in the middle", "this is the last")
+
+
+def tiff(*pages: Image.Image, **options: Any) -> bytes:
+    """A TIFF file of several pages."""
+    return packed(pages[0], "TIFF", save_all=True, append_images=list(pages[1:]), **options)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "group4"])
+def test_all_pages_of_a_tiff_are_read_with_form_feeds_between_them(cluster: Cluster, compression: str | None) -> None:
+    # Given pages of different sizes, black and white as fax machines and scanners make them where that is asked for
+    mode = "1" if compression == "group4" else "L"
+    drawn = [text(words, size=20 + 8 * number).convert(mode) for number, words in enumerate(PAGES)]
+    answer = read(cluster, tiff(*drawn, compression=compression), "?search=first%20page%20page%20in", "scan.tiff")
+    assert answer.data == {"text": "\f".join(PAGES), "pages": 3, "contains": True}
+    # And a page without text keeps its place
+    blank = tiff(text(PAGES[0]), Image.new("L", (300, 200), 255), text(PAGES[2]))
+    assert read(cluster, blank).data == {"text": f"{PAGES[0]}\f\f{PAGES[2]}", "pages": 3}
+
+
+def test_a_damaged_page_is_named(cluster: Cluster) -> None:
+    whole = tiff(*(text(words) for words in PAGES), compression="tiff_lzw")
+    with Image.open(io.BytesIO(whole)) as opened:
+        opened.seek(1)
+        at = opened.tag_v2[273][0]  # type: ignore[attr-defined]
+    answer = read(cluster, whole[:at] + bytes(200) + whole[at + 200 :])
+    assert answer.status == 400
+    assert answer.msg.startswith("page 2 of the picture sent can't be read")
+
+
+def test_of_an_animation_the_first_frame_is_read(cluster: Cluster) -> None:
+    frames = [text(words) for words in PAGES]
+    moving = packed(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert read(cluster, moving).data == {"text": PAGES[0], "pages": 1}
 
 
 def test_a_picture_without_text_has_none(cluster: Cluster) -> None:
     for picture in (Image.new("L", (400, 300), 255), Image.new("L", (1, 1), 0), Image.new("L", (32000, 2), 9)):
-        assert read(cluster, packed(picture), "?search=x").data == {"text": "", "contains": False}
+        assert read(cluster, packed(picture), "?search=x").data == {"text": "", "pages": 1, "contains": False}
 
 
 @pytest.mark.parametrize(
@@ -110,6 +147,8 @@ def test_a_picture_without_text_has_none(cluster: Cluster) -> None:
         (b"no picture", "", "the picture sent is no picture that can be read; BMP, GIF, JPEG"),
         (packed(text())[:1000], "", "the picture sent can't be read, it is damaged or cut short"),
         (packed(Image.new("1", (7000, 6000))), "", "7000 x 6000 pixels; 40,000,000 in all"),
+        (tiff(*[Image.new("1", (1, 1))] * 101), "", "more than 100 pages"),
+        (tiff(text(), Image.new("1", (7000, 6000))), "", "page 2 of the picture sent has 7000 x 6000 pixels"),
         (packed(text()), "?invert=yes", "invert='yes' was received, and 0 or 1 is needed"),
     ],
 )

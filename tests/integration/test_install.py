@@ -136,6 +136,9 @@ def test_one_command_installs_all_of_it_and_it_runs(machine: Machine) -> None:
         "setup.sh",
         "systemd",
     ]
+    # And the kernel lets connections outlive a web worker, now and after the next boot
+    assert "-net.ipv4.tcp_migrate_req = 1\n" in (machine.root / "etc/sysctl.d/60-pulzar.conf").read_text()
+    assert machine.run("cat", "/proc/sys/net/ipv4/tcp_migrate_req").strip() == "1"
     # And RabbitMQ's user has the least rights, and no others
     assert machine.run("rabbitmqctl", "-qs", "list_permissions", "-p", "pulzar").strip().split("\t") == [
         "pulzar",
@@ -262,6 +265,7 @@ def test_purged_nothing_of_it_is_left(machine: Machine) -> None:
     left = [path for path in ("opt/pulzar", "etc/pulzar", "var/lib/pulzar") if (machine.root / path).exists()]
     assert not left
     assert not list((machine.root / "etc/systemd").rglob("*pulzar*"))
+    assert not (machine.root / "etc/sysctl.d/60-pulzar.conf").exists()
     assert "exit status 2" in machine.run("getent", "passwd", "pulzar", check=False)
     assert "pulzar" not in machine.run("rabbitmqctl", "-qs", "list_users")
     assert "pulzar" not in machine.run("rabbitmqctl", "-qs", "list_vhosts")

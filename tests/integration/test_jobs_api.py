@@ -163,6 +163,9 @@ REFUSED: dict[str, tuple[str, Any, int, str]] = {
     "half a unit": ("test/echo", scheduled(time_unit=1.5), 400, "time_unit"),
     "a unit of true": ("test/echo", scheduled(time_unit=True), 400, "time_unit"),
     "a unit beyond all": ("test/echo", scheduled(time_unit=10**30), 400, "scheduled"),
+    "a unit that no clock has": ("test/echo", scheduled(interval="weeks", time_unit=10**9), 400, "36500 days"),
+    "a unit of many digits": ("test/echo", scheduled(time_unit=10**4_000), 400, "36500 days"),
+    "a unit of 5,000 digits": ("test/echo", b'{"scheduled": {"time_unit": ' + b"9" * 5_000 + b"}}", 400, "JSON"),
     "repeat twice": ("test/echo", scheduled(repeat=2), 400, "repeat"),
     "repeat as text": ("test/echo", scheduled(repeat="1"), 400, "repeat"),
     "a schedule of an unknown script": ("test/nothing", scheduled(), 404, "test/nothing"),
@@ -431,7 +434,9 @@ def test_a_second_launch_with_the_same_token_gives_the_first_jobs_id(desk: Desk,
     ids = at_once(*[lambda: desk.launch("test/mark", {"file": file}, unique=token)] * 8)
     assert len(set(ids)) == 1
     desk.done(ids[0])
-    assert desk.launch("test/mark", {"file": file, "name": "later"}, unique=token) == ids[0]
+    assert desk.launch("test/mark", {"file": file}, unique=token) == ids[0]
+    later = desk.try_launch("test/mark", {"file": file, "name": "later", "pulzar_options": {"unique": token}})
+    assert later.status == 409
     other = desk.launch("test/mark", {"file": file, "name": "other"}, unique=token + "-2")
     desk.done(other)
     assert sorted(name for name, *_ in marks(Path(file))) == ["", "other"]

@@ -145,6 +145,7 @@ def test_old_keys_are_cleaned_only_when_that_is_asked_for(runs: Runs, store: Cli
     for wrong in (
         {"days": 1},
         {"prefix": "", "days": 1},
+        {"prefix": "/", "days": 1},
         {"prefix": prefix},
         {"prefix": prefix, "days": -1},
         {"prefix": prefix, "days": "1"},

@@ -7,13 +7,17 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgpack
 import pika
+import pika.exceptions
 import pytest
 
-from broker import topology
-from broker.jobs import MAX_BYTES
+from broker import jobs, settings, topology
+from broker.jobs import MAX_BYTES, Order
+from broker.messages import encode
+from broker.runs import Claimed, Finished, Progress, Reports, Returned, RunState
 from ops.cluster import Rabbit
 from tests.integration.jobs_tools import SCRIPTS, Console, Desk, Gate, make, marks
 from tests.support import Clusters, get, put, unique, wait_for
@@ -45,6 +49,11 @@ class Publisher:
     def put(self, body: bytes, queue: str = topology.JOBS, **properties: Any) -> None:
         """Publish, and wait until the broker has it."""
         self._channel.basic_publish("", queue, body, pika.BasicProperties(**properties), mandatory=True)
+
+    def fill(self, body: bytes) -> None:
+        """Publish the same until the broker refuses it."""
+        for _ in range(1_000):
+            self.put(body)
 
     def close(self) -> None:
         """End the connection."""
@@ -149,7 +158,9 @@ def test_a_job_by_hand_runs_on_the_node_it_names_or_that_has_its_script(desk: De
         assert (job["node"], job["state"], job["source"]) == ("node-2", "completed", "queue")
 
 
-def test_of_jobs_by_hand_with_one_unique_token_one_counts(desk: Desk, publisher: Publisher, tmp_path: Path) -> None:
+def test_of_jobs_by_hand_with_one_unique_token_one_counts(
+    desk: Desk, console: Console, publisher: Publisher, tmp_path: Path
+) -> None:
     token = unique("token")
     gate, name = Gate(tmp_path / "gate"), unique()
     job = {"job": "test/gate", "arguments": {"name": name, "gate": str(gate.path)}, "options": {"unique": token}}
@@ -161,9 +172,106 @@ def test_of_jobs_by_hand_with_one_unique_token_one_counts(desk: Desk, publisher:
     named(desk, "test/echo", name)
     rows = [row for row in desk.of_source("queue", "test/gate") if json.loads(row["parameters"])["name"] == name]
     assert len(rows) == 1
-    assert desk.launch("test/gate", {"gate": str(gate.path)}, unique=token) == rows[0]["job_id"]
+    assert desk.launch("test/gate", job["arguments"], unique=token) == rows[0]["job_id"]
+    # One that is another job is buried, and says which has the token.
+    other = json.dumps(job | {"arguments": job["arguments"] | {"name": "other"}}).encode()
+    publisher.put(other)
+    assert f"belongs to job {rows[0]['job_id']}, which has other arguments" in console.buried(other)["reason"]
     gate.open()
     desk.done(rows[0]["job_id"])
+
+
+def test_a_message_by_hand_can_not_be_another_job(
+    desk: Desk, console: Console, publisher: Publisher, tmp_path: Path
+) -> None:
+    file, gate = tmp_path / "marks", Gate(tmp_path / "gate")
+    secret = settings.load(environ={"PULZAR_GENERAL_SECRET": desk.cluster.secret}).secret()
+    # Given jobs that wait, that run, and that are over
+    busy = [desk.launch("test/gate", {"gate": str(gate.path)}) for _ in range(4)]
+    for number in busy:
+        desk.until(number, "running")
+    waiting = desk.launch("test/mark", {"file": str(file), "name": "waiting"})
+    over = desk.launch("test/noop")
+    assert desk.cancel(over).status == 200
+    jobs_before = [desk.job(number) for number in (*busy, waiting, over)]
+    # When messages by hand say that they are these, or one that there is not, whatever they have as a seal
+    forged = []
+    for number in (waiting, busy[0], over, 10**9):
+        for attempt in (1, 2):
+            fields = {"job": "test/mark", "arguments": {"file": str(file), "name": "forged"}, "id": number}
+            body = msgpack.packb(fields | {"attempt": attempt})
+            forged.append(body)
+            publisher.put(body, headers={})
+    seal = jobs.seal(secret, forged[0])
+    forged.append(msgpack.packb({"job": "test/mark", "arguments": {}, "attempt": 3}))
+    publisher.put(forged[-1], headers=seal | {"id": waiting})
+    forged.append(json.dumps({"job": "test/mark", "arguments": {}, "id": waiting}).encode())
+    publisher.put(forged[-1], headers={jobs.SEAL: "x"}, message_id=str(waiting))
+    copy = msgpack.packb(msgpack.unpackb(jobs.write(Order("test/mark", {"file": str(file)}, id=waiting))))
+    forged.append(copy)
+    publisher.put(copy, headers=seal)
+    # Then they go where nodes can see them, and are buried
+    for number in busy:
+        assert desk.job(number)["state"] == "running"
+    gate.open()
+    for body in forged:
+        assert "is the master's to give" in console.buried(body)["reason"]
+    # And the jobs are what they are without them
+    done = [desk.done(number) for number in (*busy, waiting)]
+    assert [name for name, *_ in marks(file)] == ["waiting"]
+    assert [job["attempt"] for job in done] == [1] * 5
+    assert [job["parameters"] for job in done] == [job["parameters"] for job in jobs_before[:5]]
+    assert desk.job(over) == jobs_before[5]
+    assert not [row for row in desk.read("/admin/all_jobs?limit=1000") if "forged" in row["parameters"]]
+
+
+def test_a_policy_of_rabbitmq_bounds_the_jobs_by_hand(
+    desk: Desk, rabbit: Rabbit, publisher: Publisher, tmp_path: Path
+) -> None:
+    gate, name = Gate(tmp_path / "gate"), unique()
+    busy = [desk.launch("test/gate", {"gate": str(gate.path)}) for _ in range(4)]
+    for number in busy:
+        desk.until(number, "running")
+    job = json.dumps({"job": "test/echo", "arguments": {"name": name}}).encode()
+    policy = f"policies/{quote(desk.cluster.vhost, safe='')}/bounded"
+    definition = {"pattern": "^pulzar\\.jobs$", "apply-to": "queues", "definition": {"max-length": 5}}
+    rabbit.api("PUT", policy, definition)
+    try:
+        # The broker refuses some message or other soon after it is full, and the master's, too.
+        with pytest.raises(pika.exceptions.NackError):
+            publisher.fill(job)
+        waiting = desk.try_launch("test/noop")
+        assert waiting.status == 202
+        # What it has taken runs, and what the ledger has, too
+        gate.open()
+        desk.done(waiting.data["job_id"])
+        assert named(desk, "test/echo", name)["state"] == "completed"
+    finally:
+        gate.open()
+        rabbit.api("DELETE", policy)
+
+
+def test_reports_by_hand_of_what_there_is_not_change_no_job(desk: Desk, publisher: Publisher, tmp_path: Path) -> None:
+    gate, run = Gate(tmp_path / "gate"), "f" * 32
+    number = desk.launch("test/gate", {"gate": str(gate.path)})
+    before = desk.until(number, "running")
+    newest = desk.read("/admin/all_jobs?limit=1")
+    items: list[Any] = []
+    for job, attempt in ((number, 2), (number, 99), (number, 0), (10**9, 1)):
+        items.append(Claimed(run, job, attempt, 1, b""))
+        items += [Finished(run, job, attempt, state, "forged", 1, 2, "", "") for state in RunState]
+    items.append(Claimed(run, 0, 1, 1, msgpack.packb({"job": "test/noop", "id": number})))
+    items.append(Returned(msgpack.packb({"job": "test/noop", "id": number, "attempt": 1}), "forged", run))
+    publisher.put(encode(Reports("node-1", items)), topology.RESULTS)
+    publisher.put(encode(Progress("node-1", run, number, 1, 1, 2, "forged", b"forged", 0)), topology.PROGRESS)
+    # What is launched now is handled after them.
+    later = desk.launch("test/noop")
+    assert desk.done(later)["attempt"] == 1
+    assert {**desk.job(number), "progress": None} == {**before, "progress": None}
+    assert "forged" not in json.dumps(desk.job(number))
+    assert desk.read("/admin/all_jobs?limit=2")[1:] == newest
+    gate.open()
+    assert desk.done(number)["attempts"][0]["state"] == "completed"
 
 
 def nested(depth: int) -> bytes:

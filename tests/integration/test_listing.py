@@ -64,7 +64,7 @@ def test_a_row_says_what_there_is_to_say_of_a_key(cluster: Cluster, master: Clie
         key = unique("a.txt")
         put = master.put(key, payload(size), query)
         (row,) = page(master, prefix=key)["keys"]
-        assert row.keys() == {"key", "size", "etag", "nodes", "created", "expires", "content_type"}
+        assert row.keys() == {"key", "size", "etag", "nodes", "created", "expires", "content_type", "content_encoding"}
         assert (row["key"], row["size"], row["etag"]) == (key, size, put.headers["etag"])
         assert row["content_type"] == "text/plain"
         assert (row["expires"] is None) == (not query)
@@ -124,6 +124,21 @@ def test_after_goes_on_behind_any_text_whether_or_not_there_is_such_a_key(master
 def test_after_in_front_of_the_prefix_or_behind_it_is_no_error(master: Client, tree: str) -> None:
     assert len(page(master, prefix=f"{tree}/", after=" ")["keys"]) == 10
     assert page(master, prefix=f"{tree}/", after="~~~~") == {"keys": [], "prefixes": [], "next": None}
+
+
+def test_a_leading_slash_counts_for_nothing(master: Client, tree: str) -> None:
+    for query in (
+        {"prefix": f"{tree}/"},
+        {"prefix": f"{tree}/", "after": f"{tree}/a"},
+        {"prefix": f"{tree}/", "delimiter": "/"},
+    ):
+        with_slash = {name: f"/{text}" if name != "delimiter" else text for name, text in query.items()}
+        assert page(master, **with_slash) == page(master, **query)
+        assert page(master, **with_slash) != {"keys": [], "prefixes": [], "next": None}
+    assert page(master, prefix="/", limit=5) == page(master, limit=5)
+    assert len(page(master, prefix="/" + "k" * 383)["keys"]) == 0
+    refused(master.request("GET", "/keys?prefix=/" + "k" * 384), 400)
+    assert page(master, prefix=f"//{tree}") == {"keys": [], "prefixes": [], "next": None}
 
 
 def test_a_prefix_of_nothing_is_an_empty_page(master: Client) -> None:
@@ -216,7 +231,7 @@ def test_a_bad_parameter_is_refused_with_its_name(master: Client, query: str) ->
 
 
 @pytest.mark.parametrize("query", ["prefix=%00", "after=%00", "after=%7F", "prefix=a//", "prefix=../", "prefix=%FF", "delimiter=%00",
-                                   "prefix=/", "delimiter=//"])  # fmt: skip
+                                   "prefix=//", "delimiter=//"])  # fmt: skip
 def test_a_prefix_that_no_key_can_have_finds_nothing_and_breaks_nothing(master: Client, query: str) -> None:
     answer = master.request("GET", f"/keys?{query}&limit=5")
     assert answer.status in (200, 400)

@@ -8,6 +8,9 @@ import pty
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -386,3 +389,119 @@ def test_reset_removes_pulzars_files_and_no_others(make_cluster: Clusters, tmp_p
         key = next(iter(there))
         good(master.put(key, b"new"), 201)
         assert master.get(key).body == b"new"
+
+
+def test_restores_asked_for_again_and_again_run_one_at_a_time_and_make_no_key_unavailable(
+    cluster: Cluster, master: Client
+) -> None:
+    # Given keys, and clients that read, replace and add some
+    there, gone = fill(master)
+    known = [unique() for _ in range(300)]
+    for key in known:
+        good(master.put(key, b"1"), 201)
+    over = threading.Event()
+    wrong: Counter[str] = Counter()
+    done: Counter[str] = Counter()
+
+    def use(number: int) -> None:
+        with Client(cluster.master_url) as client:
+            turn = 0
+            while not over.is_set():
+                turn += 1
+                key = known[(turn * 8 + number) % len(known)]
+                for what, answer, status in (
+                    ("GET", client.get(key), 200), ("PUT", client.put(key, b"2", "?overwrite=1"), 201),
+                    ("new", client.put(unique(), b"new"), 201), ("unknown", client.get(unique()), 404),
+                ):  # fmt: skip
+                    done[what] += 1
+                    if answer.status != status:
+                        wrong[f"{what}: {answer.status} {answer.body[:100]!r}"] += 1
+
+    statuses: Counter[int] = Counter()
+    clients = [threading.Thread(target=use, args=(number,)) for number in range(4)]
+    for client in clients:
+        client.start()
+    try:
+        # When restores are asked for all the time
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            body = b"{}" if statuses[202] % 2 else b'{"node": "%s"}' % cluster.nodes[0].id.encode()
+            answer = master.request("POST", "/skynet/restore", body)
+            statuses[answer.status] += 1
+            if answer.status == 409:
+                assert "records; GET /skynet/restore tells how far it is" in refused(answer, 409)
+            time.sleep(0.05)
+    finally:
+        over.set()
+        for client in clients:
+            client.join()
+    # Then some run, one at a time, and no request notices
+    assert set(statuses) == {202, 409}, statuses
+    assert statuses[202] >= 2
+    assert not wrong, wrong
+    assert min(done.values()) > 50
+    settled(master)
+    unchanged(master, there, gone)
+    assert all(master.get(key).status == 200 for key in known)
+
+
+def settled(master: Client) -> None:
+    wait_for(lambda: not any(row["restoring"] for row in good(master.request("GET", "/skynet/restore"))["nodes"]))
+
+
+def test_a_restore_that_runs_already_is_followed(cluster: Cluster, master: Client) -> None:
+    there, gone = fill(master)
+    settled(master)
+    good(master.request("POST", "/skynet/restore", b"{}"), 202)
+    done = manage("--data", str(cluster.directory), "--restore")
+    assert (done.status, done.errors) == (0, "")
+    assert "already" in done.output
+    assert "following it" in done.output
+    assert "restored in" in done.output
+    unchanged(master, there, gone)
+
+
+def test_a_restore_of_a_silent_node_is_not_begun(cluster: Cluster, master: Client) -> None:
+    stopped = cluster.nodes[1]
+    cluster.stop_node(1)
+    wait_for(lambda: good(master.request("GET", f"/admin/network/{stopped.id}"))["synch"] is False)
+    for body in (b"{}", b'{"node": "%s"}' % stopped.id.encode()):
+        assert stopped.id in refused(master.request("POST", "/skynet/restore", body), 409)
+    good(master.put(unique(), b"value"), 201)
+
+
+# forget
+
+
+def test_forget_needs_a_node_that_is_known_and_gone(cluster: Cluster) -> None:
+    done = manage("--data", str(cluster.directory), "forget")
+    assert (done.status, "needs the name of a node" in done.errors) == (2, True)
+    done = manage("--data", str(cluster.directory), "forget", "nobody")
+    assert (done.status, "nobody" in done.errors) == (1, True)
+    for name in (cluster.nodes[0].id, cluster.nodes[0].url):
+        done = manage("--data", str(cluster.directory), "forget", name, "--yes")
+        assert (done.status, "is heard from" in done.errors) == (1, True)
+
+
+def test_forget_says_what_is_lost_and_asks_first(make_cluster: Clusters) -> None:
+    cluster = make_cluster(nodes=2)
+    gone = cluster.nodes[1]
+    with Client(cluster.master_url) as master:
+        on_it = []
+        while len(on_it) < 3:
+            key = unique()
+            if good(master.put(key, payload(6_000)), 201)["url"].startswith(gone.url):
+                on_it.append(key)
+        cluster.stop_node(1)
+        wait_for(lambda: not good(master.request("GET", f"/admin/network/{gone.id}"))["synch"])
+        given = ["--data", str(cluster.directory), "forget", gone.id, "--keys"]
+        for answer in ("", "yes\n", f"forget {cluster.nodes[0].id}\n"):
+            done = manage(*given, given=answer)
+            assert (done.status, "nothing was changed" in done.output) == (1, True)
+            assert "3 keys of the index are there" in done.output
+        assert good(master.request("GET", f"/admin/network/{gone.id}"))["node"] == gone.id
+        done = manage(*given, given=f"forget {gone.id}\n")
+        assert (done.status, done.errors) == (0, "")
+        assert "3 keys of it leave the index" in done.output
+        for key in on_it:
+            wait_for(lambda key=key: master.get(key).status == 404)

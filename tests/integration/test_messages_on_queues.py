@@ -13,6 +13,7 @@ import msgpack
 import pytest
 
 from broker import keys, topology
+from broker.link import Delivery, Link
 from broker.messages import (
     PROTOCOL,
     Announce,
@@ -26,6 +27,7 @@ from broker.messages import (
     Results,
     Status,
     Store,
+    decode_any,
     encode,
 )
 from ops.cluster import Cluster, Rabbit
@@ -531,3 +533,127 @@ def test_a_message_with_a_bad_field_is_buried_with_the_reason(cluster: Cluster, 
     for what, body in bodies.items():
         console.publish(queue_of(cluster, kind), body)
         assert console.buried(body)["reason"], what
+
+
+# From the future
+
+FUTURE = (1 << 63) - 1
+DAY_MS = 86_400_000
+
+
+def ahead(days: float) -> int:
+    """A version that a clock so many days ahead would have made."""
+    return newest_version() + int(days * DAY_MS) * 1000 * 4096
+
+
+@pytest.mark.parametrize("version", [FUTURE, 2])
+def test_a_deletion_from_the_future_is_buried_and_its_key_goes_on(
+    cluster: Cluster, console: Console, master: Client, version: int
+) -> None:
+    version = version if version == FUTURE else ahead(version)
+    there, new = unique("there"), unique("new")
+    url = good(master.put(there, b"value"), 201)["url"]
+    for number, node in enumerate(cluster.nodes):
+        for key in (there, new):
+            body = encode(Commands("", [Delete(0, keys.encode(key), version)]))
+            console.publish(topology.node_queue(node.id), body)
+            assert "days ahead of this machine's clock" in console.buried(body)["reason"], (number, url)
+    assert master.get(there).body == b"value"
+    for key in (there, new):
+        good(master.put(key, b"again", "?overwrite=1"), 201)
+        good(master.delete(key))
+        good(master.put(key, b"once more"), 201)
+
+
+def test_a_command_from_the_future_is_buried_alone(cluster: Cluster, console: Console, master: Client) -> None:
+    # Given a batch in which one command is bad
+    key, queue = unique(), topology.node_queue(cluster.nodes[0].id)
+    late = int(time.time() * 1000) + 2 * DAY_MS
+    for bad in (
+        store(f"{key}/bad", ahead(2), b"b"),
+        store(f"{key}/late", newest_version(), b"b")._replace(created=late),
+    ):
+        items = [store(f"{key}/1", newest_version(), b"1"), bad, store(f"{key}/2", ahead(0.9), b"2")]
+        # When it comes
+        console.publish(queue, encode(Commands("", items)))
+        # Then that one is buried, and the others are carried out
+        assert "days ahead" in console.buried(encode(Commands("", [bad])))["reason"]
+        for name in ("1", "2"):
+            wait_for(lambda name=name: master.get(f"{key}/{name}").status == 200)
+        refused(master.get(keys.decode(bad.key)), 404)
+    # And what a clock that is not a day ahead has made can be replaced and deleted
+    good(master.put(f"{key}/2", b"new", "?overwrite=1"), 201)
+    good(master.delete(f"{key}/2"))
+
+
+def test_a_sender_whose_clock_is_ahead_is_told_so(cluster: Cluster, rabbit: Rabbit, console: Console) -> None:
+    command = store(unique(), ahead(3), b"x")._replace(ticket=5)
+    told: list[Result] = []
+
+    def received(delivery: Delivery) -> None:
+        message = decode_any(delivery.body)
+        told.extend(message.items if isinstance(message, Results) and message.origin == "somebody" else [])
+
+    # A second consumer of the results takes some of them from the controller; until it has seen this one.
+    link = Link(rabbit.url(cluster.vhost), "somebody", topology.master)
+    link.consume(topology.RESULTS, received, 1_000)
+    link.start()
+    try:
+        assert link.wait(10)
+
+        def answered() -> bool:
+            console.publish(topology.node_queue(cluster.nodes[0].id), encode(Commands("somebody", [command])))
+            return bool(told)
+
+        wait_for(answered, pause=0.3)
+    finally:
+        link.stop()
+    assert (told[0].ticket, told[0].status) == (5, Status.FAILED)
+    assert "3.0 days ahead" in told[0].reason
+
+
+def test_a_result_from_the_future_is_buried_alone_and_its_key_goes_on(
+    cluster: Cluster, console: Console, master: Client
+) -> None:
+    node = cluster.nodes[0].id
+    wait_for(lambda: applied(master, cluster, 0) == seq_of(master, cluster, 0))
+    key = unique()
+    good(master.put(key, b"value"), 201)
+    value = RESULT._replace(key=keys.encode(key), version=ahead(2))
+    late = RESULT._replace(key=keys.encode(key), created=FUTURE)
+    tomb = Result(0, Status.DONE, "", 1, Kind.DELETE, keys.encode(key), FUTURE, 0, 0, "", b"", 0, None)
+    fine = RESULT._replace(key=keys.encode(f"{key}/fine"), version=newest_version())
+    for bad in (value, late, tomb):
+        console.publish(topology.RESULTS, encode(RESULTS._replace(node=node, items=[bad, fine])))
+        assert "days ahead" in console.buried(encode(RESULTS._replace(node=node, items=[bad])))["reason"]
+    wait_for(lambda: master.head(f"{key}/fine").status == 200)
+    assert master.get(key).body == b"value"
+    good(master.put(key, b"new", "?overwrite=1"), 201)
+    good(master.delete(key))
+    good(master.put(key, b"once more"), 201)
+
+
+def test_a_heartbeat_from_the_future_is_buried(console: Console, master: Client) -> None:
+    for at in (FUTURE, int(time.time() * 1000) + 2 * DAY_MS):
+        body = encode(heartbeat("from-the-future", at=at, seq=1_000))
+        console.publish(topology.HEARTBEATS, body)
+        assert "days ahead" in console.buried(body)["reason"]
+    refused(master.request("GET", "/admin/network/from-the-future"), 404)
+    good(master.put(unique(), b"value"), 201)
+
+
+def test_a_node_that_is_not_there_is_named_and_can_be_forgotten(console: Console, master: Client) -> None:
+    # Given a heartbeat of a node that never sends its log
+    console.publish(topology.HEARTBEATS, encode(heartbeat("ghost", at=int(time.time() * 1000), seq=1_000)))
+    wait_for(lambda: master.request("GET", "/admin/network/ghost").status == 200)
+    # Then it is said whom the index waits for
+    wait_for(lambda: "manage.py forget ghost" in master.request("GET", "/health").json["msg"])
+    assert "ghost" in refused(master.request("GET", "/health"), 503)
+    assert good(master.request("GET", "/health?live=1"))["restoring"] == ["ghost"]
+    assert good(master.request("GET", "/admin/status"))["restoring"] == ["ghost"]
+    assert "it waits for ghost" in refused(master.put(unique(), b"value"), 503)
+    # When it is forgotten, new keys can be added
+    wait_for(lambda: master.request("DELETE", "/admin/network/ghost").status == 200, what="a node that is not heard")
+    wait_for(lambda: master.request("GET", "/health").status == 200)
+    good(master.put(unique(), b"value"), 201)
+    wait_for(lambda: master.request("GET", "/admin/network/ghost").status == 404)

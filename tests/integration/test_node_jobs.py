@@ -189,6 +189,18 @@ def test_a_script_that_is_not_here_and_a_job_for_another_node_are_given_back(fie
         assert field.waiting(master, topology.JOBS) == 0
 
 
+def test_an_id_that_the_master_has_not_sealed_is_buried_and_claims_nothing(field: Field) -> None:
+    with StandIn(field.url) as master:
+        wait_for(lambda: master.catalogs, what="the node with its queues")
+        for queue in topology.job_queues(field.node):
+            master.put(field.order(5, "forged"), queue, seal=False)
+        wait_for(lambda: field.waiting(master, topology.DEAD) == 5, what="all of them in the dead")
+        master.put(field.order(5, "the master's"))
+        assert [report.id for report in master.wait(Finished)] == [5]
+        assert field.effects() == ["the master's"]
+        assert len(master.of(Claimed)) == 1
+
+
 def test_a_script_that_has_just_been_added_runs_at_once(field: Field) -> None:
     with StandIn(field.url) as master:
         wait_for(lambda: master.catalogs, what="a catalog")
@@ -369,7 +381,7 @@ def test_a_broker_that_is_restarted_during_runs_has_nothing_run_twice(make_clust
     cluster.stop_master()
     assert cluster.rabbit is not None
     file, gate = tmp_path / "effects", tmp_path / "gate"
-    with StandIn(cluster.broker_url, naming()) as master:
+    with StandIn(cluster.broker_url, naming(), secret=cluster.secret) as master:
         arguments = {"file": str(file), "text": "id", "until": str(gate), "done": "done", "print": "log"}
         master.put(jobs.write(Order("test/append", arguments, id=1)))
         master.launch("test/append", arguments | {"text": "hand"})

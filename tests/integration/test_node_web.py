@@ -32,11 +32,11 @@ from tests.unit.volume import Volume
 
 RUN = """
 import multiprocessing, sys
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
 from granian.server import Server
 multiprocessing.set_start_method("spawn", force=True)
-Server("node.web:create", factory=True, address="127.0.0.1", port=int(sys.argv[1]), interface=Interfaces.WSGI,
-       workers=1, blocking_threads=16, backpressure=64, websockets=False, log_enabled=False).serve()
+Server("node.web:create", factory=True, address="127.0.0.1", port=int(sys.argv[1]), interface=Interfaces.ASGINL,
+       http=HTTPModes.http1, workers=1, backpressure=2000, websockets=False, log_enabled=False).serve()
 """
 ROOT = Path(__file__).parents[2]
 PUT_TIMEOUT = 0.5
@@ -202,7 +202,8 @@ def node(server: DataServer) -> Iterator[Client]:
 def target(server: DataServer, master: StandIn | str, key: str, *, until: float = 60, method: str = "PUT") -> str:
     """The request target that a master sends a client to."""
     route = "add_key" if method == "PUT" else "get_key"
-    fields = {"url": master if isinstance(master, str) else master.address} if method == "PUT" else {}
+    address = master if isinstance(master, str) else master.address
+    fields = {"url": address} if address else {}
     query = signing.sign(server.secret, method, key, fields, int(time.time() + until))
     return f"/{route}/{http.quote_key(key)}?{query}"
 
@@ -304,9 +305,65 @@ def test_a_signed_read_is_good_until_it_expires(server: DataServer, closed: Data
         with Client(asked.url) as node:
             assert node.request("GET", target(asked, "", key, method="GET")).body == b"value"
             assert node.request("HEAD", target(asked, "", key, method="GET")).status == 200
-            refused(node.request("GET", target(asked, "", key, method="GET", until=-2)), 403)
             refused(node.request("GET", target(asked, "", key, method="GET")[:-1]), 403)
             refused(node.request("GET", target(asked, "", key).replace("add_key", "get_key")), 403)
+
+
+def test_a_read_that_comes_too_late_is_answered_or_sent_back_to_the_master(
+    server: DataServer, closed: DataServer, master: StandIn
+) -> None:
+    key = unique("a b+c.txt")
+    master.store(key, b"value")
+    late = target(server, "master:31414", key, method="GET", until=-2)
+    for method in ("GET", "HEAD"):
+        assert follow_to(server.url + late, method, headers={"Range": "bytes=1-"}).status in (200, 206)
+        answer = follow_to(closed.url + late, method)
+        assert (answer.status, answer.headers["location"]) == (
+            307,
+            f"http://master:31414/get_key/{http.quote_key(key)}",
+        )
+        assert answer.headers["content-type"] == "text/plain"
+    assert follow_to(server.url + late).body == b"value"
+    for asked in (server, closed):
+        for wrong in (late[:-1], late.replace("master:31414", "evil:31414"), late.replace("&until", "&x=1&until")):
+            refused(follow_to(asked.url + wrong), 403)
+    # An address of a master that did not yet say where it is.
+    refused(follow_to(closed.url + target(closed, "", key, method="GET", until=-2)), 403)
+
+
+def test_pages_of_one_origin_may_follow_a_redirect_here(
+    volume: Volume, storage: Storage, stand_in: StandIn, tmp_path: Path
+) -> None:
+    stand_in.instead = None
+    key, new, origin = unique(), unique(), "https://ui.example"
+    stand_in.store(key, b"value")
+    server = DataServer(volume, tmp_path / "log", PULZAR_SERVER_CORS=origin)
+    try:
+        read, late = (target(server, stand_in, key, method="GET", until=until) for until in (60, -2))
+        put = target(server, stand_in, new)
+        for method, where, allowed, status in (
+            ("OPTIONS", read, "*", 204),
+            ("OPTIONS", late, "*", 204),
+            ("OPTIONS", put, "*", 204),
+            ("GET", read, "*", 200),
+            ("HEAD", read, "*", 200),
+            ("GET", late, "*", 200),
+            ("GET", target(server, stand_in, unique(), method="GET"), "*", 404),
+            ("PUT", put, "*", 201),
+            ("PUT", target(server, stand_in, new, until=-2), "*", 403),
+            ("OPTIONS", put[:-1], origin, 204),
+            ("OPTIONS", f"/add_key/{new}", origin, 204),
+            ("OPTIONS", "/add_key/?signature=x", origin, 204),
+            ("GET", read[:-1], origin, 403),
+            ("GET", f"/get_key/{key}", origin, 200),
+            ("PUT", put.replace("add_key", "get_key"), origin, 405),
+            ("GET", "/health?signature=x", origin, 200),
+        ):
+            with Client(server.url) as node:
+                answer = node.request(method, where, b"value" if method == "PUT" else b"", {"Origin": "null"})
+            assert (answer.status, answer.headers["access-control-allow-origin"]) == (status, allowed), (method, where)
+    finally:
+        server.stop()
 
 
 def test_whether_a_plain_read_is_answered_is_a_setting(server: DataServer, closed: DataServer, master: StandIn) -> None:
@@ -392,7 +449,7 @@ def test_an_upload_is_committed_and_can_be_read(
     (told,) = master.told
     assert told == {
         "node": "tested", "staged": told["staged"], "size": size, "digest": digest, "content_type": "image/x-test",
-        "if_match": None, "if_none_match": None,
+        "if_match": None, "if_none_match": None, "if_unmodified_since": None,
     }  # fmt: skip
     got = node.get(key)
     assert (got.body, got.headers["content-type"], got.headers["etag"]) == (value, "image/x-test", f'"{digest}"')
@@ -400,9 +457,10 @@ def test_an_upload_is_committed_and_can_be_read(
 
 
 def test_conditions_are_passed_on_to_the_master(server: DataServer, node: Client, master: StandIn) -> None:
-    headers = {"If-Match": '"a", "b"', "If-None-Match": "*"}
+    headers = {"If-Match": '"a", "b"', "If-None-Match": "*", "If-Unmodified-Since": "a date"}
     good(node.request("PUT", target(server, master, unique()), b"value", headers), 201)
-    assert (master.told[0]["if_match"], master.told[0]["if_none_match"]) == ('"a", "b"', "*")
+    told = [master.told[0][name] for name in ("if_match", "if_none_match", "if_unmodified_since")]
+    assert told == list(headers.values())
 
 
 def test_an_upload_that_no_master_sent_is_refused_before_its_body(server: DataServer, master: StandIn) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
+import pika
 import pytest
 
+from broker import topology
 from broker.link import Delivery, Link
 from broker.topology import Declaration, Queue
 from ops.cluster import Rabbit
@@ -197,3 +200,49 @@ def test_what_was_taken_ahead_and_given_back_goes_to_another(taker: Taker, rabbi
         assert sorted(other.bodies()) == [b"1", b"2"]
     finally:
         other.link.stop()
+
+
+def test_what_kills_its_taker_again_and_again_is_put_aside_and_what_is_given_back_is_not_lost(
+    rabbit: Rabbit, name: str
+) -> None:
+    # Given messages in queues like those of jobs
+    dead = f"{name}.dead"
+    counted, returned = (
+        queue._replace(name=f"{name}.{what}") for queue, what in zip(jobs_like(dead), ("a", "b"), strict=True)
+    )
+
+    def inside(queue: str) -> bool:
+        with closing(pika.BlockingConnection(pika.URLParameters(rabbit.url()))) as connection:
+            return bool(connection.channel().queue_declare(queue, passive=True).method.message_count)
+
+    with closing(pika.BlockingConnection(pika.URLParameters(rabbit.url()))) as connection:
+        channel = connection.channel()
+        channel.queue_declare(dead, durable=True)
+        for queue in (counted, returned):
+            channel.queue_declare(queue.name, durable=True, arguments=dict(queue.arguments))
+            channel.basic_publish("", queue.name, queue.name.encode())
+        # When whoever takes the one loses his channel each time
+        for _ in range(topology.DELIVERIES + 1):
+            taking = connection.channel()
+            wait_for(lambda taking=taking: taking.basic_get(counted.name)[0] is not None, what="the message")
+            taking.close()
+        # Then it is put aside, on every version
+        wait_for(lambda: inside(dead), what="the message among the dead")
+        assert channel.basic_get(dead, auto_ack=True)[2] == counted.name.encode()
+        # What is given back is there still, or put aside where that counts too
+        for _ in range(2 * topology.DELIVERIES):
+            method, _properties, _body = channel.basic_get(returned.name)
+            if method is not None:
+                channel.basic_nack(method.delivery_tag, requeue=True)
+        wait_for(lambda: inside(dead) or inside(returned.name), what="the message that was given back")
+        version = rabbit.api("GET", "overview")["rabbitmq_version"]
+        uncounted = tuple(map(int, version.split(".")[:2])) >= (4, 3)
+        assert inside(returned.name) == uncounted, version
+        for queue in (dead, counted.name, returned.name):
+            channel.queue_delete(queue)
+
+
+def jobs_like(dead: str) -> list[Queue]:
+    """The first two queues of jobs, with another place for what nobody could take."""
+    queues = [one for one in topology.master() if isinstance(one, Queue) and "x-delivery-limit" in one.arguments]
+    return [one._replace(arguments=dict(one.arguments) | {"x-dead-letter-routing-key": dead}) for one in queues[:2]]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -15,6 +18,8 @@ import psutil
 import pytest
 
 from ops.cluster import ClusterError, Installation, ProcessDied, Rabbit
+from ops.cluster.errors import ConsoleError
+from ops.cluster.installation import MACHINE, SERVER
 from ops.cluster.network import AMQP, CONSOLE, DISTRIBUTION, EPMD, free_base, is_free
 from tests.support import ROOT, left_running, wait_for
 
@@ -84,6 +89,124 @@ def test_started_again_on_other_ports_it_has_its_data_and_its_password(tmp_path:
     # Then it is the same
     assert second.password == first.password
     assert {vhost["name"] for vhost in second.api("GET", "vhosts")} == {"/", "kept"}
+
+
+def test_rabbitmqadmin_2_publishes_as_the_readme_says(rabbit: Rabbit, installation: Installation) -> None:
+    # Given the tool of a RabbitMQ that brings version 2 along
+    enter = ["chroot", str(installation.root)] if installation.root else []
+    help = subprocess.run([*enter, "rabbitmqadmin", "publish", "--help"], capture_output=True, text=True, check=False)
+    if "message" not in help.stdout + help.stderr or "exchange=" in help.stdout:
+        pytest.skip("needs rabbitmqadmin 2: --broker DIR with RabbitMQ 4.3")
+    if installation.root and not (installation.root / "etc/ssl/certs/ca-certificates.crt").exists():
+        pytest.skip("rabbitmqadmin 2 does not start without certificates: debootstrap --include=…,ca-certificates")
+    [command] = re.findall(r"^`(rabbitmqadmin .*)`,$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    queue = f"admin-{uuid.uuid4().hex}"
+    rabbit.api("PUT", f"queues/%2F/{queue}", {"durable": True})
+    # When the README's line is run, with another queue
+    script = f"CONSOLE=$1 LOGIN=$2; {command.replace('pulzar.jobs', queue)}"
+    arguments = ["bash", "-euc", script, "bash", rabbit.console_url.rstrip("/"), f"{rabbit.user}:{rabbit.password}"]
+    done = subprocess.run([*enter, *arguments], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # Then the message is in it
+    got = rabbit.api(
+        "POST", f"queues/%2F/{queue}/get", {"count": 1, "ackmode": "ack_requeue_false", "encoding": "auto"}
+    )
+    assert json.loads(got[0]["payload"]) == {"job": "example/factorial", "arguments": {"number": 5}}
+
+
+# A server of another version: it refuses files that are not its own, in the words of the real one.
+PICKY = """#!/bin/sh
+if [ -e "$RABBITMQ_MNESIA_BASE/of-another-version" ]; then
+    echo 'Kernel pid terminated ("{application_start_failure,rabbit,{{SAID},{rabbit,start,[normal,[]]}}}")'
+    exit 1
+fi
+exec {SERVER}
+""".replace("{SERVER}", str(SERVER))
+
+
+def of(installation: Installation, directory: Path) -> Rabbit:
+    base = free_base()
+    return Rabbit(
+        directory, *(base + offset for offset in (AMQP, CONSOLE, DISTRIBUTION, EPMD)), installation=installation
+    )
+
+
+def version_of(rabbit: Rabbit) -> str:
+    known: list[str] = []
+
+    def told() -> bool:
+        # RabbitMQ 4.3 answers 500 in its first moments.
+        with contextlib.suppress(ConsoleError):
+            known.append(rabbit.api("GET", "overview")["rabbitmq_version"])
+        return bool(known)
+
+    wait_for(told, what="the console to know its version", pause=0.2)
+    return known[0]
+
+
+@pytest.mark.parametrize("said", ["failed_to_initialize_feature_flags_registry", "schema_integrity_check_failed"])
+def test_it_begins_anew_where_the_files_are_of_another_version(tmp_path: Path, mark: str, said: str) -> None:
+    # Given a broker that was used, and one of another version that can't use its files
+    first = of(MACHINE, tmp_path / "broker")
+    try:
+        first.start()
+        first.create_vhost("kept")
+    finally:
+        first.stop()
+    assert first.anew == ""
+    (tmp_path / "broker" / "mnesia" / "of-another-version").touch()
+    (tmp_path / "picky").write_text(PICKY.replace("{SAID}", said))
+    (tmp_path / "picky").chmod(0o755)
+    # When that one is started
+    second = of(Installation(tmp_path / "picky"), tmp_path / "broker")
+    try:
+        second.start()
+        # Then it runs, with the same password and without what was there, which is kept; and it says so
+        assert second.password == first.password
+        assert {vhost["name"] for vhost in second.api("GET", "vhosts")} == {"/"}
+        assert (tmp_path / "broker" / "mnesia.before" / "of-another-version").exists()
+        assert (
+            f"of another version, which this one can't use; they are in {tmp_path / 'broker' / 'mnesia.before'}"
+            in second.anew
+        )
+    finally:
+        second.stop()
+    assert not left_running(mark, MARK)
+
+
+def test_what_fails_for_another_reason_keeps_its_files(tmp_path: Path, mark: str) -> None:
+    (tmp_path / "broker" / "mnesia").mkdir(parents=True)
+    (tmp_path / "broker" / "mnesia" / "of-another-version").touch()
+    (tmp_path / "picky").write_text(PICKY.replace("{SAID}", "no_space_left"))
+    (tmp_path / "picky").chmod(0o755)
+    rabbit = of(Installation(tmp_path / "picky"), tmp_path / "broker")
+    try:
+        with pytest.raises(ProcessDied, match="no_space_left"):
+            rabbit.start()
+    finally:
+        rabbit.stop()
+    assert (tmp_path / "broker" / "mnesia" / "of-another-version").exists()
+
+
+def test_the_next_version_takes_the_place_of_the_machines(
+    tmp_path: Path, mark: str, installation: Installation, make_rabbit: MakeRabbit
+) -> None:
+    if installation == MACHINE:
+        pytest.skip("needs another RabbitMQ: --broker DIR")
+    # Given the files of the machine's RabbitMQ
+    first = of(MACHINE, tmp_path / "broker")
+    try:
+        first.start()
+        before = version_of(first)
+    finally:
+        first.stop()
+    # When another one is started on them
+    second = make_rabbit(tmp_path / "broker")
+    second.start()
+    # Then it runs, with those files or anew
+    version = version_of(second)
+    refuses = before.startswith("3.10.") and not version.startswith("3.")
+    assert bool(second.anew) == refuses, f"{version} on files of {before}: {second.anew or 'used'}"
 
 
 @pytest.mark.parametrize("end", [Rabbit.stop, lambda r: (r.kill(), r.stop())], ids=["stopped", "killed"])

@@ -23,6 +23,7 @@ from ops.cluster.network import AMQP, free_base, is_free
 from tests.support import ROOT, clean_environment, http_request, left_running, wait_for
 
 MARK = "PYTEST_UP_OF_PULZAR"
+PRIVATE = ("master", "node-1", "node-2", "logs")
 LAST_LINE = "/admin/network"  # of what is printed once it stays in the foreground
 START_SECS = 100
 
@@ -120,6 +121,8 @@ def second_start(checkout: Path, demonstrated: Up, tmp_path_factory: pytest.Temp
     """A second start on the data that the first one left, in the foreground."""
     place = tmp_path_factory.mktemp("second")
     shutil.copytree(demonstrated.output.parent / "here", place / "data")
+    for name in PRIVATE:  # as an ops/up made them once
+        (place / "data" / name).chmod(0o755)
     up = Up(checkout, place / "output", "--data", str(place / "data"), "--ports", str(free_base()))
     try:
         up.shows(LAST_LINE)
@@ -143,6 +146,17 @@ def test_exit_shows_the_store_at_work_and_leaves_nothing_running(demonstrated: U
     data = demonstrated.output.parent / "here"
     assert {path.name for path in data.iterdir()} == {"rabbitmq", "master", "node-1", "node-2", "logs", "cluster.json"}
     assert state_of(data)["running"] is False
+
+
+def test_what_it_keeps_is_for_its_owner_alone(demonstrated: Up, second_start: Up) -> None:
+    # Values, logs, sockets, RabbitMQ's files: nothing of it is for anybody else
+    data = demonstrated.output.parent / "here"
+    for path in (data, *data.rglob("*")):
+        if not path.is_symlink():
+            assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+    # And directories that were open to others are so no more after a start
+    for name in PRIVATE:
+        assert stat.S_IMODE((second_start.output.parent / "data" / name).stat().st_mode) == 0o700
 
 
 def test_a_second_start_finds_its_data(second_start: Up) -> None:
@@ -314,6 +328,47 @@ def test_settings_in_the_environment_reach_every_process_and_a_given_broker_is_u
     for log in ("master.log", "node-1.log"):
         assert " INFO " in (second_start.output.parent / "data" / "logs" / log).read_text()
         assert " INFO " not in (tmp_path / "data" / "logs" / log).read_text()
+
+
+def test_a_folder_of_jobs_of_ones_own_needs_no_factorial(checkout: Path, tmp_path: Path) -> None:
+    # Given job scripts of one's own
+    (tmp_path / "jobs" / "mine").mkdir(parents=True)
+    (tmp_path / "jobs" / "mine" / "nothing.py").write_text("pass\n")
+    up = Up(
+        checkout, tmp_path / "output", "--nodes", "1", "--exit", "--data", str(tmp_path / "data"),
+        "--ports", str(free_base()), PULZAR_JOBS_DIR=str(tmp_path / "jobs"),
+    )  # fmt: skip
+    try:
+        # Then all else is shown, it went well, and what was left out is said
+        assert up.end(START_SECS) == 0, up.text
+    finally:
+        up.close()
+    assert "deleting demo/large.bin" in up.text
+    assert "running the job" not in up.text
+    assert f"no job was run: {tmp_path / 'jobs'} has no example/factorial.py" in up.text
+
+
+def test_a_demonstration_that_fails_is_said_and_the_cluster_stays(checkout: Path, tmp_path: Path) -> None:
+    # Given a job of one's own that is called as the one that is shown, and does something else
+    (tmp_path / "jobs" / "example").mkdir(parents=True)
+    (tmp_path / "jobs" / "example" / "factorial.py").write_text("raise SystemExit('not today')\n")
+    up = Up(
+        checkout, tmp_path / "output", "--nodes", "1", "--data", str(tmp_path / "data"), "--ports", str(free_base()),
+        PULZAR_JOBS_DIR=str(tmp_path / "jobs"),
+    )  # fmt: skip
+    try:
+        # Then that is said, and the cluster runs on
+        up.shows(LAST_LINE)
+        assert re.search(r"The demonstration failed: GET \S+/admin/jobs/1: failed \(.*\), its output is None", up.text)
+        assert "Pulzar is running" in up.text
+        url = state_of(tmp_path / "data")["master"]["url"]
+        assert http_request("GET", f"{url}/health").status == 200
+        # And at its end the exit status has not forgotten
+        up.ctrl_c()
+        assert up.end() == 1, up.text
+    finally:
+        up.close()
+    assert up.left() == []
 
 
 def test_a_data_directory_in_use_and_a_taken_port_are_told_clearly(

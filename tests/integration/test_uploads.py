@@ -18,8 +18,8 @@ import requests
 
 from broker import settings, signing
 from ops.cluster import Cluster
-from tests.integration.wire import INLINE, Answer, Client, curl, follow_to, good, payload, refused, target_of
-from tests.support import unique, wait_for
+from tests.integration.wire import INLINE, Answer, Client, curl, follow_to, good, payload, refused, sent_on, target_of
+from tests.support import Clusters, unique, wait_for
 
 LARGE = INLINE + 1
 
@@ -159,15 +159,6 @@ def test_who_waits_to_be_told_sends_nothing_when_the_key_is_bad(master: Client) 
     refused(master.raw(head.encode(), "PUT"), 400)
 
 
-def test_a_large_body_that_is_sent_without_waiting_survives_the_redirect(cluster: Cluster, master: Client) -> None:
-    for _ in range(5):
-        key, value = unique(), payload(10 << 20)
-        answer = master.request("PUT", f"/add_key/{key}", value)
-        assert answer.status == 307
-        good(follow_to(answer.headers["location"], "PUT", value), 201)
-        master.close()
-
-
 # Digests
 
 
@@ -269,9 +260,7 @@ def test_a_client_that_asks_first_puts_straight_to_the_node(cluster: Cluster, ma
 
 def test_a_put_on_get_node_is_sent_to_that_address(cluster: Cluster, master: Client) -> None:
     key = unique("a b/100%.txt")
-    answer = master.request("PUT", f"/get_node/{quote(key)}", b"value")
-    assert answer.status == 307
-    location = answer.headers["location"]
+    location = sent_on(master.request("PUT", f"/get_node/{quote(key)}", b"value"))
     own = urlsplit(cluster.master_url).netloc
     assert any(location.startswith(f"{node.url}/add_key/") for node in cluster.nodes)
     assert f"?url={own}" in location
@@ -309,7 +298,12 @@ def test_get_node_refuses_bad_keys(master: Client) -> None:
 def test_a_direct_upload_replaces_only_when_that_was_asked_for(cluster: Cluster, master: Client) -> None:
     key = unique()
     good(master.put(key, b"first"), 201)
-    refused(follow_to(address_for(cluster, master, key), "PUT", b"second"), 409)
+    refused(master.request("GET", f"/get_node/{key}"), 409)
+    free = unique()
+    address = address_for(cluster, master, free)
+    good(master.put(free, b"first"), 201)
+    refused(follow_to(address, "PUT", b"second"), 409)
+    assert master.get(free).body == b"first"
     assert master.get(key).body == b"first"
     good(follow_to(address_for(cluster, master, key, "?overwrite=1"), "PUT", b"third"), 201)
     assert master.get(key).body == b"third"
@@ -331,6 +325,69 @@ def test_conditions_count_for_a_direct_upload(cluster: Cluster, master: Client, 
     answer = master.put(key, value, headers={name: condition})
     assert answer.status == status
     assert master.get(key).body == (value if status == 201 else b"first")
+
+
+def test_a_header_at_the_node_does_not_widen_what_its_address_allows(cluster: Cluster, master: Client) -> None:
+    key = unique()
+    plain = address_for(cluster, master, key)
+    etag = master.put(key, b"first").headers["etag"]
+    for condition in ("*", etag):
+        refused(follow_to(plain, "PUT", b"second", {"If-Match": condition}), 409)
+    refused(follow_to(address_for(cluster, master, key, "?overwrite=1"), "PUT", b"x", {"If-Match": '"x"'}), 412)
+    assert master.get(key).body == b"first"
+    good(follow_to(address_for(cluster, master, key, "?overwrite=1"), "PUT", b"second", {"If-Match": etag}), 201)
+    assert master.get(key).body == b"second"
+
+
+@pytest.mark.parametrize("target", ["PUT /add_key", "PUT /get_node", "GET /get_node"])
+def test_an_if_match_given_to_the_master_counts_at_the_node_whatever_is_said_there(master: Client, target: str) -> None:
+    key, value = unique(), payload(LARGE)
+    etag = master.put(key, b"first").headers["etag"]
+    method, _, path = target.partition(" ")
+
+    def asked(condition: str) -> Answer:
+        headers = {"If-Match": condition} | ({"Expect": "100-continue"} if method == "PUT" else {})
+        return master.request(method, f"{path}/{key}", value if method == "PUT" else b"", headers)
+
+    def address(condition: str) -> str:
+        answer = asked(condition)
+        return sent_on(answer) if method == "PUT" else str(good(answer)["node"])
+
+    assert '"x"' in refused(asked('"x"'), 412)
+    first, stale = address(etag), address(etag)
+    refused(follow_to(first, "PUT", value, {"If-Match": '"x"'}), 412)
+    assert master.get(key).body == b"first"
+    good(follow_to(first, "PUT", value), 201)
+    assert master.get(key).body == value
+    for headers in ({}, {"If-Match": "*"}):
+        assert etag in refused(follow_to(stale, "PUT", value, headers), 412)
+    good(follow_to(address("*"), "PUT", value, {"If-Match": "*"}), 201)
+
+
+def test_an_if_match_that_is_too_long_for_an_address_is_refused(master: Client) -> None:
+    key = unique()
+    etag = master.put(key, b"first").headers["etag"]
+    headers = {"If-Match": f"{etag}," * 100, "Expect": "100-continue"}
+    refused(master.request("PUT", f"/add_key/{key}", payload(LARGE), headers), 400)
+
+
+def test_an_address_is_for_a_body_of_the_length_that_was_told(cluster: Cluster, master: Client) -> None:
+    key, value = unique(), payload(LARGE)
+    for target in ("add_key", "get_node"):
+        answer = master.request("PUT", f"/{target}/{key}", value, {"Expect": "100-continue"})
+        location = answer.headers["location"]
+        assert f"&size={LARGE}&" in location
+        for other in (value[:-1], value + b"x", b"", iter([value[:-1]])):
+            assert str(LARGE) in refused(follow_to(location, "PUT", other), 400)
+        refused(follow_to(location.replace(f"size={LARGE}", "size=1"), "PUT", b"x"), 403)
+    refused(master.get(key), 404)
+    wait_for(lambda: not staged(cluster), what="refused uploads removed from the staging directories")
+    good(follow_to(location, "PUT", iter([value])), 201)
+    # Who did not say how long it is may send anything.
+    for asked in ("GET", "PUT"):
+        head = f"{asked} /get_node/{unique()} HTTP/1.1\r\nHost: {master.host}\r\n\r\n"
+        answer = master.raw(head.encode(), asked)
+        good(follow_to(answer.json["data"]["node"], "PUT", value), 201)
 
 
 def test_a_node_accepts_no_upload_that_its_master_did_not_send(cluster: Cluster, master: Client) -> None:
@@ -404,6 +461,27 @@ def test_an_address_signed_by_another_cluster_is_refused_by_the_node(cluster: Cl
     own = urlsplit(cluster.master_url).netloc
     query = signing.sign(b"another secret", "PUT", key, {"url": own}, int(time.time()) + 60)
     refused(follow_to(f"{cluster.nodes[0].url}/add_key/{key}?{query}", "PUT", b"value"), 403)
+
+
+def test_a_reader_who_comes_back_too_late_gets_on(make_cluster: Clusters) -> None:
+    cluster, key, value = (
+        make_cluster(nodes=1, env={"PULZAR_VOLUME_OPEN_READS": "False"}),
+        unique("a b.txt"),
+        payload(100_000),
+    )
+    with Client(cluster.master_url) as master:
+        good(master.put(key, value), 201)
+        location = master.get(key, follow=False).headers["location"]
+        fields = dict(parse_qsl(urlsplit(location).query))
+        assert fields["url"] == urlsplit(cluster.master_url).netloc
+    query = signing.sign(secret_of(cluster), "GET", key, {"url": fields["url"]}, int(time.time()) - 1)
+    late = f"{cluster.nodes[0].url}/get_key/{quote(key)}?{query}"
+    for headers, status, body in (({}, 200, value), ({"Range": "bytes=5-"}, 206, value[5:])):
+        got = requests.get(late, headers=headers, timeout=30)
+        assert ([answer.status_code for answer in got.history], got.status_code) == ([307, 307], status)
+        assert got.content == body
+    assert curl("-L", "-I", late).status == 200
+    refused(follow_to(f"{cluster.nodes[0].url}/get_key/{quote(key)}"), 403)
 
 
 def test_an_address_for_reading_can_not_be_used_for_writing(cluster: Cluster, master: Client) -> None:

@@ -34,6 +34,22 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
+def sent_first(url: str, method: str, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
+    """The answer to a client that sends all of its request before it looks for one, as many do.
+
+    A connection that breaks while it sends is an error (`OSError`).
+    """
+    parts = urlsplit(url)
+    lines = [f"{method} {target_of(url)} HTTP/1.1", f"Host: {parts.netloc}"]
+    lines += [f"{name}: {value}" for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items()]
+    with Client(url) as client, socket.create_connection(client.address, 30) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        for at in range(0, len(body), 65536):
+            connection.sendall(body[at : at + 65536])
+        client.use(connection)
+        return client.receive(method)
+
+
 class Closed(Exception):
     """Raised when the server closed the connection without an answer."""
 
@@ -61,6 +77,10 @@ class Client:
             self._socket.close()
         self._socket = None
         self._received = b""
+
+    def use(self, connection: socket.socket) -> None:
+        """Go on with a connection that somebody else has made; `close` closes it."""
+        self._socket = connection
 
     # Requests.
 
@@ -265,9 +285,22 @@ def refused(answer: Answer, status: int) -> str:
     return message
 
 
+def sent_on(answer: Answer) -> str:
+    """The address in an answer to a PUT that sends its client to a node."""
+    assert answer.status == 307, (answer.status, answer.body[:500])
+    envelope = _envelope(answer)
+    assert envelope["status"] == "ko", "a client that does not follow must not take it for done"
+    assert envelope["msg"].startswith("nothing is stored yet: ")
+    assert "curl: -L; httpx: follow_redirects=True" in envelope["msg"]
+    location = answer.headers["location"]
+    assert envelope["data"] == {"node": location}
+    return location
+
+
 def _envelope(answer: Answer) -> dict[str, Any]:
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["access-control-allow-origin"] == "*"
+    assert answer.headers["x-content-type-options"] == "nosniff"
     envelope: dict[str, Any] = answer.json
     assert set(envelope) == {"data", "msg", "status"}, envelope
     assert isinstance(envelope["msg"], str)

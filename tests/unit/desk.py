@@ -12,6 +12,7 @@ from master.actions import Action, JobEvent, Publish
 from master.job import Job
 from master.leases import Heard, Leases
 from master.ledger import Ledger
+from master.room import Room
 from master.runs import Runs
 from master.schedules import Schedules
 from master.waiting import Waiting
@@ -38,7 +39,8 @@ class Desk:
         self.runs = Runs(self.ledger, self.place)
         self.waiting = Waiting(self.runs, retention_days)
         self.leases = Leases(self.runs, lease_secs, START)
-        self.schedules = Schedules(self.runs)
+        self.room = Room(self.ledger)
+        self.schedules = Schedules(self.runs, self.room)
         self.now = NOW
 
     def place(self, _txn: Any, order: Order, without: Collection[str]) -> str | None:

@@ -172,6 +172,10 @@ def test_every_service_is_limited_and_started_again_and_asked_how_it_is(composed
     assert all(service.needs == ("rabbitmq",) for service in own(composed))
 
 
+def test_connections_outlive_a_web_worker_of_the_master() -> None:
+    assert parsed()["services"]["master"]["sysctls"] == {"net.ipv4.tcp_migrate_req": 1}
+
+
 def test_it_has_time_to_stop(composed: Composition) -> None:
     grace = settings.load(None, {})["jobs", "grace"]
     assert all(service.stop_secs > 2 * (services.STOP_SECS + grace) for service in own(composed))

@@ -137,8 +137,15 @@ def test_where_nothing_is_only_if_match_fails(headers: dict[str, str], outcome: 
     ],
 )  # fmt: skip
 def test_a_range_counts_only_with_the_very_tag_or_date(if_range: str | None, wanted: bool) -> None:
-    assert conditions.wants_range(if_range, ETAG, MODIFIED) is wanted
-    assert not conditions.wants_range('W/"abc"', 'W/"abc"', MODIFIED)
+    assert conditions.wants_range(if_range, ETAG, MODIFIED, MODIFIED + 1) is wanted
+    assert not conditions.wants_range('W/"abc"', 'W/"abc"', MODIFIED, MODIFIED + 1)
+
+
+def test_a_date_says_nothing_for_sure_in_its_own_second() -> None:
+    for now in (MODIFIED - 5, MODIFIED, MODIFIED + 0.999):
+        assert not conditions.wants_range(DATE, ETAG, MODIFIED, now)
+        assert conditions.wants_range(ETAG, ETAG, MODIFIED, now)
+    assert conditions.wants_range(DATE, ETAG, MODIFIED, MODIFIED + 1.0)
 
 
 @pytest.mark.parametrize("text", [DATE, "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"])

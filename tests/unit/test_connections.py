@@ -1,77 +1,77 @@
-"""Whether a client's connection is cut off, told from the sockets of the process that serves it."""
+"""The connections of a process, found below the web server."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
-import struct
-import threading
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
-from broker.connections import Connections
+from broker import connections
+from tests.support import wait_for
 
 
 class Pair(NamedTuple):
     """A server of one connection."""
 
-    connections: Connections
+    listener: socket.socket
     client: socket.socket
     served: socket.socket
-    environ: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The client, as a web server tells it."""
+        address, port, *_ = self.client.getsockname()
+        return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 @pytest.fixture(params=[("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)], ids=["IPv4", "IPv6"])
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     address, family = request.param
-    # As a web server's main process does it for its workers: bound, and never listened on.
-    with socket.socket(family) as reserved, socket.socket(family) as listener:
-        for each in (reserved, listener):
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    with socket.socket(family) as listener:
         try:
-            reserved.bind((address, 0))
+            listener.bind((address, 0))
         except OSError as error:
             pytest.skip(f"{address} can't be used here: {error}")
-        port = reserved.getsockname()[1]
-        connections = Connections()
-        listener.bind((address, port))
         listener.listen()
-        with socket.create_connection((address, port)) as client:
+        with socket.create_connection(listener.getsockname()[:2]) as client:
             served, _ = listener.accept()
             with served:
-                yield Pair(connections, client, served, {"REMOTE_ADDR": address, "SERVER_PORT": str(port)})
+                yield Pair(listener, client, served)
 
 
-def test_a_client_that_waits_for_its_answer_is_there(pair: Pair) -> None:
-    assert not pair.connections.cut_off(pair.environ)
+def test_a_connection_is_found_by_its_client(pair: Pair) -> None:
+    found = connections.find(pair.name)
+    assert found is not None
+    with found:
+        assert found.getpeername() == pair.client.getsockname()
+        assert found.fileno() != pair.served.fileno()
     pair.client.sendall(b"x")
-    assert not pair.connections.cut_off(pair.environ)
+    assert pair.served.recv(1) == b"x", "looking at a socket leaves it as it was"
 
 
-@pytest.mark.parametrize("how", ["close", "reset", "half"])
-def test_a_client_that_ended_its_connection_is_cut_off(pair: Pair, how: str) -> None:
-    if how == "half":
-        pair.client.shutdown(socket.SHUT_WR)
-    else:
-        if how == "reset":
-            pair.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        pair.client.close()
-    assert pair.connections.cut_off(pair.environ)
-    # Looking at a socket leaves it as it was.
-    if how != "reset":
-        assert pair.served.recv(1) == b""
+def test_a_client_that_is_not_there_is_not_found(pair: Pair) -> None:
+    address, _, port = pair.name.rpartition(":")
+    assert connections.find(f"{address}:{int(port) ^ 1}") is None
 
 
-def test_another_port_or_client_does_not_matter(pair: Pair) -> None:
-    pair.client.close()
-    assert not pair.connections.cut_off({**pair.environ, "SERVER_PORT": "1"})
-    assert not pair.connections.cut_off({**pair.environ, "REMOTE_ADDR": "192.0.2.1"})
+def test_a_connection_can_be_cut(pair: Pair) -> None:
+    found = connections.find(pair.name)
+    assert found is not None
+    connections.cut(found)
+    assert pair.client.recv(1) == b""
+    assert found.fileno() == -1
 
 
-def test_a_connection_that_is_just_being_closed_by_the_server_is_waited_for(pair: Pair) -> None:
-    pair.client.close()
-    closing = threading.Timer(0.05, pair.served.close)
-    closing.start()
-    assert not pair.connections.cut_off(pair.environ)
-    closing.join()
+def test_what_comes_in_at_a_guarded_port_is_watched_by_the_kernel(pair: Pair) -> None:
+    address, port = pair.listener.getsockname()[:2]
+    connections.guard(port, 7.5)
+    wait_for(lambda: pair.listener.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), what="the listener guarded")
+    with contextlib.closing(socket.create_connection((address, port))):
+        accepted, _ = pair.listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7500
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60

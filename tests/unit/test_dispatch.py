@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 import pytest
 
 from broker import keys
-from broker.errors import LinkDown
+from broker.errors import LinkDown, Unsendable
 from broker.messages import Commands, Delete, Status, Store, decode
 from master.dispatch import LOST, NOWHERE, Dispatcher, Ticket
 
@@ -190,3 +190,17 @@ def test_a_batch_has_a_limit_of_bytes(bench: Bench) -> None:
     for _ in range(8):
         bench.dispatcher.send("", make)
     assert bench.link.run() == [("a", 4), ("b", 4)]
+
+
+def test_a_command_that_can_not_be_sent_fails_alone(bench: Bench) -> None:
+    before = bench.put(3)
+
+    def beyond(ticket: int) -> Store:
+        return Store(ticket, KEY, 1, 1, 1 << 70, "", b"d" * 32, 3, b"abc", "")
+
+    with pytest.raises(Unsendable):
+        bench.dispatcher.send("", beyond)
+    bench.put(2)
+    assert bench.link.run() == [("a", 5)]
+    bench.answer(before)
+    assert {ticket.status for _, ticket in before} == {Status.DONE}

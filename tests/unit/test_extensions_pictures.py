@@ -23,6 +23,7 @@ from PIL import Image, ImageOps
 from extensions import Refused, _fetching, _matching, _parameters, _pictures
 from extensions._fetching import fetch
 from extensions._pictures import Pixels
+from extensions._reach import Reach
 from tests.pictures import cut, packed, reply, scene, serving, text
 from tests.support import ROOT
 
@@ -223,6 +224,56 @@ def test_damage_anywhere_in_a_file_is_refused_or_overlooked_but_is_no_failure() 
     assert results == {True, 400}
 
 
+def paged(tmp_path: Path, *pages: Image.Image, **options: Any) -> str:
+    """A TIFF file of several pages."""
+    path = tmp_path / "pages.tiff"
+    pages[0].save(path, "TIFF", save_all=True, append_images=list(pages[1:]), **options)
+    return str(path)
+
+
+def test_pages_come_in_their_order_each_as_it_is(tmp_path: Path) -> None:
+    pages = [scene(60, 40), Image.new("1", (30, 20), 1), Image.new("L", (10, 50), 7)]
+    found = list(_pictures.sent_pages(paged(tmp_path, *pages)))
+    assert [(page.mode, page.size) for page in found] == [(page.mode, page.size) for page in pages]
+    assert all(np.array_equal(np.asarray(one), np.asarray(other)) for one, other in zip(found, pages, strict=True))
+
+
+def test_smaller_copies_and_masks_are_no_pages(tmp_path: Path) -> None:
+    # Given a page that its scanner added a thumbnail to, and one more page
+    copy = scene(12, 8)
+    copy.encoderinfo = {"tiffinfo": {254: 1}}
+    found = list(_pictures.sent_pages(paged(tmp_path, scene(120, 80), copy, scene(60, 40))))
+    assert [page.size for page in found] == [(120, 80), (60, 40)]
+
+
+def test_pages_are_limited_before_any_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Image.new("1", (9, 9))
+    assert len(list(_pictures.sent_pages(paged(tmp_path, *[small] * _pictures.MOST_PAGES)))) == 100
+    with pytest.raises(Refused, match="more than 100 pages"):
+        next(_pictures.sent_pages(paged(tmp_path, *[small] * (_pictures.MOST_PAGES + 1))))
+    monkeypatch.setattr(_pictures, "MOST_PIXELS_OF_PAGES", 200)
+    assert len(list(_pictures.sent_pages(paged(tmp_path, small, small)))) == 2
+    with pytest.raises(Refused, match="more than 200 pixels in all pages"):
+        next(_pictures.sent_pages(paged(tmp_path, small, small, small)))
+
+
+def test_a_file_whose_pages_lead_in_a_circle_has_an_end(tmp_path: Path) -> None:
+    path = Path(paged(tmp_path, Image.new("L", (9, 9), 1), Image.new("L", (9, 9), 2)))
+    data = bytearray(path.read_bytes())
+    first = struct.unpack_from("<I", data, 4)[0]
+    second_at = first + 2 + 12 * struct.unpack_from("<H", data, first)[0]
+    second = struct.unpack_from("<I", data, second_at)[0]
+    struct.pack_into("<I", data, second + 2 + 12 * struct.unpack_from("<H", data, second)[0], first)
+    path.write_bytes(data)
+    assert len(list(_pictures.sent_pages(str(path)))) == 2
+
+
+def test_no_limit_of_memory_is_left_behind_between_pages(tmp_path: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    for _ in _pictures.sent_pages(paged(tmp_path, scene(60, 40), scene(60, 40))):
+        assert resource.getrlimit(resource.RLIMIT_AS) == limit
+
+
 def test_a_disk_that_fails_is_no_fault_of_the_picture(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         _pictures.load(tmp_path / "gone", "the picture")
@@ -333,9 +384,12 @@ def test_numbers_within_bounds_are_read() -> None:
 # Fetching.
 
 
-def fetched(url: str, **limits: Any) -> bytes:
+EVERYWHERE = Reach("", "", "*", list)
+
+
+def fetched(url: str, reach: Reach = EVERYWHERE, **limits: Any) -> bytes:
     file = io.BytesIO()
-    fetch(url, file, **limits)
+    fetch(url, file, reach, **limits)
     return file.read()
 
 

@@ -60,9 +60,9 @@ def test_only_the_link_imports_pika() -> None:
     )
 
 
-def test_only_one_module_in_master_and_node_opens_lmdb_files() -> None:
+def test_only_one_module_opens_lmdb_files() -> None:
     opening = [path for path in SOURCES if re.search(r"\blmdb\.(open|Environment)\(", path.read_text())]
-    assert relative(opening) == ["master/index.py", "node/index.py"]
+    assert relative(opening) == ["broker/maps.py"]
 
 
 def test_only_the_topology_names_a_queue() -> None:

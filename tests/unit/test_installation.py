@@ -105,6 +105,49 @@ def test_the_option_of_ops_test_chooses_the_tests_that_need_a_broker(
     assert words[words.index("--broker") :] == ["--broker", str(caller / "rabbit"), *given]
 
 
+def quick(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A copy of ops/test whose programs say what they are asked to do."""
+    (tmp_path / "ops").mkdir()
+    shutil.copy(ROOT / "ops" / "test", tmp_path / "ops")
+    (tmp_path / "ops" / "setup.sh").write_text(
+        'setup() { echo "rabbitmq=$needs_rabbitmq"; }\nas_root() { :; }\nstep() { shift; "$@"; }\n'
+    )
+    for name in ("tests/unit/test_keys.py", "tests/integration/test_up.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    install(tmp_path, ".venv/bin/python")
+    (tmp_path / ".venv/bin/python").write_text('#!/bin/sh\necho "$*"\n')
+    command = [tmp_path / "ops" / "test", *arguments]
+    return subprocess.run(command, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        (["--quick"], "tests/unit"),
+        (["--quick", "-x", "-k", "expired"], "tests/unit -x -k expired"),
+        (["--quick", "tests/unit/test_keys.py::test_x"], "tests/unit/test_keys.py::test_x"),
+    ],
+)
+def test_quick_runs_the_checks_and_the_unit_tests_without_a_rabbitmq(
+    tmp_path: Path, arguments: list[str], given: str
+) -> None:
+    done = quick(tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    needed, *checks, tests = done.stdout.splitlines()
+    assert needed == "rabbitmq="
+    assert checks == ["-m ruff check", "-m ruff format --check", "-m mypy"]
+    assert tests.startswith("-m pytest -n 2 ")
+    assert tests.endswith(f" tmp_path_retention_policy=failed {given}")
+
+
+@pytest.mark.parametrize("arguments", [["--quick", "--broker", "."], ["--broker", ".", "--quick"]])
+def test_quick_and_another_rabbitmq_do_not_go_together(tmp_path: Path, arguments: list[str]) -> None:
+    done = quick(tmp_path, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "leave --broker or --quick out" in done.stderr
+
+
 def test_the_option_of_ops_test_needs_a_directory(tmp_path: Path) -> None:
     for arguments, reason in ((["--broker"], "needs a directory"), (["--broker", "nowhere"], "nowhere")):
         done = subprocess.run([ROOT / "ops" / "test", *arguments], cwd=tmp_path, capture_output=True, text=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from broker.refusals import NotFound
 from broker.runs import Catalog, Progress, RunState
 from master import catalog, jobs_admin
 from master.app import _failed
-from master.jobs_view import ROW_BYTES, SHOWN_BYTES
+from master.job import arguments_text
+from master.jobs_view import ROW_BYTES, SHOWN_BYTES, SHOWN_DEPTH
 from master.schedules import Rhythm
 from tests.unit.desk import NOW, Desk, token
 
@@ -31,10 +33,14 @@ class Site:
         self.desk = desk
         self.store: dict[str, bytes] = {}
         app = Flask("test")
-        app.extensions[jobs_admin.EXTENSION] = jobs_admin.JobParts(desk.ledger, self.store.get)
+        app.extensions[jobs_admin.EXTENSION] = jobs_admin.JobParts(desk.ledger, self.read)
         app.register_blueprint(jobs_admin.blueprint)
         app.register_error_handler(Exception, _failed)
         self.client = app.test_client()
+
+    def read(self, key: str, most: int) -> bytes | None:
+        value = self.store.get(key)
+        return value if value is None else value[-most - 1 :]
 
     def get(self, path: str, status: int = 200) -> Any:
         answer = self.client.get(path)
@@ -142,6 +148,67 @@ def test_output_that_is_no_json_is_text(site: Site, output: bytes) -> None:
     assert site.get(f"/admin/jobs/{number}")["output"] == output.decode()
 
 
+@pytest.mark.parametrize("depth", [100, 101, 400, 900, 980, 990, 1_000, 5_000])
+@pytest.mark.parametrize("kind", ["list", "object"])
+def test_output_that_is_nested_deep_is_shown_in_its_page_and_in_lists(site: Site, depth: int, kind: str) -> None:
+    number = site.schedule()
+    execution = site.execution()
+    site.desk.finish(execution, RunState.COMPLETED, run=execution)
+    nested = "[" * depth + "]" * depth if kind == "list" else '{"a":' * depth + "1" + "}" * depth
+    site.store["output"] = nested.encode()
+    output = site.get(f"/admin/jobs/{execution}")["output"]
+    assert output == (json.loads(nested) if depth <= SHOWN_DEPTH else nested)
+    (row,) = site.get(f"/admin/scheduled_jobs/{number}")["last_executions"]
+    assert (row["output"], row["output_cut"]) == ((None, True) if len(nested) > ROW_BYTES else (output, False))
+
+
+@pytest.mark.parametrize("output", [b"1e999", b"[-1e999]", b'{"a": Infinity}', b"1" * 5_000])
+def test_output_with_numbers_that_json_has_not_is_text(site: Site, output: bytes) -> None:
+    number = site.ended(RunState.COMPLETED, output=output)
+    assert site.get(f"/admin/jobs/{number}")["output"] == output.decode()
+
+
+@pytest.mark.parametrize("text", ["x", "é", '"', "\n", "\u2028", "😀", "\u0000"])
+def test_a_row_has_the_beginning_of_long_arguments_and_the_page_has_them_whole(site: Site, text: str) -> None:
+    short, long = {"text": text * 100}, {"text": text * 200_000}
+    small = site.desk.launched(**short)
+    number = site.desk.launched(**long)
+    order = Order("example/report", long)
+    schedule = site.desk.write(lambda txn: site.desk.schedules.add(txn, order, Rhythm("hours", 1, True), NOW))
+    execution = site.execution()
+    paths = ["/admin/jobs", "/admin/all_jobs", "/admin/scheduled_jobs", f"/admin/scheduled_jobs/{schedule}"]
+    data = [site.get(path) for path in paths]
+    rows = [*data[0]["pendings"], *data[0]["scheduled"], *data[1], *data[2], *data[3]["last_executions"]]
+    rows = [row for row in rows if row["job_id"] != small]
+    assert [row["parameters_cut"] for row in rows] == [True] * 7
+    for row in rows:
+        assert len(row["parameters"].encode()) <= ROW_BYTES
+        assert len(row["parameters"].encode()) > ROW_BYTES - 30
+        beginning = json.loads(row["parameters"])
+        assert arguments_text(long).startswith(beginning.removesuffix("…"))
+    (row,) = [row for row in data[1] if row["job_id"] == small]
+    assert (json.loads(row["parameters"]), row["parameters_cut"]) == (short, False)
+    for page in (site.get(f"/admin/jobs/{number}"), site.get(f"/admin/jobs/{schedule}"), data[3]):
+        assert (json.loads(page["parameters"]), page["parameters_cut"]) == (long, False)
+    assert json.loads(site.get(f"/admin/jobs/{execution}")["parameters"]) == long
+
+
+def test_a_list_of_executions_carries_no_long_logs_or_outputs(site: Site) -> None:
+    number = site.schedule()
+    for _ in range(20):
+        execution = site.execution()
+        site.desk.finish(execution, RunState.COMPLETED, run=execution)
+    site.store |= {"log": b"x" * SHOWN_BYTES + b"end", "output": b'"' + b"y" * 200_000 + b'"'}
+    for path in (f"/admin/scheduled_jobs/{number}", "/admin/scheduled_jobs", "/admin/scheduled_jobs/ok"):
+        answer = site.client.get(path)
+        assert len(answer.data) < 20 * 4 * ROW_BYTES
+    for row in site.get("/admin/scheduled_jobs/ok"):
+        assert (len(row["log"]), row["log"][-3:], row["log_cut"]) == (ROW_BYTES, "end", True)
+        assert (row["output"], row["output_cut"]) == (None, True)
+    page = site.get(f"/admin/jobs/{execution}")
+    assert (len(page["log"]), len(page["output"]), page["output_cut"]) == (SHOWN_BYTES, 200_000, False)
+
+
 def test_what_is_large_is_not_shown_whole(site: Site) -> None:
     number = site.ended(RunState.COMPLETED, log=b"x" * SHOWN_BYTES + b"end", output=b'"' + b"y" * SHOWN_BYTES + b'"')
     data = site.get(f"/admin/jobs/{number}")
@@ -151,7 +218,7 @@ def test_what_is_large_is_not_shown_whole(site: Site) -> None:
 
 
 def test_the_end_of_a_large_output_is_not_taken_for_an_output(site: Site) -> None:
-    number = site.ended(RunState.COMPLETED, log=b"x", output=b"1" * SHOWN_BYTES)
+    number = site.ended(RunState.COMPLETED, log=b"x", output=b"1" * (SHOWN_BYTES + 1))
     data = site.get(f"/admin/jobs/{number}")
     assert (data["output"], data["log"], data["log_cut"]) == (None, "x", False)
 

@@ -41,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
         answers = self.server.answers
         (answers.pop(0) if len(answers) > 1 else answers[0])(self)
 
-    do_GET = do_PUT = do_DELETE = handle_one
+    do_GET = do_PUT = do_POST = do_DELETE = handle_one
 
     def body(self) -> bytes:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -229,3 +229,16 @@ def test_keys_come_page_after_page(server: Server) -> None:
         "/keys?prefix=p%2F&after=&limit=1000",
         "/keys?prefix=p%2F&after=p%2F2&limit=1000",
     ]
+
+
+def test_a_launch_that_rabbitmq_has_not_confirmed_is_launched(server: Server) -> None:
+    server.answers = [says(202, {"job_id": 7}, "Job 7 is in the ledger")]
+    assert Client(server.address).launch("example/job", {"number": 5}) == 7
+    assert [(method, path) for method, path, _ in server.seen] == [("POST", "/launch_job/example/job")]
+
+
+def test_another_launch_with_a_known_token_is_told(server: Server) -> None:
+    server.answers = [says(409, None, "the unique token 't' belongs to job 7")]
+    with pytest.raises(StoreError, match="409 the unique token 't' belongs to job 7"):
+        Client(server.address).launch("example/job", {}, {"unique": "t"})
+    assert len(server.seen) == 1

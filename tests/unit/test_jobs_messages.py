@@ -37,7 +37,26 @@ def test_json_and_msgpack_say_the_same() -> None:
 
 def test_what_the_master_writes_is_read_again() -> None:
     order = Order("a/b", {"n": [1, 2.5, "ä", None, True]}, Options(timeout=3, unique="x"), "some/key", 17, 2)
-    assert jobs.read(jobs.write(order)) == order
+    assert jobs.read(jobs.write(order), sealed=True) == order
+
+
+def test_only_a_sealed_message_has_an_id_and_an_attempt() -> None:
+    for fields in ({"id": 17}, {"attempt": 2}, {"id": 17, "attempt": 2}):
+        name, value = next(iter(fields.items()))
+        for body in (msgpack.packb({"job": "a/b"} | fields), json.dumps({"job": "a/b"} | fields).encode()):
+            with pytest.raises(MalformedMessage, match=f"the field {name} = {value} is the master's to give"):
+                jobs.read(body)
+    assert jobs.read(jobs.write(Order("a/b", {}))) == Order("a/b", {})
+
+
+def test_a_seal_is_of_one_body_and_of_one_cluster() -> None:
+    body, other = jobs.write(Order("a/b", {}, id=17)), jobs.write(Order("a/b", {}, id=18))
+    headers = jobs.seal(b"secret", body)
+    assert jobs.is_sealed(b"secret", body, headers | {"x-death": []})
+    assert not jobs.is_sealed(b"secret", other, headers)
+    assert not jobs.is_sealed(b"another", body, headers)
+    for forged in ({}, {jobs.SEAL: ""}, {jobs.SEAL: 5}, {jobs.SEAL: None}, {jobs.SEAL: "é"}, {jobs.SEAL: b"x"}):
+        assert not jobs.is_sealed(b"secret", body, forged)
 
 
 @pytest.mark.parametrize(

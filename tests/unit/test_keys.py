@@ -59,3 +59,15 @@ def test_the_longest_key_fits_into_lmdb() -> None:
 def test_bytes_that_are_no_encoded_key_are_refused(raw: bytes) -> None:
     with pytest.raises(InvalidKey):
         keys.decode(raw)
+
+
+@pytest.mark.parametrize("key", ["jobs/1/1/log.txt", "jobs/007/x", "jobs/99999999999999999999/a/b/c", "jobs/0/x"])
+def test_a_name_of_the_system_is_one_of_a_jobs_log_or_output(key: str) -> None:
+    assert keys.is_system_name(keys.check(key))
+
+
+@pytest.mark.parametrize(
+    "key", ["jobs", "jobs/1", "jobs/x/1/log.txt", "jobs/1x/a", "Jobs/1/a", "my/jobs/1/a", "jobs/-1/a"]
+)
+def test_other_names_are_for_all(key: str) -> None:
+    assert not keys.is_system_name(keys.check(key))

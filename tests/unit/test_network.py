@@ -21,6 +21,7 @@ class World:
     def __init__(self) -> None:
         self.wall, self.clock = 1_700_000_000.0, 5_000.0
         self.nodes: dict[str, Node] = {}
+        self.restoring: list[str] | None = []
 
     def beat(self, *names: str) -> None:
         for name in names:
@@ -37,7 +38,7 @@ class World:
         return dict(self.nodes)
 
     def read_meta(self, name: str) -> Any:
-        return []
+        return self.restoring
 
 
 @pytest.fixture
@@ -99,3 +100,41 @@ def test_what_a_new_worker_finds_is_as_old_as_the_clock_says(world: World) -> No
     assert (seen.alive("new"), seen.alive("old"), seen.alive("unknown")) == (True, False, False)
     assert seen.any_alive() == "new"
     assert seen.any_alive(["new"]) is None
+
+
+def test_it_says_why_nothing_can_be_stored(world: World) -> None:
+    seen = of(world)
+    seen.connected()
+    assert seen.objection() == "no node was heard from lately"
+    world.beat("n1", "n2")
+    world.pass_secs(0.5)
+    assert seen.objection() == ""
+    # Given that nobody has room
+    for name, known in world.nodes.items():
+        world.nodes[name] = known._replace(heartbeat=known.heartbeat._replace(full=True))
+    world.pass_secs(0.5)
+    assert seen.objection() == "no node has room"
+    # Given a new index, and one that lacks keys
+    world.beat("n1", "n2")
+    world.pass_secs(0.5)
+    world.restoring = None
+    world.pass_secs(0.5)
+    assert "the index is new" in seen.objection()
+    world.restoring = ["n1", "ghost"]
+    world.pass_secs(0.5)
+    assert "the log of node n1 is being applied" in seen.objection()
+    assert "manage.py forget ghost" in seen.objection()
+
+
+def test_after_rabbitmq_was_away_a_node_must_be_heard_again(world: World) -> None:
+    seen = of(world)
+    seen.connected()
+    world.beat("n1")
+    world.pass_secs(1)
+    assert seen.objection() == ""
+    seen.connected()
+    assert "RabbitMQ was away" in seen.objection()
+    world.pass_secs(0.5)
+    world.beat("n1")
+    world.pass_secs(0.3)
+    assert seen.objection() == ""

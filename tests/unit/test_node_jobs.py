@@ -71,9 +71,14 @@ def ended(log: Left, output: Left, reason: str = "") -> Ended:
 def test_versions_rise_whatever_the_clock_does(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = Versions("node-1")
     first = versions.next()
-    monkeypatch.setattr(time, "time_ns", lambda: 5_000)
+    before = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: before - 3_600 * 10**9)
     later = [versions.next() for _ in range(3)]
     assert sorted([first, *later]) == [first, *later]
+    # What is more than a day ahead the master would not believe.
+    monkeypatch.setattr(time, "time_ns", lambda: before - 30 * 86_400 * 10**9)
+    again = [versions.next() for _ in range(3)]
+    assert sorted([*again, first]) == [*again, first]
     assert {version % 4096 for version in later} == {first % 4096}
     assert first % 4096 >= 2048
     assert Versions("node-2").next() % 4096 != first % 4096

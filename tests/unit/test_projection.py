@@ -224,3 +224,48 @@ def test_another_log_is_applied_from_its_beginning_and_what_it_lacks_is_removed(
 
 def test_a_replay_is_no_news(feed: Feed) -> None:
     assert not feed.apply(message(put(1, 10), after=0, upto=1, request="r")).events
+
+
+def test_a_restore_that_was_asked_for_lacks_no_key_meanwhile(feed: Feed) -> None:
+    # Given a log of which all is applied
+    feed.apply(message(epoch([(1, "e1")]), put(2, 10, b"a"), put(3, 11, b"b"), after=0, upto=3))
+    # When it is applied again, and meanwhile something is stored
+    with feed.index.env.begin(write=True) as txn:
+        cursor = feed.projection.restart(txn, "n1", same=True)
+    assert (cursor.seq, cursor.complete_to, cursor.prune) == (0, 3, True)
+    feed.apply(message(put(4, 12, b"c"), after=3, upto=4))
+    # Then the cursor says up to where the index knows every key, and these are there
+    assert (feed.cursor().seq, feed.cursor().complete_to) == (0, 4)
+    assert all(feed.index.get(key) for key in (b"a", b"b", b"c"))
+    feed.apply(message(epoch([(1, "e1")]), put(2, 10, b"a"), put(3, 11, b"b"), after=0, upto=4, request="r", last=True))
+    assert feed.prune() == 0
+    assert feed.cursor() == Cursor(4, 2, ((1, "e1"),), False, 0)
+
+
+def test_a_log_that_breaks_off_during_a_restore_is_another_one(feed: Feed) -> None:
+    feed.apply(message(epoch([(1, "e1")]), put(2, 10, b"a"), put(3, 11, b"b"), after=0, upto=3))
+    with feed.index.env.begin(write=True) as txn:
+        feed.projection.restart(txn, "n1", same=True)
+    feed.apply(message(epoch([(1, "e1"), (2, "e9")]), after=1, upto=2))
+    assert (feed.cursor().complete_to, feed.cursor().generation) == (0, 3)
+
+
+FUTURE = (1 << 63) - 1
+
+
+@pytest.mark.parametrize("poison", [gone(1, FUTURE), put(1, FUTURE)])
+def test_a_version_from_beyond_the_horizon_that_an_index_has_already_stands_in_nobodys_way(
+    feed: Feed, poison: Result
+) -> None:
+    feed.apply(message(poison, node="n2", after=0, upto=1))
+    assert feed.apply(message(put(1, 10, ticket=7), after=0, upto=1)).answers == [("w", 7, Status.DONE, "")]
+    assert (entry(feed.index).version, entry(feed.index).node) == (10, "n1")
+    feed.apply(message(put(2, FUTURE, b"other"), node="n2", after=1, upto=2))
+    assert feed.apply(message(gone(2, 11, b"other", ticket=8), after=1, upto=2)).answers == [("w", 8, Status.DONE, "")]
+    assert feed.index.get(b"other") is None
+
+
+def test_the_bytes_of_an_index_can_always_be_kept(feed: Feed) -> None:
+    for number in range(1, 5):
+        feed.apply(message(put(number, number, b"k%d" % number, size=(1 << 63) - 1), after=number - 1, upto=number))
+    assert feed.index.read_meta("bytes") == (1 << 63) - 1

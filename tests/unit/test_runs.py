@@ -102,6 +102,38 @@ def test_a_job_is_claimed_and_completed(desk: Desk) -> None:
     assert json.loads(event.body())["job_id"] == number
 
 
+@pytest.mark.parametrize("attempt", [0, 2, 3, 99])
+def test_reports_of_attempts_that_do_not_exist_change_nothing(desk: Desk, attempt: int) -> None:
+    # Given jobs that wait in a queue, that run, that wait for a retry, and that are over
+    options = Options(attempts=2, retry_delay=60)
+    waiting, running, retrying, over = (desk.launched(options) for _ in range(4))
+    desk.claim(running, run=1)
+    desk.claim(retrying, run=2)
+    desk.finish(retrying, RunState.FAILED, run=2)
+    desk.claim(over, run=3)
+    desk.finish(over, RunState.COMPLETED, run=3)
+    numbers = (waiting, running, retrying, over)
+    before = [desk.job(number) for number in numbers]
+    # When a node tells of an attempt that the master has not published
+    for number in numbers:
+        assert withdrawn(desk.claim(number, attempt, run=77)) == [(number, attempt, token(77))]
+        for state in RunState:
+            assert desk.finish(number, state, attempt, run=77) == []
+    # Then they are as they were, their history, too
+    assert [desk.job(number) for number in numbers] == before
+    # And of a job that there never was nothing is made
+    assert withdrawn(desk.claim(1_000, attempt, run=77)) == [(1_000, attempt, token(77))]
+    assert desk.finish(1_000, RunState.COMPLETED, attempt, run=77) == []
+    assert desk.read(lambda txn: [job.id for job in desk.ledger.jobs(txn)]) == sorted(numbers, reverse=True)
+
+
+def test_an_attempt_by_hand_is_the_first_one_whatever_its_message_says(desk: Desk) -> None:
+    for fields in (b'"attempt": 5', b'"id": 1'):
+        order = b'{"job": "a/b", ' + fields + b"}"
+        assert withdrawn(desk.claim(0, run=5, order=order)) == [(0, 1, token(5))]
+    assert desk.read(lambda txn: list(desk.ledger.jobs(txn))) == []
+
+
 def test_a_claim_told_twice_changes_nothing(desk: Desk) -> None:
     number = desk.launched()
     desk.claim(number)

@@ -59,7 +59,7 @@ def launches(desk: Desk, until: int, step: int = 1_000) -> list[int]:
 def restart(desk: Desk) -> None:
     """As a new controller has it."""
     desk.runs = Runs(desk.ledger, desk.place)
-    desk.schedules = Schedules(desk.runs)
+    desk.schedules = Schedules(desk.runs, desk.room)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import subprocess
 import time
@@ -137,6 +138,35 @@ def test_an_upload_that_does_not_fit_says_so(disk: Path) -> None:
     with staging.create() as upload, pytest.raises(DiskFull):
         upload.write(bytes(30 * MIB))
     assert list((disk / "staging").iterdir()) == []
+
+
+def test_uploads_on_their_way_count_against_the_reserve(disk: Path) -> None:
+    # Given a disk with room for one upload of this size beside the reserve, and not for two
+    reserve = 2 * MIB
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    size = (free - reserve) * 2 // 3
+    staging = Staging(disk, reserve)
+    # When one has begun and nothing of it has come yet
+    first = staging.create(size)
+    # Then there is no room for another, whether its length is known or not
+    with pytest.raises(DiskFull, match="on their way"):
+        staging.create(size)
+    room = free - reserve - size
+    with staging.create() as unknown:
+        unknown.write(bytes(room // 2))
+        with pytest.raises(DiskFull):
+            unknown.write(bytes(room))
+    # And what was promised to the first is there
+    for start in range(0, size, 65_536):
+        first.write(bytes(min(65_536, size - start)))
+    assert first.finish().size == size
+    # And when it is gone there is room again, also after one that was given up halfway
+    first.abort()
+    with staging.create(size) as halfway:
+        halfway.write(bytes(100_000))
+    wait_for(lambda: os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize > size + reserve)
+    with staging.create(size):
+        assert len(list((disk / "staging").iterdir())) == 1
 
 
 def test_compaction_works_on_a_disk_that_is_full(disk: Path) -> None:

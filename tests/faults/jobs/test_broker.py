@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from contextlib import closing
 from urllib.parse import quote
 
 import pytest
@@ -11,6 +13,7 @@ from broker import topology
 from broker.link import Delivery, Link
 from ops.cluster import Cluster
 from tests.faults.jobs_tools import SLOTS, Field, Launching, empty, frozen
+from tests.faults.load import Client
 from tests.faults.test_broker import owner
 from tests.faults.tools import api, connections, delete_queue, logged, settle, wait_logged
 from tests.support import Clusters, wait_for
@@ -146,6 +149,32 @@ def test_a_broker_that_is_killed_has_nothing_run_twice(field: Field, cluster: Cl
     field.open("broker-gate")
     # And everything is done, once
     field.check([*running, *waiting], faults=0, attempts=1)
+
+
+def test_a_launch_that_the_broker_has_not_confirmed_is_202_and_runs_once_when_it_does(
+    field: Field, cluster: Cluster
+) -> None:
+    rabbit = cluster.rabbit
+    assert rabbit
+    assert rabbit.process.pid
+    body = json.dumps(field.arguments("unconfirmed", options={"unique": "unconfirmed"})).encode()
+    with closing(Client(cluster.master_url)) as client:
+        # Given a broker that stands still, its connections open
+        with frozen([rabbit.process.pid]):
+            # When a job is launched, and launched again with the same token
+            answers = [client.request("POST", "/launch_job/fault/work", body) for _ in range(2)]
+            # Then both are told after a while, with its id, that it is in the ledger
+            told = [json.loads(answer.body) for answer in answers]
+            assert [answer.status for answer in answers] == [202, 202]
+            assert {one["status"] for one in told} == {"ok"}
+            assert all("is in the ledger" in one["msg"] and "RabbitMQ" in one["msg"] for one in told)
+            (number,) = {one["data"]["job_id"] for one in told}
+            assert field.job(number)["state"] == "pending"
+        # And it runs when the broker goes on, once
+        settle(cluster)
+        field.check([number], faults=0, attempts=1)
+        # And is not unconfirmed any more
+        assert client.request("POST", "/launch_job/fault/work", body).status == 200
 
 
 def test_a_broker_that_stands_still_has_nothing_run_twice(field: Field, cluster: Cluster) -> None:

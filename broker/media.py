@@ -1,0 +1,121 @@
+"""What a value is: its Content-Type, and the Content-Encoding it was sent with.
+
+Messages, records and the index keep both in one text, the type first. A line feed, which no header can have, stands
+between them; without an encoding the text is the type alone.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from broker.refusals import BadRequest
+
+DEFAULT_TYPE = "application/octet-stream"
+MAX_TYPE, MAX_ENCODING = 200, 100  # characters
+
+_BETWEEN = "\n"
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# What curl and HTML forms send when nobody said what the body is.
+_NOT_GIVEN = ("", "application/x-www-form-urlencoded")
+_FORM = "multipart/form-data"
+
+
+def pack(content_type: str, encoding: str) -> str:
+    """Both as the one text that is kept; "" for what was not given."""
+    return f"{content_type}{_BETWEEN}{encoding}" if encoding else content_type
+
+
+def unpack(kept: str) -> tuple[str, str]:
+    """Content-Type and Content-Encoding that `pack` was given."""
+    content_type, _, encoding = kept.partition(_BETWEEN)
+    return content_type, encoding
+
+
+def read(environ: Mapping[str, Any]) -> str:
+    """What is to be kept of a PUT's headers; raises `BadRequest` when the body is no value or they can't be kept."""
+    return check(pack(environ.get("CONTENT_TYPE", ""), environ.get("HTTP_CONTENT_ENCODING", "")))
+
+
+def check(kept: str) -> str:
+    """A packed text as it is to be kept, without what says nothing; raises `BadRequest`."""
+    content_type, encoding = unpack(kept)
+    return pack(_content_type(content_type.strip()), _encoding(encoding))
+
+
+def _content_type(given: str) -> str:
+    essence = given.partition(";")[0].strip().lower()
+    if essence in _NOT_GIVEN:
+        return ""
+    if essence == _FORM:
+        raise BadRequest(
+            f"a body of {_FORM} was received, a form with the file in it; nothing was stored. "
+            "Send the file itself: curl -T FILE instead of -F, in Python data=open(FILE, 'rb') instead of files="
+        )
+    if len(given) > MAX_TYPE or not given.isascii() or not given.isprintable():
+        raise BadRequest(f"Content-Type is longer than {MAX_TYPE} characters or not printable ASCII")
+    return given
+
+
+def _encoding(given: str) -> str:
+    codings = [coding for part in given.split(",") if (coding := part.strip(" \t"))]
+    for coding in codings:
+        if not _TOKEN.fullmatch(coding):
+            raise BadRequest(
+                f"Content-Encoding {given[:80]!r} was received; give the names of encodings, such as gzip, or leave it out"
+            )
+        if coding.lower() == "aws-chunked":
+            raise BadRequest(
+                "Content-Encoding aws-chunked was received: the body has checksums and signatures of S3 between "
+                "its bytes; nothing was stored. Send the bytes themselves, without that encoding"
+            )
+    encoding = ", ".join(coding for coding in codings if coding.lower() != "identity")
+    if len(encoding) > MAX_ENCODING:
+        raise BadRequest(f"Content-Encoding is longer than {MAX_ENCODING} characters")
+    return encoding
+
+
+# The table that comes with the language, so that every machine guesses the same, and what it does not know.
+_TYPES = mimetypes.MimeTypes().types_map[True] | {
+    ".7z": "application/x-7z-compressed",
+    ".br": "application/x-brotli",
+    ".bz2": "application/x-bzip2",
+    ".conf": "text/plain",
+    ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    ".flac": "audio/flac",
+    ".gz": "application/gzip",
+    ".log": "text/plain",
+    ".md": "text/markdown",
+    ".parquet": "application/vnd.apache.parquet",
+    ".pptx": "application/vnd.openxmlformats-officedocument.presentationml.presentation",
+    ".tgz": "application/gzip",
+    ".toml": "application/toml",
+    ".webp": "image/webp",
+    ".woff": "font/woff",
+    ".woff2": "font/woff2",
+    ".xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    ".xz": "application/x-xz",
+    ".yaml": "application/yaml",
+    ".yml": "application/yaml",
+    ".zst": "application/zstd",
+}
+# With these a name may end for its encoding's sake.
+_ENDINGS = {"gzip": ".gz", "x-gzip": ".gz", "br": ".br", "zstd": ".zst"}
+
+
+def type_of(key: str, kept: str) -> tuple[str, str]:
+    """Content-Type and Content-Encoding of a value, from what `pack` made; a type that was not given is guessed."""
+    content_type, encoding = unpack(kept)
+    if not content_type:
+        # The type is that of what comes out when the encoding is undone.
+        content_type = guess_type(key.removesuffix(_ENDINGS.get(encoding.lower(), "")) if encoding else key)
+    return content_type, encoding
+
+
+def guess_type(key: str) -> str:
+    """The Content-Type that the ending of a key's name suggests."""
+    name = key[key.rfind("/") + 1 :]
+    dot = name.rfind(".")
+    return _TYPES.get(name[dot:].lower(), DEFAULT_TYPE) if dot > 0 else DEFAULT_TYPE

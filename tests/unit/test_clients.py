@@ -1,0 +1,95 @@
+"""The table of clients: its words, its data and its page."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tests.clients import programs, table
+from tests.clients.outcomes import Seen, of_get, of_put
+from tests.clients.rows import COLUMNS, NONE, ROWS
+from tests.support import ROOT
+
+SENT, OLD = b"what was sent", b"what was there"
+FOLDER = ROOT / "tests" / "clients"
+CREATED = Seen(201, "key added")
+
+
+@pytest.mark.parametrize(
+    ("seen", "before", "stored", "word"),
+    [
+        (CREATED, None, SENT, "ok"),
+        (CREATED, None, b"", "empty"),
+        (CREATED, None, b"sent", "tail"),
+        (CREATED, None, SENT[:-1], "wrong"),
+        (CREATED, None, SENT + SENT[:3], "wrong"),
+        (CREATED, None, None, "lost"),
+        (CREATED, OLD, OLD, "lost"),
+        (Seen(307, "put it there"), None, None, "307"),
+        (Seen(409, "exists"), OLD, OLD, "409"),
+        (Seen(409, "exists"), OLD, b"other", "wrong"),
+        (Seen(409, "exists"), None, SENT, "409"),
+        (Seen(None, "write EPIPE"), None, None, "EPIPE"),
+        (Seen(None, "The socket has been shut down."), None, None, "EPIPE"),
+        (Seen(None, "Error writing to server"), None, SENT, "EPIPE"),
+        (Seen(None, "TypeError: Failed to fetch"), None, None, "EPIPE"),
+        (Seen(None, "necessary data rewind wasn't possible"), None, None, "error"),
+        (Seen(None, "no end", hangs=True), None, None, "hangs"),
+        (Seen(None, "no end", hangs=True), None, SENT, "hangs"),
+        (Seen(None, "no end", hangs=True), None, b"", "empty"),
+    ],
+)
+def test_a_put_has_one_word(seen: Seen, before: bytes | None, stored: bytes | None, word: str) -> None:
+    assert of_put(seen, SENT, before, stored) == word
+
+
+@pytest.mark.parametrize(
+    ("seen", "read", "word"),
+    [
+        (Seen(200, ""), SENT, "ok"),
+        (Seen(206, "", done=True), None, "ok"),
+        (Seen(200, ""), b"", "empty"),
+        (Seen(200, ""), b"sent", "tail"),
+        (Seen(200, ""), SENT[:3], "wrong"),
+        (Seen(307, ""), b"", "307"),
+        (Seen(None, "Failed to fetch"), None, "EPIPE"),
+        (Seen(None, "unknown option"), None, "error"),
+        (Seen(None, "no end", hangs=True), None, "hangs"),
+    ],
+)
+def test_a_get_has_one_word(seen: Seen, read: bytes | None, word: str) -> None:
+    assert of_get(seen, SENT, read) == word
+
+
+def test_the_page_has_the_table_of_the_data() -> None:
+    _, shown, _ = table.parts(table.PAGE.read_text())
+    assert shown == table.generated(), "python -m tests.clients.table writes it"
+
+
+def test_every_row_can_be_tried_by_its_driver() -> None:
+    names = [row.name for row in ROWS]
+    assert len(set(names)) == len(names)
+    words = re.compile(r"ok|error|hangs|\d{3}")
+    for row in ROWS:
+        assert row.driver in programs.COMMANDS, row.name
+        assert len(row.words.split()) == len(COLUMNS), row.name
+        for word in row.words.replace("|", " ").split():
+            assert word == NONE or words.fullmatch(word), f"{row.name}: {word}"
+
+
+def test_no_row_is_wanted_to_lose_a_value() -> None:
+    bad = {"wrong", "empty", "tail", "lost", "EPIPE"}
+    assert not [row.name for row in ROWS if bad & set(row.words.replace("|", " ").split())]
+
+
+def test_titles_name_the_versions_that_are_pinned() -> None:
+    pins: dict[str, str] = json.loads((FOLDER / "package.json").read_text())["dependencies"]
+    pins |= dict(line.split("==") for line in (FOLDER / "requirements.txt").read_text().splitlines() if "==" in line)
+    development = (ROOT / "requirements-dev.txt").read_text()
+    pins["requests"] = re.findall(r"^requests==(\S+)$", development, re.MULTILINE)[0]
+    named = [found for row in ROWS for found in re.findall(r"\b([a-z0-9-]+) (\d+\.\d+)\b", row.title.lower())]
+    compared = {name for name, version in named if name in pins and pins[name].startswith(f"{version}.")}
+    # Not named by a version of its own: the .NET Core runtime, and what only drives Chromium
+    assert compared == set(pins) - {"dotnetcore2", "playwright-core"}

@@ -1,0 +1,219 @@
+"""What the master waits for: a new index, a log that is applied again, a node that is gone for good."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from broker.errors import LinkDown
+from broker.messages import Heartbeat, Kind, Replay, Result, Results, Status, decode
+from broker.refusals import Conflict
+from master import replays
+from master.index import Index, pack
+from master.projection import Projection
+from master.replays import EMPTY_SECS, SETTLE_SECS, Replays
+
+NOW = 1_700_000_000_000
+
+
+class Link:
+    """Takes what is asked of nodes."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Replay]] = []
+        self.ready = True
+
+    def publish(self, queue: str, body: bytes, **_more: Any) -> None:
+        if not self.ready:
+            raise LinkDown("gone")
+        self.asked.append((queue.removeprefix("pulzar.node."), decode(body, Replay)))
+
+
+class Desk:
+    """The controller's part in this, with a clock of its own."""
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self.clock = 1_000.0
+        self.link = Link()
+        self.begin()
+
+    def begin(self) -> None:
+        """A controller starts."""
+        self.projection = Projection(self.index)
+        self.replays = Replays(self.index, self.projection, self.link)  # type: ignore[arg-type]
+
+    def beat(self, node: str, seq: int, epoch: str = "e1") -> None:
+        beat = Heartbeat(node, "http://n:1", NOW, "", epoch, 1, seq, 1, 1, False, 0.0, 0.0, 0, 0, [], "")
+        with self.index.env.begin(write=True) as txn:
+            txn.put(node.encode(), pack((beat, NOW)), db=self.index.nodes)
+        self.replays.observe([], {node: beat}, set())
+
+    def results(
+        self, node: str, *keys: bytes, after: int = 0, end: int = 0, request: str = "", epoch: str = "e1"
+    ) -> None:
+        """A stretch of a log: its epoch, and a value for each key."""
+        chain = msgpack.packb([(1, epoch)])
+        items = [Result(0, Status.DONE, "", 1, Kind.EPOCH, b"", 0, 0, 0, "", b"", len(chain), chain)]
+        items += [
+            Result(0, Status.DONE, "", after + place, Kind.PUT, key, 10, 1, 0, "", b"d" * 32, 1, b"x")
+            for place, key in enumerate(keys, 2 if after == 0 else 1)
+        ]
+        upto = items[-1].seq
+        message = Results(node, "", request, after, upto, end or upto, bool(request), items)
+        with self.index.env.begin(write=True) as txn:
+            applied = self.projection.apply(txn, [message], NOW)
+        self.replays.observe([message], {}, applied.gaps)
+
+    def answer(self, *keys: bytes) -> None:
+        """The node that was asked last sends its log."""
+        node, request = self.link.asked[-1]
+        self.results(node, *keys, after=request.after, request=request.request)
+
+    @property
+    def restoring(self) -> Any:
+        return self.index.read_meta("restoring")
+
+    def known(self, key: bytes) -> bool:
+        return self.index.get(key) is not None
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    index = Index(tmp_path / "index", 64 << 20, write=True)
+    desk = Desk(index)
+    monkeypatch.setattr(replays.time, "monotonic", lambda: desk.clock)
+    yield desk
+    index.close()
+
+
+def filled(desk: Desk, *nodes: str) -> None:
+    """An index that has two keys of each node's log."""
+    for node in nodes:
+        desk.beat(node, 3)
+        desk.answer(*(f"{node}-{number}".encode() for number in (1, 2)))
+    desk.clock += SETTLE_SECS + 0.001
+    desk.replays.settle()
+    assert desk.restoring == []
+
+
+def test_a_new_index_whose_nodes_are_new_hardly_waits(desk: Desk) -> None:
+    assert desk.replays.settles_in() == math.inf
+    desk.beat("a", 1)
+    desk.beat("b", 1)
+    assert desk.replays.settles_in() == pytest.approx(EMPTY_SECS)
+    desk.clock += EMPTY_SECS + 0.001
+    desk.replays.settle()
+    assert desk.restoring == []
+    assert desk.replays.settles_in() == math.inf
+
+
+def test_a_new_index_waits_for_other_nodes_as_soon_as_one_has_a_log(desk: Desk) -> None:
+    desk.beat("new", 1)
+    desk.beat("old", 9)
+    desk.clock += EMPTY_SECS + 0.001
+    desk.replays.settle()
+    assert desk.restoring is None
+    desk.clock += SETTLE_SECS + 0.001
+    desk.replays.settle()
+    assert desk.restoring == ["old"]
+
+
+def test_a_node_with_a_log_that_comes_after_a_new_one_is_waited_for(desk: Desk) -> None:
+    desk.beat("new", 1)
+    desk.clock += EMPTY_SECS + 0.001
+    desk.replays.settle()
+    desk.beat("old", 3)
+    assert desk.restoring == ["old"]
+    desk.answer(b"x", b"y")
+    assert desk.restoring == []
+
+
+def test_a_restore_lacks_nothing_and_a_second_one_says_how_far_it_is(desk: Desk) -> None:
+    filled(desk, "a")
+    desk.replays.restore("a")
+    assert desk.restoring == []
+    for name in ("a", ""):
+        with pytest.raises(Conflict, match="log of a is being applied from the beginning already: 0 of 3 records"):
+            desk.replays.restore(name)
+    # A controller that starts meanwhile knows that, too
+    desk.begin()
+    desk.beat("a", 3)
+    assert desk.restoring == []
+    with pytest.raises(Conflict):
+        desk.replays.restore("a")
+    desk.answer(b"a-1", b"a-2")
+    desk.replays.tick()
+    desk.replays.restore("a")
+
+
+def test_what_follows_a_restore_is_done_by_a_controller_that_starts_after_it(desk: Desk) -> None:
+    filled(desk, "a")
+    desk.replays.restore("a")
+    desk.answer(b"a-1")  # the other one is not in the log any more
+    desk.results("a", b"a-3", after=2)
+    desk.begin()
+    for _ in range(2):
+        desk.beat("a", 3)
+    desk.replays.tick()
+    assert [desk.known(key) for key in (b"a-1", b"a-2", b"a-3")] == [True, False, True]
+    desk.replays.restore("a")
+
+
+def test_another_log_than_before_lacks_keys_until_its_end(desk: Desk) -> None:
+    filled(desk, "a")
+    desk.beat("a", 5, "e2")
+    desk.results("a", epoch="e2")
+    desk.replays.tick()
+    assert desk.restoring == ["a"]
+
+
+def test_a_node_that_never_sends_its_log_is_waited_for_until_it_is_forgotten(desk: Desk) -> None:
+    filled(desk, "a")
+    desk.beat("ghost", 1_000)
+    assert desk.restoring == ["ghost"]
+    desk.replays.forget("ghost", False)
+    assert desk.restoring == []
+    assert list(desk.index.read_nodes()) == ["a"]
+    desk.beat("a", 3)
+    assert desk.restoring == []
+
+
+def test_a_forgotten_node_takes_its_keys_along_even_if_the_controller_starts_again(desk: Desk) -> None:
+    filled(desk, "a", "b")
+    assert (desk.index.count_of("a"), desk.index.count_of("b")) == (2, 2)
+    desk.replays.forget("a", True)
+    assert desk.restoring == []
+    desk.begin()
+    desk.replays.tick()
+    assert (desk.index.count_of("a"), desk.index.count_of("b")) == (0, 2)
+    assert desk.index.read_meta("cursor:a") is None
+    # And if it comes after all, its log is applied
+    desk.beat("a", 3)
+    assert desk.restoring == ["a"]
+    desk.answer(b"a-1", b"a-2")
+    assert (desk.index.count_of("a"), desk.restoring) == (2, [])
+
+
+def test_a_node_that_comes_back_while_its_keys_leave_keeps_them(desk: Desk) -> None:
+    filled(desk, "a")
+    desk.replays.forget("a", True)
+    desk.beat("a", 3)
+    desk.replays.tick()
+    assert desk.index.count_of("a") == 2
+    assert desk.restoring == ["a"]
+    desk.answer(b"a-1", b"a-2")
+    desk.replays.tick()
+    assert (desk.index.count_of("a"), desk.restoring) == (2, [])
+
+
+def test_keys_are_counted_over_many_stretches(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("master.index._STRETCH", 3)
+    filled(desk, "a", "b")
+    desk.results("a", *(b"more-%d" % number for number in range(10)), after=3)
+    assert (desk.index.count_of("a"), desk.index.count_of("b"), desk.index.count_of("c")) == (12, 2, 0)
