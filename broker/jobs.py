@@ -31,7 +31,7 @@ PRIORITIES = ("high", "normal", "low")
 SEAL = "pulzar-seal"  # the header with the seal
 DATA = "pulzar_data"  # may stand among the arguments, as in a launch by REST
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # the same as in jobs/scripts.py
 _GROWTH_BYTES = 64  # for the id that the master gives it
 _ADVICE = "store what is large under a key and name that"
 _FIELDS = ("job", "arguments", "options", "data", "id", "attempt")
@@ -66,7 +66,8 @@ def check_path(text: object) -> str:
     parts = text.removesuffix(".py").split("/") if isinstance(text, str) else []
     if len(parts) != 2 or not all(map(_NAME.fullmatch, parts)):
         raise MalformedMessage(
-            f"job = {_short(text)} is no job; give folder/script, each of letters, digits, _ and -, up to 64"
+            f"job = {_short(text)} is no job; give folder/script, each of letters, digits, _ and -, up to 64, "
+            "beginning with a letter or digit"
         )
     return "/".join(parts)
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import json
+import math
 import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-from jobs import context, loader, scripts
+from jobs import closing, context, loader, reading, scripts, surroundings
 from jobs.channel import ToTerminal
 from jobs.errors import BadScript
 from jobs.failures import ending
+
+_MOST_DEEP = 32  # lists and objects in each other that a cluster takes
 
 
 def main() -> int:
@@ -37,11 +39,9 @@ def main() -> int:
     if options.command == "list":
         return _list(options.dir)
     try:
-        arguments = json.loads(options.arguments)
+        _arguments(options.arguments)
     except ValueError as error:
-        parser.error(f"the arguments are no JSON: {error}")
-    if not isinstance(arguments, dict):
-        parser.error('the arguments are no JSON object, like {"number": 5}')
+        parser.error(str(error))
     if options.data and not options.data.is_file():
         parser.error(f"{options.data} is no file")
     try:
@@ -53,42 +53,85 @@ def main() -> int:
     return _run(script, options.arguments, options.data)
 
 
+def _arguments(text: str) -> None:
+    """Check that a cluster would take these arguments; raises `ValueError` with the reason."""
+    try:
+        arguments = json.loads(text, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError(f"the arguments have more than {_MOST_DEEP} lists or objects in each other") from None
+    except ValueError as error:
+        raise ValueError(f"the arguments are no JSON: {error}") from None
+    if not isinstance(arguments, dict):
+        raise ValueError('the arguments are no JSON object, like {"number": 5}')
+    _check(arguments, _MOST_DEEP)
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _check(value: object, deep: int) -> None:
+    if not deep:
+        raise ValueError(f"the arguments have more than {_MOST_DEEP} lists or objects in each other")
+    if isinstance(value, dict | list):
+        for item in [*value, *value.values()] if isinstance(value, dict) else value:
+            _check(item, deep - 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"the arguments have the number {value}, which JSON has not")
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+        raise ValueError("the arguments have an integer of more than 64 bits; send it as text")
+    elif isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"the arguments have half of a character: {value[:20]!r}")
+
+
 def _run(script: scripts.Script, arguments: str, data: Path | None) -> int:
-    scratch = tempfile.mkdtemp(prefix="pulzar-job-")
-    os.environ |= {
+    place = Path(tempfile.mkdtemp(prefix="pulzar-job-"))
+    scratch = place / "scratch"
+    scratch.mkdir()
+    surroundings.prepare(place / "path")
+    directory = Path(script.directory)
+    os.environ |= surroundings.environment(os.environ, place / "path", directory) | {
+        "HOME": str(scratch),
+        "TMPDIR": str(scratch),
         "PULZAR_ARGUMENTS": arguments,
         "PULZAR_DATA": str(data.resolve()) if data else "",
         "PULZAR_DATA_KEY": data.name if data else "",
-        "PULZAR_SCRATCH": scratch,
+        "PULZAR_SCRATCH": str(scratch),
     }
+    tempfile.tempdir = None  # where the next temporary file goes is asked for again
+    # Whatever the script imports by name is not ours, as on a node.
+    ours = (os.getcwd(), os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    sys.path[:] = [str(place / "path"), *(path for path in sys.path if os.path.abspath(path or ".") not in ours)]
     context.begin(ToTerminal())
-    before = os.getcwd()
+    before, modules = os.getcwd(), len(sys.modules)
     os.chdir(scratch)
     error: BaseException | None = None
     try:
         context.returned(loader.execute(script, loader.Sources()))
     except BaseException as raised:  # noqa: BLE001 - SystemExit and all: how it ends is what is asked
         error = raised
-    finally:
-        os.chdir(before)
     ended = ending(error, script)
-    shutil.rmtree(scratch, ignore_errors=True)
+    del error
+    closing.finish(script, modules)
+    os.chdir(before)
+    shutil.rmtree(place, ignore_errors=True)
     return ended.status
 
 
 def _list(directory: Path) -> int:
-    for script in scripts.walk(directory):
-        try:
-            tree = ast.parse(Path(script.file).read_bytes(), script.file)
-        except (SyntaxError, ValueError) as error:
-            print(f"{script.path:32}  does not compile: {error}")
-            continue
-        found = scripts.job_class(tree, script.name)
-        method = scripts.execute_method(found) if found else None
-        text = ast.get_docstring(method or tree) or ""
-        first = text.strip().partition("\n")[0].removeprefix("Description:").strip()
-        print(f"{script.path:32}  {first or '-'}")
+    folders: dict[str, dict[str, reading.Text]] = {}
+    for script, file in scripts.walk(directory, _complain):
+        folders.setdefault(script.folder, {})[script.name] = reading.look(script.path, file)
+    for folder, texts in folders.items():
+        for name, verdict in reading.judge(folder, texts).items():
+            said = next((text.strip() for text in verdict.docstrings if text.strip()), "-")
+            first = said.partition("\n")[0].removeprefix("Description:").strip()
+            print(f"{f'{folder}/{name}':32}  {verdict.error or first}")
     return 0
+
+
+def _complain(directory: str, reason: str) -> None:
+    print(f"{directory}: {reason}", file=sys.stderr)
 
 
 if __name__ == "__main__":

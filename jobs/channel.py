@@ -8,6 +8,7 @@ import stat
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any, Protocol
 
 from jobs import events
@@ -47,13 +48,14 @@ def encode_output(value: Any, limit: int) -> bytes:
 
 
 def flush() -> None:
-    """Send what was printed on its way, so that it stays in order with what follows."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None and not stream.closed:
+    """Send what was printed on its way, so that it stays in order with what follows; never raises.
+
+    A script may have put anything with a method `write` in the place of a stream, and closed the descriptor below.
+    """
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        with suppress(Exception):  # whatever the script's own class raises says nothing of the run
+            if stream is not None and not getattr(stream, "closed", False):
                 stream.flush()
-        except OSError:  # the script closed the descriptor below; what it printed has nowhere to go
-            continue
 
 
 class ToNode:

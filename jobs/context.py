@@ -5,14 +5,33 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from jobs import channel
 
 if TYPE_CHECKING:
     from jobs.client import Client
+
+T = TypeVar("T")
+
+
+class _Told(Generic[T]):
+    """A property that gives way: a job's class may have an attribute of its own by this name."""
+
+    def __init__(self, function: Callable[[Any], T]) -> None:
+        self._function = function
+        self.__doc__ = function.__doc__
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> _Told[T]: ...
+
+    @overload
+    def __get__(self, instance: object, owner: type) -> T: ...
+
+    def __get__(self, instance: object, owner: type) -> T | _Told[T]:
+        return self if instance is None else self._function(instance)
 
 
 class Run:
@@ -21,7 +40,7 @@ class Run:
     It stands in environment variables (`PULZAR_…`, see the README), so the processes that a run starts have it too.
     """
 
-    @property
+    @_Told
     def arguments(self) -> dict[str, Any]:
         """The arguments of the job."""
         if _this.arguments is None:
@@ -30,17 +49,17 @@ class Run:
             _this.arguments = json.loads(text)
         return _this.arguments
 
-    @property
+    @_Told
     def job_id(self) -> int:
         """The job's number, 0 when it has none."""
         return int(os.environ.get("PULZAR_JOB_ID") or 0)
 
-    @property
+    @_Told
     def attempt(self) -> int:
         """1 for the first attempt at the job."""
         return int(os.environ.get("PULZAR_ATTEMPT") or 1)
 
-    @property
+    @_Told
     def scratch(self) -> Path:
         """A directory for this run alone, and the current one at its start; it is removed afterwards."""
         directory = os.environ.get("PULZAR_SCRATCH")
@@ -50,25 +69,21 @@ class Run:
             directory = os.environ["PULZAR_SCRATCH"] = tempfile.mkdtemp(prefix="pulzar-job-")
         return Path(directory)
 
-    @property
+    @_Told
     def data_path(self) -> Path | None:
         """The file with the value that the job was given as `pulzar_data`, to be read only; None for none."""
         path = os.environ.get("PULZAR_DATA")
         return Path(path) if path else None
 
-    @property
+    @_Told
     def data_key(self) -> str:
         """The key of that value, "" for none."""
         return os.environ.get("PULZAR_DATA_KEY", "")
 
-    @property
+    @_Told
     def client(self) -> Client:
-        """The store: keys of the cluster that this run belongs to."""
-        if _this.client is None:
-            from jobs.client import Client  # takes its time, and most jobs need none
-
-            _this.client = Client(os.environ.get("PULZAR_MASTER") or "localhost:31414")
-        return _this.client
+        """The cluster that this run belongs to: its keys, and `launch` for other jobs."""
+        return _client()
 
     def log(self, *values: object) -> None:
         """Write a line to the log, as `print` would put it. What is printed goes to the log too."""
@@ -95,23 +110,23 @@ class Run:
         `ttl` is a lifetime: "90s", "15m", "12h", "7d". Raises `KeyExists` when the key is taken and may not be
         overwritten, `StoreError` for the rest.
         """
-        return self.client.store(value, key, ttl, overwrite)
+        return _client().store(value, key, ttl, overwrite)
 
     def fetch(self, key: str) -> bytes:
         """The value of a key; raises `KeyMissing` or `StoreError`."""
-        return self.client.fetch(key)
+        return _client().fetch(key)
 
     def fetch_to(self, key: str, path: str | os.PathLike[str]) -> None:
         """Write the value of a key, however large, to a file; raises `KeyMissing` or `StoreError`."""
-        self.client.fetch_to(key, path)
+        _client().fetch_to(key, path)
 
     def keys(self, prefix: str = "") -> Iterator[dict[str, Any]]:
         """The keys that begin with the prefix, in order, with `size`, `created` and more; raises `StoreError`."""
-        return self.client.keys(prefix)
+        return _client().keys(prefix)
 
     def delete(self, key: str) -> None:
         """Delete a key; raises `KeyMissing` or `StoreError`."""
-        self.client.delete(key)
+        _client().delete(key)
 
 
 class _This:
@@ -123,9 +138,18 @@ class _This:
         self.client: Client | None = None
         self.has_output = False
         self.limit = channel.OUTPUT_BYTES
+        self.job_made = False
 
 
 _this = _This()
+
+
+def _client() -> Client:
+    if _this.client is None:
+        from jobs.client import Client  # takes its time, and most jobs need none
+
+        _this.client = Client(os.environ.get("PULZAR_MASTER") or "localhost:31414")
+    return _this.client
 
 
 def _channel() -> channel.Channel:
@@ -137,7 +161,17 @@ def _channel() -> channel.Channel:
 def begin(to: channel.Channel, arguments: dict[str, Any] | None = None, limit: int = channel.OUTPUT_BYTES) -> None:
     """Make this process speak of a run that begins now."""
     _this.arguments, _this.channel, _this.client = arguments, to, None
-    _this.has_output, _this.limit = False, limit
+    _this.has_output, _this.limit, _this.job_made = False, limit, False
+
+
+def note_job() -> None:
+    """An object of a job's class is made."""
+    _this.job_made = True
+
+
+def job_made() -> bool:
+    """Whether one was made since the run began."""
+    return _this.job_made
 
 
 def returned(value: Any) -> None:

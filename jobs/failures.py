@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from types import TracebackType
 from typing import NamedTuple
 
 from jobs import channel
 from jobs.errors import JobError
-from jobs.loader import PACKAGE
 from jobs.scripts import Script
+from jobs.surroundings import PACKAGE
 
 _REASON_CHARACTERS = 500
 
@@ -30,7 +31,7 @@ def ending(error: BaseException | None, script: Script | None) -> Ending:
         return _exited(error.code)
     trace = _from_script(error.__traceback__, script)
     if trace is None and isinstance(error, JobError):  # no script was begun
-        print(error, file=sys.stderr)
+        _say(error)
         return Ending(1, str(error)[:_REASON_CHARACTERS])
     error = error.with_traceback(trace)
     try:
@@ -52,13 +53,21 @@ def describe(error: BaseException) -> str:
     return (f"{name}: {message}" if message else name)[:_REASON_CHARACTERS]
 
 
+def _say(message: object) -> None:
+    """Print to standard error, or to the first one there was when the script's own can't be written to."""
+    for stream in (sys.stderr, sys.__stderr__):
+        with suppress(Exception):  # a class of the script's own may do anything
+            print(message, file=stream)
+            return
+
+
 def _exited(code: object) -> Ending:
     """What `sys.exit(code)` means."""
     if code is None:
         return Ending(0, "")
     if isinstance(code, int):
         return Ending(code & 0xFF, "")
-    print(code, file=sys.stderr)
+    _say(code)
     return Ending(1, f"exit status 1: {code}"[:_REASON_CHARACTERS])
 
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-from jobs.context import Run
+from jobs import context
 
 
-class Job(Run, ABC):
-    """A job is a class named like its file, with this base and a method `execute`; see the README."""
+class Job(context.Run, ABC):
+    """A job is a class with this base and a method `execute`, named like its file or the only one in it; see the README."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """A script that makes a job itself needs nobody to find and make it."""
+        context.note_job()
+        make = super().__new__
+        return make(cls) if make is object.__new__ else make(cls, *args, **kwargs)
 
     @abstractmethod
     def execute(self) -> Any:

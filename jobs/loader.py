@@ -6,24 +6,27 @@ Those are trusted by seconds and size, so that a quick edit would be missed. Her
 from __future__ import annotations
 
 import ast
+import builtins
 import importlib.machinery
-import itertools
 import os
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from types import CodeType, ModuleType
+from functools import partial
+from importlib.machinery import ModuleSpec
+from types import CodeType, CoroutineType, ModuleType
 from typing import Any, NamedTuple
 
+from jobs import context
 from jobs.errors import BadScript, NoSuchScript
 from jobs.job import Job
-from jobs.scripts import Script, job_class
+from jobs.scripts import Script, class_names, job_class, many_jobs
+from jobs.surroundings import PACKAGE
 
-# Scripts are modules of packages of this one, so that a folder may be called like any other module.
-PACKAGE = "job_scripts"
-
+_EXTENSIONS = (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES)
+_COMPILED = (importlib.machinery.SourcelessFileLoader, importlib.machinery.BYTECODE_SUFFIXES)
 _FRESH_NS = 100_000_000  # a file written so lately may be written again without a new modification time
 
 
@@ -33,6 +36,7 @@ class Source(NamedTuple):
     stamp: tuple[int, int, int, int]
     code: CodeType
     class_name: str  # "": a plain script
+    spec: ModuleSpec  # of it as a script
 
 
 class Sources:
@@ -55,10 +59,19 @@ class Sources:
             tree = ast.parse(content, file)
             code = compile(tree, file, "exec", dont_inherit=True)
         found = job_class(tree, os.path.basename(file).removesuffix(".py"))
-        source = Source(stamp, code, found.name if found else "")
+        source = Source(stamp, code, found.name if found else "", _spec(file))
         if time.time_ns() - stamp[0] > _FRESH_NS:
             self._kept[file] = source
         return source
+
+
+def _spec(file: str) -> ModuleSpec:
+    """What the module of a script says of itself, so that processes that it starts find it: as `python -m` has it."""
+    folder, name = file.removesuffix(".py").rsplit("/", 2)[-2:]
+    name = f"{PACKAGE}.{folder}.{name}"
+    spec = ModuleSpec(name, importlib.machinery.SourceFileLoader(name, file), origin=file)
+    spec.has_location = True
+    return spec
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
@@ -68,21 +81,24 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
 class _Loader(importlib.machinery.SourceFileLoader):
     """Of a module beside a script."""
 
-    sources: Sources
+    def __init__(self, sources: Sources, fullname: str, path: str) -> None:
+        super().__init__(fullname, path)
+        self._sources = sources
 
     def get_code(self, fullname: str) -> CodeType:
         """Its code."""
-        return self.sources.get(self.get_filename(fullname)).code
+        return self._sources.get(self.get_filename(fullname)).code
 
 
 def _finders(directory: str, sources: Sources) -> Callable[[str], importlib.machinery.FileFinder]:
-    loader = type("Loader", (_Loader,), {"sources": sources})
-    extensions = (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES)
+    loader: Any = partial(_Loader, sources)  # a class for each run would take its time
 
     def finder(path: str) -> importlib.machinery.FileFinder:
         if path != directory and not path.startswith(directory + "/"):
             raise ImportError(f"{path} is not below {directory}", path=path)
-        return importlib.machinery.FileFinder(path, extensions, (loader, [".py"]))
+        if not os.path.isdir(path):
+            raise ImportError(f"{path} is no directory", path=path)  # a zip file, say: there are others for those
+        return importlib.machinery.FileFinder(path, _EXTENSIONS, (loader, [".py"]), _COMPILED)
 
     return finder
 
@@ -96,10 +112,7 @@ def execute(script: Script, sources: Sources) -> Any:
         source = sources.get(script.file)
     except (FileNotFoundError, NotADirectoryError):
         raise NoSuchScript(f"no such script: {script.path}") from None
-    package = f"{PACKAGE}.{script.folder}"
-    module = ModuleType("__main__" if not source.class_name else f"{package}.{script.name}")
-    module.__file__ = script.file
-    module.__package__ = package
+    module = _module(source)
     above = ModuleType(PACKAGE)
     above.__path__ = [script.directory]
     sys.path_hooks.insert(0, _finders(script.directory, sources))
@@ -108,23 +121,52 @@ def execute(script: Script, sources: Sources) -> Any:
     sys.modules[PACKAGE] = above
     sys.modules["__main__"] = sys.modules[module.__name__] = module
     exec(source.code, module.__dict__)
-    if not source.class_name:
+    found = getattr(module, source.class_name, None) if source.class_name else _job(module, script)
+    if found is None and not source.class_name:
         return None
-    found = getattr(module, source.class_name, None)
     if not isinstance(found, type) or not issubclass(found, Job):
         raise BadScript(f"the class {source.class_name} of {script.path} has not the base jobs.Job")
-    if "execute" in found.__abstractmethods__:
-        raise BadScript(f"the class {source.class_name} of {script.path} has no method execute")
-    return found().execute()
+    if _is_unable(found):
+        raise BadScript(f"the class {found.__name__} of {script.path} has no method execute")
+    returned = found().execute()
+    if isinstance(returned, CoroutineType):
+        import asyncio  # takes its time, and few jobs need it
+
+        returned = asyncio.run(returned)
+    return returned
 
 
-def forget(script: Script, before: int) -> None:
-    """Let go of what the script and the modules beside it hold, as the end of Python does: files left open are written.
+def _is_unable(job: type[Job]) -> bool:
+    return "execute" in job.__abstractmethods__
 
-    `before` is how many modules there were before the script was run: to look at all of them takes long in a new fork.
+
+def _module(source: Source) -> ModuleType:
+    """The script's module, empty."""
+    spec = source.spec
+    module = ModuleType(spec.name if source.class_name else "__main__")
+    module.__spec__ = spec
+    module.__loader__ = spec.loader
+    module.__file__ = spec.origin
+    module.__package__ = spec.parent
+    module.__dict__["__builtins__"] = builtins
+    return module
+
+
+def _job(module: ModuleType, script: Script) -> type[Job] | None:
+    """The one job among the names of a script that was run from top to bottom; None: it is a plain one.
+
+    It is that as well when it has made a job itself. Raises `BadScript` when there are several jobs.
     """
-    new = itertools.islice(reversed(sys.modules), max(0, len(sys.modules) - before))
-    for module in [sys.modules["__main__"], *(sys.modules[name] for name in list(new))]:
-        file = getattr(module, "__file__", None)
-        if isinstance(file, str) and file.startswith(script.directory + "/"):
-            module.__dict__.clear()
+    if context.job_made():
+        return None
+    jobs = {
+        value.__name__: value
+        for value in vars(module).values()
+        if issubclass(type(value), type) and Job in value.__mro__ and value is not Job
+    }
+    named = [job for name, job in jobs.items() if name in class_names(script.name)]
+    able = named or [job for job in jobs.values() if not _is_unable(job)]
+    if len(able) > 1 and not named:
+        raise BadScript(many_jobs(script.path, [job.__name__ for job in able]))
+    own = [job for job in jobs.values() if job.__module__ == module.__name__]
+    return next(iter(able or own), None)

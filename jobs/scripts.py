@@ -8,12 +8,13 @@ from __future__ import annotations
 import ast
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from jobs.errors import BadScript
 
-_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+# Of a folder and of a script, wherever one is named. What begins with "_" is for the modules beside it.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class Script(NamedTuple):
@@ -37,32 +38,80 @@ class Script(NamedTuple):
 def locate(directory: str | os.PathLike[str], path: str) -> Script:
     """The script of this path; `.py` at its end is dropped. Raises `BadScript`."""
     parts = path.removesuffix(".py").split("/")
-    if len(parts) != 2 or not all(_PART.fullmatch(part) for part in parts):
+    if len(parts) != 2 or not all(NAME.fullmatch(part) for part in parts):
         raise BadScript(
             f"{path[:200]!r} is no path of a script; it looks like folder/script, "
-            "each of letters, digits, '_' and '-', not beginning with '-', up to 64 characters"
+            "each of letters, digits, '_' and '-', beginning with a letter or digit, up to 64 characters"
         )
     return Script(os.path.abspath(directory), *parts)
 
 
-def walk(directory: str | os.PathLike[str]) -> Iterator[Script]:
-    """All scripts below a directory, in order of their paths; helper modules look the same and are among them."""
-    for folder in sorted(os.listdir(directory)):
-        inside = os.path.join(directory, folder)
-        if _PART.fullmatch(folder) and os.path.isdir(inside):
-            for file in sorted(os.listdir(inside)):
-                name = file.removesuffix(".py")
-                if file != name and _PART.fullmatch(name) and name != "__init__":
-                    yield Script(os.path.abspath(directory), folder, name)
+def walk(
+    directory: str | os.PathLike[str], complain: Callable[[str, str], None]
+) -> Iterator[tuple[Script, os.DirEntry[str]]]:
+    """All scripts below a directory, in order of their paths, and their files, which may be links to anything or nothing.
+
+    Helper modules look the same and are among them. `complain` is told of a folder that can't be looked into, and why.
+    """
+    above = os.path.abspath(directory)
+    for folder in _inside(above, complain):
+        if NAME.fullmatch(folder.name) and _is(folder, os.DirEntry.is_dir, complain):
+            for file in _inside(folder.path, complain):
+                name = file.name.removesuffix(".py")
+                if name != file.name and NAME.fullmatch(name) and _is(file, os.DirEntry.is_file):
+                    yield Script(above, folder.name, name), file
+
+
+def _inside(directory: str, complain: Callable[[str, str], None]) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        complain(directory, error.strerror or str(error))
+        return []
+
+
+def _is(
+    entry: os.DirEntry[str],
+    kind: Callable[[os.DirEntry[str]], bool],
+    complain: Callable[[str, str], None] | None = None,
+) -> bool:
+    """Whether something in a directory is, or is a link to, what it should be; of a link to nothing is complained, or it is."""
+    try:
+        if kind(entry):
+            return True
+        lost = entry.is_symlink() and not os.path.exists(entry.path)
+    except OSError:  # links in a circle
+        lost = True
+    if lost and complain:
+        complain(entry.path, lost_link(entry.path))
+    return lost and not complain
+
+
+def lost_link(path: str) -> str:
+    """What is wrong with a link that leads nowhere."""
+    return f"it is a link to {os.readlink(path)}, where nothing is"
+
+
+def class_names(name: str) -> tuple[str, str]:
+    """What the class of a script may be called: `word_count`: `WordCount`, or `Word_count`."""
+    return "".join(part[:1].upper() + part[1:] for part in re.split("[_-]", name)), name.capitalize()
+
+
+def many_jobs(path: str, names: list[str]) -> str:
+    """What is wrong with a script that has several jobs, none of them called like it."""
+    wanted = next((name for name in class_names(path.partition("/")[2]) if name.isidentifier()), "")
+    advice = f"call the one that is to run {wanted}" if wanted else "have only one, and the others in modules beside it"
+    return f"{path} has the jobs {' and '.join(sorted(names))}, and none is called like the script; {advice}"
 
 
 def job_class(tree: ast.Module, name: str) -> ast.ClassDef | None:
-    """The class of a script that is run; None: the script is a plain one.
+    """The class that is called like a script and is run; None: the script is run from top to bottom.
 
     Its name is that of the script, capitalised (`word_count`: `Word_count`) or in camel case (`WordCount`). It has a
     base that is called `Job`, or any base and a method `execute`.
     """
-    names = {name.capitalize(), "".join(part[:1].upper() + part[1:] for part in re.split("[_-]", name))}
+    names = class_names(name)
     found = None
     for part in tree.body:
         if isinstance(part, ast.ClassDef) and part.name in names and part.bases:
@@ -72,9 +121,9 @@ def job_class(tree: ast.Module, name: str) -> ast.ClassDef | None:
     return found
 
 
-def execute_method(part: ast.ClassDef) -> ast.FunctionDef | None:
+def execute_method(part: ast.ClassDef) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
     """The method `execute` that stands in a class; its docstring is what the catalog shows."""
     for member in part.body:
-        if isinstance(member, ast.FunctionDef) and member.name == "execute":
+        if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef) and member.name == "execute":
             return member
     return None

@@ -17,6 +17,7 @@ from master.index import pack
 from master.ledger import Ledger
 
 _COLUMNS = ("description", "args", "category", "author", "error", "kind", "arguments")
+_HELPER = b"\0"  # stands before the paths of modules that are no scripts
 
 
 class Load(NamedTuple):
@@ -37,9 +38,13 @@ def keep(ledger: Ledger, txn: Any, catalog: Catalog) -> None:
     """Note the scripts of a node, instead of those it had."""
     forget(ledger, txn, catalog.node)
     for row in catalog.rows:
-        key = row["path"].encode() + b"\0" + catalog.node.encode()
+        key = _key(row["path"], row.get("kind") == "helper") + catalog.node.encode()
         txn.put(key, pack({name: row.get(name) for name in _COLUMNS}), db=ledger.db["scripts"])
     txn.put(catalog.node.encode(), catalog.digest.encode(), db=ledger.db["catalogs"])
+
+
+def _key(path: str, helper: bool = False) -> bytes:
+    return (_HELPER if helper else b"") + path.encode() + b"\0"
 
 
 def forget(ledger: Ledger, txn: Any, node: str) -> None:
@@ -52,13 +57,15 @@ def forget(ledger: Ledger, txn: Any, node: str) -> None:
 
 def nodes_with(ledger: Ledger, txn: Any, path: str) -> set[str]:
     """The nodes that have a script."""
-    return {node.decode() for node, _ in ledger.up(txn, "scripts", path.encode() + b"\0")}
+    return {node.decode() for node, _ in ledger.up(txn, "scripts", _key(path))}
 
 
 def check_known(ledger: Ledger, txn: Any, order: Order) -> None:
     """Raise `NotFound` when no node can run a job: none has its script, or the one it is bound to has not."""
     having = nodes_with(ledger, txn, order.job)
     if not having:
+        for _, row in ledger.up(txn, "scripts", _key(order.job, helper=True)):
+            raise NotFound(f"{order.job} is no job; it is {msgpack.unpackb(row)['error']}")
         raise NotFound(f"no node has the script {order.job}; GET /admin/job_catalog lists those there are")
     if order.options.node and order.options.node not in having:
         raise NotFound(f"node {order.options.node} has no script {order.job}; it is on {', '.join(sorted(having))}")
@@ -68,12 +75,12 @@ def rows(ledger: Ledger, txn: Any) -> list[dict[str, Any]]:
     """The catalog of the cluster by path; where the nodes' scripts differ, `differs` is true."""
     found: dict[str, dict[str, Any]] = {}
     for key, raw in ledger.up(txn, "scripts"):
-        path, _, node = key.decode().partition("\0")
+        path, _, node = key.removeprefix(_HELPER).decode().partition("\0")
         row = msgpack.unpackb(raw)
         known = found.setdefault(path, {"path": path} | row | {"nodes": [], "differs": False})
         known["nodes"].append(node)
         known["differs"] |= any(known[name] != row[name] for name in _COLUMNS)
-    return list(found.values())
+    return [found[path] for path in sorted(found)]
 
 
 def choose(

@@ -15,7 +15,7 @@
 | withdrawn  | lane + 0 + id                           | attempt, time: cancelled while their message was in a queue |
 | live       | id                                      | `Live`: progress and end of the log of a running job      |
 | catalogs   | node                                    | digest of the scripts it has                              |
-| scripts    | path + 0 + node                         | a row of the catalog                                      |
+| scripts    | path + 0 + node, helpers: 0 before that | a row of the catalog                                      |
 | meta       | `id`, `count:<list>`, `lane:<node>:`    | the last id given; how many there are                     |
 | meta       | `bytes:p`, `bytes:s`                    | bytes of the arguments of pending jobs, active schedules  |
 

@@ -18,7 +18,7 @@ class Live:
     def __init__(self, task: Task, pid: int, since: int) -> None:
         self.run = task.order.run
         self.memory = task.order.memory
-        self.scratch = task.scratch
+        self.directories = [task.scratch, f"{task.scratch}.data"] if task.order.data_path else [task.scratch]
         self.serial = task.serial
         self.pid = pid  # of its leader
         self.began = time.monotonic()
@@ -27,6 +27,8 @@ class Live:
         self.stopped = False  # a signal was sent to it
         self.reason = ""  # why it was killed here
         self.until = 0.0  # when to report it in any case, once its leader has ended
+        self.spare_until = 0.0  # until when those that clean up after it may live on
+        self.left = True  # whether anything of it but its leader was alive when that had ended
 
 
 class Families:
@@ -78,5 +80,5 @@ def excess(live: Live, pids: list[int], most: int) -> str:
         return f"had more than {most} processes"
     # What is shared is counted more than once by the quick look, so only the slow one condemns.
     if live.memory and processes.resident(pids) > live.memory and processes.proportional(pids) > live.memory:
-        return f"used more than {size(live.memory)}"
+        return f"used more than {size(live.memory)} of memory"
     return ""

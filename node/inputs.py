@@ -2,13 +2,15 @@
 
 A value file can't be handed to a job: a head stands before the bytes and checksums behind them. So a copy is made, over
 HTTP and checked, also of what is on this very node. Runs that want the same value at the same time share a copy,
-and it is kept for a moment after the last of them.
+each by a name of its own (`leader.py`), and it is kept for a moment after the last of them. A run can write to it
+nevertheless: so before it is used again, it is looked at whether it is still as it was made.
 """
 
 from __future__ import annotations
 
 import hashlib
 import http.client
+import itertools
 import os
 import shutil
 import threading
@@ -46,11 +48,21 @@ class _Away(PulzarError):
 
 @dataclass
 class _Copy:
+    value: str  # name of what is in it
     path: Path
+    made: tuple[int, ...] = ()  # inode, size, mtime, mode
     users: int = 1
     ready: threading.Event = field(default_factory=threading.Event)
     problem: str = ""
     unused_since: float = 0.0
+
+    def look(self) -> tuple[int, ...]:
+        """How the file is now; nothing when it is gone."""
+        try:
+            status = self.path.stat(follow_symlinks=False)
+        except OSError:
+            return ()
+        return status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode
 
 
 class Inputs:
@@ -65,7 +77,9 @@ class Inputs:
         own = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
         self._own = f"http://{own}:{config['volume', 'port']}"
         self._space = disk.Space(directory, config["volume", "reserve"])
-        self._copies: dict[str, _Copy] = {}
+        self._copies: dict[str, _Copy] = {}  # by value: those that are for more runs
+        self._files: dict[str, _Copy] = {}  # all, by file
+        self._numbers = itertools.count(1)
         self._guard = threading.Lock()
         with disk.guarded("the directory of jobs' inputs can't be made ready"):
             shutil.rmtree(directory, ignore_errors=True)
@@ -89,7 +103,7 @@ class Inputs:
     def release(self, path: Path) -> None:
         """The file is not needed any more."""
         with self._guard:
-            copy = self._copies[path.name]
+            copy = self._files[path.name]
             copy.users -= 1
             copy.unused_since = time.monotonic()
 
@@ -97,11 +111,16 @@ class Inputs:
         """Remove the copies that were not used for so long."""
         with self._guard:
             now = time.monotonic()
-            old = [
-                name for name, copy in self._copies.items() if not copy.users and now - copy.unused_since >= keep_secs
-            ]
-            for name in old:
-                self._copies.pop(name).path.unlink(missing_ok=True)
+            for copy in [copy for copy in self._files.values() if not copy.users]:
+                if now - copy.unused_since >= keep_secs or self._copies.get(copy.value) is not copy:
+                    self._forget(copy)
+
+    def _forget(self, copy: _Copy) -> None:
+        """Remove a copy; with the guard held."""
+        del self._files[copy.path.name]
+        if self._copies.get(copy.value) is copy:
+            del self._copies[copy.value]
+        copy.path.unlink(missing_ok=True)
 
     def _fetch(self, key: str, wanted: Callable[[], bool]) -> Path:
         with closing(self._ask(key)) as response:
@@ -109,10 +128,14 @@ class Inputs:
             name = hashlib.sha256(f"{etag} {key}".encode()).hexdigest()[:32]
             with self._guard:
                 copy = self._copies.get(name)
+                if copy is not None and copy.made and copy.look() != copy.made:
+                    log.warning("a run has changed its copy of a value; it is fetched again", key=key)
+                    copy = None  # those that use it go on
                 if copy is not None:
                     copy.users += 1
                 else:
-                    mine = self._copies[name] = _Copy(self._directory / name)
+                    mine = _Copy(name, self._directory / f"{name}.{next(self._numbers)}")
+                    self._copies[name] = self._files[mine.path.name] = mine
             if copy is None:
                 self._copy(response, key, mine, wanted)
                 return mine.path
@@ -128,11 +151,11 @@ class Inputs:
     def _copy(self, response: http.client.HTTPResponse, key: str, copy: _Copy, wanted: Callable[[], bool]) -> None:
         try:
             self._write(response, key, copy.path, wanted)
+            copy.made = copy.look()
         except BaseException as error:
             copy.problem = str(error) or type(error).__name__
             with self._guard:
-                del self._copies[copy.path.name]
-            copy.path.unlink(missing_ok=True)
+                self._forget(copy)
             raise
         finally:
             copy.ready.set()

@@ -13,7 +13,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 
 NODE_VARIABLE = "PULZAR_NODE_RUNS"
@@ -25,6 +25,9 @@ MOST_SERIALS = (1 << _SERIAL_BITS) - 1
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PAGE_BYTES = resource.getpagesize()
+TRACKER_SECS = 2.0  # for those that remove shared memory to do so, once all others are gone; they take milliseconds
+_TRACKER = b"resource_tracker import main"
+_COMMAND_BYTES = 4096
 _RANGE = 512  # processes: fewer numbers than this are tried one by one, more are looked up in /proc
 
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -174,6 +177,28 @@ def kill(pids: Iterable[int]) -> None:
             continue
 
 
+def kill_but_trackers(pids: Collection[int], until: float) -> None:
+    """Kill processes of runs; until then, by the monotonic clock, not those that clean up when all others are gone.
+
+    As long as there is one of these, the others are killed one by one, since it may be in the same group.
+    """
+    spared = {pid for pid in pids if _is_tracker(pid)} if time.monotonic() < until else set()
+    if not spared:
+        kill(pids)
+    for pid in set(pids) - spared if spared else ():
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _is_tracker(pid: int) -> bool:
+    """Whether a process is one that multiprocessing, or joblib, has for removing shared memory and semaphores."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return _TRACKER in file.read(_COMMAND_BYTES)
+    except OSError:  # ended meanwhile
+        return False
+
+
 def ended(pid: int) -> bool:
     """Whether a process is gone, or waits only for its parent to notice."""
     try:
@@ -185,9 +210,10 @@ def ended(pid: int) -> bool:
 
 def sweep(marks: Marks, seconds: float) -> int:
     """Kill all that is left of a node's runs; how many processes were still there after so many seconds."""
-    until = time.monotonic() + seconds
+    now = time.monotonic()
+    until, spare_until = now + seconds, now + TRACKER_SECS
     while left := [pid for pid in marks.everything() if not ended(pid)]:
-        kill(left)
+        kill_but_trackers(left, spare_until)
         if time.monotonic() > until:
             break
         time.sleep(0.005)

@@ -292,6 +292,7 @@ class Runner:
     def _end(self) -> None:
         self._close_zygote()
         self._kill_leftovers()
+        scratch.Scratch(str(self._directory), self._marks.node).close()  # a zygote that was killed could not
         for running in self._running.values():
             running.close()
         self._epoll.close()

@@ -135,7 +135,11 @@ class Running:
             self._output = b""
             return self._outcome(State.FAILED, f"the output is larger than {size(self._limits.output)}")
         if status:
-            return self._outcome(State.FAILED, self._failure or ending(status))
+            reason = self._failure or ending(status)
+            if status & 0x7F and self.run.memory and not stopped:
+                # What libraries do when they get no memory is up to them.
+                reason += f"; its memory was limited to {size(self.run.memory)}, which may be too little for it"
+            return self._outcome(State.FAILED, reason)
         return self._outcome(State.COMPLETED, "")
 
     def _outcome(self, state: State, reason: str) -> Outcome:

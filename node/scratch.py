@@ -1,5 +1,8 @@
 """The scratch directories of runs: `scratch/<run>`, and `trash`, where those go that take long to remove.
 
+The value that a run works on has a name in a directory beside, `scratch/<run>.data`. `path` is what all runs have on
+their path of modules (`jobs/surroundings.py`).
+
 Whoever wrote in them is dead by then, but may have left anything there: millions of files, directories that can't
 be read, links to elsewhere. So a large one is only moved, and removed by another process.
 """
@@ -12,9 +15,14 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
+from jobs import surroundings
+
+PATH = "path"
 _FEW = 16  # files that are removed at once
 _SMALL_BYTES = 1 << 20
 _MARK = "mark"
+_NAME_BYTES = 75  # of a temporary directory: sockets in it have 32 more, and 107 is the most that they can have
+_TEMPORARY = "/tmp"
 _REMOVE = 'rm -rf -- "$1" 2>/dev/null || { chmod -R u+rwx -- "$1"; rm -rf -- "$1"; }'
 
 
@@ -28,10 +36,11 @@ def prepare(directory: Path) -> str:
     mark = directory / _MARK
     if not mark.exists():
         mark.write_text(secrets.token_hex(16))
-    kept = [directory / name for name in ("scratch", "trash", _MARK)]
+    kept = [directory / name for name in ("scratch", "trash", PATH, _MARK)]
     for left in [*directory.iterdir(), *kept[0].iterdir()]:
         if left not in kept:
             left.rename(directory / "trash" / f"{left.name}.{secrets.token_hex(4)}")
+    surroundings.prepare(directory / PATH)
     status = mark.stat()
     return f"{mark.read_text()} {mark.resolve()} {status.st_dev} {status.st_ino}"
 
@@ -39,14 +48,38 @@ def prepare(directory: Path) -> str:
 class Scratch:
     """The directory as the zygote uses it."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, node: str) -> None:
         self._directory = directory
+        self._link = f"{_TEMPORARY}/pz{node[:8]}"  # where the directory has a short name, when it needs one
         self._moved = 0
         self.cleaner = 0  # the process that removes things, 0 for none
 
     def path(self, run: str) -> str:
         """The scratch directory of a run."""
         return f"{self._directory}/scratch/{run}"
+
+    def temporary(self, run: str) -> str:
+        """The same directory for temporary files: by a name short enough for the sockets that programs make there."""
+        path = self.path(run)
+        return path if len(os.fsencode(path)) <= _NAME_BYTES or not self._is_linked() else f"{self._link}/{run}"
+
+    def close(self) -> None:
+        """Remove what is not in the directory."""
+        with suppress(OSError):  # none was needed
+            if os.readlink(self._link) == f"{self._directory}/scratch":
+                os.unlink(self._link)
+
+    def _is_linked(self) -> bool:
+        """Whether the short name is there, perhaps since now."""
+        target = f"{self._directory}/scratch"
+        with suppress(OSError):  # it is not there, or no link
+            if os.readlink(self._link) == target and os.lstat(self._link).st_uid == os.geteuid():
+                return True
+            os.unlink(self._link)  # others' can't be removed there
+        with suppress(OSError):
+            os.symlink(target, self._link)
+            return True
+        return False
 
     def remove(self, path: str) -> str:
         """Have a scratch directory gone; "" or why it can't be."""
@@ -93,4 +126,5 @@ def _empty(path: str) -> None:
 
 
 def _is_small(entry: os.DirEntry[str]) -> bool:
-    return not entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_size < _SMALL_BYTES
+    status = entry.stat(follow_symlinks=False)
+    return not entry.is_dir(follow_symlinks=False) and (status.st_size < _SMALL_BYTES or status.st_nlink > 1)

@@ -49,6 +49,7 @@ class Task(NamedTuple):
     scripts: str  # directory
     output: int  # bytes of it, at most
     scratch: str  # directory, to be made
+    temporary: str  # the same, perhaps by a shorter name
     serial: int  # of the mark
 
 

@@ -64,7 +64,7 @@ class Zygote:
         self._live: dict[int, Live] = {}  # by the leader's pid
         self._runs: dict[str, Live] = {}
         self._serial = 0
-        self._scratch = Scratch(options.directory)
+        self._scratch = Scratch(options.directory, options.node)
         self._look_at = 0.0
         self._fork_at = 0.0
         self._last = 0
@@ -72,7 +72,7 @@ class Zygote:
 
     def serve(self) -> None:
         """Work until the agent is gone."""
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # as scripts expect; here it is never handled
         # Not ignored: one that is sent to a run's process before that is ready for it shall wait there.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -84,8 +84,10 @@ class Zygote:
         self._scratch.clean()
         gc.collect()
         gc.freeze()
-        hidden = tuple(name for name in sys.modules if name.partition(".")[0] == __package__)
-        self._common = leader.Common(os.getpid(), self._marks, self._sources, processes.data_bytes(), hidden)
+        # Scripts shall not find our modules: they may have some of that name. Everything here has what it needs of them.
+        for name in [name for name in sys.modules if name.partition(".")[0] == __package__]:
+            del sys.modules[name]
+        self._common = leader.Common(os.getpid(), self._marks, self._sources, processes.data_bytes())
         try:
             while True:
                 lacking = len(self._spares) < self._options.spares and time.monotonic() >= self._fork_at
@@ -142,7 +144,8 @@ class Zygote:
         """Hand an order to a process, with the two descriptors that came with it."""
         descriptors = [self._frames.descriptors.popleft(), self._frames.descriptors.popleft()]
         self._serial = self._serial % (processes.MOST_SERIALS - 1) + 1
-        task = Task(order, self._options.scripts, self._options.output, self._scratch.path(order.run), self._serial)
+        directories = self._scratch.path(order.run), self._scratch.temporary(order.run)
+        task = Task(order, self._options.scripts, self._options.output, *directories, self._serial)
         since = self._families.clock.last()
         try:
             pid = self._hand_over(task, descriptors)
@@ -185,9 +188,12 @@ class Zygote:
         while pid := self._ended():
             live = self._live.get(pid)
             if live:
-                # As long as its leader is not reaped, the group's number is nobody else's.
-                processes.signal_group(pid, signal.SIGKILL)
-                live.until = time.monotonic() + _CLEAR_SECS
+                now = time.monotonic()
+                live.until, live.spare_until = now + _CLEAR_SECS, now + processes.TRACKER_SECS
+                left = [other for other in self._families.of(live, self._known()) if other != pid]
+                live.left = bool(left)
+                if left:  # as long as its leader is not reaped, the group's number is nobody else's
+                    processes.kill_but_trackers(left, live.spare_until)
             status = os.waitpid(pid, 0)[1]
             if live:
                 live.status = status
@@ -217,13 +223,14 @@ class Zygote:
 
     def _clear(self, live: Live) -> None:
         """Kill what is left of a run whose leader has ended; report it when nothing is."""
-        left = self._families.of(live, self._known())
+        left = self._families.of(live, self._known()) if live.left else []
         if left:
-            processes.kill(left)
+            processes.kill_but_trackers(left, live.spare_until)
             if time.monotonic() < live.until:
                 return  # until one of them ends, or the next tick
         del self._live[live.pid], self._runs[live.run]
-        note = f"processes that can't be killed: {left}" if left else self._scratch.remove(live.scratch)
+        notes = [f"processes that can't be killed: {left}"] if left else map(self._scratch.remove, live.directories)
+        note = "; ".join(filter(None, list(notes)))
         if not self._families.marked and not self._live:
             processes.kill(self._families.strays(self._known()))
         self._frames.send([live.run, live.status, live.stopped, live.reason, note])
@@ -231,23 +238,22 @@ class Zygote:
     def _known(self) -> list[int]:
         return [os.getpid(), self._scratch.cleaner, *self._live, *(spare.pid for spare in self._spares)]
 
-    def _kill(self, live: Live) -> None:
-        if not processes.signal_group(live.pid, signal.SIGKILL):
-            os.kill(live.pid, signal.SIGKILL)
-        processes.kill(pid for pid in self._families.of(live, self._known()) if pid != live.pid)
+    def _kill(self, live: Live, spare: bool = True) -> None:
+        until = time.monotonic() + processes.TRACKER_SECS if spare else 0.0
+        processes.kill_but_trackers([live.pid, *self._families.of(live, self._known())], until)
 
     def _end_all(self) -> None:
-        until = time.monotonic() + _CLEAR_SECS
-        for pid in self._live:
-            processes.signal_group(pid, signal.SIGKILL)
+        now = time.monotonic()
+        until, spare_until = now + _CLEAR_SECS, now + processes.TRACKER_SECS
         while time.monotonic() < until:
             while pid := self._ended():
                 os.waitpid(pid, 0)
             left = self._families.strays([os.getpid()])
             if not left:
-                return
-            processes.kill(left)
+                break
+            processes.kill_but_trackers(left, spare_until)
             time.sleep(0.002)
+        self._scratch.close()
 
     # What they take.
 
@@ -261,24 +267,47 @@ class Zygote:
         for live in list(self._live.values()):
             if live.status is not None:
                 self._clear(live)
-            elif reason := excess(live, families.get(live.serial, []), self._options.processes):
+            elif reason := excess(live, pids := families.get(live.serial, []), self._options.processes):
                 live.reason = live.reason or reason
-                self._kill(live)
+                self._kill(live, spare=len(pids) <= self._options.processes)
+
+
+def _make_streams() -> None:
+    """Make standard output and standard error anew, over a pipe.
+
+    They remember whether they can be sought in, and those of a run are pipes, whatever those of this node are.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    read, write = os.pipe()
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        kept = os.dup(number)
+        os.dup2(write, number)
+        raw = io.FileIO(number, "w", closefd=False)
+        raw.name = f"<{name}>"
+        stream = io.TextIOWrapper(
+            io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True
+        )
+        stream.mode = "w"  # type: ignore[misc]
+        os.dup2(kept, number)
+        os.close(kept)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    os.close(read)
+    os.close(write)
 
 
 def main() -> None:
     """`python -m node.zygote OPTIONS`, started by the runner only; the options are JSON."""
     options = Options(*json.loads(sys.argv[1]))
-    for stream in (sys.stdout, sys.stderr):
-        assert isinstance(stream, io.TextIOWrapper)
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    _make_streams()
     for name in _COMMON:
         importlib.import_module(name)
-    # Whatever scripts import, a package that is installed comes before one of ours that is called like it.
+    # Whatever scripts import by name is not ours, but for what is on their own path (`jobs/surroundings.py`).
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    if root in sys.path:
-        sys.path.remove(root)
-        sys.path.append(root)
+    sys.path[:] = [path for path in sys.path if path != root]
+    os.environ["PYTHONPATH"] = os.environ.get("PYTHONPATH", "").removeprefix(f"{root}{os.pathsep}")
+    os.environ |= leader.ENVIRONMENT
     # To the log of a run that breaks, since its processes inherit this.
     faulthandler.enable(2, all_threads=False)
     processes.prefer_to_die(_OOM_SCORE)

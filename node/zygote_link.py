@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from broker import logs
-from node import processes
+from jobs import surroundings
+from node import processes, scratch
 from node.frames import Frames
 from node.runs import Limits, ending
 from node.tasks import Options
@@ -50,7 +51,7 @@ class ZygoteLink:
                 stdin=subprocess.DEVNULL,
                 pass_fds=(options.socket,),
                 cwd=directory,
-                env=_environment(environment) | {processes.NODE_VARIABLE: marks.node},
+                env=_environment(environment, directory, scripts) | {processes.NODE_VARIABLE: marks.node},
                 start_new_session=True,
             )
         except OSError:
@@ -91,12 +92,10 @@ class ZygoteLink:
         return ending(-status if status < 0 else status << 8) or "exit status 0"
 
 
-def _environment(given: Mapping[str, str]) -> dict[str, str]:
-    """What all runs find in their environment."""
+def _environment(given: Mapping[str, str], directory: Path, scripts: Path) -> dict[str, str]:
+    """What all runs find in their environment, and where the zygote finds itself, which it takes out."""
     passed = {name: value for name, value in given.items() if _PASSED_ON.fullmatch(name) and name not in _NOT_PASSED_ON}
-    path = passed.get("PYTHONPATH")
+    around = surroundings.environment(passed, directory / scratch.PATH, scripts)
     return (
-        {"PATH": os.defpath}
-        | passed
-        | {"PYTHONPATH": f"{_ROOT}:{path}" if path else str(_ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        passed | around | {"PYTHONPATH": f"{_ROOT}{os.pathsep}{around['PYTHONPATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
     )

@@ -116,6 +116,9 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ[MARK] = uuid.uuid4().hex
     config.addinivalue_line("markers", "clean: from nothing, with a new .venv; minutes. Only with -m clean")
     config.addinivalue_line("markers", "install: ops/install on a Debian of its own; minutes. Only with -m install")
+    config.addinivalue_line(
+        "markers", "libraries: jobs with large libraries, downloaded; minutes. Only with -m libraries"
+    )
     config.addinivalue_line("markers", "clients: the HTTP clients of docs/clients.md; minutes. Only with -m clients")
     config.pluginmanager.register(report)  # prints the table of clients, if any were tried
 
@@ -124,7 +127,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if not item.get_closest_marker("timeout") and config.getoption("timeout", None) is None:
             item.add_marker(pytest.mark.timeout(TIMEOUT_SECS, method="signal"))
-        for marker in ("clean", "install", "clients"):
+        for marker in ("clean", "install", "clients", "libraries"):
             if item.get_closest_marker(marker) and marker not in (config.option.markexpr or ""):
                 item.add_marker(pytest.mark.skip(reason=f"minutes; only with -m {marker}"))
 

@@ -591,3 +591,30 @@ def test_an_edited_script_counts_from_the_next_run_and_a_new_one_is_found(desk: 
         (directory / "new/edited.py").unlink()
     wait_for(lambda: "new/edited" not in catalog(desk), what="the script to be gone from the catalog")
     assert desk.try_launch("new/edited").status == 404
+
+
+def test_a_job_called_like_a_module_of_python_runs_beside_one_that_means_that_and_a_helper_says_whose_it_is(
+    desk: Desk,
+) -> None:
+    written = {
+        "near/email": "print('email')",
+        "near/user": "import email.utils\nfrom . import shared\nprint(shared.value, email.utils.quote('x'))",
+        "near/shared": "value = 'shared'",
+    }
+    for directory in desk.directories:
+        write_scripts(directory, written)
+    desk.wait_for_catalog(written, (0, 1))
+    try:
+        assert desk.done(desk.launch("near/email"))["log"] == "email\n"
+        assert desk.done(desk.launch("near/user"))["log"] == "shared x\n"
+        refused = desk.try_launch("near/shared")
+        assert refused.status == 404
+        assert refused.json["msg"].startswith(
+            "near/shared is no job; it is a helper of near/user, which imports it; with"
+        )
+        assert catalog(desk)["near/shared"]["kind"] == "helper"
+    finally:
+        for directory in desk.directories:
+            for path in written:
+                (directory / f"{path}.py").unlink()
+    wait_for(lambda: "near/shared" not in catalog(desk), what="the scripts to be gone from the catalog")

@@ -45,6 +45,11 @@ def catalog(directory: Path) -> dict[str, dict[str, Any]]:
     return {row["path"]: row for row in found.rows}
 
 
+def jobs(directory: Path) -> set[str]:
+    """Paths of what is no helper."""
+    return {path for path, row in catalog(directory).items() if row["kind"] != "helper"}
+
+
 def test_a_class_is_described_by_the_docstring_of_execute(tmp_path: Path) -> None:
     write(tmp_path, report=JOB)
     row = catalog(tmp_path)["f/report"]
@@ -110,22 +115,107 @@ def test_helper_modules_are_left_out(tmp_path: Path) -> None:
         said="# pulzar: helper\nx = 1", also="from jobs import Job\nclass Also(Job): pass",
         main="if __name__ == '__main__':\n    print(1)", user="from . import also, main, user",
     )  # fmt: skip
-    assert set(catalog(tmp_path)) == {"f/job", "f/alone", "f/also", "f/main", "f/user"}
+    assert jobs(tmp_path) == {"f/job", "f/alone", "f/also", "f/main", "f/user"}
 
 
-def test_links_are_followed_only_within_the_directory(tmp_path: Path) -> None:
+def test_a_helper_is_listed_with_those_whose_it_is(tmp_path: Path) -> None:
+    write(
+        tmp_path, one="from . import shared", two="import shared", three="import shared", four="import shared",
+        shared="x = 1", said="# pulzar: helper", **{"1st": "x = 1", "five": "from importlib import import_module"},
+    )  # fmt: skip
+    rows = catalog(tmp_path)
+    assert (rows["f/shared"]["kind"], rows["f/shared"]["error"]) == (
+        "helper",
+        "a helper of f/four, f/one, f/three and others, which imports it; "
+        'with a class Shared(Job) or `if __name__ == "__main__":` it is a job of its own',
+    )
+    assert (rows["f/said"]["kind"], rows["f/said"]["error"]) == (
+        "helper",
+        "a helper, as its line `# pulzar: helper` says",
+    )
+    found = Catalog(tmp_path)
+    assert found.has("f/one")
+    assert not found.has("f/shared")
+
+
+@pytest.mark.parametrize("name", ["email", "json", "csv", "test", "jobs", "msgpack"])
+def test_a_name_of_python_or_of_an_installed_package_makes_no_helper(tmp_path: Path, name: str) -> None:
+    # Given a script called like a module that its neighbour means
+    write(tmp_path, other=f"import {name}\nfrom {name}.utils import x", **{name: "print('works')"})
+    assert jobs(tmp_path) == {f"f/{name}", "f/other"}
+    # and one that its neighbour says it means
+    write(tmp_path, other=f"from . import {name}")
+    assert jobs(tmp_path) == {"f/other"}
+    write(tmp_path, other=f"from .{name} import x")
+    assert jobs(tmp_path) == {"f/other"}
+
+
+def test_links_are_scripts_and_folders_like_any_others(tmp_path: Path) -> None:
     outside, inside = tmp_path / "outside", tmp_path / "inside"
     outside.mkdir()
     inside.mkdir()
-    write(outside, secret="")
+    write(outside, shared="")
     write(inside, real="")
-    (inside / "f" / "link.py").symlink_to(outside / "f" / "secret.py")
+    (inside / "f" / "link.py").symlink_to(outside / "f" / "shared.py")
     (inside / "f" / "same.py").symlink_to("real.py")
     (inside / "f" / "loose.py").symlink_to("nothing")
+    (inside / "f" / "round.py").symlink_to("round.py")
+    (inside / "f" / "folder.py").symlink_to(outside)
     (inside / "far").symlink_to(outside / "f")
     (inside / "near").symlink_to("f")
     (inside / "up").symlink_to(".")
-    assert set(catalog(inside)) == {"f/real", "f/same", "near/real", "near/same"}
+    (inside / "lost").symlink_to("nothing")
+    found = catalog(inside)
+    names = ["link", "loose", "real", "round", "same"]
+    assert list(found) == [*(f"f/{name}" for name in names), "far/shared", *(f"near/{name}" for name in names)]
+    errors = {path: row["error"] for path, row in found.items() if row["error"] and path[0] == "f"}
+    assert errors == {
+        "f/loose": "it is a link to nothing, where nothing is", "f/round": "it is a link to round.py, where nothing is",
+    }  # fmt: skip
+    # and they are there once there is something
+    (inside / "f" / "nothing").write_text("print(1)")
+    assert catalog(inside)["f/loose"]["error"] == ""
+
+
+JOBS = {
+    "own": "from jobs import Job\nclass Any(Job):\n    def execute(self):\n        'of own'",
+    "attribute": "import jobs as j\nclass Any(j.Job):\n    async def execute(self):\n        'of attribute'",
+    "derived": "from jobs import Job as J\nclass Above(J):\n    def execute(self): 'above'\nclass Below(Above): 'below'",
+    "core": "from jobs import *\nclass Nightly(Job):\n    def execute(self):\n        'of core'\nclass Part(Job): pass",
+    "nightly": "from core import Nightly",
+    "also": "from .core import Nightly as N",
+    "built": "from . import core\nclass X(core.Part):\n    def execute(self): 'of built'",
+    "two": "from jobs import Job\nclass A(Job):\n    def execute(self): 1\nclass B(A): pass",
+    "both": "from jobs import Job\nclass Other(Job):\n    def execute(self): 1\nclass Both(Other): 'of both'",
+    "unable": "from jobs import Job\nclass Some(Job): pass",
+    "busy": "from jobs import Job\nclass A(Job):\n    def execute(self): 1\nclass B(A): pass\nprint(A().execute())",
+    "theirs": "class Job: pass\nclass Any(Job):\n    def execute(self): 1",
+    "round": "from jobs import Job\nclass A(B): pass\nclass B(A): pass\nclass C(C): pass",
+    "uses": "from .core import Part\nprint(Part.__name__)",
+}
+
+
+def test_the_one_job_of_a_script_is_found_whatever_it_is_called(tmp_path: Path) -> None:
+    write(tmp_path, **JOBS)
+    rows = catalog(tmp_path)
+    classes = {path.partition("/")[2]: row["description"] for path, row in rows.items() if row["kind"] == "class"}
+    assert classes == {
+        "own": "of own", "attribute": "of attribute", "nightly": "of core", "also": "of core", "built": "of built",
+        "both": "of both",
+    }  # fmt: skip
+    errors = {path.partition("/")[2]: row["error"] for path, row in rows.items() if row["kind"] == "script"}
+    assert errors == {
+        "derived": "f/derived has the jobs Above and Below, and none is called like the script; call the one that is to run Derived",
+        "two": "f/two has the jobs A and B, and none is called like the script; call the one that is to run Two",
+        "unable": "the class Some of f/unable has no method execute",
+        "busy": "", "theirs": "", "round": "", "uses": "",
+    }  # fmt: skip
+    assert rows["f/core"]["kind"] == "helper"
+
+
+def test_no_class_can_be_called_like_a_script_that_begins_with_a_digit(tmp_path: Path) -> None:
+    write(tmp_path, **{"01_load": JOBS["two"]})
+    assert catalog(tmp_path)["f/01_load"]["error"].endswith("have only one, and the others in modules beside it")
 
 
 def test_a_directory_that_is_not_there_has_no_scripts(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from flask import Flask
 
 from broker.jobs import Options, Order
+from broker.refusals import NotFound
 from broker.runs import Catalog, Progress, RunState
 from master import catalog, jobs_admin
 from master.app import _failed
@@ -285,6 +286,30 @@ def test_executions_are_listed_by_outcome_and_schedule(site: Site) -> None:
     assert site.get(f"/admin/jobs/{ok}")["schedule"] == number
     assert site.get(f"/admin/jobs/{number}")["status"] == "pending"
     assert site.get(f"/admin/jobs/{other}")["status"] == "completed"
+
+
+def test_a_helper_is_shown_and_its_launch_says_whose_it_is(site: Site) -> None:
+    rows = [
+        {"path": "a/b", "kind": "script", "error": ""},
+        {"path": "a/a", "kind": "helper", "error": "a helper of a/b, which imports it"},
+    ]
+    desk = site.desk
+    for node in ("n1", "n2"):
+        message = Catalog(node, "x", rows)
+        desk.write(lambda txn, message=message: catalog.keep(desk.ledger, txn, message))
+    shown = [(row["path"], row["kind"], row["nodes"], row["differs"]) for row in site.get("/admin/job_catalog")]
+    assert shown == [("a/a", "helper", ["n1", "n2"], False), ("a/b", "script", ["n1", "n2"], False)]
+    with desk.ledger.begin() as txn:
+        assert catalog.nodes_with(desk.ledger, txn, "a/a") == set()
+        with pytest.raises(NotFound, match="a/a is no job; it is a helper of a/b, which imports it"):
+            catalog.check_known(desk.ledger, txn, Order("a/a", {}))
+        with pytest.raises(NotFound, match="no node has the script a/c"):
+            catalog.check_known(desk.ledger, txn, Order("a/c", {}))
+    # A node that has it as a job can run it
+    desk.write(lambda txn: catalog.keep(desk.ledger, txn, Catalog("n1", "y", [{"path": "a/a", "kind": "class"}])))
+    with desk.ledger.begin() as txn:
+        catalog.check_known(desk.ledger, txn, Order("a/a", {}))
+        assert catalog.nodes_with(desk.ledger, txn, "a/a") == {"n1"}
 
 
 def test_the_catalog_is_shown(site: Site) -> None:

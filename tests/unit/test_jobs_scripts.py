@@ -7,12 +7,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from broker.errors import MalformedMessage
+from broker.jobs import check_path
 from jobs import events, scripts
 from jobs.errors import BadScript
+from node.catalog import Catalog
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,7 +45,7 @@ def place(tmp_path: Path) -> Path:
 # Paths.
 
 
-@pytest.mark.parametrize("path", ["a/b", "a/b.py", "A-1/b_2", "_/_", "0/0", "a" * 64 + "/" + "b" * 64])
+@pytest.mark.parametrize("path", ["a/b", "a/b.py", "A-1/b_2", "0/0", "a" * 64 + "/" + "b" * 64])
 def test_a_path_names_a_file(path: str) -> None:
     script = scripts.locate("/srv/jobs", path)
     assert script.path == path.removesuffix(".py")
@@ -62,6 +66,8 @@ def test_a_path_names_a_file(path: str) -> None:
         "./b",
         "-a/b",
         "a/-b",
+        "_a/b",
+        "a/_b",
         "a b/c",
         "a/b\n",
         "a/b.py.py",
@@ -89,7 +95,27 @@ def test_the_scripts_of_a_directory_are_found_in_order(place: Path) -> None:
         file = place / "jobs" / name
         file.parent.mkdir(exist_ok=True)
         file.write_text("")
-    assert [script.path for script in scripts.walk(place / "jobs")] == ["a/x-1", "b/one", "b/two"]
+    assert [script.path for script, _ in scripts.walk(place / "jobs", print)] == ["a/x-1", "b/one", "b/two"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "A-1", "b_2", "0", "x" * 64, "_a", "-a", "__init__", "a b", "x" * 65, "ä", "a.b"]
+)
+def test_the_rule_for_names_is_the_same_wherever_one_is_said(place: Path, name: str) -> None:
+    def good(check: Callable[[str], object]) -> bool:
+        try:
+            check(f"{name}/{name}")
+        except (BadScript, MalformedMessage):
+            return False
+        return True
+
+    (place / "jobs" / name).mkdir()
+    (place / "jobs" / name / f"{name}.py").write_text("")
+    catalog = Catalog(place / "jobs")
+    catalog.scan()
+    found = good(lambda path: scripts.locate(place, path))
+    assert good(check_path) == found == ([row["path"] for row in catalog.rows] == [f"{name}/{name}"])
+    assert run_by_hand("list", directory=place).stdout.startswith(f"{name}/{name} ") == found
 
 
 # Classes.
@@ -196,6 +222,14 @@ def test_a_script_by_hand_ends_as_it_would_on_a_node(
         (["run", "../x"], "is no path of a script"),
         (["run", "test/script", "{"], "the arguments are no JSON"),
         (["run", "test/script", "[1]"], "the arguments are no JSON object"),
+        (["run", "test/script", '{"n": NaN}'], "the arguments are no JSON: NaN is no JSON"),
+        (["run", "test/script", '{"n": [1e999]}'], "the arguments have the number inf, which JSON has not"),
+        (["run", "test/script", '{"n": 18446744073709551616}'], "an integer of more than 64 bits; send it as text"),
+        (["run", "test/script", '{"n": -9223372036854775809}'], "an integer of more than 64 bits; send it as text"),
+        (["run", "test/script", '{"n": "\\ud800"}'], "the arguments have half of a character"),
+        (["run", "test/script", '{"\\ud800": 1}'], "the arguments have half of a character"),
+        (["run", "test/script", '{"n": ' + "[" * 40 + "]" * 40 + "}"], "more than 32 lists or objects in each other"),
+        (["run", "test/script", '{"n": ' + "[" * 9999 + "]" * 9999 + "}"], "more than 32 lists or objects in each"),
         (["run", "test/script", "--data", "nothing"], "nothing is no file"),
         (["list", "--dir", "nowhere"], "nowhere is no directory"),
         ([], "required: COMMAND"),
@@ -216,8 +250,59 @@ def test_a_list_shows_every_script_also_what_does_not_compile(place: Path) -> No
     (place / "jobs/test/worse.py").write_bytes(b"\0")
     lines = run_by_hand("list", directory=place).stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["test/bad", "test/good", "test/worse"]
-    assert lines[0].endswith("does not compile: expected ':' (bad.py, line 1)")
+    assert lines[0].endswith("  line 1: expected ':'")
     assert lines[1].endswith("  Does good.")
+
+
+def test_a_list_shows_what_a_node_shows(place: Path) -> None:
+    (place / "elsewhere").mkdir()
+    (place / "elsewhere" / "linked.py").write_text('"""From afar."""')
+    (place / "jobs" / "linked").symlink_to(place / "elsewhere")
+    (place / "jobs" / "lost").symlink_to("nothing")
+    (place / "jobs/test/helper.py").write_text("x = 1")
+    (place / "jobs/test/user.py").write_text('"""Uses it."""\nfrom . import helper')
+    (place / "jobs/test/two.py").write_text(
+        "from jobs import Job\nclass A(Job):\n    def execute(self): 1\nclass B(A): pass"
+    )
+    catalog = Catalog(place / "jobs")
+    catalog.scan()
+    done = run_by_hand("list", directory=place)
+    shown = {line.split("  ")[0]: line.rpartition("  ")[2] for line in done.stdout.splitlines()}
+    assert shown == {row["path"]: row["error"] or row["description"] or "-" for row in catalog.rows}
+    assert shown["linked/linked"] == "From afar."
+    assert done.stderr == f"{place}/jobs/lost: it is a link to nothing, where nothing is\n"
+
+
+def test_a_script_by_hand_finds_what_it_finds_on_a_node(place: Path) -> None:
+    (place / "jobs/test/helper.py").write_text("def twice(n): return 2 * n\n")
+    (place / "jobs/test/broker.py").write_text("mine = True\n")
+    (place / "jobs/test/script.py").write_text(
+        "import atexit, multiprocessing, os, subprocess, sys, tempfile, threading, time\n"
+        "from jobs import run\n"
+        "from .helper import twice\n"
+        "import broker\n"
+        "def late(word):\n"
+        "    time.sleep(0.3)\n"
+        "    (run.scratch / word).write_text(word)\n"
+        "    open(word + '2', 'w').close()\n"
+        "    print(word, sorted(os.listdir()))\n"
+        "if __name__ == '__main__':\n"
+        "    assert broker.mine\n"
+        "    assert os.environ['HOME'] == os.environ['TMPDIR'] == tempfile.gettempdir() == os.getcwd() == str(run.scratch)\n"
+        "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
+        "        print(pool.map(twice, [21]))\n"
+        "    subprocess.run(['python3', '-c', 'import jobs, sys; print(sys.executable)'], check=True)\n"
+        "    threading.Thread(target=late, args=('thread',)).start()\n"
+        "    atexit.register(late, 'atexit')\n"
+    )
+    done = run_by_hand("run", "test/script", directory=place)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "[42]"
+    assert os.path.dirname(lines[1]) == os.path.dirname(sys.executable)
+    assert lines[2:] == [
+        "thread ['thread', 'thread2']", "atexit ['atexit', 'atexit2', 'thread', 'thread2']",
+    ]  # fmt: skip
 
 
 def test_a_script_started_by_python_itself_speaks_to_the_terminal(place: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -358,6 +358,41 @@ def test_runs_on_the_same_value_share_a_copy_and_those_on_another_version_do_not
     master.values["a"] = b"second version"
     other = inputs.fetch("a", always)
     assert (found[0].read_bytes(), other.read_bytes()) == (b"first version", b"second version")
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda path: (path.chmod(0o644), path.write_bytes(b"other")),
+        lambda path: path.chmod(0o600),
+        lambda path: path.unlink(),
+        lambda path: (path.unlink(), path.write_bytes(b"value")),
+        lambda path: (path.unlink(), path.symlink_to("/etc/passwd")),
+        lambda path: path.rename(path.with_name("moved")),
+    ],
+)  # fmt: skip
+def test_a_copy_that_a_run_has_changed_is_fetched_again(
+    tmp_path: Path, master: Master, harm: Callable[[Path], object]
+) -> None:
+    master.values["a"] = b"value"
+    inputs = make_inputs(tmp_path, master)
+    # Given a copy that one run harms while another uses it
+    first, also = inputs.fetch("a", always), inputs.fetch("a", always)
+    assert first == also
+    harm(first)
+    # Then the next one, and its own second attempt, get the value
+    inputs.release(first)
+    second = inputs.fetch("a", always)
+    assert (second.read_bytes(), second.stat().st_mode & 0o777) == (b"value", 0o444)
+    assert inputs.fetch("a", always) == second
+    # and what is left of the old one goes with its last user, whatever was to be kept
+    inputs.release(also)
+    inputs.tidy(60)
+    assert [path.name for path in (tmp_path / "inputs").iterdir() if path.name != "moved"] == [second.name]
+    inputs.release(second)
+    inputs.release(second)
+    inputs.tidy(0)
+    assert not second.exists()
 
 
 def test_a_master_that_is_away_or_breaks_off_is_asked_again(tmp_path: Path, master: Master) -> None:

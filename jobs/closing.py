@@ -1,0 +1,79 @@
+"""The end of a script: what Python does at its own, without taking the whole interpreter down."""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import gc
+import itertools
+import sys
+import threading
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from types import BuiltinFunctionType, FunctionType, ModuleType
+
+from jobs import channel
+from jobs.scripts import Script
+
+_flush_programs_streams = ctypes.CDLL(None).fflush
+_DEFINED = (ModuleType, ModuleSpec, SourceFileLoader, FunctionType, BuiltinFunctionType, type)
+
+
+def finish(script: Script | None, before: int) -> None:
+    """Wait for threads, call what is to be called at the exit, let go of what the script holds, write what is printed.
+
+    `before` is how many modules there were before the script was run: to look at all of them takes long in a new fork.
+    """
+    threading._shutdown()  # type: ignore[attr-defined] # waits for threads
+    atexit._run_exitfuncs()
+    if script:
+        _forget(script, before)
+    channel.flush()
+    _flush_programs_streams(None)  # those of C, which libraries print to
+
+
+def _forget(script: Script, before: int) -> None:
+    """Let go of what the script and the modules beside it hold, as the end of Python does: files left open are written.
+
+    Objects go one by one, the last defined first, then classes, and then modules, functions, and what is only text or a
+    number. So what cleans up when it goes still finds what it uses.
+    """
+    main = sys.modules["__main__"]
+    if getattr(main, "__file__", None) != script.file:
+        return  # it was never begun
+    modules = [main.__dict__]
+    for name in list(itertools.islice(reversed(sys.modules), max(0, len(sys.modules) - before))):
+        module = sys.modules[name]
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and file.startswith(script.directory + "/") and name.partition(".")[0] != __package__:
+            modules.append(module.__dict__)
+    objects, classes = [], []
+    for names in modules:
+        for name, value in reversed(list(names.items())):
+            if name[:2] == "__":
+                continue
+            if issubclass(type(value), type):
+                if vars(value).get("__module__") == names.get("__name__"):
+                    classes.append((names, name, value))
+            elif gc.is_tracked(value) and not issubclass(type(value), _DEFINED):
+                objects.append((names, name))
+    value = None
+    if objects or any(map(_holds, (each for *_, each in classes))):
+        # Of what lives through this, a file comes before what is below it, and so is written before that is closed.
+        gc.collect()
+    for names, name in objects:
+        names.pop(name, None)  # this may call anything of the script's
+    for names, name, _ in classes:
+        names.pop(name, None)
+    del classes
+    gc.collect()  # objects that hold each other, and what classes hold
+    for names in modules:
+        names.clear()
+
+
+def _holds(some: type) -> bool:
+    """Whether a class may hold objects that want to clean up."""
+    return any(
+        gc.is_tracked(value) and not issubclass(type(value), _DEFINED)
+        for name, value in vars(some).items()
+        if name[:2] != "__" and name != "_abc_impl"
+    )
