@@ -8,6 +8,7 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -33,18 +34,20 @@ class Channel(Protocol):
         """The output, as JSON."""
 
 
-def encode_output(value: Any, limit: int) -> bytes:
-    """The output as JSON; raises `BadOutput`."""
+def encode_output(value: Any, limit: int, note: Callable[[str], None]) -> bytes:
+    """The output as JSON; what a reader of it has to know goes to `note`. Raises `BadOutput`."""
     try:
-        try:
-            encoded = json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-        except UnicodeEncodeError:  # half of a surrogate pair
-            encoded = json.dumps(value, allow_nan=False).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BadOutput(f"the output can't be written as JSON: {error}") from error
-    if len(encoded) > limit:
-        raise BadOutput(f"the output has {len(encoded)} bytes and {limit} are allowed; store it under a key instead")
-    return encoded
+        encoded = json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        encoded = b""
+    if encoded and len(encoded) <= limit:
+        return encoded
+    from jobs import plain  # takes its time, and most outputs are plain
+
+    if encoded:
+        note(plain.refused(value))
+        raise BadOutput(plain.too_large(len(encoded), limit))
+    return plain.encode(value, limit, note)
 
 
 def flush() -> None:

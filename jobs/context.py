@@ -90,9 +90,9 @@ class Run:
         _channel().line(" ".join(map(str, values)))
 
     def output(self, value: Any) -> None:
-        """Set the output: whatever can be written as JSON, up to 1 MiB; raises `BadOutput`. The last one counts."""
+        """Set the output, up to 1 MiB; what `jobs/plain.py` can't write as JSON raises `BadOutput`. The last one counts."""
         to = _channel()
-        to.output(channel.encode_output(value, _this.limit))
+        to.output(channel.encode_output(value, _this.limit, to.line))
         _this.has_output = True
 
     def progress(self, done: float, total: float | None = None, text: str = "") -> None:

@@ -3,7 +3,7 @@
 JobError
 ├── BadScript            a script can't be run as it is
 │   └── NoSuchScript         there is no such script
-├── BadOutput            an output that is no JSON, or too large
+├── BadOutput            an output that can't be JSON, or is too large
 └── StoreError           the store said no, or could not be reached
     ├── KeyMissing           the key is unknown, or its lifetime is over
     └── KeyExists            the key is taken
