@@ -88,8 +88,12 @@ class Running:
         self._socket.sendall(frame)
 
     def _failure(self, request: Request, error: BaseException) -> Failure:
-        status, message, expected = _explain(request.name, error)
-        text = "" if expected else "".join(traceback.format_exception(error))
+        try:
+            status, message, expected = _explain(request.name, error)
+            text = "" if expected else "".join(traceback.format_exception(error))
+        except BaseException as another:  # noqa: BLE001 - a class of the extension's own may do anything when it is looked at
+            status, message = 500, f"the extension {request.name} failed: {type(error).__name__}"
+            text = f"it can't be described: {type(another).__name__}"
         # Its frames hold what the extension held, a generator that is to be closed for one.
         traceback.clear_frames(error.__traceback__)
         return Failure(status, frames.printable(message), frames.printable(text), self._tidy())
@@ -118,9 +122,9 @@ def _explain(name: str, error: BaseException) -> tuple[int, str, bool]:
     """Status and message for an answer, and whether this is an answer as meant, with nothing to mend."""
     match error:
         case Refused():
-            return error.status, str(error), True
+            return error.status, _text(error), True
         case MissingLibrary():
-            return 501, f"the extension {name} can't work: {error}", True
+            return 501, f"the extension {name} can't work: {_text(error)}", True
         case Failed():
             return (
                 error.status,
@@ -133,10 +137,17 @@ def _explain(name: str, error: BaseException) -> tuple[int, str, bool]:
         case SyntaxError() if error.filename:
             where = f"{os.path.basename(error.filename)}, line {error.lineno}"
             return 500, f"the extension {name} can't be loaded: {where}: {error.msg}", False
-    text = str(error)
+    text = _text(error)
     kind = type(error).__name__
     return (
         500,
         f"the extension {name} failed: {kind}: {text}" if text else f"the extension {name} failed: {kind}",
         False,
     )
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException as another:  # noqa: BLE001 - it is the extension's own, and may do anything
+        return f"(its message raised {type(another).__name__})"

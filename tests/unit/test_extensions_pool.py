@@ -222,6 +222,78 @@ def test_whatever_an_extension_raises_or_returns_is_told_and_the_process_goes_on
     assert re.search(message, failure.message), failure.message
 
 
+NASTY = """
+from extensions import MissingLibrary, Refused
+
+def fail(self):
+    raise ZeroDivisionError("no text for you")
+
+class Plain(Exception):
+    __str__ = fail
+
+class Worse(BaseException):
+    def __str__(self):
+        raise SystemExit(3)
+
+class NoText(Exception):
+    def __str__(self):
+        return 5
+
+class Said(Refused):
+    __str__ = fail
+
+class Gone(Refused):
+    status = property(fail)
+
+    def __init__(self):
+        pass
+
+class Missing(MissingLibrary):
+    __str__ = fail
+
+class Name(ModuleNotFoundError):
+    name = property(fail)
+
+class Typed(SyntaxError):
+    filename = property(fail)
+"""
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "message"),
+    [
+        ("Plain()", 500, "the extension bad failed: Plain: (its message raised ZeroDivisionError)"),
+        ("Worse()", 500, "the extension bad failed: Worse: (its message raised SystemExit)"),
+        ("NoText()", 500, "the extension bad failed: NoText: (its message raised TypeError)"),
+        ("Said(422, 'x')", 422, "(its message raised ZeroDivisionError)"),
+        ("Gone()", 500, "the extension bad failed: Gone"),
+        ("Missing('a', 'b')", 501, "the extension bad can't work: (its message raised ZeroDivisionError)"),
+        ("Name()", 500, "the extension bad failed: Name"),
+        ("Typed()", 500, "the extension bad failed: Typed"),
+    ],
+)
+def test_an_exception_that_has_no_text_is_told_by_its_type_and_the_process_lives_on(
+    hello: Hello, tmp_path: Path, raised: str, status: int, message: str
+) -> None:
+    request = app(hello, "bad", f"raise {raised}")
+    file = Path(hello.directory) / "bad.py"
+    file.write_text(NASTY + file.read_text())
+    good = app(hello, "good", "return [os.getpid()]")
+
+    async def work(pool: Pool) -> None:
+        async with pool.slot():
+            process = await pool.take()
+            _, before, _ = await ask(process, good)
+            kind, _, content = await ask(process, request)
+            failure = Failure(*content)
+            assert (kind, failure.status, failure.message) == (frames.FAILURE, status, message)
+            assert failure.go_on
+            assert (await ask(process, good))[1] == before
+            pool.give_back(process)
+
+    with_pool(hello, tmp_path, work)
+
+
 def test_items_of_an_iterator_come_while_they_are_made(hello: Hello, tmp_path: Path) -> None:
     request = app(hello, "stream", "for number in range(10): yield 'x' * 200_000", "raise ValueError('late')")
 
