@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from jobs import closing, context, loader, reading, scripts, surroundings
+from jobs import closing, context, docstrings, loader, reading, scripts, surroundings
 from jobs.channel import ToTerminal
 from jobs.errors import BadScript
 from jobs.failures import ending
@@ -39,7 +39,7 @@ def main() -> int:
     if options.command == "list":
         return _list(options.dir)
     try:
-        _arguments(options.arguments)
+        arguments = _arguments(options.arguments)
     except ValueError as error:
         parser.error(str(error))
     if options.data and not options.data.is_file():
@@ -48,13 +48,15 @@ def main() -> int:
         script = scripts.locate(options.dir, options.job)
     except BadScript as error:
         parser.error(str(error))
+    for text in _odd(script, [*arguments, *(["pulzar_data"] if options.data else [])]):
+        print(f"warning: {text}", file=sys.stderr)
     if options.master:
         os.environ["PULZAR_MASTER"] = options.master
     return _run(script, options.arguments, options.data)
 
 
-def _arguments(text: str) -> None:
-    """Check that a cluster would take these arguments; raises `ValueError` with the reason."""
+def _arguments(text: str) -> dict[str, object]:
+    """The arguments, which a cluster would take; raises `ValueError` with the reason."""
     try:
         arguments = json.loads(text, parse_constant=_no_constant)
     except RecursionError:
@@ -64,6 +66,7 @@ def _arguments(text: str) -> None:
     if not isinstance(arguments, dict):
         raise ValueError('the arguments are no JSON object, like {"number": 5}')
     _check(arguments, _MOST_DEEP)
+    return arguments
 
 
 def _no_constant(name: str) -> object:
@@ -82,6 +85,15 @@ def _check(value: object, deep: int) -> None:
         raise ValueError("the arguments have an integer of more than 64 bits; send it as text")
     elif isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError(f"the arguments have half of a character: {value[:20]!r}")
+
+
+def _odd(script: scripts.Script, given: list[str]) -> list[str]:
+    """What is odd about the arguments of these names, as the script declares them."""
+    found = scripts.walk(Path(script.directory), _complain)
+    texts = {each.name: reading.look(each.path, file) for each, file in found if each.folder == script.folder}
+    verdict = reading.judge(script.folder, texts).get(script.name)
+    told = [docstrings.read(text)["arguments"] for text in verdict.docstrings] if verdict else []
+    return docstrings.compare(next(filter(None, told), ""), given)
 
 
 def _run(script: scripts.Script, arguments: str, data: Path | None) -> int:

@@ -21,6 +21,7 @@ _PAUSES_SECS = (0.1, 0.3, 1.0, 2.0)  # between two tries; the last one again and
 _DIRECT_BYTES = 1 << 16  # more than this goes to a node without asking the master to take it
 _CHUNK_BYTES = 1 << 18
 _MOST_REDIRECTS = 5
+_MOST_ARGUMENTS_BYTES = 1 << 20
 _PAGE = 1000
 _SAFE = "/-._~!$&'()*+,;=:@"  # stand for themselves in the path of a URL
 
@@ -90,11 +91,22 @@ class Client:
         self, script: str, arguments: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
     ) -> int:
         """Launch the script `folder/name`; the job's id. `options` are those of `pulzar_options`. Raises `StoreError`."""
+        return self.launch_told(script, arguments, options)[0]
+
+    def launch_told(
+        self, script: str, arguments: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[int, list[str]]:
+        """Launch as `launch` does; the job's id, and what is odd about its arguments.
+
+        Raises `StoreError`, and `BadOutput` for arguments that can't be JSON.
+        """
         body = dict(arguments or {}) | ({"pulzar_options": dict(options)} if options else {})
-        encoded = json.dumps(body).encode()
+        odd: list[str] = []
+        encoded = _encode(body, odd)
         # Not again after an answer that leaves open whether it was launched, unless there can't be two of it.
         again = "unique" in (options or {})
-        return int(self._json("POST", self._url("launch_job", script), encoded, len(encoded), again)["job_id"])
+        data = self._json("POST", self._url("launch_job", script), encoded, len(encoded), again)
+        return int(data["job_id"]), [*odd, *data.get("warnings", ())]
 
     def _url(self, route: str, key: str, parameters: dict[str, str] | None = None) -> str:
         query = f"?{urlencode(parameters)}" if parameters else ""
@@ -133,6 +145,16 @@ class Client:
                     return connection, response
                 connection.close()
             time.sleep(pause)
+
+
+def _encode(body: dict[str, Any], notes: list[str]) -> bytes:
+    """Arguments as JSON, as outputs are written; notes for those that are no longer what they were."""
+    try:
+        return json.dumps(body, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        from jobs import plain  # takes its time, and most arguments are plain
+
+        return plain.encode(body, _MOST_ARGUMENTS_BYTES, notes.append, "arguments")
 
 
 def _follow(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -127,6 +127,18 @@ class Run:
     def delete(self, key: str) -> None:
         """Delete a key; raises `KeyMissing` or `StoreError`."""
         _client().delete(key)
+
+    def launch(
+        self, script: str, arguments: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
+    ) -> int:
+        """Launch another job, `folder/name`; its id. `options` are those of `pulzar_options`; raises `StoreError`.
+
+        It is not waited for. Arguments are written as an output is. What is odd about them goes to the log.
+        """
+        number, warnings = _client().launch_told(script, arguments, options)
+        for text in warnings:
+            self.log(f"launched {script}: {text}")
+        return number
 
 
 class _This:

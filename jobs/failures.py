@@ -36,7 +36,7 @@ def ending(error: BaseException | None, script: Script | None) -> Ending:
     error = error.with_traceback(trace)
     try:
         sys.excepthook(type(error), error, trace)
-    except Exception:  # noqa: BLE001 - a hook of the script's own may do anything
+    except BaseException:  # noqa: BLE001 - a hook of the script's own may do anything
         sys.__excepthook__(type(error), error, trace)
     return Ending(1, describe(error))
 
@@ -46,11 +46,15 @@ def describe(error: BaseException) -> str:
     kind = type(error)
     plain = kind.__module__ in ("builtins", "__main__") or kind.__module__.startswith(PACKAGE + ".")
     name = kind.__qualname__ if plain else f"{kind.__module__}.{kind.__qualname__}"
-    try:
-        message = str(error)
-    except Exception as another:  # noqa: BLE001 - a class of the script's own may do anything, and its error is to be told
-        message = f"(its message raised {type(another).__name__})"
+    message = _text(error)
     return (f"{name}: {message}" if message else name)[:_REASON_CHARACTERS]
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except BaseException as another:  # noqa: BLE001 - a class of the script's own may do anything, and its error is to be told
+        return f"(its message raised {type(another).__name__})"
 
 
 def _say(message: object) -> None:
@@ -67,8 +71,9 @@ def _exited(code: object) -> Ending:
         return Ending(0, "")
     if isinstance(code, int):
         return Ending(code & 0xFF, "")
-    _say(code)
-    return Ending(1, f"exit status 1: {code}"[:_REASON_CHARACTERS])
+    text = _text(code)
+    _say(text)
+    return Ending(1, f"exit status 1: {text}"[:_REASON_CHARACTERS])
 
 
 def _from_script(trace: TracebackType | None, script: Script | None) -> TracebackType | None:

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from broker import jobs
 from broker.jobs import Order
 from broker.refusals import NotFound
 from broker.runs import Catalog
+from jobs import docstrings
 from master.index import pack
 from master.ledger import Ledger
 
@@ -69,6 +71,14 @@ def check_known(ledger: Ledger, txn: Any, order: Order) -> None:
         raise NotFound(f"no node has the script {order.job}; GET /admin/job_catalog lists those there are")
     if order.options.node and order.options.node not in having:
         raise NotFound(f"node {order.options.node} has no script {order.job}; it is on {', '.join(sorted(having))}")
+
+
+def warnings(ledger: Ledger, txn: Any, order: Order) -> list[str]:
+    """What is odd about a job's arguments, as its script declares them; the launch goes on."""
+    given = [*order.arguments, *([jobs.DATA] if order.data else [])]
+    for _, raw in ledger.up(txn, "scripts", order.job.encode() + b"\0"):
+        return docstrings.compare(msgpack.unpackb(raw)["args"] or "", given)
+    return []
 
 
 def rows(ledger: Ledger, txn: Any) -> list[dict[str, Any]]:

@@ -37,12 +37,13 @@ def order_of(path: str, body: bytes) -> tuple[Order, Rhythm | None]:
     return order, rhythm
 
 
-def what_became(number: int, safe: bool) -> tuple[int, dict[str, int], str]:
+def what_became(number: int, safe: bool, warnings: list[str]) -> tuple[int, dict[str, Any], str]:
     """Status, data and message for who launched a job: `safe` says whether RabbitMQ has it already."""
+    data: dict[str, Any] = {"job_id": number} | ({"warnings": warnings} if warnings else {})
     if safe:
-        return 200, {"job_id": number}, f"Job added with id {number}"
+        return 200, data, f"Job added with id {number}"
     message = f"Job {number} is in the ledger; RabbitMQ has not confirmed it yet, and gets it as soon as it can"
-    return 202, {"job_id": number}, message
+    return 202, data, message
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from broker import http, jobs, numbers
 from broker.http import Answer
 from broker.incoming import Incoming
 from broker.refusals import BadRequest, NotFound, Unavailable
+from master import catalog
 from master.answers import CALL_SECS, AnswerClient
 from master.launch import order_of, what_became
+from master.ledger import Ledger
 
 LAUNCH, CANCEL = "/launch_job/", "/cancel_job/"
 
@@ -19,15 +21,19 @@ LAUNCH, CANCEL = "/launch_job/", "/cancel_job/"
 class Launches:
     """Of one web worker."""
 
-    def __init__(self, controller: AnswerClient, cors: str) -> None:
+    def __init__(self, controller: AnswerClient, ledger: Ledger, cors: str) -> None:
+        """`ledger` is opened to be read."""
         self._controller = controller
+        self._ledger = ledger
         self._cors = cors
 
     async def launch(self, incoming: Incoming) -> Answer:
         """Launch or schedule a job."""
         order, rhythm = order_of(incoming.environ["PATH_INFO"].removeprefix(LAUNCH), await _body(incoming))
         number, safe = await _result(self._controller.call("launch", jobs.write(order), rhythm))
-        return http.answer(*what_became(number, safe), [], self._cors)
+        with self._ledger.begin() as txn:
+            warnings = catalog.warnings(self._ledger, txn, order)
+        return http.answer(*what_became(number, safe, warnings), [], self._cors)
 
     async def cancel(self, incoming: Incoming) -> Answer:
         """Cancel a job or a schedule."""

@@ -146,9 +146,9 @@ def create() -> Application:
     reads = Reads(index, network, redirects, http.cors_headers(cors))
     inline, relayed = config["volume", "inline"], config["server", "relay"]
     writes = Writes(writer, network, redirects, config.secret(), inline, relayed, cors)
-    launches = Launches(controller, cors)
     kept = Kept(index, redirects, SHOWN_BYTES)
     ledger = Ledger(directory / "ledger", map_size=config["jobs", "ledger_map"])
+    launches = Launches(controller, ledger, cors)
     flask = create_app(Parts(config, index, network, link, controller, time.time(), ledger, kept))
     extensions = _extensions(config, index, directory / bodies.FOLDER / str(versions.number))
     link.on_up = network.connected

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 import msgpack
 
 from broker import logs
-from jobs import reading, scripts
+from jobs import docstrings, reading, scripts
 from jobs.reading import Text, Verdict
-from node import docstrings
 
 log = logs.get(__name__)
 

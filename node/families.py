@@ -26,6 +26,7 @@ class Live:
         self.status: int | None = None  # of its leader, when that has ended
         self.stopped = False  # a signal was sent to it
         self.reason = ""  # why it was killed here
+        self.killed: list[tuple[int, str]] = []  # what that was, when nobody had asked for the end
         self.until = 0.0  # when to report it in any case, once its leader has ended
         self.spare_until = 0.0  # until when those that clean up after it may live on
         self.left = True  # whether anything of it but its leader was alive when that had ended

@@ -40,6 +40,7 @@ class Common(NamedTuple):
     marks: processes.Marks
     sources: loader.Sources
     data_bytes: int  # what its data segments hold
+    title: processes.Title
 
 
 def wait(sock: socket.socket, common: Common) -> NoReturn:
@@ -84,6 +85,8 @@ def _lead(task: Task, common: Common) -> int:
     """Run the task's script; the exit status."""
     leader = os.getpid()
     common.marks.put(task.serial)
+    number, job = task.order.job_id or "?", task.order.job
+    common.title.put(f"{number} {job.rpartition('/')[2]}", f"pulzar: job {number} {job} attempt {task.order.attempt}")
     to_node = channel.ToNode(EVENTS, LOG)
     context.begin(to_node, limit=task.output)
     modules = len(sys.modules)

@@ -23,10 +23,12 @@ _RLIMIT_LOCKS = 10
 _SERIAL_BITS = 31
 MOST_SERIALS = (1 << _SERIAL_BITS) - 1
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PAGE_BYTES = resource.getpagesize()
 TRACKER_SECS = 2.0  # for those that remove shared memory to do so, once all others are gone; they take milliseconds
 _TRACKER = b"resource_tracker import main"
+_OF_PYTHON = (_TRACKER, b"multiprocessing.forkserver import main")  # they end by themselves when they are not needed
 _COMMAND_BYTES = 4096
 _RANGE = 512  # processes: fewer numbers than this are tried one by one, more are looked up in /proc
 
@@ -115,6 +117,44 @@ def environment(pid: int) -> list[bytes]:
             return file.read().split(b"\0")
     except OSError:
         return []
+
+
+def commands(pids: Iterable[int]) -> list[tuple[int, str]]:
+    """Processes with their command lines. Those that have ended or serve Python itself are left out."""
+    found: list[tuple[int, str]] = []
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                text = file.read(_COMMAND_BYTES)
+            if not text and resident([pid]):  # it has only just begun its program, and a name is all it has yet
+                with open(f"/proc/{pid}/comm", "rb") as file:
+                    text = file.read(_COMMAND_BYTES)
+        except OSError:
+            continue
+        command = text.replace(b"\0", b" ").decode(errors="replace").strip()
+        if text and not ended(pid) and not any(helper in text for helper in _OF_PYTHON):
+            found.append((pid, command))
+    return found
+
+
+class Title:
+    """What `ps` and `top` show of this process and of those that are forked from it.
+
+    The command line is where the kernel put it: in memory that is ours to write, but not to make longer.
+    """
+
+    def __init__(self) -> None:
+        with open("/proc/self/stat", "rb") as file:
+            fields = file.read().rpartition(b") ")[2].split()
+        self._start, end = int(fields[45]), int(fields[46])
+        self._room = max(0, end - self._start)  # 0 where the system does not tell
+
+    def put(self, name: str, text: str) -> None:
+        """`name` is that of the process, of which 15 characters are kept, `text` its command line."""
+        _prctl(_PR_SET_NAME, name.encode("ascii", "replace")[:15])
+        if self._room:
+            # Its last byte must be a zero, else the kernel takes the environment for more of it.
+            ctypes.memmove(self._start, text.encode()[: self._room - 1].ljust(self._room, b"\0"), self._room)
 
 
 def session(pid: int) -> int:

@@ -22,7 +22,7 @@ from typing import Any
 from broker import logs
 from broker.errors import SettingsError
 from node import processes, scratch
-from node.running import Running, now_ms
+from node.running import Killed, Running, now_ms
 from node.runs import Limits, Outcome, Progress, Run, State
 from node.tasks import RUN, SIGNAL, Order
 from node.zygote_link import ZygoteLink
@@ -211,11 +211,11 @@ class Runner:
     def _signal(self, running: Running, number: int) -> None:
         self._send([SIGNAL, running.run.run, number])
 
-    def _ended(self, run: str, status: int, stopped: bool, reason: str, note: str) -> None:
+    def _ended(self, run: str, status: int, stopped: bool, reason: str, note: str, killed: Killed = ()) -> None:
         if note:
             log.error("something of a run is left", run=run, note=note)
         running = self._running.pop(run)
-        outcome = running.outcome(status, stopped, reason)
+        outcome = running.outcome(status, stopped, reason, killed)
         for pipe in running.pipes:
             self._remove(pipe)
         running.close()

@@ -6,17 +6,22 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobs import events
 from node.capture import Capture
 from node.runs import Limits, Outcome, Progress, Run, State, ending, size
+from node.tracebacks import Trim
 
 TELL_SECS = 0.5  # between two Progress of a run
 _READ_BYTES = 1 << 16
 _MOST_LEFT_BYTES = 4 << 20  # in a pipe: more than any holds
+_MOST_NAMED = 10  # processes that were killed
+_COMMAND_CHARACTERS = 80  # of each
 _NEVER = math.inf
+
+Killed = Sequence[tuple[int, str]]  # numbers and command lines of processes that went on when their run had ended
 
 
 def now_ms() -> int:
@@ -33,6 +38,7 @@ class Running:
         self.started = now_ms()
         self._limits = limits
         self._log = Capture(limits.log)
+        self._trim = Trim()
         self._events = events.Decoder(limits.output)
         self._output = b""
         self._failure = ""
@@ -52,7 +58,7 @@ class Running:
             os.close(self.event_end)
             self.close()
             raise
-        self.pipes[log_pipe] = self._log.feed
+        self.pipes[log_pipe] = self._logged
 
     def read(self, pipe: int) -> bool:
         """Read from a pipe, once; whether more may come."""
@@ -62,6 +68,9 @@ class Running:
             return True
         self.pipes[pipe](data)
         return bool(data)
+
+    def _logged(self, data: bytes) -> None:
+        self._log.feed(self._trim.feed(data))
 
     def _event(self, data: bytes) -> None:
         for kind, content in self._events.feed(data):
@@ -122,9 +131,15 @@ class Running:
 
     # The end.
 
-    def outcome(self, status: int, stopped: bool, reason: str) -> Outcome:
-        """What became of it: the wait status, whether a signal was sent before, why it was killed."""
+    def outcome(self, status: int, stopped: bool, reason: str, killed: Killed = ()) -> Outcome:
+        """What became of it: the wait status, whether a signal was sent before, why it was killed; and what else was."""
         self._drain()
+        self._log.feed(self._trim.end())
+        if killed:
+            named = [f"{text[:_COMMAND_CHARACTERS].strip()} (pid {pid})" for pid, text in killed[:_MOST_NAMED]]
+            more = f" and {len(killed) - _MOST_NAMED} more" if len(killed) > _MOST_NAMED else ""
+            newline = "" if self._log.text()[-1:] in (b"", b"\n") else "\n"
+            self._log.feed(f"{newline}killed at the end: {', '.join(named)}{more}\n".encode())
         if self._stop and (stopped or reason):
             return self._outcome(*self._stop)
         if reason:

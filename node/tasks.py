@@ -6,7 +6,7 @@ Lists in frames (`frames.py`):
 | -------------------------------------- | ------ | ---------------------------------------------------------------- |
 | `[RUN, order]`                         | zygote | begin a run; the write ends of event pipe and log come with it   |
 | `[SIGNAL, run, number]`                | zygote | send a signal to its group; SIGKILL: to everything of it         |
-| `[run, status, stopped, reason, note]` | runner | it ended: wait status, whether a signal was sent to it before, why it was killed by the zygote, what can't be killed |
+| `[run, status, stopped, reason, note, killed]` | runner | it ended: wait status, whether a signal was sent to it before, why it was killed by the zygote, what can't be killed, what went on at its end and was killed |
 | `Task`                                 | leader | run this; the write ends come with it                            |
 """
 

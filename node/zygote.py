@@ -87,7 +87,8 @@ class Zygote:
         # Scripts shall not find our modules: they may have some of that name. Everything here has what it needs of them.
         for name in [name for name in sys.modules if name.partition(".")[0] == __package__]:
             del sys.modules[name]
-        self._common = leader.Common(os.getpid(), self._marks, self._sources, processes.data_bytes())
+        held, title = processes.data_bytes(), processes.Title()
+        self._common = leader.Common(os.getpid(), self._marks, self._sources, held, title)
         try:
             while True:
                 lacking = len(self._spares) < self._options.spares and time.monotonic() >= self._fork_at
@@ -150,7 +151,7 @@ class Zygote:
         try:
             pid = self._hand_over(task, descriptors)
         except OSError as error:
-            self._frames.send([order.run, 1 << 8, False, f"the run can't be started: {error.strerror}", ""])
+            self._frames.send([order.run, 1 << 8, False, f"the run can't be started: {error.strerror}", "", []])
             return
         finally:
             for descriptor in descriptors:
@@ -193,6 +194,7 @@ class Zygote:
                 left = [other for other in self._families.of(live, self._known()) if other != pid]
                 live.left = bool(left)
                 if left:  # as long as its leader is not reaped, the group's number is nobody else's
+                    live.killed = [] if live.stopped or live.reason else processes.commands(left)
                     processes.kill_but_trackers(left, live.spare_until)
             status = os.waitpid(pid, 0)[1]
             if live:
@@ -233,7 +235,7 @@ class Zygote:
         note = "; ".join(filter(None, list(notes)))
         if not self._families.marked and not self._live:
             processes.kill(self._families.strays(self._known()))
-        self._frames.send([live.run, live.status, live.stopped, live.reason, note])
+        self._frames.send([live.run, live.status, live.stopped, live.reason, note, live.killed])
 
     def _known(self) -> list[int]:
         return [os.getpid(), self._scratch.cleaner, *self._live, *(spare.pid for spare in self._spares)]

@@ -578,6 +578,38 @@ def test_the_catalog_has_the_arguments_as_a_typed_list_for_forms(desk: Desk) -> 
     ]
 
 
+def test_missing_and_unknown_arguments_are_told_at_the_launch_and_the_job_runs(desk: Desk) -> None:
+    odd = desk.try_launch("test/echo", {"nmber": 5})
+    assert (odd.status, odd.data["warnings"]) == (
+        200,
+        [
+            "the argument number is missing; the script declares it as int: how many",
+            "the script declares no argument nmber; number?",
+        ],
+    )
+    assert desk.done(odd.data["job_id"])["state"] == "completed"
+    assert set(desk.try_launch("test/echo", {"number": 5}).data) == {"job_id"}
+    scheduled = {"interval": "hours", "time_unit": 1, "repeat": 0}
+    assert desk.try_launch("test/echo", {"scheduled": scheduled}).data["warnings"]
+
+
+def test_a_job_launches_another_and_its_log_says_what_is_odd(desk: Desk) -> None:
+    source = """
+        from datetime import date
+        from jobs import run
+        run.output(run.launch("test/echo", {"when": date(2026, 1, 2)}))
+    """
+    for directory in desk.directories:
+        write_scripts(directory, {"new/launcher": source})
+    desk.wait_for_catalog(["new/launcher"], (0, 1))
+    job = desk.done(desk.launch("new/launcher"))
+    assert "launched test/echo: the argument number is missing" in job["log"]
+    launched = desk.done(job["output"])
+    assert json.loads(launched["parameters"]) == {"when": "2026-01-02"}
+    for directory in desk.directories:
+        (directory / "new/launcher.py").unlink()
+
+
 def test_an_edited_script_counts_from_the_next_run_and_a_new_one_is_found(desk: Desk) -> None:
     source = "print('{}')"
     for directory in desk.directories:

@@ -11,7 +11,7 @@ import pytest
 
 from broker.messages import decode, encode
 from broker.runs import Catalog as Message
-from node import docstrings
+from jobs import docstrings
 from node.catalog import Catalog
 
 JOB = '''

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from jobs import client
 from jobs.client import Client
-from jobs.errors import KeyExists, KeyMissing, StoreError
+from jobs.errors import BadOutput, KeyExists, KeyMissing, StoreError
 
 
 class Server(ThreadingHTTPServer):
@@ -242,3 +243,13 @@ def test_another_launch_with_a_known_token_is_told(server: Server) -> None:
     with pytest.raises(StoreError, match="409 the unique token 't' belongs to job 7"):
         Client(server.address).launch("example/job", {}, {"unique": "t"})
     assert len(server.seen) == 1
+
+
+def test_arguments_of_a_launch_are_written_as_outputs_are(server: Server) -> None:
+    server.answers = [says(200, {"job_id": 7, "warnings": ["the argument b is missing"]})]
+    given = {"when": date(2026, 1, 2), "gap": float("nan")}
+    number, odd = Client(server.address).launch_told("example/job", given)
+    assert (number, odd) == (7, ["arguments.gap: nan, written as null", "the argument b is missing"])
+    assert json.loads(server.seen[0][2]) == {"when": "2026-01-02", "gap": None}
+    with pytest.raises(BadOutput, match=r"the arguments can't be written as JSON: arguments\.a\[0\] is an object"):
+        Client(server.address).launch("example/job", {"a": [object()]})

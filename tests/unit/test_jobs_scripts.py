@@ -201,7 +201,12 @@ def test_a_script_runs_by_hand(place: Path) -> None:
         ("print('x'); 1 / 0", 1, "x", "ZeroDivisionError: division by zero"),
         ("if True", 1, "", "SyntaxError: expected ':'"),
         ("from jobs import run\nrun.output({'a': run.arguments})", 0, 'output: {"a": {}}', ""),
-        ("from jobs import run\nrun.output(object())", 1, "", "Object of type object is not JSON serializable"),
+        (
+            "from jobs import run\nrun.output({1: object})",
+            1,
+            "the output that was refused: {1: <class 'object'>}",
+            "output['1'] is the class object, which JSON has not",
+        ),
     ],
 )
 def test_a_script_by_hand_ends_as_it_would_on_a_node(

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import json
 import re
+from collections.abc import Collection
+from functools import lru_cache
 from typing import Any
-
-import msgpack
 
 FIELDS = ("description", "arguments", "category", "author")
 MOST_CHARACTERS = 4_000  # of a field
+RESERVED = ("scheduled", "pulzar_data", "pulzar_options")  # among the arguments of a launch
+
+_MOST_DEEP = 100  # lists and objects in each other
+_MOST_ODD = 20
+_SHOWN_CHARACTERS = 60
+_LEFT_OUT = re.compile(r"optional|default", re.IGNORECASE)
 
 _FIELD = re.compile(rf"[ \t]*({'|'.join(FIELDS)})[ \t]*:[ \t]*", re.IGNORECASE)
 _TYPES = {
@@ -44,15 +51,74 @@ def parse_arguments(text: str) -> list[dict[str, Any]] | None:
     """
     empty: dict[str, Any] = {"type": "", "default": None, "help": "", "choices": []}
     try:
-        documented = json.loads(text, parse_constant=_no_constant)
-        if not isinstance(documented, dict):
-            return None
+        documented = _documented(text)
         arguments = [{"name": name} | empty | _argument(value) for name, value in documented.items()]
-        msgpack.packb(arguments)  # as they travel
+        _check(arguments, _MOST_DEEP)  # as they travel
         json.dumps(arguments, allow_nan=False)  # as they are shown
-    except (ValueError, OverflowError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     return arguments
+
+
+def compare(text: str, given: Collection[str]) -> list[str]:
+    """What is odd about the arguments of these names, in words: which of the documented ones lack, which are unknown.
+
+    `text` is the field `Arguments`. Nothing is odd when it is no JSON object. An argument may be left out when it is
+    documented with a default, with choices, or with "optional" or "default" among its words.
+    """
+    declared = _declared(text)
+    if declared is None:
+        return []
+    odd = [f"the argument {name} is missing; the script declares it as {word}" for name, word in declared.items()
+           if word and name not in given]  # fmt: skip
+    for name in given:
+        if name not in declared and name not in RESERVED:
+            near = difflib.get_close_matches(name, declared, 1)
+            there = f"; {near[0]}?" if near else f"; there are {_listed(declared)}" if declared else "; there is none"
+            odd.append(f"the script declares no argument {name[:_SHOWN_CHARACTERS]}{there}")
+    more = len(odd) - _MOST_ODD
+    return [*odd[:_MOST_ODD], *([f"and {more} more"] if more > 0 else [])]
+
+
+@lru_cache(maxsize=1024)
+def _declared(text: str) -> dict[str, str] | None:
+    """Documented arguments with how they are; "": it may be left out."""
+    try:
+        return {name[:_SHOWN_CHARACTERS]: _needed(value) for name, value in _documented(text).items()}
+    except (ValueError, RecursionError):
+        return None
+
+
+def _needed(value: Any) -> str:
+    if isinstance(value, dict):
+        words = json.dumps({name: word for name, word in value.items() if name != "type"})
+        return "" if "default" in value or _LEFT_OUT.search(words) else str(value.get("type", "documented"))
+    return "" if not isinstance(value, str) or _LEFT_OUT.search(value) else value[:_SHOWN_CHARACTERS] or "documented"
+
+
+def _listed(declared: Collection[str]) -> str:
+    text = ", ".join(declared)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def _documented(text: str) -> dict[str, Any]:
+    found = json.loads(text, parse_constant=_no_constant)
+    if not isinstance(found, dict):
+        raise ValueError("no object")
+    return found
+
+
+def _check(value: Any, deep: int) -> None:
+    """Raise `ValueError` for what can't be packed into a message."""
+    if isinstance(value, dict | list):
+        if not deep:
+            raise ValueError("too deep")
+        for part in [*value, *value.values()] if isinstance(value, dict) else value:
+            _check(part, deep - 1)
+    elif isinstance(value, str):
+        value.encode()
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+        raise ValueError("too large")
 
 
 def _no_constant(name: str) -> Any:
