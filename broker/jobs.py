@@ -48,6 +48,7 @@ class Options(NamedTuple):
     node: str = ""
     unique: str = ""
     overlap: int = 0  # of a schedule: whether it runs while its last execution still does
+    argv: tuple[str, ...] = ()  # for sys.argv of the script
 
 
 class Order(NamedTuple):
@@ -91,7 +92,10 @@ def read_options(given: object) -> Options:
         raise MalformedMessage(f"node = {_short(options.node)} is no name of a node")
     if not isinstance(options.unique, str) or len(options.unique) > MAX_TOKEN:
         raise MalformedMessage(f"unique = {_short(options.unique)} is no text of up to {MAX_TOKEN} characters")
-    return options
+    words = options.argv
+    if not isinstance(words, list | tuple) or not all(isinstance(word, str) and "\0" not in word for word in words):
+        raise MalformedMessage(f'argv = {_short(words)} is no list of texts like ["--count", "5"]')
+    return options._replace(argv=tuple(words))
 
 
 def read_arguments(given: object) -> tuple[dict[str, Any], str]:
@@ -158,7 +162,7 @@ def write(order: Order) -> bytes:
     fields: dict[str, Any] = {"job": order.job, "arguments": order.arguments, "id": order.id, "attempt": order.attempt}
     if order.data:
         fields["data"] = order.data
-    given = {name: value for name, value in order.options._asdict().items() if value not in (0, "", "normal")}
+    given = {name: value for name, value in order.options._asdict().items() if value not in (0, "", "normal", ())}
     if given:
         fields["options"] = given
     packed: bytes = msgpack.packb(fields)

@@ -10,6 +10,7 @@ import configparser
 import difflib
 import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,16 @@ def _hosts(raw: str) -> str:
     return _text(raw)
 
 
+def _names(raw: str) -> tuple[str, ...]:
+    names = tuple(name for name in raw.replace(",", " ").split() if name)
+    for name in names:
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) or name.startswith("PULZAR_"):
+            raise ValueError(
+                "names of environment variables are needed, like HTTPS_PROXY, OMP_NUM_THREADS; none of PULZAR_…"
+            )
+    return names
+
+
 _PORT = _integer(0, 65535)
 _TB = 1 << 40
 
@@ -151,6 +162,9 @@ TABLE: tuple[Setting, ...] = (
     Setting("jobs", "processes", 512, _integer(1, 1 << 20), "processes", "most processes of one run"),
     Setting("jobs", "log_limit", 1 << 20, _size(1024, 1 << 30), "bytes", "of a run's log so much is kept, its beginning and its end"),
     Setting("jobs", "output_limit", 1 << 20, _size(1024, 64 << 20), "bytes", "largest output of a run"),
+    Setting("jobs", "environment", (), _names, "", "variables of the node that its runs get, with commas between them"),
+    Setting("jobs", "secrets", "", _text, "", "file of secrets for scripts, which only its owner may read; empty: none"),
+    Setting("jobs", "cache", 4 << 30, _size(0, 64 * _TB), "bytes", "libraries' caches are kept from run to run, and emptied at a node's start when they are larger; 0: never kept"),
     Setting("jobs", "data_wait", 10.0, _seconds(0, 86_400), "seconds", "how long a job waits for a free slot on a node that has its pulzar_data; then any node takes it, and fetches the value"),
     Setting("jobs", "lease", 30.0, _seconds(1, 86_400), "seconds", "a run whose node is silent for so long is lost, and its job starts elsewhere"),
     Setting("jobs", "lost_attempts", 3, _integer(1, 100), "attempts", "attempts at a job whose runs are lost, unless the job says how many"),

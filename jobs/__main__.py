@@ -13,8 +13,9 @@ from pathlib import Path
 
 from jobs import closing, context, docstrings, loader, reading, scripts, surroundings
 from jobs.channel import ToTerminal
-from jobs.errors import BadScript
+from jobs.errors import BadScript, BadSecrets
 from jobs.failures import ending
+from jobs.secret_file import SecretFile, Secrets
 
 _MOST_DEEP = 32  # lists and objects in each other that a cluster takes
 
@@ -28,6 +29,8 @@ def main() -> int:
     running.add_argument("arguments", nargs="?", default="{}", help="a JSON object", metavar="JSON")
     running.add_argument("--data", type=Path, help="a file that stands for the value of pulzar_data", metavar="FILE")
     running.add_argument("--master", default="", help="the store for keys, host:port", metavar="URL")
+    running.add_argument("argv", nargs="*", help="for sys.argv of the script, behind --", metavar="-- WORD")
+    running.add_argument("--secrets", default="", help="a file of secrets, as a node has it", metavar="FILE")
     listing = commands.add_parser("list", help="list the scripts")
     for command in (running, listing):
         command.add_argument(
@@ -46,13 +49,14 @@ def main() -> int:
         parser.error(f"{options.data} is no file")
     try:
         script = scripts.locate(options.dir, options.job)
-    except BadScript as error:
+        secrets = SecretFile(options.secrets).of(script.folder) if options.secrets else None
+    except (BadScript, BadSecrets) as error:
         parser.error(str(error))
     for text in _odd(script, [*arguments, *(["pulzar_data"] if options.data else [])]):
         print(f"warning: {text}", file=sys.stderr)
     if options.master:
         os.environ["PULZAR_MASTER"] = options.master
-    return _run(script, options.arguments, options.data)
+    return _run(script, options.arguments, options.data, options.argv, secrets)
 
 
 def _arguments(text: str) -> dict[str, object]:
@@ -96,7 +100,9 @@ def _odd(script: scripts.Script, given: list[str]) -> list[str]:
     return docstrings.compare(next(filter(None, told), ""), given)
 
 
-def _run(script: scripts.Script, arguments: str, data: Path | None) -> int:
+def _run(
+    script: scripts.Script, arguments: str, data: Path | None, argv: list[str], secrets: Secrets | None
+) -> int:  # fmt: skip
     place = Path(tempfile.mkdtemp(prefix="pulzar-job-"))
     scratch = place / "scratch"
     scratch.mkdir()
@@ -110,16 +116,18 @@ def _run(script: scripts.Script, arguments: str, data: Path | None) -> int:
         "PULZAR_DATA_KEY": data.name if data else "",
         "PULZAR_SCRATCH": str(scratch),
     }
+    if secrets:
+        os.environ |= {name: secrets.known[name] for name in secrets.variables}
     tempfile.tempdir = None  # where the next temporary file goes is asked for again
     # Whatever the script imports by name is not ours, as on a node.
     ours = (os.getcwd(), os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     sys.path[:] = [str(place / "path"), *(path for path in sys.path if os.path.abspath(path or ".") not in ours)]
-    context.begin(ToTerminal())
+    context.begin(ToTerminal(), secrets=secrets.known if secrets else None)
     before, modules = os.getcwd(), len(sys.modules)
     os.chdir(scratch)
     error: BaseException | None = None
     try:
-        context.returned(loader.execute(script, loader.Sources()))
+        context.returned(loader.execute(script, loader.Sources(), argv))
     except BaseException as raised:  # noqa: BLE001 - SystemExit and all: how it ends is what is asked
         error = raised
     ended = ending(error, script)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from jobs import channel
+from jobs.errors import NoSecret
 
 if TYPE_CHECKING:
     from jobs.client import Client
@@ -102,6 +103,16 @@ class Run:
             raise ValueError(f"a progress of {done} of {total} is none")
         _channel().progress(numbers[0], None if total is None else numbers[1], str(text))
 
+    def secret(self, name: str) -> str:
+        """A secret of the node's that scripts of this folder may have; raises `NoSecret`. It is masked in log and output.
+
+        By hand, and in programs that a run starts, it is the environment variable of this name.
+        """
+        value = os.environ.get(name) if _this.secrets is None else _this.secrets.get(name)
+        if value is None:
+            raise NoSecret(_no_secret(name))
+        return value
+
     def store(
         self, value: bytes | str | os.PathLike[str], key: str, ttl: str | None = None, overwrite: bool = False
     ) -> str:
@@ -151,6 +162,7 @@ class _This:
         self.has_output = False
         self.limit = channel.OUTPUT_BYTES
         self.job_made = False
+        self.secrets: Mapping[str, str] | None = None  # None: not the process that has them
 
 
 _this = _This()
@@ -170,10 +182,20 @@ def _channel() -> channel.Channel:
     return _this.channel
 
 
-def begin(to: channel.Channel, arguments: dict[str, Any] | None = None, limit: int = channel.OUTPUT_BYTES) -> None:
+def _no_secret(name: str) -> str:
+    if _this.secrets is None:
+        return f"there is no environment variable {name}, which stands for the secret here"
+    there = f"there are {', '.join(sorted(_this.secrets))}" if _this.secrets else "there are none"
+    return f"there is no secret {name} for scripts of this folder, {there}; they stand in the file [jobs] secrets of the node"
+
+
+def begin(
+    to: channel.Channel, arguments: dict[str, Any] | None = None, limit: int = channel.OUTPUT_BYTES,
+    secrets: Mapping[str, str] | None = None,
+) -> None:  # fmt: skip
     """Make this process speak of a run that begins now."""
     _this.arguments, _this.channel, _this.client = arguments, to, None
-    _this.has_output, _this.limit, _this.job_made = False, limit, False
+    _this.has_output, _this.limit, _this.job_made, _this.secrets = False, limit, False, secrets
 
 
 def note_job() -> None:

@@ -3,6 +3,8 @@
 JobError
 ├── BadScript            a script can't be run as it is
 │   └── NoSuchScript         there is no such script
+├── BadSecrets           the file of secrets can't be used
+├── NoSecret             a script may not have what it asks for
 ├── BadOutput            an output that can't be JSON, or is too large
 └── StoreError           the store said no, or could not be reached
     ├── KeyMissing           the key is unknown, or its lifetime is over
@@ -22,6 +24,14 @@ class BadScript(JobError):
 
 class NoSuchScript(BadScript):
     """Raised when there is no script of this path."""
+
+
+class BadSecrets(JobError):
+    """Raised when the file of secrets can't be read or understood, or when others can read it."""
+
+
+class NoSecret(JobError):
+    """Raised when there is no secret of this name for the script that asks."""
 
 
 class BadOutput(JobError):

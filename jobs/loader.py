@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from importlib.machinery import ModuleSpec
@@ -103,9 +103,10 @@ def _finders(directory: str, sources: Sources) -> Callable[[str], importlib.mach
     return finder
 
 
-def execute(script: Script, sources: Sources) -> Any:
+def execute(script: Script, sources: Sources, argv: Sequence[str] = ()) -> Any:
     """Run a script in this process, which is good for this one script; what its `execute` returned, None for a plain one.
 
+    `argv` are the words that it finds in `sys.argv` behind its own name.
     Raises `NoSuchScript`, `BadScript`, and whatever the script raises.
     """
     try:
@@ -117,7 +118,7 @@ def execute(script: Script, sources: Sources) -> Any:
     above.__path__ = [script.directory]
     sys.path_hooks.insert(0, _finders(script.directory, sources))
     sys.path.insert(0, os.path.dirname(script.file))
-    sys.argv = [script.file]
+    sys.argv = [script.file, *argv]
     sys.modules[PACKAGE] = above
     sys.modules["__main__"] = sys.modules[module.__name__] = module
     exec(source.code, module.__dict__)

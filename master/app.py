@@ -13,6 +13,8 @@ from broker import http, logs
 from broker.link import Link
 from broker.refusals import answer_to
 from broker.settings import Settings
+from jobs.errors import BadSecrets
+from jobs.secret_file import SecretFile
 from master.answers import AnswerClient
 from master.index import Index
 from master.kept import Kept
@@ -52,6 +54,15 @@ def ko(status: int, message: str, data: Any = None) -> Response:
     return response
 
 
+def _secrets(settings: Settings) -> SecretFile:
+    """The secrets that are masked in the arguments shown: those of this machine, if nodes have the same file here."""
+    try:
+        return SecretFile(settings["jobs", "secrets"])
+    except BadSecrets as error:
+        log.warning("arguments of jobs are shown as they are", reason=error)
+        return SecretFile("")
+
+
 def create_app(parts: Parts) -> Flask:
     """The application with all its blueprints."""
     from master import admin, jobs_admin, keys
@@ -59,7 +70,7 @@ def create_app(parts: Parts) -> Flask:
     app = Flask("master", static_folder=None)
     app.url_map.merge_slashes = False  # a redirect to the path that may be meant is no answer in the envelope
     app.extensions["pulzar"] = parts
-    app.extensions[jobs_admin.EXTENSION] = jobs_admin.JobParts(parts.ledger, parts.kept.read)
+    app.extensions[jobs_admin.EXTENSION] = jobs_admin.JobParts(parts.ledger, parts.kept.read, _secrets(parts.settings))
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.register_blueprint(keys.blueprint)
     app.register_blueprint(admin.blueprint)

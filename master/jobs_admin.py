@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from flask import Blueprint, Response, current_app, request
 
-from broker import numbers
+from broker import masks, numbers
 from broker.refusals import BadRequest, NotFound
+from jobs.secret_file import SecretFile
 from master import catalog, jobs_view, requests
 from master.app import ok
 from master.job import Job, Live, Schedule
@@ -23,6 +24,8 @@ LIMIT = 100
 MAX_LIMIT = 1_000
 MAX_ID = numbers.MAX
 _LISTS = {"pendings": List.PENDINGS, "ready": List.READY, "failed": List.FAILED, "scheduled": List.SCHEDULED}
+Shown = TypeVar("Shown", Job, Schedule)
+
 _OUTCOMES = {"ok": List.READY, "failed": List.FAILED}
 
 
@@ -31,6 +34,7 @@ class JobParts(NamedTuple):
 
     ledger: Ledger  # opened to be read
     read: Read
+    secrets: SecretFile = SecretFile("")  # that are not to be seen among arguments
 
 
 def _parts() -> JobParts:
@@ -63,9 +67,9 @@ def job(number: str) -> Response:
         live = parts.ledger.live(txn, _id(number))
         schedule = parts.ledger.schedule(txn, _id(number))
     if found:
-        return ok(jobs_view.detail(found, live, parts.read, _url))
+        return ok(jobs_view.detail(_masked(found), live, parts.read, _url))
     if schedule:
-        return ok(jobs_view.schedule_as_job(schedule))
+        return ok(jobs_view.schedule_as_job(_masked(schedule)))
     raise NotFound(f"no job has the id {number}; GET /admin/all_jobs lists those that are kept")
 
 
@@ -75,7 +79,7 @@ def all_jobs() -> Response:
     limit, before = _integer("limit", LIMIT, MAX_LIMIT), _integer("before", 0, MAX_ID)
     ledger = _parts().ledger
     with ledger.begin() as txn:
-        return ok([jobs_view.row(found) for found in islice(ledger.jobs(txn, before), limit)])
+        return ok([jobs_view.row(_masked(found)) for found in islice(ledger.jobs(txn, before), limit)])
 
 
 @blueprint.get("/admin/scheduled_jobs")
@@ -101,7 +105,7 @@ def scheduled_job(number: str) -> Response:
         if schedule is None:
             raise NotFound(f"no schedule has the id {number}; GET /admin/scheduled_jobs lists those there are")
         found = _executions(txn, islice(ledger.executions(txn, List.ALL, schedule.id, before), limit))
-    return ok(jobs_view.schedule_detail(schedule, _shown(found)))
+    return ok(jobs_view.schedule_detail(_masked(schedule), _shown(found)))
 
 
 @blueprint.get("/admin/scheduled_jobs/ok", defaults={"outcome": "ok"})
@@ -128,20 +132,29 @@ def job_catalog() -> Response:
         return ok(catalog.rows(ledger, txn))
 
 
+def _masked(found: Shown) -> Shown:
+    """A job or a schedule, without the secrets that its arguments may have."""
+    hiding = masks.of(_parts().secrets.values())
+    if hiding is None:
+        return found
+    options = found.options._replace(argv=tuple(map(hiding.text, found.options.argv)))
+    return found._replace(arguments=hiding.json(found.arguments.encode()).decode(), options=options)
+
+
 def _jobs(txn: Any, ids: Iterable[int]) -> list[dict[str, Any]]:
     ledger = _parts().ledger
-    return [jobs_view.row(found) for number in ids if (found := ledger.job(txn, number))]
+    return [jobs_view.row(_masked(found)) for number in ids if (found := ledger.job(txn, number))]
 
 
 def _schedules(txn: Any, ids: Iterable[int]) -> list[dict[str, Any]]:
     ledger = _parts().ledger
-    return [jobs_view.scheduled(found) for number in ids if (found := ledger.schedule(txn, number))]
+    return [jobs_view.scheduled(_masked(found)) for number in ids if (found := ledger.schedule(txn, number))]
 
 
 def _executions(txn: Any, ids: Iterable[int]) -> list[tuple[Job, Schedule | None, Live | None]]:
     ledger = _parts().ledger
     return [
-        (found, ledger.schedule(txn, found.schedule), ledger.live(txn, number))
+        (_masked(found), ledger.schedule(txn, found.schedule), ledger.live(txn, number))
         for number in ids
         if (found := ledger.job(txn, number))
     ]

@@ -63,7 +63,7 @@ def detail(job: Job, live: Live | None, read: Read, url: Callable[[str], str]) -
         **_log(job, live, read, url, SHOWN_BYTES),
         **_output(job, read, url, SHOWN_BYTES),
         "progress": {"done": progress[0], "total": progress[1], "text": progress[2]},
-        "options": {name: value for name, value in job.options._asdict().items() if value not in (0, "")},
+        "options": {name: value for name, value in job.options._asdict().items() if value not in (0, "", ())},
         "data": job.data,
         "run": job.run,
         "claimed": _seconds(job.claimed),

@@ -88,7 +88,7 @@ def _lead(task: Task, common: Common) -> int:
     number, job = task.order.job_id or "?", task.order.job
     common.title.put(f"{number} {job.rpartition('/')[2]}", f"pulzar: job {number} {job} attempt {task.order.attempt}")
     to_node = channel.ToNode(EVENTS, LOG)
-    context.begin(to_node, limit=task.output)
+    context.begin(to_node, limit=task.output, secrets=task.order.secrets)
     modules = len(sys.modules)
     script: Script | None = None
     error: BaseException | None = None
@@ -97,7 +97,7 @@ def _lead(task: Task, common: Common) -> int:
         _environment(task, _lend_data(task) if task.order.data_path else "")
         _limit_memory(task.order.memory, common.data_bytes)
         script = locate(task.scripts, task.order.job)
-        returned = loader.execute(script, common.sources)
+        returned = loader.execute(script, common.sources, task.order.argv)
         if os.getpid() == leader:  # and not a child that the script forked and let run on to here
             context.returned(returned)
     except BaseException as raised:  # noqa: BLE001 - SystemExit and all: how it ends is what is asked
@@ -181,4 +181,5 @@ def _environment(task: Task, data_path: str) -> None:
         with open(file, "wb") as out:
             out.write(task.order.arguments)
         values["PULZAR_ARGUMENTS_FILE"] = file
+    values |= {name: task.order.secrets[name] for name in task.order.variables}
     os.environ |= {name: str(value) for name, value in values.items()}

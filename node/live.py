@@ -10,9 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from broker import logs
+from broker.errors import SettingsError
 from broker.jobs import Order
 from broker.runs import RunState
 from broker.settings import Settings
+from jobs.errors import BadSecrets
+from jobs.secret_file import SecretFile
 from node.claims import Claim, Claims, Ended
 from node.inputs import Inputs, NoInput
 from node.pace import Pace
@@ -43,7 +46,7 @@ class Live:
         self, config: Settings, slots: int, claims: Claims, reporter: Reporter, settling: Settling, pulling: Pulling,
         post: Post,
     ) -> None:  # fmt: skip
-        """Raises `StorageError`."""
+        """Raises `StorageError`, and `SettingsError` for a file of secrets that can't be used."""
         directory = Path(config["volume", "dir"]) / "runs"
         self._claims = claims
         self._reporter = reporter
@@ -60,11 +63,21 @@ class Live:
         self._inputs = Inputs(directory / "inputs", config)
         limits = Limits(
             config["jobs", "log_limit"], config["jobs", "output_limit"], config["jobs", "grace"],
-            config["jobs", "processes"], min(slots, _MOST_SPARES),
+            config["jobs", "processes"], min(slots, _MOST_SPARES), config["jobs", "cache"],
         )  # fmt: skip
+        passed = config["jobs", "environment"]
+        missing = [name for name in passed if name not in os.environ]
+        if missing:
+            log.warning("variables of [jobs] environment are not set", names=", ".join(missing))
+        try:
+            secrets = SecretFile(config["jobs", "secrets"])
+        except BadSecrets as error:
+            raise SettingsError(f"[jobs] secrets: {error}") from error
         environment = os.environ | {"PULZAR_MASTER": f"http://{config.address('server')}"}
         scripts = Path(config["jobs", "dir"])
-        self._runner = Runner(directory / "work", scripts, limits, environment, self._run_ended, self._progressed)
+        self._runner = Runner(
+            directory / "work", scripts, limits, environment, self._run_ended, self._progressed, passed, secrets
+        )
 
     def start(self) -> None:
         """Begin; whatever the last process ran has ended then. Raises `SettingsError`."""
@@ -145,7 +158,18 @@ class Live:
         path = str(live.path) if live.path else ""
         live.with_runner = True
         self._runner.run(
-            Run(claim.run, claim.id, claim.attempt, order.job, order.arguments, path, order.data, timeout, memory)
+            Run(
+                claim.run,
+                claim.id,
+                claim.attempt,
+                order.job,
+                order.arguments,
+                path,
+                order.data,
+                timeout,
+                memory,
+                order.options.argv,
+            )
         )
 
     def _end_unbegun(self, live: _Live, state: RunState, reason: str) -> None:

@@ -14,14 +14,16 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from broker import logs
 from broker.errors import SettingsError
+from jobs.secret_file import SecretFile
 from node import processes, scratch
+from node.confided import Confided
 from node.running import Killed, Running, now_ms
 from node.runs import Limits, Outcome, Progress, Run, State
 from node.tasks import RUN, SIGNAL, Order
@@ -46,12 +48,19 @@ class Runner:
         environment: Mapping[str, str],
         on_end: Callable[[Outcome], None],
         on_progress: Callable[[Progress], None],
+        passed: Collection[str] = (),
+        secrets: SecretFile | None = None,
     ) -> None:
-        """`directory` is the runner's alone, and emptied; the two functions are called on the runner's thread."""
+        """`directory` is the runner's alone, and emptied; the two functions are called on the runner's thread.
+
+        Of the `environment`, runs get what is harmless and the variables that are `passed`.
+        """
         self._directory = directory.absolute()
         self._scripts = scripts.absolute()
         self._limits = limits
         self._environment = environment
+        self._passed = frozenset(passed)
+        self._confided = Confided(secrets or SecretFile(""))
         self._on_end = on_end
         self._on_progress = on_progress
         self._commands: deque[Callable[[], None]] = deque()
@@ -70,6 +79,7 @@ class Runner:
         """Kill what an earlier runner may have left, and begin; raises `SettingsError` for a directory of no use."""
         try:
             whose = scratch.prepare(self._directory)
+            scratch.keep_cache(self._directory, self._limits.cache)
         except OSError as error:
             raise SettingsError(f"{self._directory} can't be used for runs: {error.strerror or error}") from error
         self._marks = processes.Marks(sha256(whose.encode()).hexdigest())
@@ -178,7 +188,8 @@ class Runner:
             return
         try:
             arguments = json.dumps(run.arguments).encode()
-            running = Running(run, self._limits)
+            secrets, masks = self._confided.to(run.job)
+            running = Running(run, self._limits, masks)
         except (TypeError, ValueError, RecursionError) as error:
             self._not_begun(run, State.FAILED, f"the arguments can't be written as JSON: {error}")
             return
@@ -188,7 +199,10 @@ class Runner:
         self._running[run.run] = running
         for pipe in running.pipes:
             self._add(pipe, lambda pipe=pipe: self._read(running, pipe))  # type: ignore[misc]
-        order = Order(run.run, run.job_id, run.attempt, run.job, arguments, run.data_path, run.data_key, run.memory)
+        order = Order(
+            run.run, run.job_id, run.attempt, run.job, arguments, run.data_path, run.data_key, run.memory, run.argv,
+            *secrets,
+        )  # fmt: skip
         self._send([RUN, order], (running.event_end, running.log_end))
 
     def _not_begun(self, run: Run, state: State, reason: str) -> None:
@@ -227,7 +241,9 @@ class Runner:
     def _start_zygote(self) -> None:
         self._start_at = time.monotonic() + _AGAIN_SECS
         try:
-            zygote = ZygoteLink(self._directory, self._scripts, self._limits, self._marks, self._environment)
+            zygote = ZygoteLink(
+                self._directory, self._scripts, self._limits, self._marks, self._environment, self._passed
+            )
         except OSError as error:
             log.error("the process that jobs come from can't be started; trying again", reason=error)
             return

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from broker.masks import Masks, Stream
 from jobs import events
 from node.capture import Capture
 from node.runs import Limits, Outcome, Progress, Run, State, ending, size
@@ -32,13 +33,15 @@ def now_ms() -> int:
 class Running:
     """One run, from its start to its outcome. `pipes` are the read ends of its pipes, with what takes their bytes."""
 
-    def __init__(self, run: Run, limits: Limits) -> None:
-        """Raises `OSError` when there are no descriptors left."""
+    def __init__(self, run: Run, limits: Limits, masks: Masks | None = None) -> None:
+        """`masks` are those of the secrets that it may have. Raises `OSError` when there are no descriptors left."""
         self.run = run
         self.started = now_ms()
         self._limits = limits
         self._log = Capture(limits.log)
         self._trim = Trim()
+        self._masks = masks
+        self._masking = Stream(masks) if masks else None
         self._events = events.Decoder(limits.output)
         self._output = b""
         self._failure = ""
@@ -70,18 +73,24 @@ class Running:
         return bool(data)
 
     def _logged(self, data: bytes) -> None:
-        self._log.feed(self._trim.feed(data))
+        self._keep(self._trim.feed(data))
+
+    def _keep(self, data: bytes) -> None:
+        self._log.feed(self._masking.feed(data) if self._masking else data)
+
+    def _shown(self, text: str) -> str:
+        return self._masks.cut_text(text) if self._masks else text
 
     def _event(self, data: bytes) -> None:
         for kind, content in self._events.feed(data):
             if kind == events.OUTPUT:
-                self._output = content
+                self._output = self._masks.json(content) if self._masks else content
             elif kind == events.FAILURE:
-                self._failure = content.decode("utf-8", "replace")[: events.TEXT_CHARACTERS]
+                self._failure = self._shown(content.decode("utf-8", "replace")[: events.TEXT_CHARACTERS])
             else:
                 progress = _progress(content)
                 if progress:
-                    self._progress, self._fresh = progress, True
+                    self._progress, self._fresh = (*progress[:2], self._shown(progress[2])), True
 
     def drop(self, pipe: int) -> None:
         """Close a pipe."""
@@ -134,9 +143,13 @@ class Running:
     def outcome(self, status: int, stopped: bool, reason: str, killed: Killed = ()) -> Outcome:
         """What became of it: the wait status, whether a signal was sent before, why it was killed; and what else was."""
         self._drain()
-        self._log.feed(self._trim.end())
+        self._keep(self._trim.end())
+        if self._masking:
+            self._log.feed(self._masking.end())
         if killed:
-            named = [f"{text[:_COMMAND_CHARACTERS].strip()} (pid {pid})" for pid, text in killed[:_MOST_NAMED]]
+            named = [
+                f"{self._shown(text)[:_COMMAND_CHARACTERS].strip()} (pid {pid})" for pid, text in killed[:_MOST_NAMED]
+            ]
             more = f" and {len(killed) - _MOST_NAMED} more" if len(killed) > _MOST_NAMED else ""
             newline = "" if self._log.text()[-1:] in (b"", b"\n") else "\n"
             self._log.feed(f"{newline}killed at the end: {', '.join(named)}{more}\n".encode())

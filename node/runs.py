@@ -26,6 +26,7 @@ class Limits(NamedTuple):
     grace: float = 5.0  # seconds between TERM and KILL
     processes: int = 512  # of one run, at once
     spares: int = 2  # processes made ahead of demand; as many as there are slots, but few
+    cache: int = 4 << 30  # bytes that libraries' caches may have at a start, 0: there are none
 
 
 class Run(NamedTuple):
@@ -40,6 +41,7 @@ class Run(NamedTuple):
     data_key: str = ""  # its key
     timeout: float = 0.0  # seconds, 0: none
     memory: int = 0  # bytes, 0: no limit
+    argv: tuple[str, ...] = ()  # for sys.argv of the script
 
 
 class Progress(NamedTuple):

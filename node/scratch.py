@@ -23,6 +23,7 @@ _SMALL_BYTES = 1 << 20
 _MARK = "mark"
 _NAME_BYTES = 75  # of a temporary directory: sockets in it have 32 more, and 107 is the most that they can have
 _TEMPORARY = "/tmp"
+CACHE = "cache"  # what libraries keep from one run to the next
 _REMOVE = 'rm -rf -- "$1" 2>/dev/null || { chmod -R u+rwx -- "$1"; rm -rf -- "$1"; }'
 
 
@@ -36,13 +37,27 @@ def prepare(directory: Path) -> str:
     mark = directory / _MARK
     if not mark.exists():
         mark.write_text(secrets.token_hex(16))
-    kept = [directory / name for name in ("scratch", "trash", PATH, _MARK)]
+    kept = [directory / name for name in ("scratch", "trash", PATH, _MARK, CACHE)]
     for left in [*directory.iterdir(), *kept[0].iterdir()]:
         if left not in kept:
             left.rename(directory / "trash" / f"{left.name}.{secrets.token_hex(4)}")
     surroundings.prepare(directory / PATH)
     status = mark.stat()
     return f"{mark.read_text()} {mark.resolve()} {status.st_dev} {status.st_ino}"
+
+
+def keep_cache(directory: Path, limit: int) -> None:
+    """Keep the caches of libraries, unless they have grown to more than `limit` bytes; raises `OSError`."""
+    cache = directory / CACHE
+    size = 0
+    for folder, _, files in os.walk(cache):
+        for file in files:
+            with suppress(OSError):  # gone meanwhile
+                size += os.lstat(os.path.join(folder, file)).st_size
+    if size > limit or (cache.exists() and not limit):
+        cache.rename(directory / "trash" / f"{CACHE}.{secrets.token_hex(4)}")
+    if limit:
+        cache.mkdir(mode=0o700, exist_ok=True)
 
 
 class Scratch:

@@ -12,6 +12,7 @@ Lists in frames (`frames.py`):
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 RUN, SIGNAL = 1, 2
@@ -27,6 +28,7 @@ class Options(NamedTuple):
     spares: int  # see `runs.Limits`
     processes: int
     output: int
+    cache: str = ""  # directory for what libraries keep, "" for none
 
 
 class Order(NamedTuple):
@@ -40,6 +42,9 @@ class Order(NamedTuple):
     data_path: str
     data_key: str
     memory: int  # bytes, 0: no limit
+    argv: Sequence[str] = ()
+    secrets: Mapping[str, str] = {}  # that it may ask for
+    variables: Sequence[str] = ()  # names of those that are in its environment as well
 
 
 class Task(NamedTuple):

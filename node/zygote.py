@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from jobs import loader, scripts
 from jobs.errors import BadScript
-from node import leader, processes
+from node import compiled, leader, processes
 from node.families import Families, Live, excess
 from node.frames import Frames
 from node.scratch import Scratch
@@ -87,8 +87,7 @@ class Zygote:
         # Scripts shall not find our modules: they may have some of that name. Everything here has what it needs of them.
         for name in [name for name in sys.modules if name.partition(".")[0] == __package__]:
             del sys.modules[name]
-        held, title = processes.data_bytes(), processes.Title()
-        self._common = leader.Common(os.getpid(), self._marks, self._sources, held, title)
+        self._common = leader.Common(os.getpid(), self._marks, self._sources, processes.data_bytes(), processes.Title())
         try:
             while True:
                 lacking = len(self._spares) < self._options.spares and time.monotonic() >= self._fork_at
@@ -310,6 +309,7 @@ def main() -> None:
     sys.path[:] = [path for path in sys.path if path != root]
     os.environ["PYTHONPATH"] = os.environ.get("PYTHONPATH", "").removeprefix(f"{root}{os.pathsep}")
     os.environ |= leader.ENVIRONMENT
+    compiled.keep(options.cache)
     # To the log of a run that breaks, since its processes inherit this.
     faulthandler.enable(2, all_threads=False)
     processes.prefer_to_die(_OOM_SCORE)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ class ZygoteLink:
     """A running zygote, and the socket to it, which does not block."""
 
     def __init__(
-        self, directory: Path, scripts: Path, limits: Limits, marks: processes.Marks, environment: Mapping[str, str]
-    ) -> None:
+        self, directory: Path, scripts: Path, limits: Limits, marks: processes.Marks, environment: Mapping[str, str],
+        passed: Collection[str] = (),
+    ) -> None:  # fmt: skip
         """Starts one; raises `OSError`."""
         ours, theirs = socket.socketpair()
         options = Options(
@@ -44,6 +46,7 @@ class ZygoteLink:
             spares=limits.spares,
             processes=limits.processes,
             output=limits.output,
+            cache=str(directory / scratch.CACHE) if limits.cache else "",
         )
         try:
             self._process = subprocess.Popen(
@@ -51,7 +54,10 @@ class ZygoteLink:
                 stdin=subprocess.DEVNULL,
                 pass_fds=(options.socket,),
                 cwd=directory,
-                env=_environment(environment, directory, scripts) | {processes.NODE_VARIABLE: marks.node},
+                env=_lasting(options.cache)
+                | {name: environment[name] for name in passed if name in environment}
+                | _environment(environment, directory, scripts)
+                | {processes.NODE_VARIABLE: marks.node},
                 start_new_session=True,
             )
         except OSError:
@@ -90,6 +96,16 @@ class ZygoteLink:
             self._process.kill()
             status = self._process.wait()
         return ending(-status if status < 0 else status << 8) or "exit status 0"
+
+
+def _lasting(cache: str) -> dict[str, str]:
+    """Who the node's user is, and where libraries keep what is to be there the next time."""
+    try:
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a number without a name, as in some containers
+        name = str(os.geteuid())
+    places = {"XDG_CACHE_HOME": f"{cache}/xdg", "NUMBA_CACHE_DIR": f"{cache}/numba"} if cache else {}
+    return {"USER": name, "LOGNAME": name} | places
 
 
 def _environment(given: Mapping[str, str], directory: Path, scripts: Path) -> dict[str, str]:

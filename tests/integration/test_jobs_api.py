@@ -597,7 +597,7 @@ def test_a_job_launches_another_and_its_log_says_what_is_odd(desk: Desk) -> None
     source = """
         from datetime import date
         from jobs import run
-        run.output(run.launch("test/echo", {"when": date(2026, 1, 2)}))
+        run.output(run.launch("test/echo", {"when": date(2026, 1, 2)}, {"argv": ["--count", "5"]}))
     """
     for directory in desk.directories:
         write_scripts(directory, {"new/launcher": source})
@@ -606,6 +606,7 @@ def test_a_job_launches_another_and_its_log_says_what_is_odd(desk: Desk) -> None
     assert "launched test/echo: the argument number is missing" in job["log"]
     launched = desk.done(job["output"])
     assert json.loads(launched["parameters"]) == {"when": "2026-01-02"}
+    assert launched["options"]["argv"] == ["--count", "5"]
     for directory in desk.directories:
         (directory / "new/launcher.py").unlink()
 

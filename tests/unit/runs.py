@@ -13,9 +13,11 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jobs.secret_file import SecretFile
 from node.runner import Runner
 from node.runs import Limits, Outcome, Progress, Run
 from tests.support import wait_for
@@ -63,11 +65,15 @@ def zombies(parent: int) -> list[int]:
 class Node:
     """A runner; everything about it is below one directory, whose name tells its processes from others."""
 
-    def __init__(self, directory: Path, scripts: Path | None = None, master: str = "localhost:9") -> None:
+    def __init__(
+        self, directory: Path, scripts: Path | None = None, master: str = "localhost:9", passed: Sequence[str] = ()
+    ) -> None:
         self.directory = directory
         self.work = directory / "work"
         self.scripts = scripts or directory / "scripts"
         self._master = master
+        self._passed = passed
+        self.secrets = ""  # path of the file
         self.progress: list[Progress] = []
         self.ends: list[Outcome] = []
         self._outcomes: dict[str, Outcome] = {}
@@ -85,7 +91,8 @@ class Node:
         """Start the runner."""
         given = Limits(**({"grace": 0.5} | limits))
         environment = {**os.environ, **SECRETS, "PULZAR_MASTER": self._master}
-        self._runner = Runner(self.work, self.scripts, given, environment, self._on_end, self.progress.append)
+        self._runner = Runner(self.work, self.scripts, given, environment, self._on_end, self.progress.append,
+                              self._passed, SecretFile(self.secrets))  # fmt: skip
         self._runner.start()
         return self
 

@@ -13,6 +13,7 @@ from flask import Flask
 from broker.jobs import Options, Order
 from broker.refusals import NotFound
 from broker.runs import Catalog, Progress, RunState
+from jobs.secret_file import SecretFile
 from master import catalog, jobs_admin
 from master.app import _failed
 from master.job import arguments_text
@@ -32,11 +33,15 @@ class Site:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.store: dict[str, bytes] = {}
-        app = Flask("test")
+        app = self.app = Flask("test")
         app.extensions[jobs_admin.EXTENSION] = jobs_admin.JobParts(desk.ledger, self.read)
         app.register_blueprint(jobs_admin.blueprint)
         app.register_error_handler(Exception, _failed)
         self.client = app.test_client()
+
+    def keep_secrets(self, file: Path) -> None:
+        parts = self.desk.ledger, self.read, SecretFile(str(file))
+        self.app.extensions[jobs_admin.EXTENSION] = jobs_admin.JobParts(*parts)
 
     def read(self, key: str, most: int) -> bytes | None:
         value = self.store.get(key)
@@ -317,3 +322,29 @@ def test_the_catalog_is_shown(site: Site) -> None:
     site.desk.write(lambda txn: catalog.keep(site.desk.ledger, txn, Catalog("n1", "x", [script])))
     (row,) = site.get("/admin/job_catalog")
     assert {name: row[name] for name in script} == script
+
+
+def test_secrets_are_masked_wherever_arguments_are_shown(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "secrets"
+    file.write_text("[reports]\nDB = hunter2-hunter2\nNUMBER = 12345678\n")
+    file.chmod(0o600)
+    site.keep_secrets(file)
+    arguments = {"dsn": "x:hunter2-hunter2@h", "pin": 12345678, "other": [1]}
+    number = site.desk.launched(Options(argv=("--password", "hunter2-hunter2")), **arguments)
+    rhythm = Rhythm("hours", 1, True)
+    order = Order("example/report", arguments)
+    schedule = site.desk.write(lambda txn: site.desk.schedules.add(txn, order, rhythm, site.desk.now))
+    execution = site.execution()
+    site.desk.finish(execution, RunState.COMPLETED, run=execution)
+    shown = {"dsn": "x:***@h", "pin": "***", "other": [1]}
+    detail = site.get(f"/admin/jobs/{number}")
+    assert json.loads(detail["parameters"]) == shown
+    assert detail["options"]["argv"] == ["--password", "***"]
+    for path in (
+        "/admin/jobs", "/admin/all_jobs", f"/admin/jobs/{schedule}", "/admin/scheduled_jobs",
+        f"/admin/scheduled_jobs/{schedule}", "/admin/scheduled_jobs/ok", f"/admin/scheduled_jobs/ok/{schedule}",
+    ):  # fmt: skip
+        text = json.dumps(site.get(path))
+        assert "x:***@h" in text, path
+        assert "hunter2" not in text, path
+        assert "12345678" not in text, path

@@ -36,7 +36,14 @@ def test_json_and_msgpack_say_the_same() -> None:
 
 
 def test_what_the_master_writes_is_read_again() -> None:
-    order = Order("a/b", {"n": [1, 2.5, "ä", None, True]}, Options(timeout=3, unique="x"), "some/key", 17, 2)
+    order = Order(
+        "a/b",
+        {"n": [1, 2.5, "ä", None, True]},
+        Options(timeout=3, unique="x", argv=("--count", "5")),
+        "some/key",
+        17,
+        2,
+    )
     assert jobs.read(jobs.write(order), sealed=True) == order
 
 
@@ -83,6 +90,10 @@ def test_a_seal_is_of_one_body_and_of_one_cluster() -> None:
         (b'{"job": "a/b", "options": {"priority": "urgent"}}', "high, normal, low"),
         (b'{"job": "a/b", "options": {"node": "../x"}}', "node"),
         (b'{"job": "a/b", "options": {"unique": 7}}', "unique"),
+        (b'{"job": "a/b", "options": {"argv": "--count 5"}}', r"argv = '--count 5' is no list of texts like \["),
+        (b'{"job": "a/b", "options": {"argv": ["a", 5]}}', "argv = .* is no list of texts"),
+        (b'{"job": "a/b", "options": {"argv": ["a\\u0000"]}}', "argv = .* is no list of texts"),
+        (b'{"job": "a/b", "options": {"argv": ["\\ud800"]}}', "half of a character"),
         (b'{"job": "a/b", "arguments": {"pulzar_data": "a//b"}}', "pulzar_data"),
         (b'{"job": "a/b", "id": 7}', "the master's to give"),
         (msgpack.packb({"job": "a/b", "id": -1}), "id = -1"),
