@@ -496,7 +496,7 @@ def test_a_method_that_is_not_possible_is_405_and_says_which_are(cluster: Cluste
         "/keys": {"GET"},
         "/admin/status": {"GET"},
         "/admin/network": {"GET"},
-        "/admin/network/n": {"GET"},
+        "/admin/network/n": {"DELETE", "GET"},
         "/health": {"GET"},
         "/openapi.json": {"GET"},
     }

@@ -94,8 +94,11 @@ def test_started_again_on_other_ports_it_has_its_data_and_its_password(tmp_path:
 def test_rabbitmqadmin_2_publishes_as_the_readme_says(rabbit: Rabbit, installation: Installation) -> None:
     # Given the tool of a RabbitMQ that brings version 2 along
     enter = ["chroot", str(installation.root)] if installation.root else []
-    help = subprocess.run([*enter, "rabbitmqadmin", "publish", "--help"], capture_output=True, text=True, check=False)
-    if "message" not in help.stdout + help.stderr or "exchange=" in help.stdout:
+    if not installation.root and shutil.which("rabbitmqadmin") is None:
+        pytest.skip("there is no rabbitmqadmin")
+    asked = [*enter, "rabbitmqadmin", "publish", "message", "--help"]
+    help = subprocess.run(asked, capture_output=True, text=True, check=False)
+    if "--routing-key" not in help.stdout + help.stderr:
         pytest.skip("needs rabbitmqadmin 2: --broker DIR with RabbitMQ 4.3")
     if installation.root and not (installation.root / "etc/ssl/certs/ca-certificates.crt").exists():
         pytest.skip("rabbitmqadmin 2 does not start without certificates: debootstrap --include=…,ca-certificates")
