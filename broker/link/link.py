@@ -3,8 +3,7 @@
 A `Link` has one I/O thread, and pika is used on that thread alone. Other threads hand their messages
 over with `publish` and `ack`. There are two channels to publish, one of them with asynchronous confirms,
 one to consume, and one to pull where that is wanted. After a lost connection everything is declared and consumed again; what was published as
-durable and not confirmed is sent again, anything else is reported as not sent. Delivery tags of an
-older connection are never used.
+durable and not confirmed is sent again, anything else is reported as not sent. Delivery tags of an older connection are never used.
 """
 
 from __future__ import annotations
@@ -238,8 +237,9 @@ class Link:
 
     def _attach_puller(self, channel: Any) -> None:
         if self._puller is not None:
-            self._puller.attach(channel, self._number, self._connection.ioloop.call_later)
-        self._now_up()
+            self._puller.attach(channel, self._connection.ioloop.call_later, lambda: self._channel(self._attach_puller))
+        if not self.up:
+            self._now_up()
 
     def _now_up(self) -> None:
         self.up = True

@@ -9,6 +9,9 @@ Each `basic.get` and each acknowledgement is a write to the log of a quorum queu
 that has one is subscribed to until they are there, and what need not be acknowledged at once is acknowledged
 together: 0.08 ms of RabbitMQ's time a message instead of 0.4.
 
+A quorum queue whose members have no leader answers nothing, and holds back the whole channel. So that one is left alone, a
+new one takes its place, and the queue is passed over for a while.
+
 Everything here happens on the link's thread.
 """
 
@@ -21,13 +24,18 @@ from typing import Any
 
 import pika
 
+from broker import logs
 from broker.link.consumers import Delivery
+
+log = logs.get(__name__)
 
 HOLD_SECS = 0.1  # how long a message that came too late to be wanted is kept
 EMPTY_SECS = 0.05  # how long a queue that was found empty is passed over, while others are not
 MANY = 4  # messages that are wanted, from which on subscribing costs less than asking for each
 DRY_SECS = 0.1  # until a queue that was subscribed to for many, and sends nothing, counts as empty
 ACK_SECS = 0.02  # until messages are acknowledged that need not be at once
+ANSWER_SECS = 2.5  # in two such times a queue answers; in one this process may have stood still itself
+SILENT_SECS = 60.0  # how long a queue that did not answer is passed over
 
 
 class Puller:
@@ -39,9 +47,12 @@ class Puller:
         self._wanted = 0
         self._free = 0  # so many of those wanted can be begun at once
         self._channel: Any = None
-        self._connection = 0
+        self._connection = 0  # how often messages were taken through a new channel
         self._later: Callable[[float, Callable[[], None]], Any] = lambda _secs, _function: None
+        self._reopen: Callable[[], None] = lambda: None
         self._asking = ""  # the queue that was asked and has not answered
+        self._asked = 0  # how often a queue was asked
+        self._silent: dict[str, float] = {}  # queue that did not answer → when it is asked again
         self._rest: deque[str] = deque()  # queues still to be asked in this round
         self._empty: dict[str, float] = {}  # queue → when it was found empty
         self._tags: dict[str, str] = {}  # queue → its subscription
@@ -65,13 +76,19 @@ class Puller:
         """Whether all queues were found empty, and messages are handed over as they come."""
         return bool(self._tags)
 
-    def attach(self, channel: Any, connection: int, later: Callable[[float, Callable[[], None]], Any]) -> None:
-        """Take messages through this channel from now on."""
+    def attach(
+        self, channel: Any, later: Callable[[float, Callable[[], None]], Any], reopen: Callable[[], None]
+    ) -> None:
+        """Take messages through this channel from now on; `reopen` brings another one, should it be of no use."""
         self.lost()
         self._channel = channel
-        self._connection = connection
+        self._connection += 1
         self._later = later
-        channel.add_callback(lambda _frame: self._found_empty(), [pika.spec.Basic.GetEmpty], one_shot=False)
+        self._reopen = reopen
+        channel.add_callback(lambda _frame: self._found_empty(channel), [pika.spec.Basic.GetEmpty], one_shot=False)
+        for queue, until in self._silent.items():
+            later(max(0.0, until - time.monotonic()), lambda queue=queue: self._ask_again(queue))  # type: ignore[misc]
+        self._watch(channel, 0)
         self._work()
 
     def lost(self) -> None:
@@ -141,11 +158,17 @@ class Puller:
 
     def _begin_round(self) -> None:
         now = time.monotonic()
-        fresh = [queue for queue in self._queues if now - self._empty.get(queue, 0.0) > EMPTY_SECS]
+        heard = self._heard()
+        fresh = [queue for queue in heard if now - self._empty.get(queue, 0.0) > EMPTY_SECS]
         if not fresh and self._free <= 0:
             return  # nothing is there to be taken ahead
-        self._rest = deque(fresh or self._queues)
-        self._ask()
+        self._rest = deque(fresh or heard)
+        if self._rest:
+            self._ask()
+
+    def _heard(self) -> list[str]:
+        """The queues that are not passed over."""
+        return [queue for queue in self._queues if queue not in self._silent]
 
     def _ask(self) -> None:
         if self._wanted <= 0:
@@ -155,8 +178,31 @@ class Puller:
             return
         self._asking = self._rest.popleft()
         self._channel.basic_get(self._asking, self._got)
+        self._asked += 1
 
-    def _got(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
+    def _watch(self, channel: Any, before: int) -> None:
+        """Notice a queue that does not answer. What was taken and not acknowledged through its channel comes again."""
+        if self._channel is not channel:
+            return
+        if self._asking and self._asked == before:
+            log.error("queue does not answer; passed over", queue=self._asking, secs=SILENT_SECS)
+            self._silent[self._asking] = time.monotonic() + SILENT_SECS
+            self.lost()
+            self._reopen()
+            return
+        asked = self._asked if self._asking else 0
+        self._later(ANSWER_SECS, lambda: self._watch(channel, asked))
+
+    def _ask_again(self, queue: str) -> None:
+        if self._silent.get(queue, time.monotonic() + 1) <= time.monotonic():
+            del self._silent[queue]
+            self._unsubscribe()
+            self._work()
+
+    def _got(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        if channel is not self._channel:
+            channel.basic_nack(method.delivery_tag, requeue=True)  # a queue that was silent has answered at last
+            return
         queue, self._asking = self._asking, ""
         self._empty.pop(queue, None)
         self._arrived(queue, method, properties, body)
@@ -167,7 +213,9 @@ class Puller:
         elif self._wanted > 0:
             self._begin_round()  # a queue before this one may have got something meanwhile
 
-    def _found_empty(self) -> None:
+    def _found_empty(self, channel: Any) -> None:
+        if channel is not self._channel:
+            return
         self._empty[self._asking] = time.monotonic()
         self._asking = ""
         self._ask()
@@ -176,8 +224,9 @@ class Puller:
         now = time.monotonic()
         if self._free <= 0:
             return
-        if all(now - self._empty.get(queue, 0.0) <= EMPTY_SECS for queue in self._queues):
-            for queue in self._queues:
+        heard = self._heard()
+        if all(now - self._empty.get(queue, 0.0) <= EMPTY_SECS for queue in heard):
+            for queue in heard:
                 self._subscribe(queue)
         else:
             self._begin_round()
