@@ -47,6 +47,11 @@ def matches(header: str, etag: str | None, *, strong: bool) -> bool:
     return any(tag.removeprefix("W/") == opaque for tag in _tags(header))
 
 
+def is_list(header: str) -> bool:
+    """Whether an If-Match or If-None-Match header is `*` or a list of entity tags."""
+    return header.strip(" \t") == "*" or bool(_tags(header))
+
+
 def _tags(header: str) -> list[str]:
     """The entity tags of a list; none when it is malformed."""
     tags: list[str] = []

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from broker.errors import PulzarError
 from broker.http import Header
 
-CONNECT_SECS = 10.0
+CONNECT_SECS = 3.0
 _MOST_HEAD_BYTES = 65_536
 _MOST_BODY_BYTES = 16 << 20
 _WRITE_BYTES = 1 << 20  # of a body on its way to the kernel
@@ -76,24 +76,24 @@ class Exchange:
 
     async def send(self, piece: bytes) -> None:
         """Send a piece of the body; of a chunked one b"" is the end."""
-        if self._chunked:
-            self._writer.write(b"%x\r\n" % len(piece))
-            self._writer.write(piece)
-            self._writer.write(b"\r\n")
-        else:
-            self._writer.write(piece)
         try:
+            if self._chunked:
+                self._writer.write(b"%x\r\n" % len(piece))
+                self._writer.write(piece)
+                self._writer.write(b"\r\n")
+            else:
+                self._writer.write(piece)
             async with asyncio.timeout(self._secs):
                 await self._writer.drain()
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError: uvloop's word for a connection that has ended
             if not self.answered:
                 raise PeerFailed(f"{self._address} took no more of the body: {_text(error)}") from error
 
-    async def reply(self) -> Reply:
-        """Wait for the answer."""
+    async def reply(self, secs: float) -> Reply:
+        """Wait for the answer, for so many seconds."""
         assert self._reply is not None
         try:
-            async with asyncio.timeout(self._secs):
+            async with asyncio.timeout(secs):
                 return await self._reply
         except (OSError, EOFError, ValueError, http.client.HTTPException) as error:
             raise PeerFailed(f"{self._address} did not answer: {_text(error)}") from error

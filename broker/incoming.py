@@ -108,6 +108,7 @@ class Incoming:
 
     def __init__(
         self,
+        version: str,
         method: str,
         path: str,
         query: str,
@@ -117,10 +118,13 @@ class Incoming:
         body: Body,
         patience: Patience,
     ) -> None:
-        """`path` has no percent-encoding any more; `client` and `server` are addresses and ports."""
+        """`version` is that of HTTP, like 1.1. `path` has no percent-encoding any more; `client` and `server` are addresses
+        with ports.
+        """
         if not path.isascii():
             path = path.encode().decode("latin-1")
         environ: dict[str, Any] = {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query}
+        environ["SERVER_PROTOCOL"] = f"HTTP/{version}"
         received.add_headers(environ, headers)
         environ["REMOTE_ADDR"] = client
         environ["SERVER_NAME"] = server

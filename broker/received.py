@@ -11,11 +11,16 @@ from functools import lru_cache
 from typing import Any
 
 from broker import http
-from broker.refusals import BadRequest, NotSupported
+from broker.refusals import BadRequest, LengthRequired, NotSupported
 
 # A name, an IPv4 address, or an IPv6 address in brackets; a port may follow. Never a comma: that means two of them.
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[\w.~!$&'()*+;=%-]*)(?::\d{0,5})?", re.ASCII)
 _WHOLE = re.compile(r"bytes[ \t]+0-(\d{1,19})/(\d{1,19})", re.ASCII | re.IGNORECASE)
+
+
+# In the environment: headers that were sent and can't be seen, and one that may have been meant for another.
+HIDDEN, AMBIGUOUS = "pulzar.hidden", "pulzar.ambiguous"
+_DECIDING = ("authorization", "expect", "host", "range", "transfer-encoding", "x-checksum-sha256", "x-pulzar-signature")
 
 
 @lru_cache(maxsize=1024)
@@ -35,10 +40,35 @@ def add_headers(environ: dict[str, Any], headers: Iterable[tuple[str, str]]) -> 
     for name, value in headers:
         if key := variable(name):
             environ[key] = f"{environ[key]},{value}" if key in environ else value
+        elif name.lower() in ("content_length", "transfer_encoding"):
+            environ[AMBIGUOUS] = name
+
+
+def hidden(names: Iterable[str], seen: Iterable[tuple[str, str]]) -> str:
+    """Those of a request's headers that decide something, and that a web server has left out of those it shows.
+
+    Granian's RSGI does so with values that are no visible ASCII: a condition would be none.
+    """
+    shown = {name for name, _ in seen}
+    return ", ".join(name for name in names if name not in shown and _decides(name))
+
+
+def _decides(name: str) -> bool:
+    return name.startswith(("if-", "content-")) or name in _DECIDING
 
 
 def check(environ: Mapping[str, Any]) -> None:
-    """Raises `BadRequest` or `NotSupported` for a request that is not to be answered in any other way."""
+    """Raises `BadRequest`, `LengthRequired` or `NotSupported` for a request that is not to be answered in any other way."""
+    if HIDDEN in environ:
+        raise BadRequest(f"{environ[HIDDEN]}: only visible ASCII may stand in this header; nothing was done")
+    if AMBIGUOUS in environ and not http.has_body(environ):
+        raise BadRequest(f"{environ[AMBIGUOUS]} is no header that counts; write it with -")
+    if (
+        environ.get("SERVER_PROTOCOL", "HTTP/1.1") != "HTTP/1.1"
+        and "CONTENT_LENGTH" not in environ
+        and environ["REQUEST_METHOD"] in ("PUT", "POST")
+    ):
+        raise LengthRequired("with HTTP/1.0 a body needs a Content-Length; give it, also of an empty body")
     if (host := environ.get("HTTP_HOST")) is not None:
         _check_host(host)
     if "HTTP_TRANSFER_ENCODING" in environ:

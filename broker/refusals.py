@@ -7,6 +7,7 @@ PulzarError
     ├── NotFound             404
     ├── SlowClient           408
     ├── Conflict             409
+    ├── LengthRequired       411
     ├── ConditionFailed      412
     ├── TooLarge             413
     ├── NotSupported         501
@@ -57,6 +58,12 @@ class Conflict(Refused):
     """Raised when a key exists already and the request does not replace it."""
 
     status = 409
+
+
+class LengthRequired(Refused):
+    """Raised when a request may have a body whose end can't be told."""
+
+    status = 411
 
 
 class ConditionFailed(Refused):

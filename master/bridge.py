@@ -53,7 +53,6 @@ class Bridge:
             "SERVER_NAME": server,
             "SERVER_PORT": server_port,
             "SCRIPT_NAME": "",
-            "SERVER_PROTOCOL": "HTTP/1.1",
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": "http",
             "wsgi.input": io.BytesIO(content),

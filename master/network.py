@@ -17,6 +17,7 @@ from master.placement import Candidate, Placement
 _FRESH_SECS = 0.25
 _SOON_SECS = 0.005
 MISSED_HEARTBEATS = 3
+DOUBT_SECS = 15.0  # other nodes come before one that could not be reached
 RECOVERY_SECS = 10.0  # after RabbitMQ was away, until every node has connected again
 
 
@@ -31,6 +32,7 @@ class Network:
         self._nodes: dict[str, Node] = {}
         self._heard_at: dict[str, float] = {}  # by the monotonic clock
         self._candidates: list[Candidate] = []
+        self._doubted: dict[str, float] = {}  # node → until when, by the monotonic clock
         self._restoring: list[str] | None = None
         self._read = float("-inf")
         self._flowing = float("-inf")  # when heartbeats came in again after none did, from any node
@@ -38,10 +40,25 @@ class Network:
         self._back = float("-inf")  # the same, when that was not its first
 
     def choose(self, size: int, exclude: Collection[str] = ()) -> str | None:
-        """The node for a value of `size` bytes; None when no node that is heard from has room."""
+        """The node for a value of `size` bytes; None when no node that is heard from has room.
+
+        One that is in doubt is chosen when there is no other.
+        """
         self._refresh()
+        doubted = self._doubted
         with self._guard:
+            if doubted:
+                now = time.monotonic()
+                avoided = [*exclude, *(node for node, until in doubted.items() if until > now)]
+                found = self._placement.choose(self._candidates, size, avoided)
+                if found is not None:
+                    return found
             return self._placement.choose(self._candidates, size, exclude)
+
+    def doubt(self, node: str) -> None:
+        """The node is heard from, and could not be reached over HTTP, or stood still: others come first for a while."""
+        now = time.monotonic()
+        self._doubted = {name: until for name, until in self._doubted.items() if until > now} | {node: now + DOUBT_SECS}
 
     def alive(self, node: str) -> bool:
         """Whether the node was heard from lately."""

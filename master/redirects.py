@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
+from typing import NamedTuple
 
 from broker import addresses, http, keys, signing
 from broker.refusals import NoRoom, Unavailable
@@ -10,6 +12,13 @@ from master.network import Network
 
 READ_SECS = 300
 UPLOAD_SECS = 3_600  # to begin an upload; it may take as long as it takes
+
+
+class Place(NamedTuple):
+    """A node, and the signed URL to PUT a value at."""
+
+    node: str
+    url: str
 
 
 class Redirects:
@@ -29,20 +38,26 @@ class Redirects:
         return f"{url}/get_key/{http.quote_key(key)}?{query}"
 
     def upload(
-        self, key: str, lifetime_ms: int, overwrite: bool, size: int | None, length: int | None, if_match: str | None
-    ) -> str:
-        """The URL to PUT a value at; raises `Unavailable` or `NoRoom` when no node can take it.
+        self,
+        key: str,
+        lifetime_ms: int,
+        overwrite: bool,
+        length: int | None,
+        if_match: str | None,
+        size: int = 0,
+        exclude: Collection[str] = (),
+    ) -> Place:
+        """Where to PUT a value that needs `size` bytes; raises `Unavailable` or `NoRoom` when no node but `exclude` can take it.
 
-        `size` is the room it needs, when that is known. A body of another `length`, or a value that `if_match` does not
-        hold for, is refused there.
+        A body of another `length`, or a value that `if_match` does not hold for, is refused there.
         """
         key = keys.check(key)
-        node = self._network.choose(size or 0)
+        node = self._network.choose(size, exclude)
         url = self._network.url(node) if node else None
-        if url is None:
-            if self._network.any_alive():
-                raise NoRoom(f"no node has room for {size} bytes")
-            raise Unavailable("no node was heard from lately; try again")
+        if node is None or url is None:
+            if exclude or not self._network.any_alive():
+                raise Unavailable("no node was heard from lately, or can be reached; try again")
+            raise NoRoom(f"no node has room for {size} bytes")
         fields = addresses.upload(self._address, lifetime_ms, overwrite, length, if_match)
         query = signing.sign(self._secret, "PUT", key, fields, int(time.time()) + UPLOAD_SECS)
-        return f"{url}/add_key/{http.quote_key(key)}?{query}"
+        return Place(node, f"{url}/add_key/{http.quote_key(key)}?{query}")

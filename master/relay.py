@@ -7,17 +7,12 @@ without waiting to be told where is passed on while it comes in, up to a limit.
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
-from broker import logs
-from broker.exchange import Exchange, PeerFailed, Reply
+from broker.exchange import Exchange, Reply
 from broker.http import Header
 from broker.incoming import Incoming
-from broker.refusals import Unavailable
 
-log = logs.get(__name__)
-
-TIMEOUT_SECS = 60.0  # in which a node takes something, or answers
+_FLUSHED_BYTES = 20 << 20  # at least, in a second, by a node's disk
 _PASSED_ON = (
     "CONTENT_TYPE", "HTTP_CONTENT_ENCODING", "HTTP_CONTENT_MD5", "HTTP_X_CHECKSUM_SHA256",
     "HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH", "HTTP_IF_UNMODIFIED_SINCE",
@@ -25,29 +20,28 @@ _PASSED_ON = (
 PASSED_BACK = ("ETag", "Retry-After")
 
 
-async def relay(location: str, begun: list[bytes], incoming: Incoming, length: int | None) -> Reply:
-    """PUT what was read of the body and the rest of it at `location`; the node's answer.
+async def relay(
+    exchange: Exchange, target: str, begun: list[bytes], incoming: Incoming, length: int | None, timeout: float
+) -> Reply:
+    """PUT what was read of the body and the rest of it at a node; its answer.
 
-    `length` is that of the whole body, None when it is not known. Raises `Broken`, `SlowClient` or `Unavailable`;
-    then the node knows the body for cut off, too.
+    `length` is that of the whole body, None when it is not known; `timeout` is for the answer, in seconds. Raises
+    `Broken` or `SlowClient`, and then the node knows the body for cut off, too; and `PeerFailed`.
     """
-    url = urlsplit(location)
     try:
-        exchange = await Exchange.connect(url.netloc, TIMEOUT_SECS)
-        try:
-            exchange.begin("PUT", f"{url.path}?{url.query}", _headers(incoming.environ), length)
-            for piece in begun:
-                await exchange.send(piece)
-            while not exchange.answered and (piece := await incoming.chunk()):
-                await exchange.send(piece)
-            if not exchange.answered and length is None:
-                await exchange.send(b"")
-            return await exchange.reply()
-        finally:
-            exchange.close()
-    except PeerFailed as error:
-        log.warning("upload could not be passed on", node=url.netloc, error=error)
-        raise Unavailable(f"the node could not take the value: {error}") from error
+        exchange.begin("PUT", target, _headers(incoming.environ), length)
+        sent = 0
+        for piece in begun:
+            await exchange.send(piece)
+            sent += len(piece)
+        while not exchange.answered and (piece := await incoming.chunk()):
+            await exchange.send(piece)
+            sent += len(piece)
+        if not exchange.answered and length is None:
+            await exchange.send(b"")
+        return await exchange.reply(timeout + sent / _FLUSHED_BYTES)
+    finally:
+        exchange.close()
 
 
 def _headers(environ: dict[str, Any]) -> list[Header]:

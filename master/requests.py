@@ -96,7 +96,12 @@ def replaces(if_match: str | None, may_overwrite: bool) -> bool:
 
 
 def check(if_match: str | None, if_none_match: str | None, if_unmodified_since: str | None = None) -> Check:
-    """A function that raises `ConditionFailed` when the conditions do not hold for an entry."""
+    """A function that raises `ConditionFailed` when the conditions do not hold for an entry.
+
+    Raises `BadRequest` for an If-None-Match that is none: it would guard nothing.
+    """
+    if if_none_match is not None and not conditions.is_list(if_none_match):
+        raise BadRequest(f"If-None-Match {if_none_match[:80]!r} is neither * nor a list of entity tags")
 
     def holds(entry: Entry | None) -> None:
         etag = None if entry is None else f'"{entry.digest.hex()}"'

@@ -75,20 +75,24 @@ class Application:
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         """Answer one request."""
+        headers = scope.headers.items()
         incoming = Incoming(
-            scope.method, scope.path, scope.query_string, scope.headers.items(), scope.client, scope.server,
+            scope.http_version, scope.method, scope.path, scope.query_string, headers, scope.client, scope.server,
             RsgiBody(protocol), self._patience,
         )  # fmt: skip
+        # Fewer than there are names: some were left out.
+        if len(headers) != len(scope.headers) and (hidden := received.hidden(scope.headers.keys(), headers)):
+            incoming.environ[received.HIDDEN] = hidden
         answer = await self._answer(incoming)
         if isinstance(answer, Streamed):
             await answer.send(protocol)
         else:
             if "HTTP_EXPECT" in incoming.environ and incoming.deaf:
                 answer = answer.bare()
-            headers = answer.headers
+            said = answer.headers
             if incoming.unread or incoming.spoiled:
-                headers = [*headers, *await linger.headers(incoming, self._patience)]
-            protocol.response_bytes(answer.status, headers, answer.body)
+                said = [*said, *await linger.headers(incoming, self._patience)]
+            protocol.response_bytes(answer.status, said, answer.body)
         if incoming.unread:
             await linger.linger(incoming, self._patience)
 
@@ -145,7 +149,7 @@ def create() -> Application:
     writer = Writer(index, network, dispatcher, KeyLocks(directory, service.workers(config) == 1), versions, timeout)
     reads = Reads(index, network, redirects, http.cors_headers(cors))
     inline, relayed = config["volume", "inline"], config["server", "relay"]
-    writes = Writes(writer, network, redirects, config.secret(), inline, relayed, cors)
+    writes = Writes(writer, network, redirects, config.secret(), inline, relayed, timeout, cors)
     kept = Kept(index, redirects, SHOWN_BYTES)
     ledger = Ledger(directory / "ledger", map_size=config["jobs", "ledger_map"])
     launches = Launches(controller, ledger, cors)

@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
-from broker import addresses, checksums, clients, http, keys, media, signing
+from broker import addresses, checksums, clients, http, keys, logs, media, numbers, signing
 from broker.checksums import BadChecksum, Checksums
 from broker.errors import BadSignature
+from broker.exchange import Exchange, PeerFailed
 from broker.http import Answer, Header
 from broker.incoming import Incoming
-from broker.refusals import BadRequest, Forbidden
+from broker.refusals import BadRequest, Forbidden, Unavailable
 from master import requests
 from master.index import now_ms
 from master.network import Network
-from master.redirects import Redirects
+from master.redirects import Place, Redirects
 from master.relay import PASSED_BACK, relay
 from master.store import Put, Writer
+
+log = logs.get(__name__)
 
 COMMIT = "/skynet/commit/"
 _COMMIT_BYTES = 65_536  # most that a commit's body may have
@@ -38,15 +43,20 @@ class Writes:
         secret: bytes,
         inline: int,
         relayed: int,
+        timeout: float,
         cors: str,
     ) -> None:
-        """Values of up to `inline` bytes are stored from here, those of up to `relayed` passed on to a node."""
+        """Values of up to `inline` bytes are stored from here, those of up to `relayed` passed on to a node.
+
+        That may stand still for `timeout` seconds.
+        """
         self._writer = writer
         self._network = network
         self._redirects = redirects
         self._secret = secret
         self._inline = inline
         self._relayed = relayed
+        self._timeout = timeout
         self._digests = ThreadPoolExecutor(_DIGESTS, "digest")
         self._cors = cors
 
@@ -74,7 +84,7 @@ class Writes:
         elif not incoming.waits and (length <= self._relayed or clients.sends_once(environ)):
             return await self._relay(incoming, key, given, [], length)
         else:
-            return self._send_on(environ, self._upload(environ, key, given, length))
+            return self._send_on(environ, self._upload(environ, key, given, length).url)
         digest = await self._digest(value)
         if any(promised):
             _compare(promised, value, digest)
@@ -103,13 +113,20 @@ class Writes:
         length = http.content_length(environ)
         media.read(environ)
         if environ["REQUEST_METHOD"] == "GET":
-            return self._answer(200, {"node": self._upload(environ, key, given, None)}, "ok", [])
+            return self._answer(200, {"node": self._upload(environ, key, given, None).url}, "ok", [])
         if not incoming.waits and (length is None or clients.sends_once(environ)):
             return await self._relay(incoming, key, given, [], None)
-        return self._send_on(environ, self._upload(environ, key, given, length))
+        return self._send_on(environ, self._upload(environ, key, given, length).url)
 
-    def _upload(self, environ: dict[str, Any], key: str, given: dict[str, str], length: int | None) -> str:
-        """The address of a node to PUT a value at, of `length` bytes when that is known.
+    def _upload(
+        self,
+        environ: dict[str, Any],
+        key: str,
+        given: dict[str, str],
+        length: int | None,
+        exclude: Collection[str] = (),
+    ) -> Place:
+        """Where to PUT a value, of `length` bytes when that is known: at another node than `exclude`.
 
         What can be refused is: the client has not sent the value yet. Raises `Refused`.
         """
@@ -119,7 +136,8 @@ class Writes:
         dated = environ.get("HTTP_IF_UNMODIFIED_SINCE")
         check = requests.check(if_match, environ.get("HTTP_IF_NONE_MATCH"), dated)
         self._writer.admit(keys.encode(key), check, requests.replaces(if_match, may_overwrite))
-        return self._redirects.upload(key, life, may_overwrite, length, *requests.signed(environ))
+        told, if_match = requests.signed(environ)
+        return self._redirects.upload(key, life, may_overwrite, told, if_match, length or 0, exclude)
 
     def _send_on(self, environ: dict[str, Any], location: str) -> Answer:
         return self._answer(307, {"node": location}, requests.sent_on(environ), [("Location", location)])
@@ -139,7 +157,10 @@ class Writes:
         except BadSignature as error:
             raise Forbidden(str(error)) from error
         upload = json.loads(body)
-        life = int(signed.get("life", "0"))
+        try:
+            life = numbers.parse(signed.get("life", "0"), 0, requests.MAX_DAYS * requests.DAY_MS)
+        except ValueError as error:
+            raise BadRequest(f"life: {error}") from error
         return await self._store(
             key,
             Put(
@@ -184,8 +205,23 @@ class Writes:
     async def _relay(
         self, incoming: Incoming, key: str, given: dict[str, str], begun: list[bytes], length: int | None
     ) -> Answer:
-        location = self._upload(incoming.environ, key, given, length)
-        reply = await relay(location, begun, incoming, length)
+        tried: list[str] = []
+        while True:
+            place = self._upload(incoming.environ, key, given, length, tried)
+            url = urlsplit(place.url)
+            try:
+                exchange = await Exchange.connect(url.netloc, self._timeout)
+                break
+            except PeerFailed as error:  # nothing was sent: another one will do
+                log.warning("node not reached", node=place.node, error=error)
+                self._network.doubt(place.node)
+                tried.append(place.node)
+        try:
+            reply = await relay(exchange, f"{url.path}?{url.query}", begun, incoming, length, self._timeout)
+        except PeerFailed as error:
+            log.warning("upload could not be passed on", node=place.node, error=error)
+            self._network.doubt(place.node)
+            raise Unavailable(f"the node may have stored the value, or not: {error}") from error
         envelope = json.loads(reply.body)
         return self._answer(reply.status, envelope["data"], envelope["msg"], reply.picked(PASSED_BACK))
 

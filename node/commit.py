@@ -64,7 +64,7 @@ class Committer:
             except PeerFailed as error:
                 raise Unreachable(f"the master could not be told: {error}") from error
             try:
-                reply = await exchange.reply()
+                reply = await exchange.reply(self._timeout + _MARGIN_SECS)
             except PeerFailed as error:
                 raise AnswerLost(f"the master's answer did not come: {error}") from error
             length = ("Content-Length", str(len(reply.body)))

@@ -66,7 +66,7 @@ class Application:
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Answer one request."""
         incoming = Incoming(
-            scope["method"], scope["path"], scope["query_string"].decode("latin-1"), _headers(scope["headers"]),
+            scope["http_version"], scope["method"], scope["path"], scope["query_string"].decode("latin-1"), _headers(scope["headers"]),
             _address(scope["client"]), _address(scope["server"]), AsgiBody(receive), self._patience,
         )  # fmt: skip
         answer = await self._answer(incoming)

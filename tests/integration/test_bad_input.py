@@ -199,7 +199,6 @@ def test_a_header_named_with_an_underscore_counts_for_nothing(master: Client) ->
     )
     good(raw(master, "PUT", f"/add_key/{key}", *given, body=b"value"), 201)
     assert raw(master, "GET", f"/get_key/{key}", host, "If_None_Match: *").body == b"value"
-    good(raw(master, "PUT", f"/add_key/{unique()}", host, "Content_Length: 3"), 201)
     refused(raw(master, "DELETE", f"/delete_key/{key}", host, 'If-Match: "x"', "If_Match: *"), 412)
 
 
@@ -563,3 +562,65 @@ def test_slow_clients_do_not_keep_others_waiting(cluster: Cluster, master: Clien
     finally:
         for client in crowd:
             client.close()
+
+
+# Headers that decide something
+
+
+GUARDS = [
+    b'If-Match: "caf\xe9"', b'If-None-Match: *, "\xe9"', b"If-Unmodified-Since: Sun, 06 Nov 1994 08:49:37 GMT\xa0",
+    b"Content-MD5: AAAA\xa0", b"X-Checksum-Sha256: " + b"0" * 64 + b"\xa0", b"Content-Range: bytes 0-4/10\xa0",
+    b'Content-Type: multipart/form-data; boundary="b\xfc"', b"Content-Encoding: gzip\xa0", b"Host: \xe9",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.partition(b":")[0].decode())
+@pytest.mark.parametrize("where", ["master", "node"])
+def test_a_guard_that_is_no_ascii_is_refused_and_not_overlooked(
+    cluster: Cluster, master: Client, where: str, guard: bytes
+) -> None:
+    key = unique()
+    good(master.put(key, b"first"), 201)
+    host = b"" if guard.startswith(b"Host") else b"Host: x\r\n"
+    if where == "master":
+        for head in (b"PUT /add_key/%s?overwrite=1" % key.encode(), b"DELETE /delete_key/%s" % key.encode()):
+            if head.startswith(b"DELETE") and not guard.startswith((b"If-", b"Host")):
+                continue
+            with Client(cluster.master_url) as client:
+                answer = client.raw(
+                    head + b" HTTP/1.1\r\n" + host + guard + b"\r\nContent-Length: 5\r\n\r\nother", "PUT"
+                )
+                assert answer.status in (400, 412), answer
+    else:
+        url = good(master.request("GET", f"/get_node/{key}?overwrite=1"))["node"]
+        with Client(url) as client:
+            head = f"PUT {target_of(url)} HTTP/1.1\r\n".encode()
+            answer = client.raw(head + host + guard + b"\r\nContent-Length: 5\r\n\r\nother", "PUT")
+            assert answer.status in (400, 412), answer
+    assert master.get(key).body == b"first"
+
+
+def test_a_harmless_header_may_have_any_bytes(cluster: Cluster) -> None:
+    with Client(cluster.master_url) as client:
+        assert client.raw(b"GET /health HTTP/1.1\r\nHost: x\r\nUser-Agent: caf\xe9\r\n\r\n").status == 200
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("HTTP/1.0\r\nHost: x", 411),
+        ("HTTP/1.1\r\nHost: x\r\nContent_Length: 5", 400),
+        ("HTTP/1.1\r\nHost: x\r\nTransfer_Encoding: chunked", 400),
+    ],
+)
+def test_a_body_whose_length_is_not_told_is_no_empty_value(
+    cluster: Cluster, master: Client, head: str, status: int
+) -> None:
+    for target in ("add_key", "get_node"):
+        key = unique()
+        url = f"{cluster.master_url}/add_key/{key}"
+        if target == "get_node":
+            url = good(master.request("GET", f"/get_node/{key}"))["node"]
+        with Client(url) as client:
+            refused(client.raw(f"PUT {target_of(url)} {head}\r\n\r\nhello".encode(), "PUT"), status)
+        refused(master.get(key), 404)

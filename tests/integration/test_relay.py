@@ -169,6 +169,40 @@ def test_a_node_that_dies_meanwhile_is_a_503_and_nothing_is_stored(make_cluster:
         assert answer.headers["retry-after"]
 
 
+def test_another_node_takes_what_one_can_not_be_reached_for(make_cluster: Clusters) -> None:
+    cluster = make_cluster(nodes=2)
+    cluster.nodes[0].process.kill()  # for some seconds it counts as heard from
+    with Client(cluster.master_url) as client:
+        for number in range(8):
+            key, value = unique(), payload(2 * MIB, number)
+            good(client.request("PUT", f"/add_key/{key}", value), 201)
+            assert client.get(key).body == value
+
+
+def test_a_node_that_stands_still_costs_one_request_its_time_and_others_nothing(make_cluster: Clusters) -> None:
+    cluster = make_cluster(nodes=2, env={"PULZAR_SERVER_PUT_TIMEOUT": "2"})
+    frozen = max(
+        (
+            child
+            for child in psutil.Process(cluster.nodes[0].process.pid).children()
+            if "node.agent" not in child.cmdline()
+        ),
+        key=lambda child: child.memory_info().rss,
+    )
+    frozen.suspend()
+    try:
+        with Client(cluster.master_url) as client:
+            statuses = []
+            for number in range(10):
+                since = time.monotonic()
+                statuses.append(client.request("PUT", f"/add_key/{unique()}", payload(2 * MIB, number)).status)
+                assert time.monotonic() - since < 6
+    finally:
+        frozen.resume()
+    assert set(statuses) <= {201, 503}
+    assert statuses.count(503) <= 1
+
+
 def test_memory_stays_flat_while_a_value_of_unknown_length_is_passed_on(cluster: Cluster, master: Client) -> None:
     workers = psutil.Process(cluster.master.pid).children(recursive=True)
     before = sum(child.memory_info().rss for child in workers)

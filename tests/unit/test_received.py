@@ -26,7 +26,22 @@ def test_headers_are_named_as_wsgi_does_and_those_of_one_name_are_a_list() -> No
 
 @pytest.mark.parametrize("name", ["If_Match", "Content_Length", "content_type", "X-Checksum_Sha256", "_", "host_"])
 def test_a_name_with_an_underscore_is_no_other_header(name: str) -> None:
-    assert environ((name, "9"), ("Content-Length", "5"), (name, "9")) == environ(("Content-Length", "5"))
+    made = environ((name, "9"), ("Content-Length", "5"), (name, "9"))
+    received.check(made)
+    made.pop(received.AMBIGUOUS, None)
+    assert made == environ(("Content-Length", "5"))
+
+
+@pytest.mark.parametrize("name", ["Content_Length", "transfer_encoding"])
+def test_a_body_may_not_be_told_of_with_an_underscore_alone(name: str) -> None:
+    with pytest.raises(BadRequest, match=name):
+        received.check(environ((name, "9")))
+
+
+def test_a_header_that_the_server_has_left_out_is_known_by_its_name() -> None:
+    seen = [("host", "a"), ("accept", "*")]
+    assert received.hidden(["host", "accept", "user-agent"], seen) == ""
+    assert received.hidden(["host", "if-match", "accept", "content-md5"], seen) == "if-match, content-md5"
 
 
 @pytest.mark.parametrize(
