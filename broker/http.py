@@ -127,7 +127,7 @@ def plan(environ: dict[str, Any], resource: Resource) -> Plan:
         _CACHE_CONTROL,
         _ACCEPT_RANGES,
     ]
-    if not _SHOWN_ALONE.fullmatch(content_type):
+    if _sandboxed(content_type):
         headers.append(_SANDBOX)
     if "HTTP_RANGE" in environ or conditions.given(environ):
         outcome = conditions.evaluate(environ, etag, modified)
@@ -142,8 +142,15 @@ def plan(environ: dict[str, Any], resource: Resource) -> Plan:
     return _whole(resource, headers, head)
 
 
+@lru_cache(maxsize=1024)
+def _sandboxed(content_type: str) -> bool:
+    return _SHOWN_ALONE.fullmatch(content_type) is None
+
+
 def _whole(resource: Resource, headers: list[Header], head: bool = False) -> Plan:
-    return Plan(200, headers + _encoded(resource), () if head or not resource.size else (Span(0, resource.size),))
+    if resource.encoding:
+        headers = headers + _encoded(resource)
+    return Plan(200, headers, () if head or not resource.size else (Span(0, resource.size),))
 
 
 def _encoded(resource: Resource) -> list[Header]:

@@ -13,6 +13,7 @@ from broker.patience import Patience
 from broker.refusals import BadRequest
 
 _WHOLE_BYTES = 65_536  # a body of up to this length is read at once
+_PROTOCOLS = {"1.1": "HTTP/1.1", "1": "HTTP/1.0", "1.0": "HTTP/1.0"}
 BROKEN = "the body was cut off, its chunks are malformed or have trailers; nothing was done"
 
 
@@ -124,7 +125,7 @@ class Incoming:
         if not path.isascii():
             path = path.encode().decode("latin-1")
         environ: dict[str, Any] = {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query}
-        environ["SERVER_PROTOCOL"] = f"HTTP/{version}"
+        environ["SERVER_PROTOCOL"] = _PROTOCOLS.get(version, version)
         received.add_headers(environ, headers)
         environ["REMOTE_ADDR"] = client
         environ["SERVER_NAME"] = server

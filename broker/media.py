@@ -9,6 +9,7 @@ from __future__ import annotations
 import mimetypes
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from broker.refusals import BadRequest
@@ -36,7 +37,12 @@ def unpack(kept: str) -> tuple[str, str]:
 
 def read(environ: Mapping[str, Any]) -> str:
     """What is to be kept of a PUT's headers; raises `BadRequest` when the body is no value or they can't be kept."""
-    return check(pack(environ.get("CONTENT_TYPE", ""), environ.get("HTTP_CONTENT_ENCODING", "")))
+    return _read(environ.get("CONTENT_TYPE", ""), environ.get("HTTP_CONTENT_ENCODING", ""))
+
+
+@lru_cache(maxsize=1024)
+def _read(content_type: str, encoding: str) -> str:
+    return check(pack(content_type, encoding))
 
 
 def check(kept: str) -> str:
@@ -107,6 +113,8 @@ _ENDINGS = {"gzip": ".gz", "x-gzip": ".gz", "br": ".br", "zstd": ".zst"}
 
 def type_of(key: str, kept: str) -> tuple[str, str]:
     """Content-Type and Content-Encoding of a value, from what `pack` made; a type that was not given is guessed."""
+    if kept and _BETWEEN not in kept:
+        return kept, ""
     content_type, encoding = unpack(kept)
     if not content_type:
         # The type is that of what comes out when the encoding is undone.

@@ -75,13 +75,14 @@ class Application:
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         """Answer one request."""
-        headers = scope.headers.items()
+        shown = scope.headers  # made anew each time it is asked for
+        headers = shown.items()
         incoming = Incoming(
             scope.http_version, scope.method, scope.path, scope.query_string, headers, scope.client, scope.server,
             RsgiBody(protocol), self._patience,
         )  # fmt: skip
-        # Fewer than there are names: some were left out.
-        if len(headers) != len(scope.headers) and (hidden := received.hidden(scope.headers.keys(), headers)):
+        # Another number than there are names: some may have been left out.
+        if len(headers) != len(shown) and (hidden := received.hidden(shown.keys(), headers)):
             incoming.environ[received.HIDDEN] = hidden
         answer = await self._answer(incoming)
         if isinstance(answer, Streamed):

@@ -146,7 +146,7 @@ def _one(bench: Bench, side: _Side, operation: str, connections: int, number: in
     elif operation != "put" and number < 0:
         # A value that the master keeps itself, or one that only its node has.
         size = plan.value if operation == "get" else 8 * plan.value
-        load("put", f"{side.url}/add_key/bench/{operation}-", 64, count=KEYS, size=size)
+        load("put", f"{side.url}/add_key/bench/{operation}-{connections}-", 64, count=KEYS, size=size)
     before = side.processor_secs()
     url = f"{side.url}/{route}/{name}"
     if operation == "put":
@@ -155,7 +155,7 @@ def _one(bench: Bench, side: _Side, operation: str, connections: int, number: in
         figures = load("delete", url, connections, count=plan.deletes)
     else:
         size = plan.value if operation == "get" else 8 * plan.value
-        url = f"{side.url}/get_key/bench/{operation}-"
+        url = f"{side.url}/get_key/bench/{operation}-{connections}-"
         figures = load(operation, url, connections, seconds=plan.seconds, size=size, keys=KEYS, random=True)
     count = max(1, figures.details.get("operations", 0) or round(figures.rate * plan.seconds))
     return _Run(figures, (side.processor_secs() - before) / count * 1e6)
