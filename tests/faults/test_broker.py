@@ -5,14 +5,14 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from urllib.parse import quote
 
 import pytest
 
 from broker import topology
-from ops.cluster import Cluster
+from ops.cluster import Cluster, ClusterError
 from ops.cluster.processes import Child
 from tests.faults.load import FILE_BYTES, LARGE_BYTES, Answer, Client, Load, check
 from tests.faults.tools import (
@@ -197,7 +197,8 @@ def test_every_connection_closed_from_the_console_is_made_again(cluster: Cluster
         for name, title in connections(cluster).items():
             ups = len(logged(owner(cluster, title), "link up", f'"{title}"'))
             # When a person closes it in the console
-            api(cluster, "DELETE", f"connections/{quote(name, safe='')}")
+            with suppress(ClusterError):  # the console may take long to answer; that it was closed shows below
+                api(cluster, "DELETE", f"connections/{quote(name, safe='')}")
             # Then its owner is there again
             wait_logged(owner(cluster, title), "link up", f'"{title}"', more_than=ups)
             load.wait_stored(BETWEEN // 4)

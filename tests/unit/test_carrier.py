@@ -91,8 +91,8 @@ def test_who_has_waited_long_enough_is_told_that_it_is_in_the_ledger_alone(
 
 
 def test_a_launch_is_202_as_long_as_rabbitmq_has_not_confirmed_it() -> None:
-    assert what_became(7, True) == (200, {"job_id": 7}, "Job added with id 7")
-    status, data, message = what_became(7, False)
+    assert what_became(7, True, []) == (200, {"job_id": 7}, "Job added with id 7")
+    status, data, message = what_became(7, False, [])
     assert (status, data) == (202, {"job_id": 7})
     assert "7 is in the ledger" in message
     assert "RabbitMQ" in message
