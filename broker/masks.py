@@ -73,7 +73,7 @@ class Masks:
         return value
 
 
-class Stream:
+class MaskedStream:
     """Takes bytes as they come, gives them on masked: a secret may be in two pieces."""
 
     def __init__(self, masks: Masks) -> None:
@@ -110,7 +110,12 @@ def _forms(secret: str) -> set[str]:
     lines = [line.strip() for line in secret.splitlines()]
     parts = {secret, *(line for line in lines if len(line) >= _LINE_CHARACTERS and len(lines) > 1)}
     ways: tuple[Callable[[str], str], ...] = (
-        str, lambda text: json.dumps(text)[1:-1], lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
-        lambda text: repr(text)[1:-1], lambda text: quote(text, safe=""), quote, quote_plus,
-    )  # fmt: skip
+        str,
+        lambda text: json.dumps(text)[1:-1],
+        lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
+        lambda text: repr(text)[1:-1],
+        lambda text: quote(text, safe=""),
+        quote,
+        quote_plus,
+    )
     return {way(part) for part in parts for way in ways}

@@ -15,40 +15,24 @@ Files whose name begins with `_` can't be called; extensions import them: `from 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from extensions._errors import ExtensionError, MissingLibrary, Refused
+from extensions._reach import Reach
 from extensions._store import Entry, Store
 from jobs.errors import KeyExists, KeyMissing, StoreError
 
-if TYPE_CHECKING:
-    from extensions._reach import Reach
-
 __all__ = [
-    "Entry", "Extension", "ExtensionError", "KeyExists", "KeyMissing", "MissingLibrary", "Refused", "Store", "StoreError",
-]  # fmt: skip
-
-
-class ExtensionError(Exception):
-    """Base of what extensions raise for an answer other than 500."""
-
-
-class Refused(ExtensionError):
-    """Raised by an extension to answer with a status from 400 to 599 and a message; it is not logged as a failure."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        if not 400 <= status <= 599:
-            raise ValueError(f"a status of {status} is no refusal; give one from 400 to 599")
-        self.status = status
-
-
-class MissingLibrary(ExtensionError):
-    """Raised when what an extension needs is not installed; answered 501 with the command that installs it."""
-
-    def __init__(self, name: str, command: str) -> None:
-        super().__init__(f"{name} is not installed on the master; install it there with: {command}")
-        self.name = name
-        self.command = command
+    "Entry",
+    "Extension",
+    "ExtensionError",
+    "KeyExists",
+    "KeyMissing",
+    "MissingLibrary",
+    "Refused",
+    "Store",
+    "StoreError",
+]
 
 
 class Extension:

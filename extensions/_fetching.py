@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import BinaryIO
 from urllib.parse import quote, urljoin, urlsplit
 
-from extensions import Refused
+from extensions._errors import Refused
 from extensions._parameters import shown
 from extensions._reach import Reach
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from broker import numbers
-from extensions import Refused
+from broker import integers
+from extensions._errors import Refused
 
 Params = Mapping[str, list[str]]
 
@@ -28,7 +28,7 @@ def whole(params: Params, name: str, least: int) -> int | None:
     if given is None:
         return None
     try:
-        return numbers.parse(given, least)
+        return integers.parse(given, least)
     except ValueError:
         raise Refused(
             400, f"{name}={shown(given)} was received, and a whole number from {least} on is needed"

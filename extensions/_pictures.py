@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from extensions import Refused
+from extensions._errors import Refused
 
 MOST_PIXELS = 40_000_000  # A4 at 600 dpi has 35 million; a small file can say that it has billions
 MOST_PAGES = 100

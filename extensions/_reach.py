@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from extensions import Refused
+from extensions._errors import Refused
 from extensions._parameters import shown
 
 _KEYS = "/get_key/"  # where master and nodes have them

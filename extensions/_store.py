@@ -9,24 +9,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any, NamedTuple, Protocol
 
-from broker import http, keys, media
+from broker import keys
+from broker.http import content_types, request_fields
 from jobs.client import Client
 
 _BATCH = 1000  # entries read at once; whoever takes his time over them keeps no page of the index from being used again
 
 
 class Row(Protocol):
-    """What the index says of a key; `master.index.Entry` is one. Times in ms since the epoch."""
+    """What the index says of a key; `master.index.index.Entry` is one. Times in ms since the epoch."""
 
     created: int
     expires: int
     size: int
-    content_type: str  # and Content-Encoding: what `broker.media.pack` made
+    content_type: str  # and Content-Encoding: what `broker.http.content_types.pack` made
     digest: bytes
 
 
 class Index(Protocol):
-    """Where the entries come from; `master.index.Index` is one."""
+    """Where the entries come from; `master.index.index.Index` is one."""
 
     def scan(self, prefix: str, after: str) -> Iterator[tuple[str, Any]]:
         """Key and row, in key order, of the keys that start with `prefix` and are greater than `after`."""
@@ -51,17 +52,17 @@ class Entry(NamedTuple):
     @property
     def content_type(self) -> str:
         """As in the answer to a GET."""
-        return media.type_of(self.key, self.kept_type)[0]
+        return content_types.type_of(self.key, self.kept_type)[0]
 
     @property
     def content_encoding(self) -> str | None:
         """As in the answer to a GET; None: none."""
-        return media.type_of(self.key, self.kept_type)[1] or None
+        return content_types.type_of(self.key, self.kept_type)[1] or None
 
     @property
     def url(self) -> str:
         """Where to get the value, by the master, which sends on to the right node."""
-        return f"http://{self.master}/get_key/{http.quote_key(self.key)}"
+        return f"http://{self.master}/get_key/{request_fields.quote_key(self.key)}"
 
 
 class Store:

@@ -100,9 +100,7 @@ def _odd(script: scripts.Script, given: list[str]) -> list[str]:
     return docstrings.compare(next(filter(None, told), ""), given)
 
 
-def _run(
-    script: scripts.Script, arguments: str, data: Path | None, argv: list[str], secrets: Secrets | None
-) -> int:  # fmt: skip
+def _run(script: scripts.Script, arguments: str, data: Path | None, argv: list[str], secrets: Secrets | None) -> int:
     place = Path(tempfile.mkdtemp(prefix="pulzar-job-"))
     scratch = place / "scratch"
     scratch.mkdir()

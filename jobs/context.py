@@ -190,9 +190,11 @@ def _no_secret(name: str) -> str:
 
 
 def begin(
-    to: channel.Channel, arguments: dict[str, Any] | None = None, limit: int = channel.OUTPUT_BYTES,
+    to: channel.Channel,
+    arguments: dict[str, Any] | None = None,
+    limit: int = channel.OUTPUT_BYTES,
     secrets: Mapping[str, str] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Make this process speak of a run that begins now."""
     _this.arguments, _this.channel, _this.client = arguments, to, None
     _this.has_output, _this.limit, _this.job_made, _this.secrets = False, limit, False, secrets

@@ -21,9 +21,21 @@ _LEFT_OUT = re.compile(r"optional|default", re.IGNORECASE)
 
 _FIELD = re.compile(rf"[ \t]*({'|'.join(FIELDS)})[ \t]*:[ \t]*", re.IGNORECASE)
 _TYPES = {
-    "int": "int", "integer": "int", "float": "float", "number": "float", "str": "str", "string": "str", "text": "str",
-    "bool": "bool", "boolean": "bool", "list": "list", "array": "list", "dict": "dict", "object": "dict", "json": "json",
-}  # fmt: skip
+    "int": "int",
+    "integer": "int",
+    "float": "float",
+    "number": "float",
+    "str": "str",
+    "string": "str",
+    "text": "str",
+    "bool": "bool",
+    "boolean": "bool",
+    "list": "list",
+    "array": "list",
+    "dict": "dict",
+    "object": "dict",
+    "json": "json",
+}
 _WORD = re.compile(r"([A-Za-z]+)(?:\[[^\]]*\])?")
 
 
@@ -69,8 +81,11 @@ def compare(text: str, given: Collection[str]) -> list[str]:
     declared = _declared(text)
     if declared is None:
         return []
-    odd = [f"the argument {name} is missing; the script declares it as {word}" for name, word in declared.items()
-           if word and name not in given]  # fmt: skip
+    odd = [
+        f"the argument {name} is missing; the script declares it as {word}"
+        for name, word in declared.items()
+        if word and name not in given
+    ]
     for name in given:
         if name not in declared and name not in RESERVED:
             near = difflib.get_close_matches(name, declared, 1)

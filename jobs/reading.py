@@ -171,9 +171,17 @@ def _text(name: str, tree: ast.Module, helper: bool) -> Text:
                     imported["Job"] = ("jobs", "Job")
     found = job_class(tree, name)
     return Text(
-        "", _docstring(tree), found.name if found else "", helper, _has_main_guard(tree), classes, imported,
-        frozenset(_called(tree)), frozenset(beside), frozenset(by_name),
-    )  # fmt: skip
+        "",
+        _docstring(tree),
+        found.name if found else "",
+        helper,
+        _has_main_guard(tree),
+        classes,
+        imported,
+        frozenset(_called(tree)),
+        frozenset(beside),
+        frozenset(by_name),
+    )
 
 
 def _docstring(part: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> str:

@@ -12,8 +12,8 @@ from granian.constants import Interfaces
 from broker import logs, service
 from broker.errors import PulzarError, SettingsError
 from master.extensions import bodies
-from master.index import Index
-from master.ledger import Ledger
+from master.index.index import Index
+from master.jobs.ledger import Ledger
 
 
 def main() -> int:
@@ -28,7 +28,7 @@ def main() -> int:
         Index(Path(config["server", "dir"]) / "index", config["server", "index_map"], write=True).close()
         Ledger(Path(config["server", "dir"]) / "ledger", True, config["jobs", "ledger_map"]).close()
         running = service.Service(
-            "master.web:create",
+            "master.web.application:create",
             Interfaces.RSGI,
             "master.controller",
             config["server", "host"],

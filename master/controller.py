@@ -20,17 +20,19 @@ import lmdb
 
 from broker import logs, service, settings, topology
 from broker.errors import LinkDown, MalformedMessage, MessageError
-from broker.horizon import Horizon
 from broker.link import Delivery, Link
-from broker.messages import Announce, Heartbeat, Result, Results, decode_any, encode
+from broker.messages.codec import decode_any, encode
+from broker.messages.horizon import Horizon
+from broker.messages.runs import NodeCatalog, Progress, Reports
+from broker.messages.store import Announce, Heartbeat, Result, Results
 from broker.refusals import Refused, Unavailable
-from broker.runs import Catalog, Progress, Reports
-from master.answers import AnswerServer, Call
-from master.housekeeping import Housekeeping
-from master.index import Index, now_ms, pack
-from master.jobs import Jobs
-from master.projection import Applied, Projection, routing_key
-from master.replays import Replays
+from master.channel import ControllerCall, ControllerServer
+from master.index.environment import pack
+from master.index.housekeeping import Housekeeping
+from master.index.index import Index, now_ms
+from master.index.projection import Applied, Projection, routing_key
+from master.index.replay_requests import Replays
+from master.jobs.service import Jobs
 
 log = logs.get(__name__)
 
@@ -45,7 +47,7 @@ class _Came(NamedTuple):
 
     results: list[Results]
     heartbeats: dict[str, Heartbeat]
-    jobs: list[Reports | Progress | Catalog]
+    jobs: list[Reports | Progress | NodeCatalog]
 
 
 class Controller:
@@ -55,8 +57,8 @@ class Controller:
         directory = Path(config["server", "dir"])
         self._index = Index(directory / "index", config["server", "index_map"], write=True)
         self._projection = Projection(self._index)
-        self._inbox: queue.SimpleQueue[Delivery | Call | None] = queue.SimpleQueue()  # None: look at the jobs
-        self._answers = AnswerServer(directory / "controller.sock", self._inbox.put)
+        self._inbox: queue.SimpleQueue[Delivery | ControllerCall | None] = queue.SimpleQueue()  # None: look at the jobs
+        self._answers = ControllerServer(directory / "controller.sock", self._inbox.put)
         self._events = config["general", "events"]
         self._stopping = threading.Event()
         self._link = Link(config["broker", "url"], "pulzar master controller", topology.master)
@@ -79,7 +81,7 @@ class Controller:
         while not self._stopping.is_set():
             came = self._take(max(0.0, min(next_tick - time.monotonic(), self._replays.settles_in())))
             if came:
-                calls = [item for item in came if isinstance(item, Call)]
+                calls = [item for item in came if isinstance(item, ControllerCall)]
                 deliveries = [item for item in came if isinstance(item, Delivery)]
                 self._persist(partial(self._handle_all, deliveries, calls))
             if self._replays.settles_in() <= 0:
@@ -98,9 +100,9 @@ class Controller:
         except LinkDown as error:
             log.debug("no announcement", reason=error)
 
-    def _take(self, timeout: float) -> list[Delivery | Call | None]:
+    def _take(self, timeout: float) -> list[Delivery | ControllerCall | None]:
         """What waits, at least one thing unless the time is over."""
-        came: list[Delivery | Call | None] = []
+        came: list[Delivery | ControllerCall | None] = []
         try:
             came.append(self._inbox.get(timeout=timeout))
             while len(came) < MAX_BATCH:
@@ -119,7 +121,7 @@ class Controller:
                 log.error("the index can't be written; trying again", error=error)
                 self._stopping.wait(1.0)
 
-    def _handle_all(self, deliveries: list[Delivery], calls: list[Call]) -> None:
+    def _handle_all(self, deliveries: list[Delivery], calls: list[ControllerCall]) -> None:
         """Handle what was taken; a message or call that makes it fail is found and buried, the others count."""
         try:
             self._handle(deliveries, calls)
@@ -140,7 +142,7 @@ class Controller:
             for call in calls:
                 call.refuse(Unavailable("something went wrong in the master; its log says what"))
 
-    def _handle(self, deliveries: list[Delivery], calls: list[Call]) -> None:
+    def _handle(self, deliveries: list[Delivery], calls: list[ControllerCall]) -> None:
         came = self._sort(deliveries)
         now = now_ms()
         if came.results or came.heartbeats:
@@ -160,7 +162,7 @@ class Controller:
         for delivery in deliveries:
             self._link.ack(delivery)
 
-    def _answer(self, call: Call) -> None:
+    def _answer(self, call: ControllerCall) -> None:
         """Do what a web worker asks for of the nodes' logs."""
         try:
             if call.name == "restore":
@@ -187,7 +189,7 @@ class Controller:
                     if objection := horizon.objection(0, message.at):
                         raise MalformedMessage(f"heartbeat of {message.node}: {objection}")
                     came.heartbeats[message.node] = message
-                elif isinstance(message, Catalog | Progress) and delivery.queue != topology.RESULTS:
+                elif isinstance(message, NodeCatalog | Progress) and delivery.queue != topology.RESULTS:
                     came.jobs.append(message)
                 else:
                     raise MalformedMessage(f"a {type(message).__name__} message on {delivery.queue}")

@@ -18,7 +18,7 @@ def main() -> int:
         logs.setup(config["general", "log_level"], "node")
         identity.load(config)  # made here, before two processes want it
         running = service.Service(
-            "node.web:create",
+            "node.web.application:create",
             Interfaces.ASGINL,
             "node.agent",
             config["volume", "host"],

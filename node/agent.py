@@ -16,17 +16,18 @@ from pathlib import Path
 
 from broker import logs, service, settings, topology
 from broker.errors import LinkDown, MessageError, SettingsError, Unsendable
-from broker.horizon import Horizon
 from broker.link import Delivery, Link
-from broker.messages import Announce, Commands, Delete, Kind, Replay, Result, Results, Status, Store, decode_any, encode
-from broker.runs import AskCatalog, Catalog, Named, Withdraw, Withdrawn
+from broker.messages.codec import decode_any, encode
+from broker.messages.horizon import Horizon
+from broker.messages.runs import AskCatalog, Named, NodeCatalog, Withdraw, Withdrawn
+from broker.messages.store import Announce, Commands, Delete, Kind, Replay, Result, Results, Status, Store
 from node import identity
 from node.errors import Broken
 from node.heartbeat import measure
-from node.jobs import Jobs
-from node.replay import Replayer
-from node.storage import Storage
-from node.upkeep import Upkeep
+from node.jobs.service import Jobs
+from node.replayer import Replayer
+from node.storage.maintenance import Maintenance
+from node.storage.storage import Storage
 
 log = logs.get(__name__)
 
@@ -62,7 +63,7 @@ class Agent:
         self._link.consume(topology.node_queue(self.node), self._commanded, PREFETCH, exclusive=True)
         self._link.consume(lambda: self._control, self._controlled, PREFETCH)
         self._replayer = Replayer(self.node, self._storage, self._link)
-        self._upkeep = Upkeep(self._storage, config)
+        self._upkeep = Maintenance(self._storage, config)
         self._jobs = Jobs(config, self.node, self._link, self.keep)
 
     def stop(self) -> None:
@@ -213,9 +214,13 @@ class Agent:
         for result in results:
             if result.status not in (Status.DONE, Status.STALE):
                 log.warning(
-                    "command failed", key=result.key, version=result.version, kind=Kind(result.kind).name,
-                    status=Status(result.status).name, reason=result.reason,
-                )  # fmt: skip
+                    "command failed",
+                    key=result.key,
+                    version=result.version,
+                    kind=Kind(result.kind).name,
+                    status=Status(result.status).name,
+                    reason=result.reason,
+                )
         try:
             self._link.publish(topology.RESULTS, encode(message), done=done)
         except LinkDown as error:
@@ -249,7 +254,7 @@ class Agent:
             self._catalog_at = time.monotonic() + CATALOG_SECS
         if self._tell_catalog and self._link.ready:
             self._tell_catalog = False
-            self._link.publish(topology.HEARTBEATS, encode(Catalog(self.node, catalog.digest, catalog.rows)))
+            self._link.publish(topology.HEARTBEATS, encode(NodeCatalog(self.node, catalog.digest, catalog.rows)))
 
 
 if __name__ == "__main__":

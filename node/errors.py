@@ -26,7 +26,7 @@ class Corrupt(StorageError):
     """Raised when a value or its record is not what was written."""
 
 
-class Unavailable(StorageError):
+class StorageUnavailable(StorageError):
     """Raised when the index is missing, being rebuilt, or closed; trying again later may work."""
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 
 from broker import VERSION
-from broker.messages import Heartbeat
-from node.jobs import Jobs
-from node.storage import Storage
+from broker.messages.store import Heartbeat
+from node.jobs.service import Jobs
+from node.storage.storage import Storage
 
 
 def room(directory: Path) -> tuple[int, int]:

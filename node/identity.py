@@ -8,10 +8,10 @@ import secrets
 import socket
 from pathlib import Path
 
-from broker import check
 from broker.errors import SettingsError
+from broker.messages import checks
 from broker.settings import Settings
-from node import disk
+from node.storage.disk import files
 
 _FILE = "node-id"
 
@@ -23,14 +23,14 @@ def load(settings: Settings) -> str:
     """
     directory = Path(settings["volume", "dir"])
     wanted = settings["volume", "node"]
-    if wanted and not check.is_node_name(wanted):
+    if wanted and not checks.is_node_name(wanted):
         raise SettingsError(f"[volume] node = {wanted!r}: letters, digits, '.', '_' and '-' are needed, at most 100")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         kept = _kept(directory) or _keep(directory, wanted or _made())
     except OSError as error:
         raise SettingsError(f"[volume] dir = {str(directory)!r} can't be used: {error.strerror or error}") from error
-    if not check.is_node_name(kept):
+    if not checks.is_node_name(kept):
         raise SettingsError(f"{directory / _FILE} has no node's name: {kept[:100]!r}")
     if wanted and kept != wanted:
         raise SettingsError(
@@ -56,7 +56,7 @@ def _keep(directory: Path, name: str) -> str:
             file.flush()
             os.fsync(file.fileno())
         os.link(new, directory / _FILE)
-        disk.sync_directory(directory)
+        files.sync_directory(directory)
     except FileExistsError:
         return _kept(directory)
     finally:

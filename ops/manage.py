@@ -76,17 +76,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, metavar="FILE", help="configuration file, like ops/server.conf")
     parser.add_argument("--data", type=Path, metavar="DIR", help="data directory of a cluster that ops/up runs")
     parser.add_argument(
-        "--restore", nargs="?", const="", metavar="NODE",
+        "--restore",
+        nargs="?",
+        const="",
+        metavar="NODE",
         help="fill the index again from the log of one node (its URL or name), or of all nodes;\n"
         "entries with nothing behind them are removed",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--reset", choices=["all"], help="remove all data of this machine's master and nodes; asks first"
     )
     parser.add_argument(
-        "action", nargs="?", choices=["forget"],
+        "action",
+        nargs="?",
+        choices=["forget"],
         help="forget NODE: wait no more for a node that is gone for good; asks first",
-    )  # fmt: skip
+    )
     parser.add_argument("node", nargs="?", metavar="NODE", help="with forget: the node's name or URL")
     parser.add_argument("--keys", action="store_true", help="with forget: its keys leave the index, too")
     parser.add_argument("--yes", action="store_true", help="with --reset and forget: do not ask")

@@ -94,9 +94,10 @@ def make_shared_cluster(request: pytest.FixtureRequest) -> Iterator[Clusters]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--broker", metavar="DIR",
+        "--broker",
+        metavar="DIR",
         help="run the RabbitMQ in DIR: a root directory with Debian's rabbitmq-server, or the unpacked generic archive",
-    )  # fmt: skip
+    )
 
 
 def _installation(config: pytest.Config) -> Installation:

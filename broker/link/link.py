@@ -289,9 +289,11 @@ class Link:
             return
         if "PRECONDITION_FAILED" in reason and "inequivalent arg" in reason:
             log.error(
-                "queue exists with other arguments", link=self.name, reason=reason,
+                "queue exists with other arguments",
+                link=self.name,
+                reason=reason,
                 remedy="delete that queue in the RabbitMQ console; it is declared again as it should be",
-            )  # fmt: skip
+            )
         else:
             log.warning("link failed", link=self.name, reason=reason)
         self.problem = reason

@@ -13,9 +13,9 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from broker import http
-from broker.incoming import Broken, Incoming
+from broker.http import request_fields
 from broker.refusals import NoRoom, TooLarge
+from broker.server.request import BrokenBody, Request
 
 FOLDER = "extensions"  # in the master's own directory
 _WRITE_BYTES = 1 << 20
@@ -41,12 +41,12 @@ class Bodies:
         self._threads = ThreadPoolExecutor(_THREADS, "body")
 
     @asynccontextmanager
-    async def received(self, incoming: Incoming) -> AsyncIterator[str]:
+    async def received(self, incoming: Request) -> AsyncIterator[str]:
         """The path of a file with the whole body; it is there until the end of the context.
 
-        Raises `TooLarge`, before the body is read when its length is known, `Broken` when it was cut off, `SlowClient`, `NoRoom`.
+        Raises `TooLarge`, before the body is read when its length is known, `BrokenBody` when it was cut off, `SlowClient`, `NoRoom`.
         """
-        length = http.content_length(incoming.environ)
+        length = request_fields.content_length(incoming.environ)
         if length is not None and length > self._most:
             raise self._too_large(f"{length} bytes")
         # Each of these may wait for the disk, which the loop must not.
@@ -65,7 +65,7 @@ class Bodies:
             with suppress(FileNotFoundError):  # the extension moved it somewhere else
                 await self._do(lambda: os.unlink(path))
 
-    async def _write(self, incoming: Incoming, file: int, length: int | None) -> None:
+    async def _write(self, incoming: Request, file: int, length: int | None) -> None:
         total = 0
         waiting = bytearray()
         while chunk := await incoming.chunk():
@@ -78,7 +78,7 @@ class Bodies:
                 await self._do(lambda piece=piece: _write_all(file, piece))  # type: ignore[misc]
         await self._do(lambda: _write_all(file, waiting))
         if length is not None and total != length:
-            raise Broken(f"the body ended after {total} of {length} bytes; nothing was run")
+            raise BrokenBody(f"the body ended after {total} of {length} bytes; nothing was run")
 
     async def _do(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

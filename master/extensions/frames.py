@@ -4,7 +4,7 @@
 | --------- | ------- | ------------------------------- | --------------------------------------------------- |
 | `HELLO`   | worker  | msgpack, `Hello`                | once                                                |
 | `READY`   | process | none                            | once; it waits for requests from now on             |
-| `REQUEST` | worker  | msgpack, `Request`              | one at a time                                       |
+| `REQUEST` | worker  | msgpack, `Invocation`              | one at a time                                       |
 | `DATA`    | process | a piece of the answer's JSON    | while there is more                                 |
 | `END`     | process | msgpack, whether it can go on   | the answer is complete                              |
 | `FAILURE` | process | msgpack, `Failure`              | instead; the process can go on                      |
@@ -39,7 +39,7 @@ class Hello(NamedTuple):
     fetch: str = ""  # hosts that extensions may fetch from, see `[extensions] fetch`
 
 
-class Request(NamedTuple):
+class Invocation(NamedTuple):
     """One request to an extension."""
 
     name: str

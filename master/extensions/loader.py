@@ -32,8 +32,9 @@ def find(directory: Path, name: str) -> Path:
     """The file of an extension; raises `Failed` with 404 when there is none."""
     if not _NAME.fullmatch(name):
         raise Failed(
-            404, f"{name[:80]!r} is no name of an extension; those begin with a-z, followed by a-z, 0-9 and _, up to 64 in all"
-        )  # fmt: skip
+            404,
+            f"{name[:80]!r} is no name of an extension; those begin with a-z, followed by a-z, 0-9 and _, up to 64 in all",
+        )
     path = directory / f"{name}.py"
     if not path.is_file():
         raise Failed(
@@ -94,8 +95,9 @@ class Loader:
         if not isinstance(found, type) or not issubclass(found, Extension):
             has = "has no class" if found is None else "has something else than an extension's class called"
             raise Failed(
-                500, f"{path.name} {has} {expected}; it needs `class {expected}(Extension):`, a base that `from extensions import Extension` gives"
-            )  # fmt: skip
+                500,
+                f"{path.name} {has} {expected}; it needs `class {expected}(Extension):`, a base that `from extensions import Extension` gives",
+            )
         if found.execute is Extension.execute:
             raise Failed(500, f"the class {expected} in {path.name} has no method execute(self)")
         return found

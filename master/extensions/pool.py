@@ -13,7 +13,7 @@ from pathlib import Path
 from broker import logs
 from master.extensions.errors import Failed, ProcessDied
 from master.extensions.frames import Hello
-from master.extensions.process import Process
+from master.extensions.process_client import Process
 
 log = logs.get(__name__)
 

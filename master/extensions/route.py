@@ -10,24 +10,25 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qs
 
-from broker import http, logs
-from broker.http import Answer
-from broker.incoming import Incoming
+from broker import logs
+from broker.http import responses
+from broker.http.responses import Response
 from broker.refusals import BadRequest
+from broker.server.request import Request
 from master.extensions import frames
 from master.extensions.bodies import Bodies
 from master.extensions.errors import ClientGone, Failed, ProcessDied
-from master.extensions.frames import Failure, Request
+from master.extensions.frames import Failure, Invocation
 from master.extensions.loader import find
 from master.extensions.pool import Pool
-from master.extensions.streamed import Streamed
+from master.extensions.streaming_response import StreamingResponse
 
 log = logs.get(__name__)
 
 T = TypeVar("T")
 
 PREFIX = "/extension/"
-_BEFORE, _AFTER = http.envelope(200, None, "ok").split(b"null", 1)
+_BEFORE, _AFTER = responses.envelope(200, None, "ok").split(b"null", 1)
 _NOBODY = 499  # what nginx writes down when the client closed its request; nobody reads it
 
 
@@ -41,7 +42,7 @@ class Extensions:
         self._timeout = timeout
         self._cors = cors
 
-    async def __call__(self, incoming: Incoming) -> Answer | Streamed:
+    async def __call__(self, incoming: Request) -> Response | StreamingResponse:
         """Answer one request."""
         client = incoming.client
         name, arguments = _parts(incoming.environ["PATH_INFO"])
@@ -51,27 +52,27 @@ class Extensions:
         except ValueError as error:
             raise BadRequest(f"the query can't be read: {error}") from error
         gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        pieces = self._pieces(incoming, Request(name, arguments, params, None), gone)
+        pieces = self._pieces(incoming, Invocation(name, arguments, params, None), gone)
         try:
             begun = _BEFORE + await anext(pieces)
             try:
                 begun += await anext(pieces)
             except StopAsyncIteration:
                 own = [("Content-Type", "application/json"), ("Content-Length", str(len(begun)))]
-                return Answer(200, [*own, *http.cors_headers(self._cors)], begun)
+                return Response(200, [*own, *responses.cors_headers(self._cors)], begun)
         except ClientGone as error:
             log.info("the client of an extension is gone", extension=name, client=client, reason=error)
-            return http.answer(_NOBODY, None, str(error), [http.CLOSE], self._cors)
+            return responses.make(_NOBODY, None, str(error), [responses.CLOSE], self._cors)
         except Failed as error:
             if error.detail or error.status >= 500:
                 more_fields = {"traceback": error.detail} if error.detail else {}
                 log.error("extension failed", extension=name, status=error.status, reason=error, **more_fields)
             raise
-        headers = [("Content-Type", "application/json"), *http.cors_headers(self._cors)]
-        return Streamed(name, headers, begun, pieces, client, gone, self._timeout)
+        headers = [("Content-Type", "application/json"), *responses.cors_headers(self._cors)]
+        return StreamingResponse(name, headers, begun, pieces, client, gone, self._timeout)
 
     async def _pieces(
-        self, incoming: Incoming, request: Request, gone: asyncio.Future[None]
+        self, incoming: Request, request: Invocation, gone: asyncio.Future[None]
     ) -> AsyncGenerator[bytes, None]:
         """The body of the answer without its beginning; raises `Failed`. What the request needs is freed at its end."""
         async with AsyncExitStack() as stack:
@@ -111,10 +112,11 @@ class Extensions:
                     await self._pool.discard(process)  # whoever is answered may rely on it that nothing goes on
         yield _AFTER
 
-    def _late(self, request: Request) -> Failed:
+    def _late(self, request: Invocation) -> Failed:
         return Failed(
-            504, f"the extension {request.name} ran longer than {self._timeout:g} s, which is [extensions] timeout, and was ended"
-        )  # fmt: skip
+            504,
+            f"the extension {request.name} ran longer than {self._timeout:g} s, which is [extensions] timeout, and was ended",
+        )
 
 
 def _parts(path: str) -> tuple[str, list[str]]:
@@ -124,7 +126,7 @@ def _parts(path: str) -> tuple[str, list[str]]:
     return name, rest.removesuffix("/").split("/") if rest.strip("/") else []
 
 
-async def _watch(incoming: Incoming, gone: asyncio.Future[None]) -> None:
+async def _watch(incoming: Request, gone: asyncio.Future[None]) -> None:
     await incoming.gone()
     if not gone.done():
         gone.set_result(None)

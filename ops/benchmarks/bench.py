@@ -38,9 +38,7 @@ class Plan:
     seconds_long: int = 100  # jobs of a second
 
 
-QUICK = Plan(
-    runs=1, seconds=1.0, deletes=2000, large=64 << 20, keys=20_000, jobs=100, waves=3, one=30, seconds_long=12
-)  # fmt: skip
+QUICK = Plan(runs=1, seconds=1.0, deletes=2000, large=64 << 20, keys=20_000, jobs=100, waves=3, one=30, seconds_long=12)
 
 
 @dataclass

@@ -15,12 +15,12 @@ import time
 from pathlib import Path
 
 from broker import keys, settings
-from broker.messages import Status, Store
-from node.storage import Storage
+from broker.messages.store import Status, Store
+from node.storage.storage import Storage
 
 CONTENT_TYPE = "application/octet-stream"
 GROUP = 2000  # values made durable at once
-VERSIONS = 4096  # as far apart as those of one process in one microsecond (master.versions)
+VERSIONS = 4096  # as far apart as those of one process in one microsecond (`master.store.versions`)
 
 
 def fill(directory: Path, prefix: str, count: int, size: int) -> None:

@@ -145,9 +145,14 @@ class Peer:
         shown = f"{self.workers} & python {self.app}.py {what} {count}"
         try:
             done = subprocess.run(
-                command, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                timeout=LONGEST_SECS, check=False,
-            )  # fmt: skip
+                command,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=LONGEST_SECS,
+                check=False,
+            )
         except subprocess.TimeoutExpired as error:
             raise RunFailed(f"{shown} did not end within {LONGEST_SECS} s") from error
         if done.returncode:

@@ -29,7 +29,7 @@ def seconds(cluster: Cluster) -> dict[str, float]:
                 continue
             kind = whose if process in broker else f"{whose} {role(command)}"
             found[kind] = found.get(kind, 0.0) + times.user + times.system
-            if "node.zygote" in command and member.ppid() in _agents(cluster):
+            if "node.runs.zygote" in command and member.ppid() in _agents(cluster):
                 found["runs"] = found.get("runs", 0.0) + times.children_user + times.children_system
     return found
 

@@ -78,9 +78,12 @@ def _build(podman: Podman, services: Composition, cache: Path) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser("ops/test-images", description=DESCRIPTION)
     parser.add_argument(
-        "--cache", type=Path, default=ROOT / ".cache" / "images", metavar="DIR",
+        "--cache",
+        type=Path,
+        default=ROOT / ".cache" / "images",
+        metavar="DIR",
         help="where Debian's files, wheels and, with --keep, images are kept for the next time; default: .cache/images",
-    )  # fmt: skip
+    )
     parser.add_argument("--caller", type=Path, default=Path.cwd(), help=argparse.SUPPRESS)
     parser.add_argument("--keep", action="store_true", help="keep the images: the next build is faster")
     return parser.parse_args()

@@ -23,8 +23,19 @@ BUILT = CACHE / "built"
 JARS = Path("/usr/share/java")
 BUILD_SECS = 300
 
-CLASSES = ("httpclient5", "httpcore5", "httpcore5-h2", "httpclient", "httpcore", "okhttp", "okio", "slf4j-api",
-           "slf4j-nop", "commons-logging", "commons-codec")  # fmt: skip
+CLASSES = (
+    "httpclient5",
+    "httpcore5",
+    "httpcore5-h2",
+    "httpclient",
+    "httpcore",
+    "okhttp",
+    "okio",
+    "slf4j-api",
+    "slf4j-nop",
+    "commons-logging",
+    "commons-codec",
+)
 REFERENCES = ("System.Net.Http.dll", "System.dll")
 RUNTIME = {"runtimeOptions": {"framework": {"name": "Microsoft.NETCore.App", "version": "3.1.0"}}}
 
@@ -44,9 +55,15 @@ def _build(target: Path, source: Path, command: list[str], environment: Mapping[
     if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
         target.parent.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            timeout=BUILD_SECS, check=False, env=os.environ | dict(environment or {}),
-        )  # fmt: skip
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=BUILD_SECS,
+            check=False,
+            env=os.environ | dict(environment or {}),
+        )
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}"
     return target
 
@@ -137,9 +154,13 @@ def run(driver: str, arguments: list[str], secs: float, extra: Mapping[str, str]
         "DOTNET_CLI_TELEMETRY_OPTOUT": "1",
     }
     child = subprocess.Popen(
-        [*command(driver), *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        start_new_session=True, env=environment | dict(extra),
-    )  # fmt: skip
+        [*command(driver), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env=environment | dict(extra),
+    )
     try:
         out, errors = child.communicate(timeout=secs)
     except subprocess.TimeoutExpired:

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from broker import settings, topology
-from broker.messages import Delete, Heartbeat, Status, Store, decode_any
-from node.storage import Storage
+from broker.messages.codec import decode_any
+from broker.messages.store import Delete, Heartbeat, Status, Store
+from node.storage.storage import Storage
 from ops.cluster import Cluster, Rabbit
 from tests.faults.load import FILE_BYTES, LARGE_BYTES, Client, Load, check, listing
 from tests.faults.tools import logged, settle, wait_logged, wipe_index
@@ -135,9 +136,11 @@ def test_a_tar_made_during_writes_has_everything_acknowledged_before(
 def test_a_tar_made_during_compaction_has_everything_acknowledged_before(tmp_path: Path) -> None:
     # Given a storage whose segments are small, under writes, deletes and compaction without a pause
     environment = {
-        "PULZAR_VOLUME_DIR": str(tmp_path / "original"), "PULZAR_VOLUME_SEGMENT": "64K",
-        "PULZAR_VOLUME_RESERVE": "0", "PULZAR_VOLUME_COMPACT_RATE": "1G",
-    }  # fmt: skip
+        "PULZAR_VOLUME_DIR": str(tmp_path / "original"),
+        "PULZAR_VOLUME_SEGMENT": "64K",
+        "PULZAR_VOLUME_RESERVE": "0",
+        "PULZAR_VOLUME_COMPACT_RATE": "1G",
+    }
     storage = Storage.open(settings.load(environ=environment))
     kept: dict[bytes, bytes] = {}
     stop = threading.Event()

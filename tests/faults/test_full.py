@@ -42,8 +42,10 @@ def cluster(make_shared_cluster: Clusters) -> Iterator[Cluster]:
     if os.geteuid() != 0:
         pytest.skip("a small filesystem can only be mounted by root")
     settings = {
-        "PULZAR_VOLUME_RESERVE": str(RESERVE), "PULZAR_VOLUME_SEGMENT": "1M", "PULZAR_SERVER_PUT_TIMEOUT": "5",
-    }  # fmt: skip
+        "PULZAR_VOLUME_RESERVE": str(RESERVE),
+        "PULZAR_VOLUME_SEGMENT": "1M",
+        "PULZAR_SERVER_PUT_TIMEOUT": "5",
+    }
     made = make_shared_cluster(env=settings, start=False)
     with ExitStack() as stack:
         # The first one is the smaller one.

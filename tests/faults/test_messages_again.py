@@ -11,8 +11,9 @@ import pytest
 
 from broker import keys, topology
 from broker.link import Link
-from broker.messages import PROTOCOL, Commands, Delete, Kind, Message, Result, Results, Status, Store, encode
-from master.index import Index
+from broker.messages.codec import PROTOCOL, Message, encode
+from broker.messages.store import Commands, Delete, Kind, Result, Results, Status, Store
+from master.index.index import Index
 from ops.cluster import Cluster, Rabbit
 from tests.faults.load import Client, check_usable
 from tests.faults.test_copies import statuses
@@ -62,18 +63,37 @@ class Recorder:
             (
                 entry.node,
                 Store(
-                    0, keys.encode(key), entry.version, entry.created, entry.expires, entry.content_type,
-                    entry.digest, entry.size, value, "",
+                    0,
+                    keys.encode(key),
+                    entry.version,
+                    entry.created,
+                    entry.expires,
+                    entry.content_type,
+                    entry.digest,
+                    entry.size,
+                    value,
+                    "",
                 ),
             )
-        )  # fmt: skip
+        )
         self._result(
             entry.node,
             Result(
-                0, Status.DONE, "", entry.seq, Kind.PUT, keys.encode(key), entry.version, entry.created,
-                entry.expires, entry.content_type, entry.digest, entry.size, entry.value,
+                0,
+                Status.DONE,
+                "",
+                entry.seq,
+                Kind.PUT,
+                keys.encode(key),
+                entry.version,
+                entry.created,
+                entry.expires,
+                entry.content_type,
+                entry.digest,
+                entry.size,
+                entry.value,
             ),
-        )  # fmt: skip
+        )
 
     def note_deleted(self, key: str, node: str) -> None:
         """The last request deleted this."""

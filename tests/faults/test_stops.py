@@ -123,9 +123,10 @@ def test_a_program_that_can_not_start_says_why_in_one_line_and_ends_with_status_
     (tmp_path / "file").write_text("no directory")
     section = "SERVER" if module == "master" else "VOLUME"
     environment = clean_environment() | {
-        f"PULZAR_{section}_DIR": str(tmp_path / "data"), f"PULZAR_{section}_HOST": "127.0.0.1",
+        f"PULZAR_{section}_DIR": str(tmp_path / "data"),
+        f"PULZAR_{section}_HOST": "127.0.0.1",
         "PULZAR_BROKER_URL": "amqp://user:hush-hush@127.0.0.1:1/%2F",
-    }  # fmt: skip
+    }
     with closing(socket.socket()) as other:
         other.bind(("127.0.0.1", 0))
         other.listen(1)
@@ -139,9 +140,14 @@ def test_a_program_that_can_not_start_says_why_in_one_line_and_ends_with_status_
         }[why]
         # When it is started
         done = subprocess.run(
-            [sys.executable, "-m", module], cwd=ROOT, env=environment | {f"PULZAR_{section}_PORT": "0"} | wrong,
-            capture_output=True, text=True, timeout=30, check=False,
-        )  # fmt: skip
+            [sys.executable, "-m", module],
+            cwd=ROOT,
+            env=environment | {f"PULZAR_{section}_PORT": "0"} | wrong,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
     # Then it says what is wrong, and where, in one line, and ends
     assert done.returncode == 2, done.stderr
     lines = done.stderr.splitlines()
@@ -164,9 +170,14 @@ def test_a_directory_that_another_one_uses_is_refused_with_status_2(
     section = "SERVER" if which == "master" else "VOLUME"
     # When another one is started on the same directory
     done = subprocess.run(
-        [sys.executable, "-m", which], cwd=ROOT, env=child.environment | {f"PULZAR_{section}_PORT": str(port)},
-        capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", which],
+        cwd=ROOT,
+        env=child.environment | {f"PULZAR_{section}_PORT": str(port)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
     # Then it says so and ends
     assert done.returncode == 2, done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith(f"pulzar {which}: ")]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from broker import settings
-from broker.messages import Delete, Status, Store
-from node import trust
-from node.storage import Storage
+from broker.messages.store import Delete, Status, Store
+from node.storage.index import state
+from node.storage.storage import Storage
 
 
 def open_at(directory: Path) -> Storage:
@@ -35,7 +35,7 @@ def test_a_log_cut_at_every_byte_of_its_last_record_has_all_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # There is no reader here that would have to notice a new index.
-    monkeypatch.setattr(trust, "NOTICED_SECS", 0.0)
+    monkeypatch.setattr(state, "NOTICED_SECS", 0.0)
     # Given a log whose last record is a small value, after values, an overwrite and a deletion
     original = tmp_path / "original"
     storage = open_at(original)

@@ -267,10 +267,16 @@ class Console:
     def publish(self, payload: str, queue: str = topology.JOBS) -> None:
         """Publish by the form of the default exchange: not persistent, the payload as text."""
         form = {
-            "vhost": self._vhost, "name": "amq.default", "routing_key": queue, "payload": payload, "headers": {},
-            "props": {}, "delivery_mode": "1", "payload_encoding": "string",
+            "vhost": self._vhost,
+            "name": "amq.default",
+            "routing_key": queue,
+            "payload": payload,
+            "headers": {},
+            "props": {},
+            "delivery_mode": "1",
+            "payload_encoding": "string",
             "properties": {"delivery_mode": 1, "headers": {}},
-        }  # fmt: skip
+        }
         answer = self._rabbit.api("POST", f"exchanges/{self._path}/amq.default/publish", form)
         assert answer == {"routed": True}
 

@@ -88,8 +88,10 @@ class Machine:
         # With this process it ends too, however that ends.
         self._process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "unshare", *spaces, "sh", "-euc", _BOOT, "boot", str(root)],
-            env=clean_environment(), stdin=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            env=clean_environment(),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         try:
             wait_for(self._booted, 120, "the end of the machine's start")
         except BaseException:
@@ -103,8 +105,11 @@ class Machine:
         environment = ["env", "-i", "PATH=/usr/sbin:/usr/bin", "HOME=/root", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheels"]
         done = subprocess.run(
             ["nsenter", "--target", init, *spaces, *environment, *command],
-            input=body, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout,
-        )  # fmt: skip
+            input=body,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout,
+        )
         text = done.stdout.decode(errors="replace")
         assert not check or done.returncode == 0, f"{command} ended with {done.returncode}:\n{text}\n{self.journal()}"
         return text if check else f"{text}\nexit status {done.returncode}"

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from broker import jobs, settings, topology
+from broker import settings, topology
 from broker.link import Delivery, Link
-from broker.messages import Heartbeat, Message, Results, decode_any, encode
-from broker.runs import Catalog, Claimed, Finished, Named, Progress, Reports, Returned, Withdrawn
+from broker.messages import jobs
+from broker.messages.codec import Message, decode_any, encode
+from broker.messages.runs import Claimed, Finished, Named, NodeCatalog, Progress, Reports, Returned, Withdrawn
+from broker.messages.store import Heartbeat, Results
 from ops.cluster import Cluster
 from tests.support import http_request, wait_for
 
@@ -37,7 +39,7 @@ class StandIn:
         self.results: list[Results] = []
         self.progress: list[Progress] = []
         self.beats: dict[str, Heartbeat] = {}
-        self.catalogs: list[Catalog] = []
+        self.catalogs: list[NodeCatalog] = []
         self.names: dict[str, int] = {}  # run → id
         self._answer = answer
         self._silent = silent
@@ -57,9 +59,10 @@ class StandIn:
     def of(self, kind: type[T], job: int | None = None) -> list[T]:
         """The reports of a kind, perhaps of one job only, in the order in which they came."""
         return [
-            item for _, item in list(self.reports)
+            item
+            for _, item in list(self.reports)
             if isinstance(item, kind) and (job is None or getattr(item, "id", None) == job)
-        ]  # fmt: skip
+        ]
 
     def wait(self, kind: type[T], count: int = 1, job: int | None = None, timeout: float = 15.0) -> list[T]:
         """Wait for so many reports of a kind."""
@@ -109,7 +112,7 @@ class StandIn:
                 if not self._silent and (before is None or before.epoch != message.epoch):
                     self.tell(message.node, Withdrawn([]))
                 self.beats[message.node] = message
-            case Catalog():
+            case NodeCatalog():
                 self.catalogs.append(message)
         self.link.ack(delivery)
 

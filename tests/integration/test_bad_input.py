@@ -17,8 +17,14 @@ from ops.cluster import Cluster
 from tests.integration.wire import INLINE, Answer, Client, Closed, curl, follow_to, good, payload, refused, target_of
 from tests.support import unique, wait_for
 
-ROUTES = [("PUT", "add_key"), ("GET", "get_key"), ("HEAD", "get_key"), ("DELETE", "delete_key"), ("GET", "get_node"),
-          ("PUT", "get_node")]  # fmt: skip
+ROUTES = [
+    ("PUT", "add_key"),
+    ("GET", "get_key"),
+    ("HEAD", "get_key"),
+    ("DELETE", "delete_key"),
+    ("GET", "get_node"),
+    ("PUT", "get_node"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -301,8 +307,10 @@ def test_a_client_that_stops_in_the_middle_of_its_chunks_stores_nothing(master: 
     refused(master.get(key), 404)
 
 
-@pytest.mark.parametrize("given", [b"x\r\nvalue\r\n0\r\n\r\n", b"-1\r\nv\r\n", b"5\r\nvalueXX0\r\n\r\n", b"\r\n\r\n",
-                                   b"fffffffffffffffff\r\nv"])  # fmt: skip
+@pytest.mark.parametrize(
+    "given",
+    [b"x\r\nvalue\r\n0\r\n\r\n", b"-1\r\nv\r\n", b"5\r\nvalueXX0\r\n\r\n", b"\r\n\r\n", b"fffffffffffffffff\r\nv"],
+)
 def test_chunks_that_make_no_sense_never_become_part_of_a_value(master: Client, given: bytes) -> None:
     key = unique()
     with Client(f"http://{master.host}") as client:
@@ -389,10 +397,32 @@ def test_a_content_type_can_not_bring_in_a_header_of_its_own(master: Client) -> 
     assert "x-evil" not in master.get(key).headers
 
 
-@pytest.mark.parametrize("query", ["temporal=0", "temporal=-1", "temporal=1.5", "temporal=", "temporal=x", "temporal=1e3",
-                                   "temporal=%D9%A3", "temporal=99999999999999999999", "ttl=", "ttl=0s", "ttl=-1s",
-                                   "ttl=90", "ttl=s", "ttl=1y", "ttl=1.5h", "ttl=1s1s", "ttl=9999999999999999d",
-                                   "ttl=%D9%A3s", "ttl=1h&temporal=1", "overwrite=2", "overwrite=x"])  # fmt: skip
+@pytest.mark.parametrize(
+    "query",
+    [
+        "temporal=0",
+        "temporal=-1",
+        "temporal=1.5",
+        "temporal=",
+        "temporal=x",
+        "temporal=1e3",
+        "temporal=%D9%A3",
+        "temporal=99999999999999999999",
+        "ttl=",
+        "ttl=0s",
+        "ttl=-1s",
+        "ttl=90",
+        "ttl=s",
+        "ttl=1y",
+        "ttl=1.5h",
+        "ttl=1s1s",
+        "ttl=9999999999999999d",
+        "ttl=%D9%A3s",
+        "ttl=1h&temporal=1",
+        "overwrite=2",
+        "overwrite=x",
+    ],
+)
 def test_a_bad_parameter_is_refused_and_nothing_stored(master: Client, query: str) -> None:
     for value in (b"small", payload(INLINE + 1)):
         key = unique()
@@ -402,10 +432,23 @@ def test_a_bad_parameter_is_refused_and_nothing_stored(master: Client, query: st
 
 
 LONG = ["0" * 9 + "1" * 13, "0000000001" + "0" * 12, "0" * 21 + "1", "9" * 19, "0" * 4_999 + "1", "1" * 5_000]
-NUMBERS = ["/add_key/k?temporal={}", "/get_node/k?temporal={}", "/keys?limit={}", "/admin/jobs?limit={}", "/admin/jobs?before={}",
-           "/admin/all_jobs?limit={}", "/admin/all_jobs?before={}", "/admin/scheduled_jobs?limit={}",
-           "/admin/scheduled_jobs?before={}", "/admin/scheduled_jobs/ok?before={}", "/admin/jobs/{}", "/admin/scheduled_jobs/{}",
-           "/admin/scheduled_jobs/failed/{}", "/cancel_job/{}", "/extension/search/x?limit={}"]  # fmt: skip
+NUMBERS = [
+    "/add_key/k?temporal={}",
+    "/get_node/k?temporal={}",
+    "/keys?limit={}",
+    "/admin/jobs?limit={}",
+    "/admin/jobs?before={}",
+    "/admin/all_jobs?limit={}",
+    "/admin/all_jobs?before={}",
+    "/admin/scheduled_jobs?limit={}",
+    "/admin/scheduled_jobs?before={}",
+    "/admin/scheduled_jobs/ok?before={}",
+    "/admin/jobs/{}",
+    "/admin/scheduled_jobs/{}",
+    "/admin/scheduled_jobs/failed/{}",
+    "/cancel_job/{}",
+    "/extension/search/x?limit={}",
+]
 
 
 @pytest.mark.parametrize("target", NUMBERS)
@@ -466,16 +509,70 @@ def test_a_strange_query_is_no_error_of_the_server(master: Client, query: str) -
 # At random
 
 
-TARGETS = ["/add_key/{}", "/get_key/{}", "/delete_key/{}", "/get_node/{}", "/keys", "/keys?prefix={}&limit={}", "/admin/status",
-           "/admin/network/{}", "/health?ready={}", "/openapi.json", "/skynet/commit/{}", "/skynet/restore/{}", "/{}", "*",
-           "/add_key/{}?temporal={}", "/add_key/{}?ttl={}&overwrite={}", "/get_key/{}?signature={}&until={}"]  # fmt: skip
+TARGETS = [
+    "/add_key/{}",
+    "/get_key/{}",
+    "/delete_key/{}",
+    "/get_node/{}",
+    "/keys",
+    "/keys?prefix={}&limit={}",
+    "/admin/status",
+    "/admin/network/{}",
+    "/health?ready={}",
+    "/openapi.json",
+    "/skynet/commit/{}",
+    "/skynet/restore/{}",
+    "/{}",
+    "*",
+    "/add_key/{}?temporal={}",
+    "/add_key/{}?ttl={}&overwrite={}",
+    "/get_key/{}?signature={}&until={}",
+]
 METHODS = ["GET", "PUT", "POST", "DELETE", "HEAD", "OPTIONS", "PATCH", "get", "TRACE"]
-HEADERS = ["Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range", "Content-MD5",
-           "X-Checksum-Sha256", "Content-Type", "Expect", "Transfer-Encoding", "Content-Length", "Connection", "Accept",
-           "Origin", "Authorization", "X-Pulzar-Signature", "Content-Encoding", "Upgrade", "Host"]  # fmt: skip
-VALUES = ["*", '"a"', "W/\"x\"", "bytes=0-5", "bytes=-", "chunked", "0", "1", "-1", "close", "keep-alive", "gzip", "a" * 300,
-          "Thu, 01 Jan 1970 00:00:00 GMT", "100-continue", "application/x-www-form-urlencoded", "text/plain", "\xff",
-          "multipart/form-data; boundary=x", ","]  # fmt: skip
+HEADERS = [
+    "Range",
+    "If-Match",
+    "If-None-Match",
+    "If-Modified-Since",
+    "If-Unmodified-Since",
+    "If-Range",
+    "Content-MD5",
+    "X-Checksum-Sha256",
+    "Content-Type",
+    "Expect",
+    "Transfer-Encoding",
+    "Content-Length",
+    "Connection",
+    "Accept",
+    "Origin",
+    "Authorization",
+    "X-Pulzar-Signature",
+    "Content-Encoding",
+    "Upgrade",
+    "Host",
+]
+VALUES = [
+    "*",
+    '"a"',
+    'W/"x"',
+    "bytes=0-5",
+    "bytes=-",
+    "chunked",
+    "0",
+    "1",
+    "-1",
+    "close",
+    "keep-alive",
+    "gzip",
+    "a" * 300,
+    "Thu, 01 Jan 1970 00:00:00 GMT",
+    "100-continue",
+    "application/x-www-form-urlencoded",
+    "text/plain",
+    "\xff",
+    "multipart/form-data; boundary=x",
+    ",",
+]
 
 
 def word(dice: random.Random) -> str:
@@ -571,10 +668,16 @@ def test_slow_clients_do_not_keep_others_waiting(cluster: Cluster, master: Clien
 
 
 GUARDS = [
-    b'If-Match: "caf\xe9"', b'If-None-Match: *, "\xe9"', b"If-Unmodified-Since: Sun, 06 Nov 1994 08:49:37 GMT\xa0",
-    b"Content-MD5: AAAA\xa0", b"X-Checksum-Sha256: " + b"0" * 64 + b"\xa0", b"Content-Range: bytes 0-4/10\xa0",
-    b'Content-Type: multipart/form-data; boundary="b\xfc"', b"Content-Encoding: gzip\xa0", b"Host: \xe9",
-]  # fmt: skip
+    b'If-Match: "caf\xe9"',
+    b'If-None-Match: *, "\xe9"',
+    b"If-Unmodified-Since: Sun, 06 Nov 1994 08:49:37 GMT\xa0",
+    b"Content-MD5: AAAA\xa0",
+    b"X-Checksum-Sha256: " + b"0" * 64 + b"\xa0",
+    b"Content-Range: bytes 0-4/10\xa0",
+    b'Content-Type: multipart/form-data; boundary="b\xfc"',
+    b"Content-Encoding: gzip\xa0",
+    b"Host: \xe9",
+]
 
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.partition(b":")[0].decode())

@@ -96,8 +96,21 @@ def test_a_range_of_a_value_of_no_bytes_is_416(master: Client) -> None:
         assert answer.headers["content-range"] == "bytes */0"
 
 
-@pytest.mark.parametrize("header", ["bytes=7-4", "bytes=a-b", "bytes=", "bytes", "4-7", "lines=1-2", "bytes=1-2-3",
-                                    "bytes=--1", "bytes=-", "bytes=0x1-2"])  # fmt: skip
+@pytest.mark.parametrize(
+    "header",
+    [
+        "bytes=7-4",
+        "bytes=a-b",
+        "bytes=",
+        "bytes",
+        "4-7",
+        "lines=1-2",
+        "bytes=1-2-3",
+        "bytes=--1",
+        "bytes=-",
+        "bytes=0x1-2",
+    ],
+)
 def test_a_range_that_makes_no_sense_is_ignored(master: Client, value: Value, header: str) -> None:
     answer = get(master, value, {"Range": header})
     assert (answer.status, answer.body) == (200, value.bytes)

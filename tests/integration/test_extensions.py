@@ -609,7 +609,7 @@ def workers_of_extensions(cluster: Cluster, busy: bool = False) -> int:
     found = 0
     for child in psutil.Process(worker_of(cluster)).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            guarded = bool(child.children()) is False and "master.extensions.worker" in child.cmdline()
+            guarded = bool(child.children()) is False and "master.extensions.guard" in child.cmdline()
             found += guarded and (not busy or child.status() == psutil.STATUS_RUNNING)
     return found
 

@@ -54,9 +54,7 @@ def part(base: Image.Image) -> bytes:
 def test_a_part_is_found_at_its_place(cluster: Cluster, base_url: str, part: bytes, app: str) -> None:
     answer = match(cluster, part, base_url, app, percent=90)
     assert (answer.status, answer.msg) == (200, "ok")
-    assert answer.data == {
-        "found": True, "percent_of_match": 0.9, "score": 1.0, "coordinates": PLACE, "msg": None
-    }  # fmt: skip
+    assert answer.data == {"found": True, "percent_of_match": 0.9, "score": 1.0, "coordinates": PLACE, "msg": None}
 
 
 @pytest.mark.parametrize(("percent", "fraction"), [({}, 0.8), ({"percent": "100"}, 1.0), ({"percent": "10"}, 0.1)])
@@ -142,13 +140,17 @@ def test_a_picture_larger_than_the_base_is_not_found(cluster: Cluster, base: Ima
         ("image_url=base.png", None, "an address with http:// or https:// is needed"),
         ("image_url=file:///etc/passwd", None, "an address with http:// or https:// is needed"),
         ("image_url=ftp://127.0.0.1/x.png", None, "an address with http:// or https:// is needed"),
-        ("image_url=http://127.0.0.1:9/&percent=9", None, "percent='9' was received, and a number from 10 to 100 is needed"),
+        (
+            "image_url=http://127.0.0.1:9/&percent=9",
+            None,
+            "percent='9' was received, and a number from 10 to 100 is needed",
+        ),
         ("image_url=http://127.0.0.1:9/&percent=101", None, "a number from 10 to 100 is needed"),
         ("image_url=http://127.0.0.1:9/&percent=nan", None, "a number from 10 to 100 is needed"),
         ("image_url=http://127.0.0.1:9/", b"no picture", "the picture sent is no picture that can be read"),
         ("image_url=http://127.0.0.1:9/", b"", "the body is empty"),
     ],
-)  # fmt: skip
+)
 def test_what_is_asked_wrongly_is_refused_before_anything_is_fetched(
     cluster: Cluster, part: bytes, query: str, body: bytes | None, message: str
 ) -> None:
@@ -209,10 +211,14 @@ def test_nothing_else_of_the_machine_is_within_reach(
 ) -> None:
     master, port = cluster.master_url, cluster.base_port
     for url in (
-        f"{stranger}/base.png", f"{master}/admin/status", f"{master}/", f"{rabbit.console_url}api/overview",
-        f"http://127.0.0.1:{rabbit.amqp_port}/get_key/a", f"http://0.0.0.0:{port}/get_key/a",
+        f"{stranger}/base.png",
+        f"{master}/admin/status",
+        f"{master}/",
+        f"{rabbit.console_url}api/overview",
+        f"http://127.0.0.1:{rabbit.amqp_port}/get_key/a",
+        f"http://0.0.0.0:{port}/get_key/a",
         f"http://no-such-host.invalid:{port}/get_key/a",
-    ):  # fmt: skip
+    ):
         answer = match(cluster, part, url)
         assert (answer.status, answer.data) == (400, None), url
         assert "is no key of this cluster" in answer.msg

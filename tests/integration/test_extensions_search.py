@@ -15,7 +15,8 @@ import pytest
 from broker import keys
 from extensions import Extension, Refused, Store
 from extensions.search import Search
-from master.index import Entry, Index, pack
+from master.index.environment import pack
+from master.index.index import Entry, Index
 from ops.cluster import Cluster
 from tests.support import Answer, http_request, put, unique
 
@@ -46,8 +47,11 @@ def test_keys_that_contain_a_text_are_found_in_order_with_an_address_that_works(
     answer = ask(cluster, f"search/{quote(folder)}")
     assert (answer.status, answer.msg) == (200, "ok")
     assert [item["key"] for item in answer.data] == [
-        f"{folder}/one.txt", f"{folder}/sub/Three #1.txt", f"{folder}/sub/four.bin", f"{folder}/two.txt"
-    ]  # fmt: skip
+        f"{folder}/one.txt",
+        f"{folder}/sub/Three #1.txt",
+        f"{folder}/sub/four.bin",
+        f"{folder}/two.txt",
+    ]
     for item in answer.data:
         assert set(item) == {"key", "url"}
         assert item["url"].startswith(f"{cluster.master_url}/get_key/")
@@ -69,8 +73,9 @@ def test_the_text_may_be_anywhere_and_have_slashes_and_spaces(cluster: Cluster, 
 
 def test_limit_and_prefix_narrow_the_search(cluster: Cluster, folder: str) -> None:
     assert [item["key"] for item in ask(cluster, f"search/{folder}?limit=2").data] == [
-        f"{folder}/one.txt", f"{folder}/sub/Three #1.txt"
-    ]  # fmt: skip
+        f"{folder}/one.txt",
+        f"{folder}/sub/Three #1.txt",
+    ]
     for prefix in (f"{folder}/sub/f", f"/{folder}/sub/f"):
         assert [item["key"] for item in ask(cluster, f"search/o?limit=9&prefix={prefix}").data] == [
             f"{folder}/sub/four.bin"
@@ -154,8 +159,12 @@ def test_days_are_those_of_utc_from_midnight_to_midnight(
 ) -> None:
     new_year = int(datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC).timestamp() * 1000)
     entries = {
-        "a": new_year - DAY_MS - 1, "b": new_year - DAY_MS, "c": new_year - 1, "d": new_year, "e": new_year + DAY_MS
-    }  # fmt: skip
+        "a": new_year - DAY_MS - 1,
+        "b": new_year - DAY_MS,
+        "c": new_year - 1,
+        "d": new_year,
+        "e": new_year + DAY_MS,
+    }
     with store_of(tmp_path, entries) as store:
         assert "".join(found(store, monkeypatch, **params)) == expected
 

@@ -165,12 +165,16 @@ def test_keys_are_kept_and_jobs_run_inside_the_hardening(machine: Machine) -> No
     assert found["status"] == "completed", found
     # And a job can do what jobs do, and harm nothing; what it left behind is gone
     assert json.loads(found["log"]) == {
-        "user": "pulzar", "child": "hello", "its own /tmp": "1",
-        "settings": "PermissionError Permission denied", "code": "PermissionError Permission denied",
+        "user": "pulzar",
+        "child": "hello",
+        "its own /tmp": "1",
+        "settings": "PermissionError Permission denied",
+        "code": "PermissionError Permission denied",
         "elsewhere": "OSError Read-only file system",
-        "home": "PermissionError Permission denied", "owner": "PermissionError Operation not permitted",
+        "home": "PermissionError Permission denied",
+        "owner": "PermissionError Operation not permitted",
         "device": "FileNotFoundError No such file or directory",
-    }  # fmt: skip
+    }
     assert machine.run("pgrep", "-fx", "sleep 86399", check=False).endswith("exit status 1")
     assert not (machine.root / "tmp/of-a-job").exists()
 
@@ -290,6 +294,7 @@ def test_a_node_alone_needs_the_address_of_its_masters_broker(machine: Machine) 
     machine.run("/src/ops/install", "--node", "--broker-url", "amqp://me:other@there:5672/p")
     environment = (machine.root / "etc/pulzar/environment").read_text()
     assert [line for line in environment.splitlines() if not line.startswith("#")] == [
-        "PULZAR_GENERAL_SECRET=mine", 'PULZAR_BROKER_URL="amqp://me:other@there:5672/p"'
-    ]  # fmt: skip
+        "PULZAR_GENERAL_SECRET=mine",
+        'PULZAR_BROKER_URL="amqp://me:other@there:5672/p"',
+    ]
     machine.run("/src/ops/install", "--remove", "--purge")

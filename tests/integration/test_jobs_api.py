@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 
-from broker.jobs import MAX_BYTES
+from broker.messages.jobs import MAX_BYTES
 from ops.cluster import Cluster, Rabbit
 from tests.integration.jobs_tools import SCRIPTS, Desk, Gate, alive, at_once, make, marks, write_scripts
 from tests.integration.wire import Client, refused
@@ -170,7 +170,7 @@ REFUSED: dict[str, tuple[str, Any, int, str]] = {
     "repeat as text": ("test/echo", scheduled(repeat="1"), 400, "repeat"),
     "a schedule of an unknown script": ("test/nothing", scheduled(), 404, "test/nothing"),
     "a schedule of unknown data": ("test/data", scheduled() | {"pulzar_data": "no/such/key"}, 404, "no/such/key"),
-}  # fmt: skip
+}
 
 
 def test_what_is_no_job_is_refused_with_the_reason_and_leaves_nothing(desk: Desk) -> None:
@@ -203,9 +203,16 @@ def test_only_post_launches_and_cancels(desk: Desk) -> None:
 # Lists and one job.
 
 JOB_FIELDS = {
-    "job_id": int, "job_name": str, "parameters": str, "node": str, "creation_time": int,
-    "state": str, "job_path": str, "source": str, "attempt": int,
-}  # fmt: skip
+    "job_id": int,
+    "job_name": str,
+    "parameters": str,
+    "node": str,
+    "creation_time": int,
+    "state": str,
+    "job_path": str,
+    "source": str,
+    "attempt": int,
+}
 
 
 def assert_row(row: dict[str, Any]) -> None:
@@ -221,9 +228,13 @@ def test_a_completed_job_is_among_ready_and_tells_log_output_and_time(desk: Desk
     assert row is not None
     assert_row(row)
     assert {name: row[name] for name in ("job_name", "job_path", "parameters", "state", "source", "attempt")} == {
-        "job_name": "echo", "job_path": "test/echo", "parameters": '{"number":5}', "state": "completed",
-        "source": "rest", "attempt": 1,
-    }  # fmt: skip
+        "job_name": "echo",
+        "job_path": "test/echo",
+        "parameters": '{"number":5}',
+        "state": "completed",
+        "source": "rest",
+        "attempt": 1,
+    }
     assert row["node"] in {node.id for node in desk.cluster.nodes}
     assert began <= row["creation_time"] <= time.time()
     assert not desk.row("pendings", number)

@@ -15,7 +15,7 @@ import pytest
 
 from jobs.client import Client
 from jobs.errors import KeyExists, KeyMissing
-from node.runs import State
+from node.runs.model import State
 from ops.cluster import Cluster
 from tests.support import ROOT, unique
 from tests.unit.runs import Node, alive

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from broker import settings, signing
+from broker import settings
+from broker.http import signing
 from ops.cluster import Rabbit
 from tests.faults.tools import COMPANION, processes
 from tests.integration.jobs_tools import Desk, Gate, make
@@ -168,8 +169,17 @@ def test_the_names_of_logs_and_outputs_are_written_by_nodes_alone(desk: Desk) ->
         # Not by a signed address of another day either
         secret = settings.load(environ={"PULZAR_GENERAL_SECRET": cluster.secret}).secret()
         query = signing.sign(secret, "PUT", existing, {"overwrite": "1"}, int(time.time()) + 60)
-        upload = json.dumps({"node": cluster.nodes[0].id, "staged": "0" * 32, "size": 1, "digest": "00" * 32,
-                             "content_type": "", "if_match": None, "if_none_match": None}).encode()  # fmt: skip
+        upload = json.dumps(
+            {
+                "node": cluster.nodes[0].id,
+                "staged": "0" * 32,
+                "size": 1,
+                "digest": "00" * 32,
+                "content_type": "",
+                "if_match": None,
+                "if_none_match": None,
+            }
+        ).encode()
         signature = {"X-Pulzar-Signature": signing.sign_body(secret, upload)}
         answer = client.request("POST", f"/skynet/commit/{existing}?{query}", upload, signature)
         assert words in refused(answer, 403)

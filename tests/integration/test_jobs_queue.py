@@ -14,10 +14,11 @@ import pika
 import pika.exceptions
 import pytest
 
-from broker import jobs, settings, topology
-from broker.jobs import MAX_BYTES, Order
-from broker.messages import encode
-from broker.runs import Claimed, Finished, Progress, Reports, Returned, RunState
+from broker import settings, topology
+from broker.messages import jobs
+from broker.messages.codec import encode
+from broker.messages.jobs import MAX_BYTES, Order
+from broker.messages.runs import Claimed, Finished, Progress, Reports, Returned, RunState
 from ops.cluster import Rabbit
 from tests.integration.jobs_tools import SCRIPTS, Console, Desk, Gate, make, marks
 from tests.support import Clusters, get, put, unique, wait_for
@@ -322,7 +323,7 @@ NO_JOBS: dict[str, tuple[bytes, str]] = {
     "an abyss": (nested(100_000), "lists or objects"),
     "an abyss in msgpack": (b"\x91" * 200_000, ""),
     "too long": (mark(arguments={"a": "x" * MAX_BYTES}), str(MAX_BYTES)),
-}  # fmt: skip
+}
 
 
 def test_what_is_no_job_is_buried_with_a_reason_and_disturbs_no_other(

@@ -90,9 +90,13 @@ def test_a_schedule_is_listed_runs_when_it_is_due_and_keeps_its_history(desk: De
     row = desk.row("scheduled", number)
     assert row is not None
     assert {name: row[name] for name in ("job_id", "job_name", "parameters", "interval", "time_unit", "repeat")} == {
-        "job_id": number, "job_name": "echo", "parameters": '{"number":5}', "interval": "minutes", "time_unit": "5",
+        "job_id": number,
+        "job_name": "echo",
+        "parameters": '{"number":5}',
+        "interval": "minutes",
+        "time_unit": "5",
         "repeat": 1,
-    }  # fmt: skip
+    }
     assert type(row["repeat"]) is int
     created = seconds_of(row["creation_time"])
     assert before - 0.01 <= created <= after

@@ -163,8 +163,18 @@ def test_a_put_without_any_body_header_stores_no_bytes(master: Client) -> None:
     assert master.get(key).body == b""
 
 
-SIZES = [1, wire.CACHED - 1, wire.CACHED, wire.CACHED + 1, wire.SMALL - 1, wire.SMALL, wire.SMALL + 1,
-         wire.INLINE - 1, wire.INLINE, wire.INLINE + 1]  # fmt: skip
+SIZES = [
+    1,
+    wire.CACHED - 1,
+    wire.CACHED,
+    wire.CACHED + 1,
+    wire.SMALL - 1,
+    wire.SMALL,
+    wire.SMALL + 1,
+    wire.INLINE - 1,
+    wire.INLINE,
+    wire.INLINE + 1,
+]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -263,8 +273,19 @@ def test_a_page_among_the_values_can_do_nothing_in_the_masters_name(master: Clie
 def test_no_answer_is_anything_but_what_it_says(cluster: Cluster, master: Client, method: str) -> None:
     key = unique()
     good(master.put(key, payload(20_000)), 201)
-    for path in (f"/get_key/{key}", f"/get_node/{key}", f"/add_key/{unique()}", f"/delete_key/{unique()}", "/keys", "/nothing",
-                 "/admin/network", "/openapi.json", "/extension/example", "/extension/search/a", "/launch_job/a/b"):  # fmt: skip
+    for path in (
+        f"/get_key/{key}",
+        f"/get_node/{key}",
+        f"/add_key/{unique()}",
+        f"/delete_key/{unique()}",
+        "/keys",
+        "/nothing",
+        "/admin/network",
+        "/openapi.json",
+        "/extension/example",
+        "/extension/search/a",
+        "/launch_job/a/b",
+    ):
         assert master.request(method, path).headers["x-content-type-options"] == "nosniff", path
     for path in (f"/get_key/{key}", "/add_key/a", "/autodiscovery", "/nothing"):
         assert follow_to(cluster.nodes[0].url + path, method).headers["x-content-type-options"] == "nosniff", path
@@ -375,10 +396,39 @@ def test_a_deleted_key_does_not_take_its_neighbours_along(master: Client) -> Non
 # Keys
 
 
-GOOD_KEYS = ["a-b.txt", "dir-1/k", "x.y/k", "a b/c d.txt", "100%", "%41", "a+b", "~user/~file", "...", "a..b", ".hidden",
-             "-", "--flag", "a/-/b", "trailing.", "trailing ", " leading", "q?x=1", "a#b", "a&b=c", "semi;colon", "a:b@c",
-             "quo\"te'", "[brackets]", "<angle>", "back\\slash", "{curly}|pipe", "ca^ret`tick", "$dollar!", "comma,star*",
-             "con.tent/type.png"]  # fmt: skip
+GOOD_KEYS = [
+    "a-b.txt",
+    "dir-1/k",
+    "x.y/k",
+    "a b/c d.txt",
+    "100%",
+    "%41",
+    "a+b",
+    "~user/~file",
+    "...",
+    "a..b",
+    ".hidden",
+    "-",
+    "--flag",
+    "a/-/b",
+    "trailing.",
+    "trailing ",
+    " leading",
+    "q?x=1",
+    "a#b",
+    "a&b=c",
+    "semi;colon",
+    "a:b@c",
+    "quo\"te'",
+    "[brackets]",
+    "<angle>",
+    "back\\slash",
+    "{curly}|pipe",
+    "ca^ret`tick",
+    "$dollar!",
+    "comma,star*",
+    "con.tent/type.png",
+]
 
 
 @pytest.mark.parametrize("name", GOOD_KEYS)
@@ -517,8 +567,11 @@ def test_a_method_that_is_not_possible_is_405_and_says_which_are(cluster: Cluste
     "target", ["/add_key/k", "/get_key/k", "/delete_key/k", "/get_node/k", "/keys", "/admin/status"]
 )
 def test_options_lets_a_browser_of_any_origin_in(master: Client, target: str) -> None:
-    asking = {"Origin": "http://elsewhere", "Access-Control-Request-Method": "PUT",
-              "Access-Control-Request-Headers": "content-type, if-match, x-checksum-sha256"}  # fmt: skip
+    asking = {
+        "Origin": "http://elsewhere",
+        "Access-Control-Request-Method": "PUT",
+        "Access-Control-Request-Headers": "content-type, if-match, x-checksum-sha256",
+    }
     answer = master.request("OPTIONS", target, headers=asking)
     assert answer.status in (200, 204)
     assert answer.headers["access-control-allow-origin"] == "*"

@@ -43,9 +43,18 @@ def records(cluster: Cluster, key: str) -> int:
     return sum(path.read_bytes().count(keys.encode(key)) for path in logs)
 
 
-@pytest.mark.parametrize(("query", "seconds"), [("ttl=90s", 90), ("ttl=15m", 900), ("ttl=12h", 43_200), ("ttl=7d", 604_800),
-                                                ("temporal=1", 86_400), ("temporal=30", 2_592_000),
-                                                ("temporal=007", 604_800)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("query", "seconds"),
+    [
+        ("ttl=90s", 90),
+        ("ttl=15m", 900),
+        ("ttl=12h", 43_200),
+        ("ttl=7d", 604_800),
+        ("temporal=1", 86_400),
+        ("temporal=30", 2_592_000),
+        ("temporal=007", 604_800),
+    ],
+)
 @pytest.mark.parametrize("size", [100, INLINE + 1])
 def test_a_lifetime_is_kept_to_the_millisecond(master: Client, query: str, seconds: int, size: int) -> None:
     key = unique()

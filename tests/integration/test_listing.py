@@ -193,8 +193,12 @@ def test_pages_with_folders_lead_to_the_end_and_repeat_nothing(master: Client, t
 
 def test_pages_with_folders_of_many_keys_repeat_nothing(master: Client, many: list[str]) -> None:
     prefix = many[0].rpartition("many/")[0] + "many/"
-    expected = sorted({prefix + (rest[: rest.index("/") + 1] if "/" in rest else rest)
-                       for rest in (key.removeprefix(prefix) for key in many)})  # fmt: skip
+    expected = sorted(
+        {
+            prefix + (rest[: rest.index("/") + 1] if "/" in rest else rest)
+            for rest in (key.removeprefix(prefix) for key in many)
+        }
+    )
     found: list[str] = []
     after: str | None = ""
     while after is not None:
@@ -223,15 +227,42 @@ def test_the_listing_of_everything_begins_with_the_smallest_key(master: Client, 
 # Bad parameters
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=-1", "limit=1001", "limit=x", "limit=", "limit=1.5", "limit=%D9%A3",
-                                   "limit=99999999999999999999", "prefix=%C3%A9", "after=%C3%A9", "delimiter=%C3%A9",
-                                   "prefix=" + "k" * 384, "after=" + "k" * 384])  # fmt: skip
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0",
+        "limit=-1",
+        "limit=1001",
+        "limit=x",
+        "limit=",
+        "limit=1.5",
+        "limit=%D9%A3",
+        "limit=99999999999999999999",
+        "prefix=%C3%A9",
+        "after=%C3%A9",
+        "delimiter=%C3%A9",
+        "prefix=" + "k" * 384,
+        "after=" + "k" * 384,
+    ],
+)
 def test_a_bad_parameter_is_refused_with_its_name(master: Client, query: str) -> None:
     assert query.partition("=")[0] in refused(master.request("GET", f"/keys?{query}"), 400)
 
 
-@pytest.mark.parametrize("query", ["prefix=%00", "after=%00", "after=%7F", "prefix=a//", "prefix=../", "prefix=%FF", "delimiter=%00",
-                                   "prefix=//", "delimiter=//"])  # fmt: skip
+@pytest.mark.parametrize(
+    "query",
+    [
+        "prefix=%00",
+        "after=%00",
+        "after=%7F",
+        "prefix=a//",
+        "prefix=../",
+        "prefix=%FF",
+        "delimiter=%00",
+        "prefix=//",
+        "delimiter=//",
+    ],
+)
 def test_a_prefix_that_no_key_can_have_finds_nothing_and_breaks_nothing(master: Client, query: str) -> None:
     answer = master.request("GET", f"/keys?{query}&limit=5")
     assert answer.status in (200, 400)

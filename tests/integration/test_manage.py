@@ -19,7 +19,8 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from broker import keys, topology
-from broker.messages import Kind, Result, Results, Status, encode
+from broker.messages.codec import encode
+from broker.messages.store import Kind, Result, Results, Status
 from ops.cluster import Cluster, Rabbit
 from tests.integration.wire import INLINE, Client, good, payload, refused
 from tests.support import ROOT, Clusters, clean_environment, unique, wait_for
@@ -410,9 +411,11 @@ def test_restores_asked_for_again_and_again_run_one_at_a_time_and_make_no_key_un
                 turn += 1
                 key = known[(turn * 8 + number) % len(known)]
                 for what, answer, status in (
-                    ("GET", client.get(key), 200), ("PUT", client.put(key, b"2", "?overwrite=1"), 201),
-                    ("new", client.put(unique(), b"new"), 201), ("unknown", client.get(unique()), 404),
-                ):  # fmt: skip
+                    ("GET", client.get(key), 200),
+                    ("PUT", client.put(key, b"2", "?overwrite=1"), 201),
+                    ("new", client.put(unique(), b"new"), 201),
+                    ("unknown", client.get(unique()), 404),
+                ):
                     done[what] += 1
                     if answer.status != status:
                         wrong[f"{what}: {answer.status} {answer.body[:100]!r}"] += 1

@@ -14,22 +14,8 @@ import pytest
 
 from broker import keys, topology
 from broker.link import Delivery, Link
-from broker.messages import (
-    PROTOCOL,
-    Announce,
-    Commands,
-    Delete,
-    Heartbeat,
-    Kind,
-    Message,
-    Replay,
-    Result,
-    Results,
-    Status,
-    Store,
-    decode_any,
-    encode,
-)
+from broker.messages.codec import PROTOCOL, Message, decode_any, encode
+from broker.messages.store import Announce, Commands, Delete, Heartbeat, Kind, Replay, Result, Results, Status, Store
 from ops.cluster import Cluster, Rabbit
 from tests.integration.wire import Client, good, payload, refused
 from tests.support import Clusters, unique, wait_for
@@ -90,9 +76,10 @@ class Console:
     def empty(self, queue: str) -> bool:
         """Whether nothing waits in a queue, nor was taken and not acknowledged."""
         messages = self._rabbit.api(
-            "POST", f"queues/{self._vhost}/{queue}/get",
+            "POST",
+            f"queues/{self._vhost}/{queue}/get",
             {"count": 1, "ackmode": "ack_requeue_true", "encoding": "auto"},
-        )  # fmt: skip
+        )
         return not messages
 
 
@@ -375,9 +362,20 @@ def test_results_delivered_twice_and_in_the_wrong_order_change_nothing(
 
     created = int(row["created"] * 1000)
     old = Result(
-        0, Status.DONE, "", 1, Kind.PUT, keys.encode(key), (created - 5_000) * 1000 * 4096, created - 5_000, 0, "",
-        hashlib.sha256(b"older").digest(), 5, b"older",
-    )  # fmt: skip
+        0,
+        Status.DONE,
+        "",
+        1,
+        Kind.PUT,
+        keys.encode(key),
+        (created - 5_000) * 1000 * 4096,
+        created - 5_000,
+        0,
+        "",
+        hashlib.sha256(b"older").digest(),
+        5,
+        b"older",
+    )
     tomb = Result(0, Status.DONE, "", 2, Kind.DELETE, keys.encode(key), old.version - 1, 0, 0, "", b"", 0, None)
     for items in ([old], [tomb], [tomb, old], [old, tomb, old]):
         body = encode(Results(node, "nobody", "", 0, 2, seq, False, items))

@@ -17,12 +17,13 @@ import msgpack
 import pika
 import pytest
 
-from broker import jobs, keys, topology
-from broker.jobs import Options, Order
+from broker import keys, topology
 from broker.link.puller import EMPTY_SECS
-from broker.messages import Commands, Store
-from broker.runs import AskCatalog, Claimed, Finished, Returned, RunState, Withdraw, Withdrawn
-from node.claims import Claim, Claims
+from broker.messages import jobs
+from broker.messages.jobs import Options, Order
+from broker.messages.runs import AskCatalog, Claimed, Finished, Returned, RunState, Withdraw, Withdrawn
+from broker.messages.store import Commands, Store
+from node.jobs.claims import Claim, Claims
 from ops.cluster import Cluster
 from tests.faults.tools import COMPANION, kill_part, living, logged, processes, tracebacks
 from tests.integration.standin import StandIn, lines, naming, value, write_scripts
@@ -218,8 +219,13 @@ def test_a_node_takes_as_many_jobs_as_it_has_slots(field: Field) -> None:
             master.put(jobs.write(Order("test/append", field.held(f"{number}"), id=number)))
         wait_for(lambda: len(field.effects()) == 2)
         assert field.waiting(master, topology.JOBS) == 4
-        wait_for(lambda: sorted(master.beats[field.node].running) == sorted(
-            [claim.run, claim.id, 1] for claim in master.of(Claimed)), what="both runs in a heartbeat")  # fmt: skip
+        wait_for(
+            lambda: (
+                sorted(master.beats[field.node].running)
+                == sorted([claim.run, claim.id, 1] for claim in master.of(Claimed))
+            ),
+            what="both runs in a heartbeat",
+        )
         assert master.beats[field.node].slots == 2
         field.gate.touch()
         assert {report.id for report in master.wait(Finished, 6)} == set(range(1, 7))

@@ -21,11 +21,12 @@ from urllib.parse import unquote, urlsplit
 import psutil
 import pytest
 
-from broker import VERSION, http, keys, settings, signing
-from broker.messages import Status, Store
-from node.downloads import CHECKED_FIRST_BYTES
-from node.storage import Storage
-from node.values import BLOCK_BYTES, HEAD_BYTES
+from broker import VERSION, keys, settings
+from broker.http import request_fields, responses, signing
+from broker.messages.store import Status, Store
+from node.storage.storage import Storage
+from node.storage.value_files import BLOCK_BYTES, HEAD_BYTES
+from node.web.downloads import CHECKED_FIRST_BYTES
 from tests.integration.wire import Answer, Client, Closed, follow_to, good, payload, refused, target_of
 from tests.support import unique, wait_for
 from tests.unit.volume import Volume
@@ -35,7 +36,7 @@ import multiprocessing, sys
 from granian.constants import HTTPModes, Interfaces
 from granian.server import Server
 multiprocessing.set_start_method("spawn", force=True)
-Server("node.web:create", factory=True, address="127.0.0.1", port=int(sys.argv[1]), interface=Interfaces.ASGINL,
+Server("node.web.application:create", factory=True, address="127.0.0.1", port=int(sys.argv[1]), interface=Interfaces.ASGINL,
        http=HTTPModes.http1, workers=1, backpressure=2000, websockets=False, log_enabled=False).serve()
 """
 ROOT = Path(__file__).parents[2]
@@ -111,7 +112,7 @@ class StandIn(ThreadingHTTPServer):
         staged, content_type = (upload["staged"], upload["content_type"]) if upload else ("", "")
         command = Store(
             1, keys.encode(key), now // 1000, now // 1_000_000, expires, content_type, digest, size, value, staged
-        )  # fmt: skip
+        )
         with self.lock:
             (result,) = self.storage.apply([command])
         assert result.status is Status.DONE, result
@@ -140,7 +141,7 @@ class _Commit(BaseHTTPRequestHandler):
 
 def answer(request: BaseHTTPRequestHandler, status: int, headers: dict[str, str], data: Any, message: str) -> None:
     """Answer as a master does."""
-    body = http.envelope(status, data, message)
+    body = responses.envelope(status, data, message)
     request.send_response(status)
     for name, value in {**headers, "Content-Type": "application/json", "Content-Length": str(len(body))}.items():
         request.send_header(name, value)
@@ -205,7 +206,7 @@ def target(server: DataServer, master: StandIn | str, key: str, *, until: float 
     address = master if isinstance(master, str) else master.address
     fields = {"url": address} if address else {}
     query = signing.sign(server.secret, method, key, fields, int(time.time() + until))
-    return f"/{route}/{http.quote_key(key)}?{query}"
+    return f"/{route}/{request_fields.quote_key(key)}?{query}"
 
 
 def staged(volume: Volume) -> list[str]:
@@ -320,7 +321,7 @@ def test_a_read_that_comes_too_late_is_answered_or_sent_back_to_the_master(
         answer = follow_to(closed.url + late, method)
         assert (answer.status, answer.headers["location"]) == (
             307,
-            f"http://master:31414/get_key/{http.quote_key(key)}",
+            f"http://master:31414/get_key/{request_fields.quote_key(key)}",
         )
         assert answer.headers["content-type"] == "text/plain"
     assert follow_to(server.url + late).body == b"value"
@@ -448,9 +449,15 @@ def test_an_upload_is_committed_and_can_be_read(
     assert answer.headers["etag"] == f'"{digest}"'
     (told,) = master.told
     assert told == {
-        "node": "tested", "staged": told["staged"], "size": size, "digest": digest, "content_type": "image/x-test",
-        "if_match": None, "if_none_match": None, "if_unmodified_since": None,
-    }  # fmt: skip
+        "node": "tested",
+        "staged": told["staged"],
+        "size": size,
+        "digest": digest,
+        "content_type": "image/x-test",
+        "if_match": None,
+        "if_none_match": None,
+        "if_unmodified_since": None,
+    }
     got = node.get(key)
     assert (got.body, got.headers["content-type"], got.headers["etag"]) == (value, "image/x-test", f'"{digest}"')
     assert staged(volume) == []

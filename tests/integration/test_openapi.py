@@ -13,14 +13,14 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from broker import VERSION, settings
-from master import web
-from master.app import create_app
+from master import worker
+from master.web.flask_routes.app import create_app
 from ops.cluster import Cluster
 from tests.integration.wire import Client, good
 from tests.support import unique, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENT: dict[str, Any] = json.loads((ROOT / "master" / "openapi.json").read_text())
+DOCUMENT: dict[str, Any] = json.loads((ROOT / "master" / "web" / "flask_routes" / "openapi.json").read_text())
 METHODS = ("get", "put", "post", "delete", "head", "patch")
 OPERATIONS = [
     (path, method.upper(), operation)
@@ -76,7 +76,7 @@ def test_every_route_of_the_application_is_documented() -> None:
 
 
 def test_every_hot_route_is_documented() -> None:
-    hot = web.routes(Mock(), Mock(), Mock(), Mock())
+    hot = worker.routes(Mock(), Mock(), Mock(), Mock())
     routes = {(f"/{segment.strip('/')}/{{}}", method) for segment, method in hot}
     assert len(routes) >= 7
     assert not routes - {(re.sub(r"/\{\}.*", "/{}", path), method) for path, method in DOCUMENTED}

@@ -257,9 +257,15 @@ finally:
 """
         done = subprocess.run(
             [SYSTEM_PYTHON, "-c", program, str(home)],
-            user=NOBODY, group=NOBODY, extra_groups=[],
-            cwd=Path(place) / "code", env=os.environ | {"HOME": str(home)}, capture_output=True, text=True, timeout=90,
-        )  # fmt: skip
+            user=NOBODY,
+            group=NOBODY,
+            extra_groups=[],
+            cwd=Path(place) / "code",
+            env=os.environ | {"HOME": str(home)},
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
     # Then it works, and is theirs
     assert done.stdout == f"{NOBODY} {NOBODY} pulzar\n", done.stderr
     assert not left_running(mark, MARK)

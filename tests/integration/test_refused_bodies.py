@@ -67,10 +67,13 @@ def test_a_key_that_exists_and_a_condition_that_fails_are_seen(small: Cluster) -
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("PUT", "add_key/unsigned", 403), ("PUT", "add_key/a//b", 400), ("PUT", "nothing", 404), ("PUT", "health", 405),
+        ("PUT", "add_key/unsigned", 403),
+        ("PUT", "add_key/a//b", 400),
+        ("PUT", "nothing", 404),
+        ("PUT", "health", 405),
         ("GET", "get_key/none", 404),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("size", [100_000, 24 * MIB])
 def test_every_refusal_of_a_node_is_seen(small: Cluster, method: str, path: str, status: int, size: int) -> None:
     refused(sent_first(f"{small.nodes[0].url}/{path}", method, BODY[:size]), status)

@@ -26,9 +26,11 @@ CHUNKED = "Transfer-Encoding: chunked"
 def hasty(make_shared_cluster: Clusters) -> Cluster:
     """A cluster that gives clients little time, with few threads of each kind."""
     settings = {
-        "PULZAR_SERVER_CLIENT_TIMEOUT": str(IDLE), "PULZAR_SERVER_CLIENT_RATE": str(RATE), "PULZAR_SERVER_THREADS": "2",
+        "PULZAR_SERVER_CLIENT_TIMEOUT": str(IDLE),
+        "PULZAR_SERVER_CLIENT_RATE": str(RATE),
+        "PULZAR_SERVER_THREADS": "2",
         "PULZAR_VOLUME_THREADS": "2",
-    }  # fmt: skip
+    }
     return make_shared_cluster(nodes=1, env=settings)
 
 
@@ -66,7 +68,16 @@ def begun(cluster: Cluster, route: str, framing: str = LENGTH, body: bytes = b""
 
 
 @pytest.mark.parametrize("route", ROUTES)
-@pytest.mark.parametrize(("framing", "body"), [(LENGTH, b""), (LENGTH, b"some"), ("Content-Length: 9", b"some"), (CHUNKED, b"4\r\nsome\r\n"), (CHUNKED, b"4\r\nso")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [
+        (LENGTH, b""),
+        (LENGTH, b"some"),
+        ("Content-Length: 9", b"some"),
+        (CHUNKED, b"4\r\nsome\r\n"),
+        (CHUNKED, b"4\r\nso"),
+    ],
+)
 def test_who_stalls_in_the_body_is_told_so(hasty: Cluster, route: str, framing: str, body: bytes) -> None:
     with begun(hasty, route, framing, body) as client:
         since = time.monotonic()

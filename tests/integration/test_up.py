@@ -312,9 +312,19 @@ def test_settings_in_the_environment_reach_every_process_and_a_given_broker_is_u
     # When a cluster is started with settings and that broker in the environment
     base = free_base()
     up = Up(
-        checkout, tmp_path / "output", "--nodes", "1", "--exit", "--data", str(tmp_path / "data"), "--ports", str(base),
-        PULZAR_BROKER_URL=url, PULZAR_GENERAL_LOG_LEVEL="warning", PULZAR_GENERAL_SECRET="a secret of ours",
-    )  # fmt: skip
+        checkout,
+        tmp_path / "output",
+        "--nodes",
+        "1",
+        "--exit",
+        "--data",
+        str(tmp_path / "data"),
+        "--ports",
+        str(base),
+        PULZAR_BROKER_URL=url,
+        PULZAR_GENERAL_LOG_LEVEL="warning",
+        PULZAR_GENERAL_SECRET="a secret of ours",
+    )
     try:
         assert up.end(START_SECS) == 0, up.text
     finally:
@@ -335,9 +345,17 @@ def test_a_folder_of_jobs_of_ones_own_needs_no_factorial(checkout: Path, tmp_pat
     (tmp_path / "jobs" / "mine").mkdir(parents=True)
     (tmp_path / "jobs" / "mine" / "nothing.py").write_text("pass\n")
     up = Up(
-        checkout, tmp_path / "output", "--nodes", "1", "--exit", "--data", str(tmp_path / "data"),
-        "--ports", str(free_base()), PULZAR_JOBS_DIR=str(tmp_path / "jobs"),
-    )  # fmt: skip
+        checkout,
+        tmp_path / "output",
+        "--nodes",
+        "1",
+        "--exit",
+        "--data",
+        str(tmp_path / "data"),
+        "--ports",
+        str(free_base()),
+        PULZAR_JOBS_DIR=str(tmp_path / "jobs"),
+    )
     try:
         # Then all else is shown, it went well, and what was left out is said
         assert up.end(START_SECS) == 0, up.text
@@ -353,9 +371,16 @@ def test_a_demonstration_that_fails_is_said_and_the_cluster_stays(checkout: Path
     (tmp_path / "jobs" / "example").mkdir(parents=True)
     (tmp_path / "jobs" / "example" / "factorial.py").write_text("raise SystemExit('not today')\n")
     up = Up(
-        checkout, tmp_path / "output", "--nodes", "1", "--data", str(tmp_path / "data"), "--ports", str(free_base()),
+        checkout,
+        tmp_path / "output",
+        "--nodes",
+        "1",
+        "--data",
+        str(tmp_path / "data"),
+        "--ports",
+        str(free_base()),
         PULZAR_JOBS_DIR=str(tmp_path / "jobs"),
-    )  # fmt: skip
+    )
     try:
         # Then that is said, and the cluster runs on
         up.shows(LAST_LINE)

@@ -6,16 +6,16 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from broker.jobs import Options, Order
-from broker.runs import Claimed, Finished, RunState, Withdraw
-from master.actions import Action, JobEvent, Publish
-from master.job import Job
-from master.leases import Heard, Leases
-from master.ledger import Ledger
-from master.room import Room
-from master.runs import Runs
-from master.schedules import Schedules
-from master.waiting import Waiting
+from broker.messages.jobs import Options, Order
+from broker.messages.runs import Claimed, Finished, RunState, Withdraw
+from master.jobs.capacity import Capacity
+from master.jobs.effects import Action, JobEvent, Publish
+from master.jobs.leases import Heard, Leases
+from master.jobs.ledger import Ledger
+from master.jobs.model import Job
+from master.jobs.requeue import Requeue
+from master.jobs.schedules import Schedules
+from master.jobs.transitions import Transitions
 
 NOW = 1_700_000_000_000
 PLAIN = Options()
@@ -36,10 +36,10 @@ class Desk:
         self.ledger = Ledger(directory / "ledger", write=True, map_size=256 << 20)
         self.nodes: list[str] = ["n1", "n2"]  # that have every script
         self.shared = True  # whether all nodes are among them
-        self.runs = Runs(self.ledger, self.place)
-        self.waiting = Waiting(self.runs, retention_days)
+        self.runs = Transitions(self.ledger, self.place)
+        self.waiting = Requeue(self.runs, retention_days)
         self.leases = Leases(self.runs, lease_secs, START)
-        self.room = Room(self.ledger)
+        self.room = Capacity(self.ledger)
         self.schedules = Schedules(self.runs, self.room)
         self.now = NOW
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.secret_file import SecretFile
-from node.runner import Runner
-from node.runs import Limits, Outcome, Progress, Run
+from node.runs.model import Outcome, Run, RunLimits, RunProgress
+from node.runs.runner import Runner
 from tests.support import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ class Node:
         self._master = master
         self._passed = passed
         self.secrets = ""  # path of the file
-        self.progress: list[Progress] = []
+        self.progress: list[RunProgress] = []
         self.ends: list[Outcome] = []
         self._outcomes: dict[str, Outcome] = {}
         self._changed = threading.Condition()
@@ -89,10 +89,18 @@ class Node:
 
     def start(self, **limits: Any) -> Node:
         """Start the runner."""
-        given = Limits(**({"grace": 0.5} | limits))
+        given = RunLimits(**({"grace": 0.5} | limits))
         environment = {**os.environ, **SECRETS, "PULZAR_MASTER": self._master}
-        self._runner = Runner(self.work, self.scripts, given, environment, self._on_end, self.progress.append,
-                              self._passed, SecretFile(self.secrets))  # fmt: skip
+        self._runner = Runner(
+            self.work,
+            self.scripts,
+            given,
+            environment,
+            self._on_end,
+            self.progress.append,
+            self._passed,
+            SecretFile(self.secrets),
+        )
         self._runner.start()
         return self
 
@@ -161,12 +169,12 @@ def is_zygote(pid: int) -> bool:
         above = int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
     except OSError:
         return False
-    return b"node.zygote" in told(pid) and b"node.zygote" not in told(above)
+    return b"node.runs.zygote" in told(pid) and b"node.runs.zygote" not in told(above)
 
 
 def is_spare(pid: int, zygote: int) -> bool:
     """Whether a process waits for a task: its standard output is still that of the zygote."""
-    if b"node.zygote" not in told(pid):
+    if b"node.runs.zygote" not in told(pid):
         return False
     try:
         return os.readlink(f"/proc/{pid}/fd/1") == os.readlink(f"/proc/{zygote}/fd/1")
@@ -187,7 +195,7 @@ def main() -> None:
     def tell(outcome: Outcome) -> None:
         print(json.dumps([outcome.state.value, outcome.reason, outcome.log.decode("utf-8", "replace")]), flush=True)
 
-    runner = Runner(directory / "work", directory / "scripts", Limits(grace=0.5), os.environ, tell, lambda _: None)
+    runner = Runner(directory / "work", directory / "scripts", RunLimits(grace=0.5), os.environ, tell, lambda _: None)
     runner.start()
     for line in sys.stdin:
         runner.run(Run(secrets.token_hex(8), 1, 1, json.loads(line), {}))

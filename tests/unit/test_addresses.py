@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from broker import addresses, signing
 from broker.errors import BadSignature
+from broker.http import signed_addresses, signing
 from broker.refusals import BadRequest
 
 SECRET = b"s" * 32
@@ -20,33 +20,35 @@ def signed(method: str = "GET", until: int = NOW + 60, **fields: str) -> str:
 
 
 def test_an_upload_says_only_what_was_asked_for() -> None:
-    assert addresses.upload("m:1", 0, False, None, None) == {"url": "m:1"}
+    assert signed_addresses.upload("m:1", 0, False, None, None) == {"url": "m:1"}
     full = {"url": "m:1", "life": "5", "overwrite": "1", "if_match": "", "size": "0"}
-    assert addresses.upload("m:1", 5, True, 0, "") == full
+    assert signed_addresses.upload("m:1", 5, True, 0, "") == full
 
 
 @pytest.mark.parametrize(("fields", "may"), [({}, False), ({"overwrite": "1"}, True), ({"if_match": "*"}, True)])
 def test_only_what_was_signed_replaces(fields: dict[str, str], may: bool) -> None:
-    assert addresses.replaces({"url": "m:1", "size": "5", **fields}) is may
+    assert signed_addresses.replaces({"url": "m:1", "size": "5", **fields}) is may
 
 
 def test_a_length_that_was_signed_is_the_only_one() -> None:
-    addresses.check_length({}, 7)
-    addresses.check_length({"size": "7"}, 7)
-    addresses.check_length({"size": "7"}, None)
+    signed_addresses.check_length({}, 7)
+    signed_addresses.check_length({"size": "7"}, 7)
+    signed_addresses.check_length({"size": "7"}, None)
     for size in ("8", "0", "07"):
         with pytest.raises(BadRequest, match="has 7 bytes"):
-            addresses.check_length({"size": size}, 7)
+            signed_addresses.check_length({"size": size}, 7)
 
 
 @pytest.mark.parametrize("open_reads", [True, False])
 def test_a_read_in_time_is_answered(open_reads: bool) -> None:
-    assert addresses.way_back(SECRET, KEY, signed(), NOW, open_reads) is None
+    assert signed_addresses.way_back(SECRET, KEY, signed(), NOW, open_reads) is None
 
 
 def test_a_late_read_is_answered_where_reads_are_open_and_sent_back_elsewhere() -> None:
-    assert addresses.way_back(SECRET, KEY, signed(until=NOW - 1), NOW, True) is None
-    assert addresses.way_back(SECRET, KEY, signed(until=NOW - 1), NOW, False) == "http://master:1/get_key/a%20b.txt"
+    assert signed_addresses.way_back(SECRET, KEY, signed(until=NOW - 1), NOW, True) is None
+    assert (
+        signed_addresses.way_back(SECRET, KEY, signed(until=NOW - 1), NOW, False) == "http://master:1/get_key/a%20b.txt"
+    )
 
 
 @pytest.mark.parametrize("open_reads", [True, False])
@@ -54,13 +56,13 @@ def test_a_late_read_is_answered_where_reads_are_open_and_sent_back_elsewhere() 
 def test_a_wrong_signature_is_never_right(until: int, open_reads: bool) -> None:
     for query in (signed(until=until)[:-1], signed("PUT", until), signed(until=until).replace("master", "evil")):
         with pytest.raises(BadSignature, match="changed"):
-            addresses.way_back(SECRET, KEY, query, NOW, open_reads)
+            signed_addresses.way_back(SECRET, KEY, query, NOW, open_reads)
 
 
 def test_a_read_without_a_signature_is_for_open_nodes() -> None:
-    assert addresses.way_back(SECRET, KEY, "", NOW, True) is None
+    assert signed_addresses.way_back(SECRET, KEY, "", NOW, True) is None
     with pytest.raises(BadSignature, match="not signed"):
-        addresses.way_back(SECRET, KEY, "", NOW, False)
+        signed_addresses.way_back(SECRET, KEY, "", NOW, False)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,6 @@ def test_a_read_without_a_signature_is_for_open_nodes() -> None:
 )
 def test_any_origin_may_read_what_an_authentic_address_answers(path: str, query: str, any_origin: bool) -> None:
     environ: dict[str, Any] = {"PATH_INFO": path, "QUERY_STRING": query, "REQUEST_METHOD": "OPTIONS"}
-    assert addresses.allowed_origin(SECRET, environ, "https://ui") == ("*" if any_origin else "https://ui")
-    assert addresses.allowed_origin(SECRET, environ, "") == "", "none at all is none at all"
-    assert addresses.allowed_origin(SECRET, environ, "*") == "*"
+    assert signed_addresses.allowed_origin(SECRET, environ, "https://ui") == ("*" if any_origin else "https://ui")
+    assert signed_addresses.allowed_origin(SECRET, environ, "") == "", "none at all is none at all"
+    assert signed_addresses.allowed_origin(SECRET, environ, "*") == "*"

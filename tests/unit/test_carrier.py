@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from broker import jobs
-from broker.jobs import Order
-from master import carrier as carrier_module
-from master.actions import Publish
-from master.carrier import Carrier
-from master.launch import what_became
+from broker.messages import jobs
+from broker.messages.jobs import Order
+from master.jobs import effect_runner as carrier_module
+from master.jobs.effect_runner import EffectRunner
+from master.jobs.effects import Publish
+from master.web.jobs.launch_request import what_became
 
 SECRET = b"s" * 32
 ORDER = Order("example/job", {"number": 5}, id=7, attempt=1)
@@ -47,18 +47,18 @@ def link() -> FakeLink:
 
 
 @pytest.fixture
-def carrier(link: FakeLink) -> Carrier:
-    return Carrier(link, SECRET, 10.0, False, lambda _: False, lambda: None)  # type: ignore[arg-type]
+def carrier(link: FakeLink) -> EffectRunner:
+    return EffectRunner(link, SECRET, 10.0, False, lambda _: False, lambda: None)  # type: ignore[arg-type]
 
 
-def test_a_job_is_published_with_the_masters_seal(link: FakeLink, carrier: Carrier) -> None:
+def test_a_job_is_published_with_the_masters_seal(link: FakeLink, carrier: EffectRunner) -> None:
     carrier.carry_out([Publish(ORDER, "")])
     ((_, body, headers),) = link.sent
     assert jobs.is_sealed(SECRET, body, headers)
     assert jobs.read(body, sealed=True) == ORDER
 
 
-def test_everybody_who_waits_for_a_confirm_is_told_once(link: FakeLink, carrier: Carrier) -> None:
+def test_everybody_who_waits_for_a_confirm_is_told_once(link: FakeLink, carrier: EffectRunner) -> None:
     first, second = FakeCall(), FakeCall()
     carrier.carry_out([Publish(ORDER, "")])
     for call in (first, second):  # a launch again with the same unique token
@@ -73,7 +73,7 @@ def test_everybody_who_waits_for_a_confirm_is_told_once(link: FakeLink, carrier:
 
 
 def test_who_has_waited_long_enough_is_told_that_it_is_in_the_ledger_alone(
-    link: FakeLink, carrier: Carrier, monkeypatch: pytest.MonkeyPatch
+    link: FakeLink, carrier: EffectRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     early, late = FakeCall(), FakeCall()
     carrier.carry_out([Publish(ORDER, "")])

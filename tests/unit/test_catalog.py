@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from broker.messages import decode, encode
-from broker.runs import Catalog as Message
+from broker.messages.codec import decode, encode
+from broker.messages.runs import NodeCatalog as Message
 from jobs import docstrings
-from node.catalog import Catalog
+from node.jobs.catalog import Catalog
 
 JOB = '''
 from jobs import Job
@@ -54,10 +54,15 @@ def test_a_class_is_described_by_the_docstring_of_execute(tmp_path: Path) -> Non
     write(tmp_path, report=JOB)
     row = catalog(tmp_path)["f/report"]
     assert row | {"arguments": None} == {
-        "path": "f/report", "description": "Adds up\ntwo lines.", "category": "maths", "author": "Ada",
-        "args": '{"number": "int: how many", "kind": ["a", "b"], "rate": 0.5}', "error": "", "kind": "class",
+        "path": "f/report",
+        "description": "Adds up\ntwo lines.",
+        "category": "maths",
+        "author": "Ada",
+        "args": '{"number": "int: how many", "kind": ["a", "b"], "rate": 0.5}',
+        "error": "",
+        "kind": "class",
         "arguments": None,
-    }  # fmt: skip
+    }
     assert row["arguments"] == [
         {"name": "number", "type": "int", "default": None, "help": "how many", "choices": []},
         {"name": "kind", "type": "str", "default": "a", "help": "", "choices": ["a", "b"]},
@@ -111,18 +116,31 @@ def test_helper_modules_are_left_out(tmp_path: Path) -> None:
     write(
         tmp_path,
         job="from . import one\nfrom .two import x\nimport three, os\nfrom four import y\ndef late():\n    import five",
-        one="x = 1", two="x = 1", three="x = 1", four="y = 1", five="x = 1", alone="print(1)",
-        said="# pulzar: helper\nx = 1", also="from jobs import Job\nclass Also(Job): pass",
-        main="if __name__ == '__main__':\n    print(1)", user="from . import also, main, user",
-    )  # fmt: skip
+        one="x = 1",
+        two="x = 1",
+        three="x = 1",
+        four="y = 1",
+        five="x = 1",
+        alone="print(1)",
+        said="# pulzar: helper\nx = 1",
+        also="from jobs import Job\nclass Also(Job): pass",
+        main="if __name__ == '__main__':\n    print(1)",
+        user="from . import also, main, user",
+    )
     assert jobs(tmp_path) == {"f/job", "f/alone", "f/also", "f/main", "f/user"}
 
 
 def test_a_helper_is_listed_with_those_whose_it_is(tmp_path: Path) -> None:
     write(
-        tmp_path, one="from . import shared", two="import shared", three="import shared", four="import shared",
-        shared="x = 1", said="# pulzar: helper", **{"1st": "x = 1", "five": "from importlib import import_module"},
-    )  # fmt: skip
+        tmp_path,
+        one="from . import shared",
+        two="import shared",
+        three="import shared",
+        four="import shared",
+        shared="x = 1",
+        said="# pulzar: helper",
+        **{"1st": "x = 1", "five": "from importlib import import_module"},
+    )
     rows = catalog(tmp_path)
     assert (rows["f/shared"]["kind"], rows["f/shared"]["error"]) == (
         "helper",
@@ -170,8 +188,9 @@ def test_links_are_scripts_and_folders_like_any_others(tmp_path: Path) -> None:
     assert list(found) == [*(f"f/{name}" for name in names), "far/shared", *(f"near/{name}" for name in names)]
     errors = {path: row["error"] for path, row in found.items() if row["error"] and path[0] == "f"}
     assert errors == {
-        "f/loose": "it is a link to nothing, where nothing is", "f/round": "it is a link to round.py, where nothing is",
-    }  # fmt: skip
+        "f/loose": "it is a link to nothing, where nothing is",
+        "f/round": "it is a link to round.py, where nothing is",
+    }
     # and they are there once there is something
     (inside / "f" / "nothing").write_text("print(1)")
     assert catalog(inside)["f/loose"]["error"] == ""
@@ -200,16 +219,23 @@ def test_the_one_job_of_a_script_is_found_whatever_it_is_called(tmp_path: Path) 
     rows = catalog(tmp_path)
     classes = {path.partition("/")[2]: row["description"] for path, row in rows.items() if row["kind"] == "class"}
     assert classes == {
-        "own": "of own", "attribute": "of attribute", "nightly": "of core", "also": "of core", "built": "of built",
+        "own": "of own",
+        "attribute": "of attribute",
+        "nightly": "of core",
+        "also": "of core",
+        "built": "of built",
         "both": "of both",
-    }  # fmt: skip
+    }
     errors = {path.partition("/")[2]: row["error"] for path, row in rows.items() if row["kind"] == "script"}
     assert errors == {
         "derived": "f/derived has the jobs Above and Below, and none is called like the script; call the one that is to run Derived",
         "two": "f/two has the jobs A and B, and none is called like the script; call the one that is to run Two",
         "unable": "the class Some of f/unable has no method execute",
-        "busy": "", "theirs": "", "round": "", "uses": "",
-    }  # fmt: skip
+        "busy": "",
+        "theirs": "",
+        "round": "",
+        "uses": "",
+    }
     assert rows["f/core"]["kind"] == "helper"
 
 
@@ -264,8 +290,17 @@ def test_a_thousand_scripts_that_have_not_changed_are_looked_at_in_no_time(tmp_p
 
 @pytest.mark.parametrize(
     "documented",
-    ['{"n": 1e999}', '{"n": NaN}', '{"n": 100000000000000000000000}', '{"n": "\\ud800"}', '["n"]', "n: int", "{" * 2000, ""],
-)  # fmt: skip
+    [
+        '{"n": 1e999}',
+        '{"n": NaN}',
+        '{"n": 100000000000000000000000}',
+        '{"n": "\\ud800"}',
+        '["n"]',
+        "n: int",
+        "{" * 2000,
+        "",
+    ],
+)
 def test_arguments_that_are_no_json_object_stay_text(tmp_path: Path, documented: str) -> None:
     write(tmp_path, job=f'"""Arguments: {documented}"""'.replace("\\", "\\\\"))
     found = Catalog(tmp_path)
@@ -282,6 +317,12 @@ def test_arguments_are_typed() -> None:
     )
     assert found is not None
     assert [(row["name"], row["type"], row["default"], row["help"]) for row in found] == [
-        ("a", "int", None, ""), ("b", "bool", True, "yes"), ("c", "", None, "whatever you like"), ("d", "", None, ""),
-        ("e", "list", [1], ""), ("f", "str", None, ""), ("g", "list", None, "the numbers"), ("h", "", None, ""),
-    ]  # fmt: skip
+        ("a", "int", None, ""),
+        ("b", "bool", True, "yes"),
+        ("c", "", None, "whatever you like"),
+        ("d", "", None, ""),
+        ("e", "list", [1], ""),
+        ("f", "str", None, ""),
+        ("g", "list", None, "the numbers"),
+        ("h", "", None, ""),
+    ]

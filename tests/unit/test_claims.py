@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.runs import Finished, RunState
-from node import claims as module
-from node.claims import Claim, Claims, Ended, Left
+from broker.messages.runs import Finished, RunState
 from node.errors import DiskFull, StorageError
+from node.jobs import claims as module
+from node.jobs.claims import Claim, Claims, Ended, Left
 
 RUNS = [f"{number:032x}" for number in range(100)]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from broker import connections
+from broker.server import connections
 from tests.support import wait_for
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from broker import keys
 from broker.errors import LinkDown, Unsendable
-from broker.messages import Commands, Delete, Status, Store, decode
-from master.dispatch import LOST, NOWHERE, Dispatcher, Ticket
+from broker.messages.codec import decode
+from broker.messages.store import Commands, Delete, Status, Store
+from master.store.dispatcher import LOST, NOWHERE, Dispatcher, Ticket
 
 KEY = keys.encode("key")
 
@@ -52,7 +53,7 @@ class Bench:
         self.link = FakeLink()
         self.nodes = ["a", "b"]
         self.now = 100.0
-        monkeypatch.setattr("master.dispatch.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("master.store.dispatcher.time.monotonic", lambda: self.now)
         self.dispatcher = Dispatcher(self.link, "o", 1000, self._choose)  # type: ignore[arg-type]
 
     def _choose(self, _size: int, exclude: Collection[str]) -> str | None:

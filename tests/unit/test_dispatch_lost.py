@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from broker import keys
-from broker.messages import Commands, Status, Store, decode
-from master.dispatch import STALLED_SECS, Dispatcher
+from broker.messages.codec import decode
+from broker.messages.store import Commands, Status, Store
+from master.store.dispatcher import STALLED_SECS, Dispatcher
 
 LINGER_SECS = 0.1  # long enough for a busy machine to do several things in it
 
@@ -54,7 +55,7 @@ class Thread:
 
 @pytest.fixture(autouse=True)
 def linger(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("master.dispatch.LINGER_SECS", LINGER_SECS)
+    monkeypatch.setattr("master.store.dispatcher.LINGER_SECS", LINGER_SECS)
 
 
 @pytest.fixture

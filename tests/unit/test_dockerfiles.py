@@ -170,8 +170,11 @@ def test_a_service_that_does_not_answer_is_not_healthy(arguments: list[str], rea
     # Given nobody on that port
     done = subprocess.run(
         [sys.executable, str(ROOT / "ops/docker/health.py"), *arguments],
-        env={"PULZAR_SERVER_PORT": "1", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        env={"PULZAR_SERVER_PORT": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 1
     assert reason in done.stdout
 

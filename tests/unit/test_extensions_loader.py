@@ -75,8 +75,26 @@ def test_a_file_written_for_the_first_pulzar_works_unchanged(folder: Path) -> No
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", "../up", "a/b", "a.b", "A", "aB", "_helper", "__init__", "1a", "a-b", "a b", "é", "a\n", "a" * 65, "a\0"],
-)  # fmt: skip
+    [
+        "",
+        ".",
+        "..",
+        "../up",
+        "a/b",
+        "a.b",
+        "A",
+        "aB",
+        "_helper",
+        "__init__",
+        "1a",
+        "a-b",
+        "a b",
+        "é",
+        "a\n",
+        "a" * 65,
+        "a\0",
+    ],
+)
 def test_what_is_no_plain_name_is_never_looked_for(folder: Path, name: str) -> None:
     for file in ("_helper", "__init__", "A", "a.b", "a-b"):
         write(folder / f"{file}.py", returning(file.capitalize().replace(".", ""), "[]"))

@@ -411,10 +411,19 @@ def test_redirects_are_followed_to_the_end() -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "ftp://127.0.0.1/x", "file:///etc/passwd", "/etc/passwd", "x", "http://", "http://[::1/x", "http://a:b/", "http://a..b/",
-        "http://a b/", "http://a\0b/", "https://a\x7fb/",
+        "ftp://127.0.0.1/x",
+        "file:///etc/passwd",
+        "/etc/passwd",
+        "x",
+        "http://",
+        "http://[::1/x",
+        "http://a:b/",
+        "http://a..b/",
+        "http://a b/",
+        "http://a\0b/",
+        "https://a\x7fb/",
     ],
-)  # fmt: skip
+)
 def test_only_addresses_of_the_web_are_asked(url: str) -> None:
     with pytest.raises(Refused, match=r"no address|an address with http:// or https:// is needed") as caught:
         fetched(url)

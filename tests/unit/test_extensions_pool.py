@@ -15,10 +15,10 @@ import pytest
 
 from master.extensions import frames
 from master.extensions.errors import Failed, ProcessDied
-from master.extensions.frames import Failure, Hello, Request
+from master.extensions.frames import Failure, Hello, Invocation
 from master.extensions.pool import Pool
-from master.extensions.process import Process
-from master.index import Index
+from master.extensions.process_client import Process
+from master.index.index import Index
 from tests.support import wait_for
 
 HEAD = "import os, subprocess, sys, time\nfrom extensions import Extension\n\n\n"
@@ -31,12 +31,12 @@ def hello(tmp_path: Path) -> Hello:
     return Hello(str(tmp_path / "apps"), str(tmp_path / "index"), 1 << 24, "127.0.0.1:9")
 
 
-def app(hello: Hello, name: str, *lines: str) -> Request:
+def app(hello: Hello, name: str, *lines: str) -> Invocation:
     """Write an extension whose `execute` has these lines; a request to it."""
     body = "".join(f"        {line}\n" for line in lines)
     text = f"{HEAD}class {name.capitalize()}(Extension):\n    def execute(self):\n{body}"
     (Path(hello.directory) / f"{name}.py").write_text(text)
-    return Request(name, ["a"], {}, None)
+    return Invocation(name, ["a"], {}, None)
 
 
 def with_pool(hello: Hello, tmp_path: Path, work: Callable[[Pool], Awaitable[Any]], size: int = 2) -> Any:
@@ -52,7 +52,7 @@ def with_pool(hello: Hello, tmp_path: Path, work: Callable[[Pool], Awaitable[Any
     return asyncio.run(run())
 
 
-async def ask(process: Process, request: Request) -> tuple[bytes, bytes, Any]:
+async def ask(process: Process, request: Invocation) -> tuple[bytes, bytes, Any]:
     """Kind of the last frame of an answer, its data and the last frame's content."""
     process.begin(request)
     data = b""
@@ -113,13 +113,14 @@ def test_a_process_that_dies_says_how_and_another_one_goes_on(
 
 def test_ending_a_process_ends_its_children_also_those_of_another_session(hello: Hello, tmp_path: Path) -> None:
     request = app(
-        hello, "parent",
+        hello,
+        "parent",
         "children = [subprocess.Popen(['setsid', 'sleep', '600']), subprocess.Popen(['sleep', '600'])]",
         "subprocess.run(['sh', '-c', 'setsid sleep 600 & echo $! > ' + os.environ['TMPDIR'] + '/orphan'])",
         "orphan = open(os.environ['TMPDIR'] + '/orphan').read()",
         "open(__file__ + '.pids', 'w').write(' '.join([str(os.getpid()), orphan] + [str(c.pid) for c in children]))",
         "while True: pass",
-    )  # fmt: skip
+    )
     file = Path(hello.directory) / "parent.py.pids"
 
     async def work(pool: Pool) -> list[int]:
@@ -164,8 +165,14 @@ def test_a_fork_that_comes_back_gives_no_second_answer(hello: Hello, tmp_path: P
 def test_what_is_printed_goes_to_the_log_with_a_limit_and_never_into_the_answer(
     hello: Hello, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    loud = app(hello, "loud", "print('first line')", "os.write(2, b'x' * 79 + b'\\n')",
-               "for _ in range(131072): print('x' * 79)", "return ['quiet']")  # fmt: skip
+    loud = app(
+        hello,
+        "loud",
+        "print('first line')",
+        "os.write(2, b'x' * 79 + b'\\n')",
+        "for _ in range(131072): print('x' * 79)",
+        "return ['quiet']",
+    )
 
     async def work(pool: Pool) -> tuple[bytes, bytes, Any]:
         process = await pool.take()
@@ -196,13 +203,16 @@ def test_what_is_printed_goes_to_the_log_with_a_limit_and_never_into_the_answer(
         (["value = []", "value.append(value)", "return value"], 500, "can't be written as JSON: Circular"),
         (["from extensions import Refused", "raise Refused(418, 'tea only')"], 418, "^tea only$"),
         (["import nosuchlibrary.part"], 501, "nosuchlibrary.*not installed.*pip install nosuchlibrary"),
-        (["from extensions import MissingLibrary", "raise MissingLibrary('tool', 'apt-get install tool')"], 501,
-         "tool is not installed on the master; install it there with: apt-get install tool"),
+        (
+            ["from extensions import MissingLibrary", "raise MissingLibrary('tool', 'apt-get install tool')"],
+            501,
+            "tool is not installed on the master; install it there with: apt-get install tool",
+        ),
         (["from extensions import _gone"], 500, "ImportError"),
         (["raise ValueError('\\ud800' + 'x' * 200000)"], 500, "ValueError"),
         (["compile('a b', 'given', 'exec')"], 500, "given, line 1"),
     ],
-)  # fmt: skip
+)
 def test_whatever_an_extension_raises_or_returns_is_told_and_the_process_goes_on(
     hello: Hello, tmp_path: Path, lines: list[str], status: int, message: str
 ) -> None:

@@ -17,9 +17,12 @@ from tests.pictures import reply, serving
 
 MASTER, NODE = "10.1.1.1:31414", "http://10.1.1.2:31415"
 NAMES = {
-    "store.example": ["10.1.1.1"], "node.example": ["10.1.1.2"], "evil.example": ["127.0.0.1"], "pictures.example": ["192.0.2.7"],
+    "store.example": ["10.1.1.1"],
+    "node.example": ["10.1.1.2"],
+    "evil.example": ["127.0.0.1"],
+    "pictures.example": ["192.0.2.7"],
     "localhost": ["127.0.0.1", "::1"],
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -65,13 +68,23 @@ def test_keys_of_the_cluster_are_within_reach_by_whatever_name(host: str, port: 
 @pytest.mark.parametrize(
     ("host", "port", "path"),
     [
-        ("127.0.0.1", 31414, "/get_key/a"), ("localhost", 31414, "/get_key/a"), ("evil.example", 31414, "/get_key/a"),
-        ("::1", 31414, "/get_key/a"), ("0.0.0.0", 31414, "/get_key/a"), ("::ffff:127.0.0.1", 31414, "/get_key/a"),
-        ("10.1.1.1", 15672, "/get_key/a"), ("10.1.1.1", 31415, "/get_key/a"), ("10.1.1.2", 31414, "/get_key/a"),
-        ("10.1.1.1", 31414, "/admin/status"), ("10.1.1.1", 31414, "/get_keys"), ("10.1.1.2", 31415, "/"),
-        ("192.0.2.7", 80, "/get_key/a"), ("169.254.169.254", 80, "/get_key/a"), ("unknown.example", 31414, "/get_key/a"),
+        ("127.0.0.1", 31414, "/get_key/a"),
+        ("localhost", 31414, "/get_key/a"),
+        ("evil.example", 31414, "/get_key/a"),
+        ("::1", 31414, "/get_key/a"),
+        ("0.0.0.0", 31414, "/get_key/a"),
+        ("::ffff:127.0.0.1", 31414, "/get_key/a"),
+        ("10.1.1.1", 15672, "/get_key/a"),
+        ("10.1.1.1", 31415, "/get_key/a"),
+        ("10.1.1.2", 31414, "/get_key/a"),
+        ("10.1.1.1", 31414, "/admin/status"),
+        ("10.1.1.1", 31414, "/get_keys"),
+        ("10.1.1.2", 31415, "/"),
+        ("192.0.2.7", 80, "/get_key/a"),
+        ("169.254.169.254", 80, "/get_key/a"),
+        ("unknown.example", 31414, "/get_key/a"),
     ],
-)  # fmt: skip
+)
 def test_all_else_is_refused_in_the_same_words(host: str, port: int, path: str) -> None:
     with pytest.raises(
         Refused, match=r"is no key of this cluster.*http://10\.1\.1\.1:31414/get_key/….*\[extensions\] fetch"
@@ -168,9 +181,10 @@ def test_a_name_that_changes_its_address_is_connected_to_where_it_was_looked_at(
         real = socket.getaddrinfo
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                socket, "getaddrinfo",
+                socket,
+                "getaddrinfo",
                 lambda host, port, *a, **k: real(changing[host][0] if host in changing else host, port, *a, **k),
-            )  # fmt: skip
+            )
             connected: list[Any] = []
             patch.setattr(socket, "create_connection", lambda address, **_: connected.append(address) or refuse())
             with pytest.raises(Refused, match="can't be fetched"):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from broker import keys, settings
-from node.storage import Storage
+from node.storage.storage import Storage
 
 ROOT = Path(__file__).parents[2]
 

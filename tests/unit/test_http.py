@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from broker import http
 from broker.errors import InvalidKey
-from broker.http import Plan, Resource
-from broker.ranges import Span
+from broker.http import request_fields, responses, values
+from broker.http.ranges import Span
+from broker.http.values import Plan, Resource
 
 VALUE = bytes(range(256)) * 4
 CREATED = 784111777_123  # ms
@@ -23,7 +23,7 @@ ETAG = RESOURCE.etag
 def ask(method: str = "GET", resource: Resource = RESOURCE, **headers: str) -> tuple[Plan, dict[str, str], bytes]:
     """The plan, its headers and the body that is sent."""
     environ = {"REQUEST_METHOD": method, **{f"HTTP_{name.upper()}": value for name, value in headers.items()}}
-    plan = http.plan(environ, resource)
+    plan = values.plan(environ, resource)
     names = [name for name, _ in plan.headers]
     assert len(set(names)) == len(names), "no header twice"
     value = VALUE if resource.size else b""
@@ -166,7 +166,7 @@ def test_if_range_decides_whether_the_range_counts(if_range: str, status: int) -
 
 
 def test_the_envelope_says_whether_it_went_well() -> None:
-    answer = http.answer(201, {"url": "x"}, "key added", [("ETag", '"a"')], "*")
+    answer = responses.make(201, {"url": "x"}, "key added", [("ETag", '"a"')], "*")
     headers = dict(answer.headers)
     assert len(headers) == len(answer.headers)
     assert json.loads(answer.body) == {"data": {"url": "x"}, "msg": "key added", "status": "ok"}
@@ -174,17 +174,17 @@ def test_the_envelope_says_whether_it_went_well() -> None:
     assert headers["Content-Type"] == "application/json"
     assert headers["Content-Length"] == str(len(answer.body))
     assert (headers["ETag"], headers["Access-Control-Allow-Origin"]) == ('"a"', "*")
-    answer = http.answer(507, None, "full – really", [], "")
+    answer = responses.make(507, None, "full – really", [], "")
     assert json.loads(answer.body) == {"data": None, "msg": "full – really", "status": "ko"}
     assert "Access-Control-Allow-Origin" not in dict(answer.headers)
 
 
 def test_a_redirect_is_not_said_to_have_gone_well() -> None:
-    assert json.loads(http.answer(307, None, "elsewhere", [], "").body)["status"] == "ko"
+    assert json.loads(responses.make(307, None, "elsewhere", [], "").body)["status"] == "ko"
 
 
 def test_options_tells_methods_and_what_pages_from_elsewhere_may_send() -> None:
-    answer = http.options(["PUT", "GET"], "https://ui.example")
+    answer = responses.options(["PUT", "GET"], "https://ui.example")
     headers = dict(answer.headers)
     assert (answer.status, answer.body) == (204, b"")
     assert headers["Allow"] == headers["Access-Control-Allow-Methods"] == "GET, OPTIONS, PUT"
@@ -193,20 +193,30 @@ def test_options_tells_methods_and_what_pages_from_elsewhere_may_send() -> None:
         assert name in headers["Access-Control-Allow-Headers"]
     for name in ("ETag", "Content-Range", "Location"):
         assert name in headers["Access-Control-Expose-Headers"]
-    assert dict(http.options(["PUT"], "").headers) == {
-        "Allow": "OPTIONS, PUT", "X-Content-Type-Options": "nosniff",
-    }  # fmt: skip
+    assert dict(responses.options(["PUT"], "").headers) == {
+        "Allow": "OPTIONS, PUT",
+        "X-Content-Type-Options": "nosniff",
+    }
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize(
     ("content_type", "sandboxed"),
     [
-        ("text/html", True), ("image/svg+xml", True), ("application/xhtml+xml", True), ("image/png", True), ("", True),
-        ("application/pdf", False), ("Audio/mpeg", False), ("video/mp4; codecs=avc1", False),
-        ("application/pdf, text/html", True), ("video/mp4;x, text/html", True), ("video/", True), ("video/mp4 text/html", True),
+        ("text/html", True),
+        ("image/svg+xml", True),
+        ("application/xhtml+xml", True),
+        ("image/png", True),
+        ("", True),
+        ("application/pdf", False),
+        ("Audio/mpeg", False),
+        ("video/mp4; codecs=avc1", False),
+        ("application/pdf, text/html", True),
+        ("video/mp4;x, text/html", True),
+        ("video/", True),
+        ("video/mp4 text/html", True),
     ],
-)  # fmt: skip
+)
 def test_a_value_that_could_act_as_a_page_is_in_a_sandbox(content_type: str, sandboxed: bool, method: str) -> None:
     resource = RESOURCE._replace(content_type=content_type)
     for more in ({}, {"range": "bytes=0-3"}, {"range": "bytes=0-3,9-"}):
@@ -216,13 +226,13 @@ def test_a_value_that_could_act_as_a_page_is_in_a_sandbox(content_type: str, san
 
 def test_who_is_sent_elsewhere_is_told_that_nothing_is_done() -> None:
     for status, said in ((200, "ok"), (299, "ok"), (307, "ko"), (400, "ko")):
-        assert json.loads(http.envelope(status, None, "x"))["status"] == said
-    answer = http.elsewhere("http://n:1/get_key/a", http.cors_headers("*"))
+        assert json.loads(responses.envelope(status, None, "x"))["status"] == said
+    answer = responses.redirect("http://n:1/get_key/a", responses.cors_headers("*"))
     assert (answer.status, answer.body) == (307, b"the value is at http://n:1/get_key/a\n")
     headers = dict(answer.headers)
     assert (headers["Location"], headers["Content-Type"]) == ("http://n:1/get_key/a", "text/plain")
     assert headers["Content-Length"] == str(len(answer.body))
-    assert http.elsewhere("http://n:1/", [], head=True).body == b""
+    assert responses.redirect("http://n:1/", [], head=True).body == b""
 
 
 @pytest.mark.parametrize(
@@ -230,20 +240,25 @@ def test_who_is_sent_elsewhere_is_told_that_nothing_is_done() -> None:
     [("a/b", "a/b"), ("/a", "a"), ("a+b %~", "a+b %~"), ("k" * 383, "k" * 383)],
 )
 def test_the_key_is_what_follows_the_prefix(path: str, key: str) -> None:
-    assert http.key_of({"PATH_INFO": "/get_key/" + path}, "/get_key/") == key
+    assert request_fields.key_of({"PATH_INFO": "/get_key/" + path}, "/get_key/") == key
 
 
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("", "empty"), ("a//b", "empty segment"), ("a/../b", r"\. or \.\."), ("a\x00b", "control"), ("k" * 384, "384 bytes"),
-        ("é文".encode().decode("latin-1"), "'é'"), ("\xe9", "not ASCII"),
+        ("", "empty"),
+        ("a//b", "empty segment"),
+        ("a/../b", r"\. or \.\."),
+        ("a\x00b", "control"),
+        ("k" * 384, "384 bytes"),
+        ("é文".encode().decode("latin-1"), "'é'"),
+        ("\xe9", "not ASCII"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_key_in_a_path_is_refused_with_the_reason(path: str, reason: str) -> None:
     with pytest.raises(InvalidKey, match=reason):
-        http.key_of({"PATH_INFO": "/get_key/" + path}, "/get_key/")
+        request_fields.key_of({"PATH_INFO": "/get_key/" + path}, "/get_key/")
 
 
 def test_a_key_is_quoted_so_that_it_comes_back() -> None:
-    assert http.quote_key("a b/100%+~?#é"[:-1]) == "a%20b/100%25%2B~%3F%23"
+    assert request_fields.quote_key("a b/100%+~?#é"[:-1]) == "a%20b/100%25%2B~%3F%23"

@@ -10,21 +10,29 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from broker.jobs import Options, Order
+from broker.messages.jobs import Options, Order
+from broker.messages.runs import NodeCatalog, Progress, RunState
 from broker.refusals import NotFound
-from broker.runs import Catalog, Progress, RunState
 from jobs.secret_file import SecretFile
-from master import catalog, jobs_admin
-from master.app import _failed
-from master.job import arguments_text
-from master.jobs_view import ROW_BYTES, SHOWN_BYTES, SHOWN_DEPTH
-from master.schedules import Rhythm
+from master.jobs import script_catalog
+from master.jobs.model import arguments_text
+from master.jobs.schedules import Rhythm
+from master.web.flask_routes import job_admin
+from master.web.flask_routes.app import _failed
+from master.web.flask_routes.job_json import ROW_BYTES, SHOWN_BYTES, SHOWN_DEPTH
 from tests.unit.desk import NOW, Desk, token
 
 JOB_COLUMNS = {"job_id", "job_name", "parameters", "node", "creation_time"}
 SCHEDULE_COLUMNS = {
-    "job_id", "job_name", "parameters", "interval", "time_unit", "repeat", "creation_time", "next_execution",
-}  # fmt: skip
+    "job_id",
+    "job_name",
+    "parameters",
+    "interval",
+    "time_unit",
+    "repeat",
+    "creation_time",
+    "next_execution",
+}
 
 
 class Site:
@@ -34,14 +42,14 @@ class Site:
         self.desk = desk
         self.store: dict[str, bytes] = {}
         app = self.app = Flask("test")
-        app.extensions[jobs_admin.EXTENSION] = jobs_admin.JobParts(desk.ledger, self.read)
-        app.register_blueprint(jobs_admin.blueprint)
+        app.extensions[job_admin.EXTENSION] = job_admin.JobParts(desk.ledger, self.read)
+        app.register_blueprint(job_admin.blueprint)
         app.register_error_handler(Exception, _failed)
         self.client = app.test_client()
 
     def keep_secrets(self, file: Path) -> None:
         parts = self.desk.ledger, self.read, SecretFile(str(file))
-        self.app.extensions[jobs_admin.EXTENSION] = jobs_admin.JobParts(*parts)
+        self.app.extensions[job_admin.EXTENSION] = job_admin.JobParts(*parts)
 
     def read(self, key: str, most: int) -> bytes | None:
         value = self.store.get(key)
@@ -91,13 +99,20 @@ def test_jobs_are_listed_by_state(site: Site) -> None:
     schedule = site.schedule()
     data = site.get("/admin/jobs")
     assert {name: [row["job_id"] for row in rows] for name, rows in data.items()} == {
-        "pendings": [running, pending], "ready": [done], "failed": [cancelled, failed], "scheduled": [schedule],
-    }  # fmt: skip
+        "pendings": [running, pending],
+        "ready": [done],
+        "failed": [cancelled, failed],
+        "scheduled": [schedule],
+    }
     row = data["pendings"][0]
     assert row.keys() > JOB_COLUMNS
     assert {name: row[name] for name in JOB_COLUMNS} == {
-        "job_id": running, "job_name": "job", "parameters": '{"number":5}', "node": "n1", "creation_time": NOW // 1000,
-    }  # fmt: skip
+        "job_id": running,
+        "job_name": "job",
+        "parameters": '{"number":5}',
+        "node": "n1",
+        "creation_time": NOW // 1000,
+    }
     assert (row["state"], row["job_path"], row["source"], row["attempt"]) == ("running", "example/job", "rest", 1)
     assert [row["state"] for row in data["failed"]] == ["cancelled", "failed"]
 
@@ -106,9 +121,15 @@ def test_a_scheduled_job_has_its_times_as_texts_in_utc(site: Site) -> None:
     number = site.schedule()
     (row,) = site.get("/admin/jobs")["scheduled"]
     assert {name: row[name] for name in SCHEDULE_COLUMNS} == {
-        "job_id": number, "job_name": "report", "parameters": '{"kind":"é"}', "interval": "hours", "time_unit": "1",
-        "repeat": 1, "creation_time": "2023-11-14 22:13:20.000000", "next_execution": "2023-11-14 23:13:20.000000",
-    }  # fmt: skip
+        "job_id": number,
+        "job_name": "report",
+        "parameters": '{"kind":"é"}',
+        "interval": "hours",
+        "time_unit": "1",
+        "repeat": 1,
+        "creation_time": "2023-11-14 22:13:20.000000",
+        "next_execution": "2023-11-14 23:13:20.000000",
+    }
 
 
 def test_lists_come_in_pages(site: Site) -> None:
@@ -141,8 +162,12 @@ def test_a_completed_job_has_its_log_output_and_time(site: Site) -> None:
     number = site.ended(RunState.COMPLETED, log=b"line\n", output=b'{"result": 120}')
     data = site.get(f"/admin/jobs/{number}")
     assert {name: data[name] for name in ("job", "status", "log", "time", "output")} == {
-        "job": number, "status": "completed", "log": "line\n", "time": 1.5, "output": {"result": 120},
-    }  # fmt: skip
+        "job": number,
+        "status": "completed",
+        "log": "line\n",
+        "time": 1.5,
+        "output": {"result": 120},
+    }
     assert data["log_url"] == "http://localhost/get_key/log"
     assert [attempt["state"] for attempt in data["attempts"]] == ["completed"]
 
@@ -300,26 +325,28 @@ def test_a_helper_is_shown_and_its_launch_says_whose_it_is(site: Site) -> None:
     ]
     desk = site.desk
     for node in ("n1", "n2"):
-        message = Catalog(node, "x", rows)
-        desk.write(lambda txn, message=message: catalog.keep(desk.ledger, txn, message))
+        message = NodeCatalog(node, "x", rows)
+        desk.write(lambda txn, message=message: script_catalog.keep(desk.ledger, txn, message))
     shown = [(row["path"], row["kind"], row["nodes"], row["differs"]) for row in site.get("/admin/job_catalog")]
     assert shown == [("a/a", "helper", ["n1", "n2"], False), ("a/b", "script", ["n1", "n2"], False)]
     with desk.ledger.begin() as txn:
-        assert catalog.nodes_with(desk.ledger, txn, "a/a") == set()
+        assert script_catalog.nodes_with(desk.ledger, txn, "a/a") == set()
         with pytest.raises(NotFound, match="a/a is no job; it is a helper of a/b, which imports it"):
-            catalog.check_known(desk.ledger, txn, Order("a/a", {}))
+            script_catalog.check_known(desk.ledger, txn, Order("a/a", {}))
         with pytest.raises(NotFound, match="no node has the script a/c"):
-            catalog.check_known(desk.ledger, txn, Order("a/c", {}))
+            script_catalog.check_known(desk.ledger, txn, Order("a/c", {}))
     # A node that has it as a job can run it
-    desk.write(lambda txn: catalog.keep(desk.ledger, txn, Catalog("n1", "y", [{"path": "a/a", "kind": "class"}])))
+    desk.write(
+        lambda txn: script_catalog.keep(desk.ledger, txn, NodeCatalog("n1", "y", [{"path": "a/a", "kind": "class"}]))
+    )
     with desk.ledger.begin() as txn:
-        catalog.check_known(desk.ledger, txn, Order("a/a", {}))
-        assert catalog.nodes_with(desk.ledger, txn, "a/a") == {"n1"}
+        script_catalog.check_known(desk.ledger, txn, Order("a/a", {}))
+        assert script_catalog.nodes_with(desk.ledger, txn, "a/a") == {"n1"}
 
 
 def test_the_catalog_is_shown(site: Site) -> None:
     script = {"path": "a/b", "description": "d", "args": {"number": "int"}, "category": "c", "author": "me"}
-    site.desk.write(lambda txn: catalog.keep(site.desk.ledger, txn, Catalog("n1", "x", [script])))
+    site.desk.write(lambda txn: script_catalog.keep(site.desk.ledger, txn, NodeCatalog("n1", "x", [script])))
     (row,) = site.get("/admin/job_catalog")
     assert {name: row[name] for name in script} == script
 
@@ -341,9 +368,14 @@ def test_secrets_are_masked_wherever_arguments_are_shown(site: Site, tmp_path: P
     assert json.loads(detail["parameters"]) == shown
     assert detail["options"]["argv"] == ["--password", "***"]
     for path in (
-        "/admin/jobs", "/admin/all_jobs", f"/admin/jobs/{schedule}", "/admin/scheduled_jobs",
-        f"/admin/scheduled_jobs/{schedule}", "/admin/scheduled_jobs/ok", f"/admin/scheduled_jobs/ok/{schedule}",
-    ):  # fmt: skip
+        "/admin/jobs",
+        "/admin/all_jobs",
+        f"/admin/jobs/{schedule}",
+        "/admin/scheduled_jobs",
+        f"/admin/scheduled_jobs/{schedule}",
+        "/admin/scheduled_jobs/ok",
+        f"/admin/scheduled_jobs/ok/{schedule}",
+    ):
         text = json.dumps(site.get(path))
         assert "x:***@h" in text, path
         assert "hunter2" not in text, path

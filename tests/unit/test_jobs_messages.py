@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker import jobs, messages, runs
 from broker.errors import MalformedMessage
-from broker.jobs import Options, Order
-from broker.runs import Claimed, Finished, Returned, RunState
+from broker.messages import codec, jobs, runs
+from broker.messages.jobs import Options, Order
+from broker.messages.runs import Claimed, Finished, Returned, RunState
 
 RUN = "0123456789abcdef" * 2
 
@@ -26,9 +26,17 @@ def test_a_job_published_by_hand_needs_only_its_name() -> None:
 
 def test_json_and_msgpack_say_the_same() -> None:
     fields = {
-        "job": "a/b-1", "arguments": {"number": 5, "pulzar_data": "folder/file.csv", "deep": [{"x": None}]},
-        "options": {"timeout": 1.5, "attempts": 3, "priority": "high", "memory_mb": 64, "node": "node-1", "unique": "t"},
-    }  # fmt: skip
+        "job": "a/b-1",
+        "arguments": {"number": 5, "pulzar_data": "folder/file.csv", "deep": [{"x": None}]},
+        "options": {
+            "timeout": 1.5,
+            "attempts": 3,
+            "priority": "high",
+            "memory_mb": 64,
+            "node": "node-1",
+            "unique": "t",
+        },
+    }
     order = jobs.read(json.dumps(fields).encode())
     assert order == jobs.read(msgpack.packb(fields))
     assert (order.data, order.arguments) == ("folder/file.csv", {"number": 5, "deep": [{"x": None}]})
@@ -107,7 +115,7 @@ def test_a_seal_is_of_one_body_and_of_one_cluster() -> None:
         (msgpack.packb({"job": "a/b", "arguments": {1: 2}}), "map key|neither"),
         (msgpack.packb({"job": "a/b", "arguments": {"x": float("inf")}}), "inf"),
     ],
-)  # fmt: skip
+)
 def test_whatever_is_wrong_is_said_for_a_person(body: bytes, reason: str) -> None:
     with pytest.raises(MalformedMessage, match=reason):
         jobs.read(body)
@@ -129,7 +137,7 @@ MESSAGES = [
         ],
     ),
     runs.Progress("node-1", RUN, 7, 1, 0.5, 10, "half", b"log\n", 12),
-    runs.Catalog("node-1", "abc", [{"path": "example/factorial", "args": ""}]),
+    runs.NodeCatalog("node-1", "abc", [{"path": "example/factorial", "args": ""}]),
     runs.Named(RUN, 7),
     runs.Withdrawn([(7, 1), (9, 3)]),
     runs.AskCatalog("it is new"),
@@ -140,13 +148,13 @@ MESSAGES = [
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 def test_messages_about_runs_come_out_as_they_went_in(message: Any) -> None:
-    assert messages.decode_any(messages.encode(message)) == message
+    assert codec.decode_any(codec.encode(message)) == message
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 def test_a_message_about_runs_with_a_field_of_another_type_is_malformed(message: Any) -> None:
-    fields = msgpack.unpackb(messages.encode(message))
+    fields = msgpack.unpackb(codec.encode(message))
     for place in range(2, len(fields)):
         broken = [*fields[:place], object.__name__ if not isinstance(fields[place], str) else -1, *fields[place + 1 :]]
         with pytest.raises(MalformedMessage):
-            messages.decode_any(msgpack.packb(broken))
+            codec.decode_any(msgpack.packb(broken))

@@ -125,7 +125,7 @@ def written(value: object, limit: int = 1 << 20) -> tuple[Any, list[str]]:
         (["\ud800", {1}], ["\ud800", [1]]),
         (10**4000, 10**4000),
     ],
-)  # fmt: skip
+)
 def test_what_scripts_have_at_their_end_is_written(value: object, as_json: object) -> None:
     assert written(value) == (as_json, [])
     assert written({"inside": [value]}) == ({"inside": [as_json]}, [])
@@ -211,7 +211,7 @@ def deep() -> list[Any]:
         ({"n": [10**5000]}, "output.n[0] is an integer of 16610 bits; give it as text"),
         ([Broken()], "output[0] can't be converted: RuntimeError: no such thing"),
     ],
-)  # fmt: skip
+)
 def test_what_is_left_is_refused_with_the_path_to_it(value: object, reason: str) -> None:
     with pytest.raises(BadOutput) as refused:
         written(value)

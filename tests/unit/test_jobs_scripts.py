@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from broker.errors import MalformedMessage
-from broker.jobs import check_path
+from broker.messages.jobs import check_path
 from jobs import events, scripts
 from jobs.errors import BadScript
-from node.catalog import Catalog
+from node.jobs.catalog import Catalog
 
 ROOT = Path(__file__).parents[2]
 
@@ -306,8 +306,9 @@ def test_a_script_by_hand_finds_what_it_finds_on_a_node(place: Path) -> None:
     assert lines[0] == "[42]"
     assert os.path.dirname(lines[1]) == os.path.dirname(sys.executable)
     assert lines[2:] == [
-        "thread ['thread', 'thread2']", "atexit ['atexit', 'atexit2', 'thread', 'thread2']",
-    ]  # fmt: skip
+        "thread ['thread', 'thread2']",
+        "atexit ['atexit', 'atexit2', 'thread', 'thread2']",
+    ]
 
 
 def test_a_script_started_by_python_itself_speaks_to_the_terminal(place: Path) -> None:

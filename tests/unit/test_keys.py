@@ -15,8 +15,24 @@ ANY_KEY = st.text(PRINTABLE, min_size=1, max_size=60)
 
 @pytest.mark.parametrize(
     "key",
-    ["a", "a-b.txt", "dir-1/k", "x.y/k", "a b", "100%", "a+b", "~/x", "...", ".a", "a.", "..a/b..", "a/.b/c", "a" * 383, '"<>\\^`{|}'],
-)  # fmt: skip
+    [
+        "a",
+        "a-b.txt",
+        "dir-1/k",
+        "x.y/k",
+        "a b",
+        "100%",
+        "a+b",
+        "~/x",
+        "...",
+        ".a",
+        "a.",
+        "..a/b..",
+        "a/.b/c",
+        "a" * 383,
+        '"<>\\^`{|}',
+    ],
+)
 def test_a_good_key_is_taken_as_it_is(key: str) -> None:
     assert keys.check(key) == key
     assert keys.decode(keys.encode(key)) == key
@@ -30,12 +46,27 @@ def test_one_leading_slash_is_dropped() -> None:
 @pytest.mark.parametrize(
     ("key", "reason"),
     [
-        ("", "empty"), ("/", "empty"), ("//a", "empty segment"), ("a//b", "empty segment"), ("a/", "empty segment"),
-        (".", r"\. or \.\."), ("..", r"\. or \.\."), ("a/../b", r"\. or \.\."), ("../a", r"\. or \.\."),
-        ("a/.", r"\. or \.\."), ("./a", r"\. or \.\."), ("a\x00b", "control"), ("a\nb", "control"), ("a\n", "control"),
-        ("a\x7f", "control"), ("é", "ASCII"), ("a\u2028", "ASCII"), ("a" * 384, "384 bytes"), ("\x80", "ASCII"),
+        ("", "empty"),
+        ("/", "empty"),
+        ("//a", "empty segment"),
+        ("a//b", "empty segment"),
+        ("a/", "empty segment"),
+        (".", r"\. or \.\."),
+        ("..", r"\. or \.\."),
+        ("a/../b", r"\. or \.\."),
+        ("../a", r"\. or \.\."),
+        ("a/.", r"\. or \.\."),
+        ("./a", r"\. or \.\."),
+        ("a\x00b", "control"),
+        ("a\nb", "control"),
+        ("a\n", "control"),
+        ("a\x7f", "control"),
+        ("é", "ASCII"),
+        ("a\u2028", "ASCII"),
+        ("a" * 384, "384 bytes"),
+        ("\x80", "ASCII"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_key_is_refused_with_the_reason(key: str, reason: str) -> None:
     with pytest.raises(InvalidKey, match=reason):
         keys.check(key)

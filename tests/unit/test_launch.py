@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from broker.jobs import Options, Order
+from broker.messages.jobs import Options, Order
 from broker.refusals import BadRequest
-from master.launch import order_of
-from master.schedules import Rhythm
+from master.jobs.schedules import Rhythm
+from master.web.jobs.launch_request import order_of
 
 
 def body(**fields: Any) -> bytes:

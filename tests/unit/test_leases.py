@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from broker.jobs import Options
-from broker.runs import RunState
-from master.job import JobState
-from master.leases import Heard
+from broker.messages.jobs import Options
+from broker.messages.runs import RunState
+from master.jobs.leases import Heard
+from master.jobs.model import JobState
 from tests.unit.desk import START, Desk, events, published, token, withdrawn
 
 LEASE = 30.0

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from broker.jobs import Options
-from broker.runs import RunState
+from broker.messages.jobs import Options
+from broker.messages.runs import RunState
 from master.errors import IndexUnusable
-from master.job import MAY_FOLLOW, Attempt, Job, JobState, Live, Schedule, ScheduleState, lane
-from master.ledger import Ledger, List
+from master.jobs.ledger import Ledger, List
+from master.jobs.model import MAY_FOLLOW, Attempt, Job, JobProgress, JobState, Schedule, ScheduleState, lane
 
 DERIVED = ("lists", "executions", "due", "open", "waiting", "closed")
 
@@ -137,7 +137,7 @@ def test_nothing_stays_behind_when_a_job_is_removed(ledger: Ledger) -> None:
         ledger.keep_token(txn, "t", 1)
         for run in ("ab", "cd"):
             ledger.keep_run(txn, run, 1)
-        ledger.save_live(txn, 1, Live("cd", (0.0, 0.0, ""), b"", 0))
+        ledger.save_live(txn, 1, JobProgress("cd", (0.0, 0.0, ""), b"", 0))
         ledger.withdraw(txn, done._replace(lane=":normal"), 1)
         ledger.remove(txn, 1)
         ledger.remove(txn, 1)
@@ -172,7 +172,7 @@ def test_web_workers_read_while_the_controller_writes(ledger: Ledger) -> None:
     with ledger.begin(write=True) as txn:
         ledger.save(txn, None, job(1))
     code = (
-        "import sys; from pathlib import Path; from master.ledger import Ledger, List\n"
+        "import sys; from pathlib import Path; from master.jobs.ledger import Ledger, List\n"
         "ledger = Ledger(Path(sys.argv[1]), map_size=64 << 20)\n"
         "with ledger.begin() as txn: print(list(ledger.listed(txn, List.PENDINGS)), ledger.job(txn, 1).path)\n"
     )

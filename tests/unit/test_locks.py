@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from broker.horizon import Horizon
-from master.locks import KeyLocks
-from master.versions import Versions
+from broker.messages.horizon import Horizon
+from master.store.key_locks import KeyLocks
+from master.store.versions import Versions
 
 ROOT = Path(__file__).parents[2]
 HOLDER = """
 import asyncio, sys, pathlib
 import pytest
 
-from broker.horizon import Horizon
-from master.locks import KeyLocks
-from master.versions import Versions
+from broker.messages.horizon import Horizon
+from master.store.key_locks import KeyLocks
+from master.store.versions import Versions
 versions = Versions(pathlib.Path(sys.argv[1]))
 async def hold():
     async with KeyLocks(pathlib.Path(sys.argv[1])).hold(b"key", 1) as held:
@@ -100,8 +100,12 @@ def test_a_lock_is_seen_by_other_processes_and_freed_when_its_holder_is_killed(t
             return held
 
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )  # fmt: skip
+        [sys.executable, "-c", HOLDER, str(tmp_path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline().split() == ["True", str(versions.number + 1)]
@@ -131,7 +135,7 @@ def test_what_is_more_than_a_day_ahead_does_not_make_versions_that_nobody_believ
     assert versions.next((1 << 63) - 1) <= Horizon.now().version
     # Given a clock that was a month ahead
     now = time.time_ns()
-    monkeypatch.setattr("master.versions.time.time_ns", lambda: now + 30 * 86_400 * 10**9)
+    monkeypatch.setattr("master.store.versions.time.time_ns", lambda: now + 30 * 86_400 * 10**9)
     wrong = versions.next()
     # When it is put right
     monkeypatch.undo()

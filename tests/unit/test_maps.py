@@ -11,11 +11,11 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from broker import maps
+from broker import lmdb_files
 from broker.errors import NoAddressSpace
-from master.index import Index as MasterIndex
-from master.ledger import Ledger
-from node.index import Index
+from master.index.index import Index as MasterIndex
+from master.jobs.ledger import Ledger
+from node.storage.index.index import Index
 from tests.support import ROOT, clean_environment
 from tests.unit.volume import Volume
 
@@ -26,9 +26,9 @@ SPACE = 4 << 30  # of address space, more than the programs need by themselves
 OPEN = """
 import sys
 from pathlib import Path
-from master.index import Index as MasterIndex
-from master.ledger import Ledger
-from node.index import Index
+from master.index.index import Index as MasterIndex
+from master.jobs.ledger import Ledger
+from node.storage.index.index import Index
 place = Path(sys.argv[1])
 for name in ("index", "ledger", "node"):
     (place / name).mkdir()
@@ -44,8 +44,12 @@ def python(
     """What a Python of its own says that may have so much address space."""
     return subprocess.run(
         ["prlimit", f"--as={space if space >= 0 else 'unlimited'}", sys.executable, *arguments],
-        cwd=ROOT, env=clean_environment() | environment, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=clean_environment() | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def test_the_environment_does_not_choose_another_format(tmp_path: Path) -> None:
@@ -63,7 +67,7 @@ def test_the_environment_does_not_choose_another_format(tmp_path: Path) -> None:
 
 def test_files_that_the_variable_made_otherwise_are_opened_all_the_same(tmp_path: Path) -> None:
     lmdb.open(str(tmp_path), lib_version=1).close()
-    env = maps.open_map(tmp_path, 1 << 24)
+    env = lmdb_files.open_map(tmp_path, 1 << 24)
     with env.begin(write=True) as txn:
         txn.put(b"key", b"value")
     env.close()
@@ -104,8 +108,8 @@ def test_a_master_with_too_little_address_space_names_the_setting_and_removes_no
 def test_with_both_settings_lower_it_opens_both(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
-from master.index import Index
-from master.ledger import Ledger
+from master.index.index import Index
+from master.jobs.ledger import Ledger
 Index(Path({str(tmp_path / "index")!r}), 64 << 20, write=True).close()
 Ledger(Path({str(tmp_path / "ledger")!r}), True, 64 << 20).close()
 """
@@ -116,10 +120,10 @@ Ledger(Path({str(tmp_path / "ledger")!r}), True, 64 << 20).close()
 NODE = """
 import sys
 from pathlib import Path
-from node.disk import Places
+from node.storage.disk.layout import Layout
 from node.errors import TooSmall
-from node.recovery import make_ready, recover
-places = Places.of(Path(sys.argv[1]))
+from node.storage.recovery import make_ready, recover
+places = Layout.of(Path(sys.argv[1]))
 make_ready(places)
 try:
     recover(places)
@@ -143,17 +147,17 @@ def test_a_node_with_too_little_address_space_keeps_its_index(tmp_path: Path) ->
 GROWING = """
 import resource, sys
 from pathlib import Path
-from node.entries import Entry, Stat
-from node.changes import Changes
+from node.storage.index.rows import Entry, Stat
+from node.storage.index.update import IndexUpdate
 from node.errors import TooSmall
-from node.index import Index
+from node.storage.index.index import Index
 index = Index(Path(sys.argv[1]), map_bytes=64 << 20)
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 unlimited = resource.getrlimit(resource.RLIMIT_AS)
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (100 << 20), unlimited[1]))
 def fill(number, keys):
     with index.snapshot() as view:
-        changes = Changes(index, view)
+        changes = IndexUpdate(index, view)
         changes.set_stat(1, Stat(b"uidofit!", 1, 0, 64))
         for key in range(keys):
             changes.place(b"%d-%d" % (number, key), Entry(1, 64, 100, 1, 1, 0, 10, 1, False, ""), 0)
@@ -181,9 +185,9 @@ def test_an_index_that_can_not_grow_says_so_and_keeps_what_it_has(tmp_path: Path
 
 
 def test_room_for_a_map_is_told_without_taking_it() -> None:
-    maps.check_room(1 << 40)
+    lmdb_files.check_room(1 << 40)
     with pytest.raises(NoAddressSpace, match=r"1,125,899,906,842,624 bytes of address space"):
-        maps.check_room(1 << 50)
+        lmdb_files.check_room(1 << 50)
 
 
 def test_all_that_is_opened_is_opened_like_this(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

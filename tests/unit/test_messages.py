@@ -11,32 +11,37 @@ from hypothesis import strategies as st
 
 from broker import keys
 from broker.errors import MalformedMessage, UnknownProtocol
-from broker.messages import (
-    PROTOCOL,
+from broker.messages.codec import PROTOCOL, Message, decode, decode_any, encode
+from broker.messages.store import (
     Announce,
     Commands,
     Delete,
     Heartbeat,
     Kind,
-    Message,
     Replay,
     Result,
     Results,
     Status,
     Store,
-    decode,
-    decode_any,
-    encode,
-)  # fmt: skip
+)
 
 STORE = Store(7, keys.encode("key"), 1 << 50, 1, 0, "text/plain", b"\x01" * 32, 3, b"abc", "")
 MESSAGES: list[Message] = [
     Commands("3.ab", [STORE, Delete(8, keys.encode("other"), 5), STORE._replace(value=None, staged="f0" * 16)]),
     Replay("ab", 17),
     Announce("here"),
-    Results("n", "3.ab", "", 4, 5, 9, False, [Result(7, Status.DONE, "", 5, Kind.PUT, keys.encode("key"), 1, 2, 0, "", b"", 3, b"abc")]),
+    Results(
+        "n",
+        "3.ab",
+        "",
+        4,
+        5,
+        9,
+        False,
+        [Result(7, Status.DONE, "", 5, Kind.PUT, keys.encode("key"), 1, 2, 0, "", b"", 3, b"abc")],
+    ),
     Heartbeat("n", "http://h:1", 1, "0.1", "e", 1, 2, 10, 5, False, 0.5, 40.0, 3, 2, [], ""),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
@@ -58,13 +63,26 @@ def test_another_message_than_expected_is_refused() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        17, [], [PROTOCOL], [PROTOCOL, 99], [PROTOCOL, "1"], [PROTOCOL, 1, "o"], [PROTOCOL, 1, "o", 5], [PROTOCOL, 1, "o", [[1]]],
-        [PROTOCOL, 1, "o", [[9, 1, b"k", 1]]], [PROTOCOL, 1, "o", [[2, 1, "text", 1]]], [PROTOCOL, 1, 5, []],
-        [PROTOCOL, 2, "r", "x"], [PROTOCOL, 3, None], [PROTOCOL, 4, "n", "o", "r", 1, 2, 3, False, [[1, 2]]],
-        [PROTOCOL, 5, *["x"] * 16], {"job": 1}, [[[[]]]],
+        17,
+        [],
+        [PROTOCOL],
+        [PROTOCOL, 99],
+        [PROTOCOL, "1"],
+        [PROTOCOL, 1, "o"],
+        [PROTOCOL, 1, "o", 5],
+        [PROTOCOL, 1, "o", [[1]]],
+        [PROTOCOL, 1, "o", [[9, 1, b"k", 1]]],
+        [PROTOCOL, 1, "o", [[2, 1, "text", 1]]],
+        [PROTOCOL, 1, 5, []],
+        [PROTOCOL, 2, "r", "x"],
+        [PROTOCOL, 3, None],
+        [PROTOCOL, 4, "n", "o", "r", 1, 2, 3, False, [[1, 2]]],
+        [PROTOCOL, 5, *["x"] * 16],
+        {"job": 1},
+        [[[[]]]],
     ],
     ids=repr,
-)  # fmt: skip
+)
 def test_a_malformed_message_is_refused_with_a_reason(fields: object) -> None:
     with pytest.raises(MalformedMessage):
         decode_any(msgpack.packb(fields))
@@ -76,7 +94,14 @@ def test_no_bytes_raise_anything_but_message_errors(body: bytes) -> None:
         decode_any(body)
 
 
-@given(st.integers(1, 5), st.recursive(st.none() | st.integers(-(1 << 63), (1 << 64) - 1) | st.text(max_size=4) | st.binary(max_size=4), lambda c: st.lists(c, max_size=12), max_leaves=30))  # fmt: skip
+@given(
+    st.integers(1, 5),
+    st.recursive(
+        st.none() | st.integers(-(1 << 63), (1 << 64) - 1) | st.text(max_size=4) | st.binary(max_size=4),
+        lambda c: st.lists(c, max_size=12),
+        max_leaves=30,
+    ),
+)
 def test_no_fields_raise_anything_but_message_errors(code: int, fields: object) -> None:
     body = [PROTOCOL, code, *(fields if isinstance(fields, list) else [fields])]
     with suppress(MalformedMessage, UnknownProtocol):

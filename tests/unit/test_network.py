@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from broker.messages import Heartbeat
-from master import network
-from master.index import Node
-from master.network import Network
+from broker.messages.store import Heartbeat
+from master.cluster import nodes
+from master.cluster.nodes import Nodes
+from master.index.index import Node
 
 BEAT_SECS = 2.0
 HOUR = 3600.0
@@ -44,13 +44,13 @@ class World:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
-    monkeypatch.setattr(network, "now_ms", lambda: int(world.wall * 1000))
-    monkeypatch.setattr(network.time, "monotonic", lambda: world.clock)
+    monkeypatch.setattr(nodes, "now_ms", lambda: int(world.wall * 1000))
+    monkeypatch.setattr(nodes.time, "monotonic", lambda: world.clock)
     return world
 
 
-def of(world: World) -> Network:
-    return Network(world, BEAT_SECS)  # type: ignore[arg-type]
+def of(world: World) -> Nodes:
+    return Nodes(world, BEAT_SECS)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])

@@ -13,18 +13,19 @@ import pytest
 
 from broker import keys, settings
 from broker.link import Delivery
-from broker.messages import Kind, Result, Status, decode
-from broker.runs import MAX_BODY, Claimed, Finished, Progress, Reports, Returned, RunState
-from node import inputs as inputs_module
-from node.claims import Claim, Ended, Left
-from node.inputs import Inputs, NoInput
-from node.leavings import Leavings, Versions, finished
-from node.pulling import Pulling
-from node.reports import MOST_ITEMS, Reporter
-from node.runs import Progress as RunProgress
-from node.runs import Run
-from node.staging import Staging
-from node.withdrawals import Withdrawals
+from broker.messages.codec import decode
+from broker.messages.runs import MAX_BODY, Claimed, Finished, Progress, Reports, Returned, RunState
+from broker.messages.store import Kind, Result, Status
+from node.jobs import inputs as inputs_module
+from node.jobs.artifacts import Artifacts, ArtifactVersions, finished
+from node.jobs.claims import Claim, Ended, Left
+from node.jobs.inputs import Inputs, NoInput
+from node.jobs.reports import MOST_ITEMS, Reporter
+from node.jobs.slots import Slots
+from node.jobs.withdrawals import Withdrawals
+from node.runs.model import Run
+from node.runs.model import RunProgress as RunProgress
+from node.storage.staging import Staging
 from tests.support import wait_for
 
 RUN = "ab" * 16
@@ -43,7 +44,7 @@ def test_a_job_is_withdrawn_up_to_an_attempt() -> None:
 
 
 def test_the_oldest_withdrawals_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.withdrawals.KEPT", 3)
+    monkeypatch.setattr("node.jobs.withdrawals.KEPT", 3)
     withdrawals = Withdrawals()
     withdrawals.add([(number, 1) for number in range(5)])
     assert [withdrawals.covers(number, 1) for number in range(5)] == [False, False, True, True, True]
@@ -69,7 +70,7 @@ def ended(log: Left, output: Left, reason: str = "") -> Ended:
 
 
 def test_versions_rise_whatever_the_clock_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    versions = Versions("node-1")
+    versions = ArtifactVersions("node-1")
     first = versions.next()
     before = time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: before - 3_600 * 10**9)
@@ -81,11 +82,11 @@ def test_versions_rise_whatever_the_clock_does(monkeypatch: pytest.MonkeyPatch) 
     assert sorted([*again, first]) == [*again, first]
     assert {version % 4096 for version in later} == {first % 4096}
     assert first % 4096 >= 2048
-    assert Versions("node-2").next() % 4096 != first % 4096
+    assert ArtifactVersions("node-2").next() % 4096 != first % 4096
 
 
 def test_what_a_run_left_becomes_keys_with_a_lifetime(tmp_path: Path) -> None:
-    leavings = Leavings("node-1", config(tmp_path))
+    leavings = Artifacts("node-1", config(tmp_path))
     large = b"x" * 100_000
     assert leavings.is_large(large)
     log, output = leavings.left(large), leavings.left(b"1")
@@ -188,7 +189,7 @@ def test_no_report_is_spoiled_by_its_text() -> None:
 def test_as_many_jobs_are_wanted_as_slots_are_free() -> None:
     link = FakeLink()
     taken: list[Delivery] = []
-    pulling = Pulling(link, "node-1", 3, taken.append)  # type: ignore[arg-type]
+    pulling = Slots(link, "node-1", 3, taken.append)  # type: ignore[arg-type]
     puller = link.puller
     pulling.work()
     assert puller.wanted == 0
@@ -215,7 +216,7 @@ def test_as_many_jobs_are_wanted_as_slots_are_free() -> None:
 
 def test_jobs_are_taken_ahead_when_half_of_those_are_used_up() -> None:
     link = FakeLink()
-    pulling = Pulling(link, "node-1", 2, lambda _: None)  # type: ignore[arg-type]
+    pulling = Slots(link, "node-1", 2, lambda _: None)  # type: ignore[arg-type]
     puller = link.puller
     pulling.open(True)
     pulling.take_ahead(4)
@@ -370,7 +371,7 @@ def test_runs_on_the_same_value_share_a_copy_and_those_on_another_version_do_not
         lambda path: (path.unlink(), path.symlink_to("/etc/passwd")),
         lambda path: path.rename(path.with_name("moved")),
     ],
-)  # fmt: skip
+)
 def test_a_copy_that_a_run_has_changed_is_fetched_again(
     tmp_path: Path, master: Master, harm: Callable[[Path], object]
 ) -> None:

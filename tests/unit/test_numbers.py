@@ -4,26 +4,42 @@ from __future__ import annotations
 
 import pytest
 
-from broker import numbers
+from broker import integers
 from broker.refusals import BadRequest
-from master import requests
+from master.web.keys import parameters
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("0", 0), ("7", 7), ("007", 7), ("9223372036854775807", numbers.MAX), ("0" * 18 + "1", 1)]
+    ("text", "number"), [("0", 0), ("7", 7), ("007", 7), ("9223372036854775807", integers.MAX), ("0" * 18 + "1", 1)]
 )
 def test_digits_become_a_number(text: str, number: int) -> None:
-    assert numbers.parse(text) == number
+    assert integers.parse(text) == number
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "-1", "+1", " 1", "1 ", "1_000", "1.0", "1e3", "٣", "²", "x", "9223372036854775808", "0" * 21 + "1",
-     "0" * 9 + "9" * 13, "1" * 5_000, "0" * 4_999 + "1"],
-)  # fmt: skip
+    [
+        "",
+        "-1",
+        "+1",
+        " 1",
+        "1 ",
+        "1_000",
+        "1.0",
+        "1e3",
+        "٣",
+        "²",
+        "x",
+        "9223372036854775808",
+        "0" * 21 + "1",
+        "0" * 9 + "9" * 13,
+        "1" * 5_000,
+        "0" * 4_999 + "1",
+    ],
+)
 def test_anything_else_is_refused_and_shown_in_short(text: str) -> None:
     with pytest.raises(ValueError, match="is no integer from 0 to 9223372036854775807") as caught:
-        numbers.parse(text)
+        integers.parse(text)
     assert len(str(caught.value)) < 120
 
 
@@ -32,13 +48,13 @@ def test_anything_else_is_refused_and_shown_in_short(text: str) -> None:
 )
 def test_a_field_that_is_no_integer_within_bounds_is_refused_and_shown_in_short(value: object) -> None:
     with pytest.raises(ValueError, match="is no integer from 0 to") as caught:
-        numbers.bounded(value)
+        integers.bounded(value)
     assert len(str(caught.value)) < 140
-    assert numbers.bounded(5, 5, 5) == 5
+    assert integers.bounded(5, 5, 5) == 5
 
 
 @pytest.mark.parametrize("days", ["0", "36501", "0" * 9 + "1" * 13, "0000000001" + "0" * 12, "1" * 5_000])
 def test_a_lifetime_is_what_was_checked(days: str) -> None:
     with pytest.raises(BadRequest, match="is no number of days"):
-        requests.lifetime({"temporal": days})
-    assert requests.lifetime({"temporal": "0036500"}) == 36_500 * requests.DAY_MS
+        parameters.lifetime({"temporal": days})
+    assert parameters.lifetime({"temporal": "0036500"}) == 36_500 * parameters.DAY_MS

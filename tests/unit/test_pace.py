@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from node.pace import AHEAD_SECS, MOST, Pace
+from node.jobs.prefetch import AHEAD_SECS, MOST, Prefetch
 
 
-def runs(pace: Pace, count: int, seconds: float) -> None:
+def runs(pace: Prefetch, count: int, seconds: float) -> None:
     for _ in range(count):
         pace.ran(seconds)
 
 
 def test_nothing_is_taken_ahead_before_many_runs_were_short() -> None:
-    pace = Pace(2)
+    pace = Prefetch(2)
     assert pace.ahead == 0
     runs(pace, 20, 0.004)
     assert pace.ahead == 0
@@ -23,14 +23,14 @@ def test_nothing_is_taken_ahead_before_many_runs_were_short() -> None:
 
 @pytest.mark.parametrize(("seconds", "ahead"), [(0.0, 16), (0.01, 9), (0.04, 2), (0.11, 0), (5.0, 0)])
 def test_no_more_is_taken_ahead_than_runs_in_a_moment(seconds: float, ahead: int) -> None:
-    pace = Pace(2)
+    pace = Prefetch(2)
     runs(pace, 500, seconds)
     assert pace.ahead == ahead
     assert ahead * seconds <= 2 * AHEAD_SECS
 
 
 def test_one_long_run_ends_it_and_so_does_giving_back() -> None:
-    pace = Pace(4)
+    pace = Prefetch(4)
     runs(pace, 200, 0.002)
     assert pace.ahead == MOST * 4
     pace.ran(1.0)

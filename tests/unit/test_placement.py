@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from master.placement import Candidate, Placement
+from master.cluster.placement import Candidate, Placement
 
 GB = 1 << 30
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from broker.messages import Kind, Result, Results, Status
-from master.index import Discard, Entry, Index
-from master.projection import Applied, Cursor, Projection
+from broker.messages.store import Kind, Result, Results, Status
+from master.index.index import Discard, Entry, Index
+from master.index.projection import Applied, Cursor, Projection
 
 NOW = 1_000_000
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker import ranges
-from broker.ranges import MAX_RANGES, Multipart, Span, Unsatisfiable
+from broker.http import ranges
+from broker.http.ranges import MAX_RANGES, Multipart, Span, Unsatisfiable
 
 SIZE = 1000
 
@@ -63,11 +63,29 @@ def test_several_ranges_are_several_stretches_with_nothing_twice(header: str, sp
 @pytest.mark.parametrize(
     "header",
     [
-        "", "bytes", "bytes=", "bytes=,", "bytes=-", "bytes=7-4", "bytes=0-9,7-4", "bytes=a-b", "bytes=1-2-3", "bytes=--1",
-        "bytes=1 -2", "bytes=+1-2", "bytes=0x1-2", "bytes=1.0-2", "bytes=٣-٤", "lines=1-2", "4-7", "bytes:4-7",
-        "bytes =4-7", "bytes=0-1,bytes=3-4", "bytes=*",
+        "",
+        "bytes",
+        "bytes=",
+        "bytes=,",
+        "bytes=-",
+        "bytes=7-4",
+        "bytes=0-9,7-4",
+        "bytes=a-b",
+        "bytes=1-2-3",
+        "bytes=--1",
+        "bytes=1 -2",
+        "bytes=+1-2",
+        "bytes=0x1-2",
+        "bytes=1.0-2",
+        "bytes=٣-٤",
+        "lines=1-2",
+        "4-7",
+        "bytes:4-7",
+        "bytes =4-7",
+        "bytes=0-1,bytes=3-4",
+        "bytes=*",
     ],
-)  # fmt: skip
+)
 def test_a_header_that_makes_no_sense_is_ignored(header: str) -> None:
     assert ranges.read(header, SIZE) is None
 
@@ -75,10 +93,17 @@ def test_a_header_that_makes_no_sense_is_ignored(header: str) -> None:
 @pytest.mark.parametrize(
     ("header", "size"),
     [
-        ("bytes=1000-", SIZE), ("bytes=1000-1000", SIZE), ("bytes=99999999999999999999-", SIZE), ("bytes=-0", SIZE),
-        ("bytes=1000-,2000-", SIZE), ("bytes=0-0", 0), ("bytes=0-", 0), ("bytes=-1", 0), ("bytes=-0", 0),
+        ("bytes=1000-", SIZE),
+        ("bytes=1000-1000", SIZE),
+        ("bytes=99999999999999999999-", SIZE),
+        ("bytes=-0", SIZE),
+        ("bytes=1000-,2000-", SIZE),
+        ("bytes=0-0", 0),
+        ("bytes=0-", 0),
+        ("bytes=-1", 0),
+        ("bytes=-0", 0),
     ],
-)  # fmt: skip
+)
 def test_ranges_with_no_byte_of_the_value_are_unsatisfiable(header: str, size: int) -> None:
     with pytest.raises(Unsatisfiable, match=f"{size} bytes"):
         ranges.read(header, size)
@@ -131,10 +156,18 @@ def test_several_stretches_travel_as_parts_with_their_places() -> None:
     mark = match[1].encode()
     assert len(body) == multipart.length
     assert body == (
-        b"\r\n--" + mark + b"\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Range: bytes 0-4/1000\r\n\r\n" + value[:5]
-        + b"\r\n--" + mark + b"\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Range: bytes 990-999/1000\r\n\r\n"
-        + value[-10:] + b"\r\n--" + mark + b"--\r\n"
-    )  # fmt: skip
+        b"\r\n--"
+        + mark
+        + b"\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Range: bytes 0-4/1000\r\n\r\n"
+        + value[:5]
+        + b"\r\n--"
+        + mark
+        + b"\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Range: bytes 990-999/1000\r\n\r\n"
+        + value[-10:]
+        + b"\r\n--"
+        + mark
+        + b"--\r\n"
+    )
 
 
 def test_no_two_answers_have_the_same_boundary() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.messages import Kind
-from node import records, segments
-from node.records import Header
+from broker.messages.store import Kind
+from node.storage.log import records, segments
+from node.storage.log.records import Header
 
 BASE = records.base(b"some uid")
 

@@ -11,12 +11,14 @@ import msgpack
 import pytest
 
 from broker.errors import LinkDown
-from broker.messages import Heartbeat, Kind, Replay, Result, Results, Status, decode
+from broker.messages.codec import decode
+from broker.messages.store import Heartbeat, Kind, Replay, Result, Results, Status
 from broker.refusals import Conflict
-from master import replays
-from master.index import Index, pack
-from master.projection import Projection
-from master.replays import EMPTY_SECS, SETTLE_SECS, Replays
+from master.index import replay_requests
+from master.index.environment import pack
+from master.index.index import Index
+from master.index.projection import Projection
+from master.index.replay_requests import EMPTY_SECS, SETTLE_SECS, Replays
 
 NOW = 1_700_000_000_000
 
@@ -87,7 +89,7 @@ class Desk:
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     index = Index(tmp_path / "index", 64 << 20, write=True)
     desk = Desk(index)
-    monkeypatch.setattr(replays.time, "monotonic", lambda: desk.clock)
+    monkeypatch.setattr(replay_requests.time, "monotonic", lambda: desk.clock)
     yield desk
     index.close()
 
@@ -213,7 +215,7 @@ def test_a_node_that_comes_back_while_its_keys_leave_keeps_them(desk: Desk) -> N
 
 
 def test_keys_are_counted_over_many_stretches(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("master.index._STRETCH", 3)
+    monkeypatch.setattr("master.index.index._STRETCH", 3)
     filled(desk, "a", "b")
     desk.results("a", *(b"more-%d" % number for number in range(10)), after=3)
     assert (desk.index.count_of("a"), desk.index.count_of("b"), desk.index.count_of("c")) == (12, 2, 0)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from broker import dates
+from broker.http import dates
 from broker.refusals import BadRequest, ConditionFailed
-from master import requests
-from master.index import Entry
-from master.store import Check
+from master.index.index import Entry
+from master.store.writer import Check
+from master.web.keys import parameters
 
 CREATED = 784111777_123  # ms
 ENTRY = Entry(1, "node", 1, 1, CREATED, 0, 5, "", b"\xab" * 32, None)
@@ -32,13 +32,13 @@ def holds(check: Check, entry: Entry | None = ENTRY) -> bool:
     [(None, DATE, True), (None, BEFORE, False), (None, "no date", True), (ETAG, BEFORE, True), ('"x"', DATE, False)],
 )
 def test_a_date_is_a_condition_unless_there_is_an_if_match(if_match: str | None, date: str, good: bool) -> None:
-    assert holds(requests.check(if_match, None, date)) is good
-    assert holds(requests.check(None, None, date), None), "where nothing is, no date is compared"
+    assert holds(parameters.check(if_match, None, date)) is good
+    assert holds(parameters.check(None, None, date), None), "where nothing is, no date is compared"
 
 
 def test_a_failed_date_says_what_was_received_and_what_is_there() -> None:
     with pytest.raises(ConditionFailed) as failed:
-        requests.check(None, None, BEFORE)(ENTRY)
+        parameters.check(None, None, BEFORE)(ENTRY)
     assert all(part in str(failed.value) for part in (BEFORE, ETAG, DATE))
 
 
@@ -57,22 +57,22 @@ def test_a_failed_date_says_what_was_received_and_what_is_there() -> None:
     ],
 )
 def test_at_a_commit_both_conditions_must_hold(signed: dict[str, str], told: dict[str, Any], good: bool) -> None:
-    assert holds(requests.check_commit(signed, NOTHING | told)) is good
+    assert holds(parameters.check_commit(signed, NOTHING | told)) is good
 
 
 def test_length_and_if_match_of_a_put_are_signed() -> None:
     put = {"REQUEST_METHOD": "PUT"}
-    assert requests.signed(put) == (None, None)
-    assert requests.signed({**put, "CONTENT_LENGTH": "5", "HTTP_IF_MATCH": "*"}) == (5, "*")
-    assert requests.signed({**put, "CONTENT_LENGTH": "0"}) == (0, None)
-    assert requests.signed({**put, "CONTENT_LENGTH": "5", "HTTP_TRANSFER_ENCODING": "chunked"}) == (None, None)
-    assert requests.signed({"REQUEST_METHOD": "GET", "CONTENT_LENGTH": "0", "HTTP_IF_MATCH": "*"}) == (None, "*")
+    assert parameters.signed(put) == (None, None)
+    assert parameters.signed({**put, "CONTENT_LENGTH": "5", "HTTP_IF_MATCH": "*"}) == (5, "*")
+    assert parameters.signed({**put, "CONTENT_LENGTH": "0"}) == (0, None)
+    assert parameters.signed({**put, "CONTENT_LENGTH": "5", "HTTP_TRANSFER_ENCODING": "chunked"}) == (None, None)
+    assert parameters.signed({"REQUEST_METHOD": "GET", "CONTENT_LENGTH": "0", "HTTP_IF_MATCH": "*"}) == (None, "*")
     with pytest.raises(BadRequest, match="If-Match has 4001 characters"):
-        requests.signed({**put, "HTTP_IF_MATCH": "x" * 4001})
+        parameters.signed({**put, "HTTP_IF_MATCH": "x" * 4001})
 
 
 def test_who_is_sent_on_is_told_what_to_do() -> None:
-    assert requests.sent_on({"PATH_INFO": "/add_key/a"}) == (
+    assert parameters.sent_on({"PATH_INFO": "/add_key/a"}) == (
         "nothing is stored yet: this value is large, send it to data.node (curl: -L; httpx: follow_redirects=True)"
     )
-    assert "large" not in requests.sent_on({"PATH_INFO": "/get_node/a"})
+    assert "large" not in parameters.sent_on({"PATH_INFO": "/get_node/a"})

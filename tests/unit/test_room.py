@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from broker.jobs import Options, Order
+from broker.messages.jobs import Options, Order
+from broker.messages.runs import Returned, RunState
 from broker.refusals import Unavailable
-from broker.runs import Returned, RunState
-from master.ledger import Ledger
-from master.room import Limits, Room
-from master.schedules import Rhythm, Schedules
+from master.jobs.capacity import Capacity, CapacityLimits
+from master.jobs.ledger import Ledger
+from master.jobs.schedules import Rhythm, Schedules
 from tests.unit.desk import Desk, published, token
 
 HOURLY = Rhythm("hours", 1, True)
@@ -33,8 +33,8 @@ def scheduled(desk: Desk) -> tuple[int, int]:
     return desk.read(desk.ledger.scheduled)
 
 
-def limit(desk: Desk, **limits: int) -> Room:
-    desk.room = Room(desk.ledger, Limits(**limits))
+def limit(desk: Desk, **limits: int) -> Capacity:
+    desk.room = Capacity(desk.ledger, CapacityLimits(**limits))
     desk.schedules = Schedules(desk.runs, desk.room)
     return desk.room
 

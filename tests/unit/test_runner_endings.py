@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from node.runs import State
+from node.runs.model import State
 from tests.support import wait_for
 from tests.unit.runs import Node, alive, descriptors, zombies
 
@@ -344,10 +344,16 @@ def test_cancelling_at_any_moment_leaves_nothing(node: Node) -> None:
 def test_nothing_is_kept_of_runs(node: Node) -> None:
     # Given all kinds of them, once
     texts = [
-        "", "1/0", "import os; os._exit(3)", "import os; os.fork()", "import os; os.close(1); os.close(2)",
-        "print('x' * 300000)", "import ctypes; ctypes.string_at(0)", "import os; os.fork() or os.setsid()",
+        "",
+        "1/0",
+        "import os; os._exit(3)",
+        "import os; os.fork()",
+        "import os; os.close(1); os.close(2)",
+        "print('x' * 300000)",
+        "import ctypes; ctypes.string_at(0)",
+        "import os; os.fork() or os.setsid()",
         "open('file', 'w').write('x' * 2000000)",
-    ]  # fmt: skip
+    ]
     for number, text in enumerate(texts):
         node.script(f"test/script{number}", text)
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from broker.errors import SettingsError
-from node import processes
-from node.frames import Frames
-from node.runner import Runner
-from node.runs import Limits, Run, State
-from node.tasks import RUN, Options, Order
+from node.runs import processes
+from node.runs.framing import Frames
+from node.runs.model import Run, RunLimits, State
+from node.runs.protocol import RUN, RunOrder, ZygoteOptions
+from node.runs.runner import Runner
 from tests.support import wait_for
 from tests.unit.runs import ROOT, Node, alive, descriptors, is_zygote, separate, zombies
 
@@ -235,7 +235,7 @@ def test_an_end_that_can_not_be_handled_does_not_stop_the_runner(node: Node, tmp
         ends.append(outcome)
         raise RuntimeError("no")
 
-    runner = Runner(node.work, node.scripts, Limits(), os.environ, fail, lambda progress: None)
+    runner = Runner(node.work, node.scripts, RunLimits(), os.environ, fail, lambda progress: None)
     runner.start()
     for number in range(1, 4):
         runner.run(Run(f"{number:x}", 1, 1, "test/noop", {}))
@@ -245,7 +245,7 @@ def test_an_end_that_can_not_be_handled_does_not_stop_the_runner(node: Node, tmp
 
 def test_orders_before_the_start_are_kept_and_after_the_end_do_nothing(node: Node) -> None:
     ends: list[object] = []
-    runner = Runner(node.work, node.scripts, Limits(), os.environ, ends.append, lambda _: None)
+    runner = Runner(node.work, node.scripts, RunLimits(), os.environ, ends.append, lambda _: None)
     runner.stop()
     runner.run(Run("1", 1, 1, "test/noop", {}))
     runner.start()
@@ -265,7 +265,7 @@ def test_orders_before_the_start_are_kept_and_after_the_end_do_nothing(node: Nod
 
 def test_a_directory_that_can_not_be_used_and_tokens_that_are_none(node: Node, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    runner = Runner(tmp_path / "file" / "x", node.scripts, Limits(), os.environ, print, print)
+    runner = Runner(tmp_path / "file" / "x", node.scripts, RunLimits(), os.environ, print, print)
     with pytest.raises(SettingsError, match="can't be used for runs: Not a directory"):
         runner.start()
     for token in ("", "..", "a/b", "x", "A", "0" * 65):
@@ -276,16 +276,14 @@ def test_a_directory_that_can_not_be_used_and_tokens_that_are_none(node: Node, t
 def test_a_run_for_which_there_is_no_process_or_no_descriptor_fails(node: Node, tmp_path: Path) -> None:
     # Given a zygote that can't fork
     ours, theirs = socket.socketpair()
-    options = Options(theirs.fileno(), "a" * 64, str(tmp_path), str(node.scripts), 2, 100, 1000)
-    code = (
-        "import os, node.zygote\ndef fork(): raise BlockingIOError(11, 'No room')\nos.fork = fork\nnode.zygote.main()"
-    )
+    options = ZygoteOptions(theirs.fileno(), "a" * 64, str(tmp_path), str(node.scripts), 2, 100, 1000)
+    code = "import os; from node.runs import zygote\ndef fork(): raise BlockingIOError(11, 'No room')\nos.fork = fork\nzygote.main()"
     command = [sys.executable, "-c", code, json.dumps(options)]
     with subprocess.Popen(command, cwd=ROOT, pass_fds=(theirs.fileno(),)) as zygote:
         theirs.close()
         frames = Frames(ours)
         for token in ("1", "2"):
-            frames.send([RUN, Order(token, 1, 1, "test/noop", b"{}", "", "", 0)], os.pipe2(os.O_CLOEXEC))
+            frames.send([RUN, RunOrder(token, 1, 1, "test/noop", b"{}", "", "", 0)], os.pipe2(os.O_CLOEXEC))
             # Then it says so and goes on
             assert frames.receive() == [[token, 256, False, "the run can't be started: No room", "", []]]
         assert descriptors(zygote.pid) < 10

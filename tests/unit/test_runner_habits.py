@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from node.runs import State
+from node.runs.model import State
 from tests.support import wait_for
 from tests.unit.runs import ROOT, Node
 
@@ -149,13 +149,17 @@ CORE = f"from jobs import Job\nclass Nightly(Job):\n{BODY}class Part(Job): pass\
 @pytest.mark.parametrize(
     ("job", "output"),
     [
-        ("test/word_count", ["WordCounter", "__main__"]), ("test/etl_job", ["ETLJob", "__main__"]),
-        ("test/01_load", ["Any", "__main__"]), ("test/nightly", ["Nightly", "core"]),
-        ("test/also", ["Nightly", "job_scripts.test.core"]), ("test/derived", ["Derived", "__main__"]),
-        ("test/built", ["Whole", "__main__"]), ("test/inner", ["Any", "__main__"]),
+        ("test/word_count", ["WordCounter", "__main__"]),
+        ("test/etl_job", ["ETLJob", "__main__"]),
+        ("test/01_load", ["Any", "__main__"]),
+        ("test/nightly", ["Nightly", "core"]),
+        ("test/also", ["Nightly", "job_scripts.test.core"]),
+        ("test/derived", ["Derived", "__main__"]),
+        ("test/built", ["Whole", "__main__"]),
+        ("test/inner", ["Any", "__main__"]),
         ("test/guarded", ["Any", "__main__"]),
     ],
-)  # fmt: skip
+)
 def test_the_one_job_of_a_script_is_run_whatever_it_is_called(node: Node, job: str, output: list[str]) -> None:
     node.script("test/core", CORE)
     node.script(job, JOBS[job])
@@ -167,12 +171,14 @@ def test_the_one_job_of_a_script_is_run_whatever_it_is_called(node: Node, job: s
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (f"from jobs import Job\nclass A(Job):\n{BODY}class B(A): pass", "test/script has the jobs A and B, and none is "
-         "called like the script; call the one that is to run Script"),
+        (
+            f"from jobs import Job\nclass A(Job):\n{BODY}class B(A): pass",
+            "test/script has the jobs A and B, and none is called like the script; call the one that is to run Script",
+        ),
         ("from core import Nightly, Late", "test/script has the jobs Late and Nightly, and none is called like"),
         ("from jobs import Job\nclass Any(Job): pass", "the class Any of test/script has no method execute"),
     ],
-)  # fmt: skip
+)
 def test_a_script_of_which_it_is_not_clear_what_to_run_fails(node: Node, text: str, reason: str) -> None:
     node.script("test/core", f"{CORE}class Late(Job):\n{BODY}")
     outcome = node.execute(text)
@@ -236,10 +242,12 @@ def test_a_job_may_have_attributes_of_any_name(node: Node) -> None:
 @pytest.mark.parametrize(
     ("key", "name"),
     [
-        ("in/orders.csv.gz", "orders.csv.gz"), ("in/a b%.txt", "a b%.txt"), ("plain", "plain"),
+        ("in/orders.csv.gz", "orders.csv.gz"),
+        ("in/a b%.txt", "a b%.txt"),
+        ("plain", "plain"),
         ("x" * 300 + ".csv", "x" * 251 + ".csv"),
     ],
-)  # fmt: skip
+)
 def test_the_file_to_work_on_is_called_like_its_key(node: Node, key: str, name: str) -> None:
     data = node.directory / ("f" * 32)
     data.write_text("value")

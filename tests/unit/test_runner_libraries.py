@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from node.runs import State
+from node.runs.model import State
 from tests.unit.runs import ROOT, Node, alive
 
 pytestmark = [pytest.mark.libraries, pytest.mark.timeout(600, method="signal")]

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from node import processes
-from node.capture import LIVE_BYTES, Capture
-from node.frames import Frames
-from node.runs import ending, size
+from node.runs import processes
+from node.runs.framing import Frames
+from node.runs.log_capture import LIVE_BYTES, LogCapture
+from node.runs.model import ending, size
 from tests.support import wait_for
 
 # The log.
@@ -24,7 +24,7 @@ from tests.support import wait_for
 @pytest.mark.parametrize("limit", [0, 1, 10, 1000, LIVE_BYTES, 100_000])
 def test_a_log_keeps_its_beginning_and_its_end(limit: int) -> None:
     seed = random.Random(limit)
-    capture, whole = Capture(limit), b""
+    capture, whole = LogCapture(limit), b""
     for _ in range(300):
         piece = seed.randbytes(seed.choice([0, 1, 7, 300, 5000])).hex().encode()
         capture.feed(piece)
@@ -40,7 +40,7 @@ def test_a_log_keeps_its_beginning_and_its_end(limit: int) -> None:
 
 
 def test_a_log_takes_no_more_memory_than_it_keeps() -> None:
-    capture = Capture(10_000)
+    capture = LogCapture(10_000)
     for _ in range(1000):
         capture.feed(bytes(65536))
         assert len(capture._head) + len(capture._tail) < 10_000 + 2 * LIVE_BYTES + 65536
@@ -49,7 +49,7 @@ def test_a_log_takes_no_more_memory_than_it_keeps() -> None:
 def test_what_is_new_is_told_once_and_of_much_the_end() -> None:
     seed = random.Random(1)
     for limit in (100, 50_000, 1_000_000):
-        capture, whole, told = Capture(limit), b"", 0
+        capture, whole, told = LogCapture(limit), b"", 0
         for _ in range(200):
             piece = seed.randbytes(seed.choice([0, 10, 3000, 20_000]))
             capture.feed(piece)
@@ -140,7 +140,7 @@ def test_the_end_of_the_other_end_is_told(pair: tuple[Frames, Frames]) -> None:
 
 def test_a_mark_is_inherited_whatever_a_process_does_and_is_told_from_others() -> None:
     ours, others = processes.Marks("12345678"), processes.Marks("87654321")
-    code = "import sys; from node.processes import Marks; Marks('12345678').put(7); import os; os.execvp(sys.argv[1], sys.argv[1:])"
+    code = "import sys; from node.runs.processes import Marks; Marks('12345678').put(7); import os; os.execvp(sys.argv[1], sys.argv[1:])"
     with subprocess.Popen([sys.executable, "-c", code, "env", "-i", "setsid", "sleep", "60"]) as process:
         try:
             wait_for(lambda: ours.serial(process.pid) == 7)

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from node.capture import LIVE_BYTES
-from node.runs import State
+from node.runs.log_capture import LIVE_BYTES
+from node.runs.model import State
 from tests.support import wait_for
 from tests.unit.runs import ROOT, Node
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from node.runs import State
+from node.runs.model import State
 from tests.support import wait_for
 from tests.unit.runs import Node
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from node import processes
-from node.runs import State
-from node.tracebacks import Trim
+from node.runs import processes
+from node.runs.model import State
+from node.runs.tracebacks import Trim
 from tests.support import wait_for
 from tests.unit.runs import Node
 
@@ -125,11 +125,11 @@ def test_a_crash_shows_the_frames_of_the_script_alone(node: Node) -> None:
 OURS = f'''\
   File "<frozen runpy>", line 198, in _run_module_as_main
   File "<frozen runpy>", line 88, in _run_code
-  File "{ROOT}/node/zygote.py", line 289, in <module>
+  File "{ROOT}/node/runs/zygote.py", line 289, in <module>
     main()
     └ <function main at 0x7f>
 
-  File "{ROOT}/node/leader.py", line 104, in _lead
+  File "{ROOT}/node/runs/run_process.py", line 104, in _lead
     returned = loader.execute(script, common.sources)
 
 '''
@@ -166,11 +166,21 @@ def test_a_log_in_any_pieces_is_without_our_frames() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        b"", b"\n", b"no end", b"a\r\nb\rc", b"  File", b'  File "x', b"\x00\xff\n" * 100, b'x  File "a", line 1, in b\n',
-        b'  File "<frozen runpy>", line 1, in x\n', b'  File "<frozen runpy>", line 1, in x', b"    \n\n\n    a\n",
-        b'  File "' + b"x" * 200_000, f'x  File "{ROOT}/node/leader.py", line 104, in _lead\n'.encode(),
+        b"",
+        b"\n",
+        b"no end",
+        b"a\r\nb\rc",
+        b"  File",
+        b'  File "x',
+        b"\x00\xff\n" * 100,
+        b'x  File "a", line 1, in b\n',
+        b'  File "<frozen runpy>", line 1, in x\n',
+        b'  File "<frozen runpy>", line 1, in x',
+        b"    \n\n\n    a\n",
+        b'  File "' + b"x" * 200_000,
+        f'x  File "{ROOT}/node/runs/run_process.py", line 104, in _lead\n'.encode(),
     ],
-)  # fmt: skip
+)
 def test_whatever_else_is_in_a_log_stays_there(text: bytes) -> None:
     for size in (1, 5, 1 << 16):
         trim = Trim()

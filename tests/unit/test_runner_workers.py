@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from node.runs import State
+from node.runs.model import State
 from tests.support import wait_for
 from tests.unit.runs import Node
 

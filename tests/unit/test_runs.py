@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from broker import jobs
-from broker.jobs import Options, Order
-from broker.runs import Claimed, Finished, Named, Progress, Returned, RunState
-from master.actions import JobEvent, Tell
-from master.job import Job, JobState
-from master.runs import LOG_TAIL_BYTES, MAX_PUBLISHED, retry_delay
+from broker.messages import jobs
+from broker.messages.jobs import Options, Order
+from broker.messages.runs import Claimed, Finished, Named, Progress, Returned, RunState
+from master.jobs.effects import JobEvent, Tell
+from master.jobs.model import Job, JobState
+from master.jobs.transitions import LOG_TAIL_BYTES, MAX_PUBLISHED, retry_delay
 from tests.unit.desk import NOW, Desk, events, published, token, withdrawn
 
 ORDER = Order("example/job", {"number": 5})

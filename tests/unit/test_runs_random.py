@@ -11,16 +11,30 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.jobs import Options, Order
-from broker.runs import Named, RunState, Withdraw
-from master.actions import Action, JobEvent, Publish, Tell
-from master.job import Job, JobState
+from broker.messages.jobs import Options, Order
+from broker.messages.runs import Named, RunState, Withdraw
+from master.jobs.effects import Action, JobEvent, Publish, Tell
+from master.jobs.model import Job, JobState
 from tests.unit.desk import Desk
 
 STEPS = (
-    "launch", "hand", "claim", "claim", "claim", "double claim", "lose message", "finish", "finish", "finish",
-    "finish again", "cancel", "lose", "time", "crash", "purge",
-)  # fmt: skip
+    "launch",
+    "hand",
+    "claim",
+    "claim",
+    "claim",
+    "double claim",
+    "lose message",
+    "finish",
+    "finish",
+    "finish",
+    "finish again",
+    "cancel",
+    "lose",
+    "time",
+    "crash",
+    "purge",
+)
 
 
 class World:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from broker.jobs import Options, Order
-from broker.runs import RunState
-from master.job import Schedule, ScheduleState
-from master.ledger import List
-from master.runs import Runs
-from master.schedules import Rhythm, Schedules, next_time, period_ms
+from broker.messages.jobs import Options, Order
+from broker.messages.runs import RunState
+from master.jobs.ledger import List
+from master.jobs.model import Schedule, ScheduleState
+from master.jobs.schedules import Rhythm, Schedules, next_time, period_ms
+from master.jobs.transitions import Transitions
 from tests.unit.desk import NOW, Desk, published
 
 MINUTE = 60_000
@@ -58,7 +58,7 @@ def launches(desk: Desk, until: int, step: int = 1_000) -> list[int]:
 
 def restart(desk: Desk) -> None:
     """As a new controller has it."""
-    desk.runs = Runs(desk.ledger, desk.place)
+    desk.runs = Transitions(desk.ledger, desk.place)
     desk.schedules = Schedules(desk.runs, desk.room)
 
 

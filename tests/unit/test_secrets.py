@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from broker import masks
-from broker.masks import Masks, Stream
+from broker.masks import MaskedStream, Masks
 from jobs.errors import BadSecrets
 from jobs.secret_file import SecretFile
 
@@ -159,13 +159,13 @@ def test_a_log_in_any_pieces_shows_no_secret(secrets: list[str]) -> None:
     hiding = Masks(secrets)
     whole = hiding.mask(text)
     for size in (1, 2, 3, 5, 8, len(text)):
-        stream = Stream(hiding)
+        stream = MaskedStream(hiding)
         pieces = [stream.feed(text[start : start + size]) for start in range(0, len(text), size)]
         assert b"".join(pieces) + stream.end() == whole, size
 
 
 def test_nothing_is_kept_back_that_can_be_no_secret() -> None:
-    stream = Stream(Masks(["abcd"]))
+    stream = MaskedStream(Masks(["abcd"]))
     assert stream.feed(b"line\nab") == b"line\n"
     assert stream.feed(b"x") == b"abx"
     assert stream.feed(b"abc") == b""

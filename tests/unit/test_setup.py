@@ -79,6 +79,11 @@ def test_the_libraries_are_pinned() -> None:
     lines = (ROOT / "requirements-extensions.txt").read_text().splitlines()
     packages = [line for line in lines if not line.startswith("#")]
     assert {line.partition("==")[0] for line in packages} == {
-        "numpy", "opencv-python-headless", "Pillow", "psycopg2-binary", "pyodbc", "pytesseract"
-    }  # fmt: skip
+        "numpy",
+        "opencv-python-headless",
+        "Pillow",
+        "psycopg2-binary",
+        "pyodbc",
+        "pytesseract",
+    }
     assert all(re.fullmatch(r"[A-Za-z0-9-]+==[0-9.]+", line) for line in packages)

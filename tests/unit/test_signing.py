@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker import signing
 from broker.errors import BadSignature, Expired
+from broker.http import signing
 
 SECRET = b"s" * 32
 KEY = "folder/a b+c%.txt"

@@ -17,12 +17,13 @@ import pytest
 
 from broker import settings
 from broker.keys import decode, encode
-from broker.messages import Delete, Kind, Result, Status, Store
-from node import segments, values
+from broker.messages.store import Delete, Kind, Result, Status, Store
 from node.errors import Broken, StorageError
-from node.index import Index
-from node.staging import Staging
-from node.storage import Storage
+from node.storage import value_files
+from node.storage.index.index import Index
+from node.storage.log import segments
+from node.storage.staging import Staging
+from node.storage.storage import Storage
 from tests.unit.volume import Volume, delete, done, store, value_of
 
 
@@ -70,9 +71,20 @@ def test_results_tell_what_was_stored_and_carry_small_values(volume: Volume) -> 
     first, second = storage.apply([small, large])
     # Then the result has all of the command, and the value if it is small
     assert first == Result(
-        7, Status.DONE, "", storage.seq - 1, Kind.PUT, encode("small"), 7, small.created, 0, "text/plain",
-        small.digest, 100, b"x" * 100,
-    )  # fmt: skip
+        7,
+        Status.DONE,
+        "",
+        storage.seq - 1,
+        Kind.PUT,
+        encode("small"),
+        7,
+        small.created,
+        0,
+        "text/plain",
+        small.digest,
+        100,
+        b"x" * 100,
+    )
     assert second.value is None
     storage.close()
 
@@ -183,7 +195,7 @@ def test_digests_of_an_upload_are_those_of_its_bytes(tmp_path: Path) -> None:
             upload.write(value[start : start + 77_777])
         staged = upload.finish()
     assert staged[1:] == (len(value), hashlib.sha256(value).digest(), hashlib.md5(value).digest())
-    assert (tmp_path / "staging" / staged.token).stat().st_size == values.file_bytes(len(value))
+    assert (tmp_path / "staging" / staged.token).stat().st_size == value_files.file_bytes(len(value))
 
 
 def test_an_upload_that_is_broken_off_leaves_nothing(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from broker.keys import decode, encode
-from broker.messages import Delete, Kind, Status, Store
-from node import compaction, trust
-from node.compaction import Compacted
-from node.core import Core
-from node.storage import Storage
+from broker.messages.store import Delete, Kind, Status, Store
+from node.storage import compaction
+from node.storage.compaction import Compacted
+from node.storage.context import StorageContext
+from node.storage.index import state
+from node.storage.storage import Storage
 from tests.support import wait_for
 from tests.unit.volume import DAY_MS, Volume, delete, done, figures, store, value_of
 
@@ -23,7 +24,7 @@ from tests.unit.volume import DAY_MS, Volume, delete, done, figures, store, valu
 @pytest.fixture
 def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Volume:
     # No reader has an index open when these tests open a storage.
-    monkeypatch.setattr(trust, "NOTICED_SECS", 0)
+    monkeypatch.setattr(state, "NOTICED_SECS", 0)
     return Volume(tmp_path / "data")
 
 
@@ -178,7 +179,7 @@ def test_what_is_overwritten_while_its_segment_is_compacted_stays_overwritten(
     versions: dict[str, int] = {}
     exchange = compaction._exchange
 
-    def late(core: Core, number: int, draft: compaction._Draft, removed: bool) -> None:
+    def late(core: StorageContext, number: int, draft: compaction._Draft, removed: bool) -> None:
         for key, _, _ in draft.kept[::2]:
             version = 3000 + len(versions)
             versions[decode(key)] = version

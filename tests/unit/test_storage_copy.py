@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from node import trust
+from node.storage.index import state
 from tests.unit.volume import Volume, delete, done, store, value_of
 
 KEYS = 60
@@ -20,7 +20,7 @@ KEYS = 60
 def test_a_copy_by_tar_of_a_directory_in_use_is_whole(
     tmp_path: Path, attempt: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trust, "NOTICED_SECS", 0)
+    monkeypatch.setattr(state, "NOTICED_SECS", 0)
     # Given values of all kinds that were stored, overwritten or deleted before
     volume = Volume(tmp_path / "data")
     storage = volume.open()
@@ -74,7 +74,7 @@ def test_a_copy_by_tar_opens_where_the_original_was(tmp_path: Path) -> None:
     # When it is put back in the same place
     subprocess.run(["tar", "-C", str(tmp_path), "-xf", str(archive)], check=True)
     # Then its index is not taken for the one that was in use
-    assert trust.objection(volume.directory / "index") != ""
+    assert state.objection(volume.directory / "index") != ""
     started = time.monotonic()
     volume.open().close()
     assert time.monotonic() - started < 5

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from broker.messages import Result, Status
+from broker.messages.store import Result, Status
 from node.errors import DiskFull
-from node.staging import Staging
-from node.storage import Storage
+from node.storage.staging import Staging
+from node.storage.storage import Storage
 from tests.support import wait_for
 from tests.unit.volume import Volume, delete, done, store
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from broker.keys import encode
-from node import reader as reader_module
-from node.errors import Unavailable
-from node.index import Index
-from node.reader import Reader
-from node.storage import Storage
+from node.errors import StorageUnavailable
+from node.storage import reader as reader_module
+from node.storage.index.index import Index
+from node.storage.reader import Reader
+from node.storage.storage import Storage
 from tests.support import wait_for
 from tests.unit.volume import Volume, delete, done, read, store, value_of
 
@@ -114,14 +114,14 @@ def test_what_is_deleted_after_an_index_was_lost_is_not_read_from_the_old_one(vo
 
 def test_a_reader_that_comes_before_the_storage_finds_it_later(volume: Volume) -> None:
     reader = Reader(volume.directory)
-    with pytest.raises(Unavailable):
+    with pytest.raises(StorageUnavailable):
         reader.get(encode("k"))
     storage = volume.open()
     assert done(storage.apply([store("k", 1, b"value")]))
     storage.close()
     assert wait_for(lambda: found(reader, "k")) == b"value"
     reader.close()
-    with pytest.raises(Unavailable):
+    with pytest.raises(StorageUnavailable):
         reader.get(encode("k"))
 
 
@@ -129,7 +129,7 @@ def found(reader: Reader, key: str) -> bytes | None:
     """The value, None as long as the index is not there."""
     try:
         return read(reader, key)
-    except Unavailable:
+    except StorageUnavailable:
         return None
 
 

@@ -13,22 +13,24 @@ from pathlib import Path
 import pytest
 
 from broker.keys import encode
-from broker.messages import Status
-from node import compaction, segments, trust, values
-from node.changes import Changes
-from node.disk import Places
-from node.entries import Entry, Stat
+from broker.messages.store import Status
 from node.errors import Broken, Corrupt, StorageError
-from node.index import Index
-from node.reader import Reader
-from node.storage import Storage
+from node.storage import compaction, value_files
+from node.storage.disk.layout import Layout
+from node.storage.index import state
+from node.storage.index.index import Index
+from node.storage.index.rows import Entry, Stat
+from node.storage.index.update import IndexUpdate
+from node.storage.log import segments
+from node.storage.reader import Reader
+from node.storage.storage import Storage
 from tests.unit.volume import BATCH, Volume, delete, done, figures, read, state_at, store, value_of
 
 
 @pytest.fixture
 def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Volume:
     # No reader has an index open when these tests open a storage.
-    monkeypatch.setattr(trust, "NOTICED_SECS", 0)
+    monkeypatch.setattr(state, "NOTICED_SECS", 0)
     return Volume(tmp_path / "data")
 
 
@@ -128,7 +130,7 @@ def test_a_copied_index_is_not_opened(volume: Volume, tmp_path: Path) -> None:
     storage.close()
     data = copy.directory / "index" / "data.mdb"
     data.write_bytes(data.read_bytes()[:8192] + secrets.token_bytes(50_000))
-    assert trust.objection(copy.directory / "index") == "it is a copy"
+    assert state.objection(copy.directory / "index") == "it is a copy"
     # When the copy is opened, by a reader too
     reader = Reader(copy.directory)
     with pytest.raises(StorageError, match="not there yet"):
@@ -145,22 +147,22 @@ def test_an_index_is_trusted_by_its_file_its_boot_and_its_closing(
     index = volume.directory / "index"
     fill(volume)
     # Closed and flushed, it may be used after a restart of the machine; in use, it may not.
-    monkeypatch.setattr(trust, "_boot", lambda: "another boot")
-    assert trust.objection(index) == ""
+    monkeypatch.setattr(state, "_boot", lambda: "another boot")
+    assert state.objection(index) == ""
     storage = volume.open()
-    assert trust.objection(index) == ""
+    assert state.objection(index) == ""
     monkeypatch.undo()
-    assert trust.objection(index) == "the machine was restarted while it was in use"
+    assert state.objection(index) == "the machine was restarted while it was in use"
     storage.close()
-    assert trust.objection(index) == ""
+    assert state.objection(index) == ""
     # Put back from an archive, it has the times that it had.
     (index / "data.mdb").write_bytes((index / "data.mdb").read_bytes())
     shutil.copystat(volume.directory, index / "data.mdb")
-    assert trust.objection(index) == "its file was touched by something else"
+    assert state.objection(index) == "its file was touched by something else"
     (index / "state.json").write_text("[]")
-    assert trust.objection(index)
+    assert state.objection(index)
     (index / "state.json").unlink()
-    assert trust.objection(index) == "there is none"
+    assert state.objection(index) == "there is none"
 
 
 def test_the_index_grows_when_its_map_is_full(tmp_path: Path) -> None:
@@ -169,7 +171,7 @@ def test_the_index_grows_when_its_map_is_full(tmp_path: Path) -> None:
     # When more is put into it
     for number in range(50):
         with index.snapshot() as view:
-            changes = Changes(index, view)
+            changes = IndexUpdate(index, view)
             changes.set_stat(1, Stat(b"uidofit!", 1, 0, 64))
             for key in range(100):
                 changes.place(b"%d-%d" % (number, key), Entry(1, 64, 100, 1, 1, 0, 10, 1, False, ""), 0)
@@ -357,9 +359,10 @@ def test_a_changed_byte_in_a_value_file_is_an_error_and_never_wrong_data(volume:
     storage.close()
     (file,) = volume.value_files()
     start, end = {
-        "head": (0, 100), "bytes": (values.HEAD_BYTES, values.HEAD_BYTES + len(value)),
-        "sums": (values.HEAD_BYTES + len(value), file.stat().st_size),
-    }[where]  # fmt: skip
+        "head": (0, 100),
+        "bytes": (value_files.HEAD_BYTES, value_files.HEAD_BYTES + len(value)),
+        "sums": (value_files.HEAD_BYTES + len(value), file.stat().st_size),
+    }[where]
     reader = Reader(volume.directory)
     for position in {start, end - 1, *random.sample(range(start, end), 10)}:
         # When a byte of it changes
@@ -367,7 +370,7 @@ def test_a_changed_byte_in_a_value_file_is_an_error_and_never_wrong_data(volume:
         # Then what is read of it is right, or an error
         with pytest.raises(Corrupt):
             read(reader, "k")
-        if where == "bytes" and position - start >= 2 * values.BLOCK_BYTES:
+        if where == "bytes" and position - start >= 2 * value_files.BLOCK_BYTES:
             found = reader.get(encode("k"))
             assert found
             assert found.pread(1000, 5000) == value[5000:6000]
@@ -426,8 +429,8 @@ def test_compaction_leaves_a_damaged_segment_as_it_is(
 
 def test_files_that_nothing_points_to_are_removed_at_the_next_start(volume: Volume) -> None:
     contents = fill(volume)
-    places = Places.of(volume.directory)
-    orphan = values.path(places.values, "ab" + "0" * 30)
+    places = Layout.of(volume.directory)
+    orphan = value_files.path(places.values, "ab" + "0" * 30)
     orphan.write_bytes(b"orphan")
     old, new = places.staging / ("1" * 32), places.staging / ("2" * 32)
     for path in (old, new):

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from broker import keys
-from broker.messages import Delete, Status, Store
+from broker.messages.store import Delete, Status, Store
 from broker.refusals import Conflict, NoRoom, NotFound, Unavailable
-from master.dispatch import NOWHERE, Ticket
-from master.index import Entry, Index, now_ms, pack, stamped
-from master.locks import KeyLocks
-from master.store import Put, Stored, Writer
-from master.versions import Versions
+from master.index.environment import pack, stamped
+from master.index.index import Entry, Index, now_ms
+from master.store.dispatcher import NOWHERE, Ticket
+from master.store.key_locks import KeyLocks
+from master.store.versions import Versions
+from master.store.writer import Put, Stored, Writer
 
 KEY = keys.encode("key")
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from broker import jobs
-from broker.jobs import Options, Order
+from broker.messages import jobs
+from broker.messages.jobs import Options, Order
+from broker.messages.runs import Claimed, Returned, RunState
 from broker.refusals import Conflict
-from broker.runs import Claimed, Returned, RunState
-from master.actions import Bury
-from master.schedules import Rhythm
+from master.jobs.effects import Bury
+from master.jobs.schedules import Rhythm
 from tests.unit.desk import Desk, published, token, withdrawn
 
 ONCE = Options(unique="once", timeout=5)

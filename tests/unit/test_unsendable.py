@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from broker import keys
-from broker.batches import CommandPacker, batch
 from broker.errors import Unsendable
 from broker.link.publisher import Publication
-from broker.messages import Announce, Commands, Delete, Store, decode, encode
-from master.answers import AnswerClient, AnswerServer, Call
+from broker.messages.batches import CommandPacker, batch
+from broker.messages.codec import decode, encode
+from broker.messages.store import Announce, Commands, Delete, Store
+from master.channel import ControllerCall, ControllerClient, ControllerServer
 from tests.support import wait_for
 
 STORE = Store(7, keys.encode("a/key"), 1 << 50, 1, 0, "text/plain", b"\x01" * 32, 3, b"abc", "")
@@ -31,13 +32,23 @@ def test_commands_packed_one_by_one_make_the_same_message() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        STORE._replace(expires=1 << 64), STORE._replace(expires=1 << 63), STORE._replace(expires=-1),
-        STORE._replace(expires=10**30), STORE._replace(version=1 << 63), STORE._replace(created=1.5),
-        STORE._replace(size=4), STORE._replace(digest=b""), STORE._replace(key=b"\xff"), STORE._replace(value=object()),
-        STORE._replace(content_type=b"x"), STORE._replace(staged="../x", value=None), DELETE._replace(version=1 << 64),
-        DELETE._replace(version=-1), DELETE._replace(key="text"),
+        STORE._replace(expires=1 << 64),
+        STORE._replace(expires=1 << 63),
+        STORE._replace(expires=-1),
+        STORE._replace(expires=10**30),
+        STORE._replace(version=1 << 63),
+        STORE._replace(created=1.5),
+        STORE._replace(size=4),
+        STORE._replace(digest=b""),
+        STORE._replace(key=b"\xff"),
+        STORE._replace(value=object()),
+        STORE._replace(content_type=b"x"),
+        STORE._replace(staged="../x", value=None),
+        DELETE._replace(version=1 << 64),
+        DELETE._replace(version=-1),
+        DELETE._replace(key="text"),
     ],
-)  # fmt: skip
+)
 def test_a_command_that_no_node_could_read_is_refused(command: Any) -> None:
     with pytest.raises(Unsendable):
         CommandPacker().pack(command)
@@ -50,14 +61,25 @@ def test_a_text_that_is_none_is_shown_as_well_as_can_be() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"routing_key": "k" * 256}, {"exchange": "e" * 256}, {"routing_key": "\ud800"}, {"body": "text"},
-        {"headers": {"reason": "\ud800"}}, {"headers": {"number": 1 << 80}}, {"headers": {"what": object()}},
+        {"routing_key": "k" * 256},
+        {"exchange": "e" * 256},
+        {"routing_key": "\ud800"},
+        {"body": "text"},
+        {"headers": {"reason": "\ud800"}},
+        {"headers": {"number": 1 << 80}},
+        {"headers": {"what": object()}},
     ],
-)  # fmt: skip
+)
 def test_a_publication_that_pika_can_not_write_is_refused_by_the_caller(changes: dict[str, Any]) -> None:
     good: dict[str, Any] = {
-        "exchange": "", "routing_key": "queue", "body": b"body", "durable": True, "ttl_ms": 5, "headers": None, "done": None,
-    }  # fmt: skip
+        "exchange": "",
+        "routing_key": "queue",
+        "body": b"body",
+        "durable": True,
+        "ttl_ms": 5,
+        "headers": None,
+        "done": None,
+    }
     assert Publication.make(**good).body == b"body"
     with pytest.raises(Unsendable):
         Publication.make(**good | changes)
@@ -67,12 +89,12 @@ def test_a_call_or_a_reply_that_can_not_be_packed_fails_alone(tmp_path: Path) ->
     # Given a web worker and a controller that sends back what it was given, or what can't be packed
     threads: list[str] = []
 
-    def on_call(call: Call) -> None:
+    def on_call(call: ControllerCall) -> None:
         threads.append(threading.current_thread().name)
         call.reply(10**30 if call.name == "much" else call.arguments[0])
 
-    AnswerServer(tmp_path / "socket", on_call)
-    worker = AnswerClient(tmp_path / "socket", "worker", lambda _answers: None)
+    ControllerServer(tmp_path / "socket", on_call)
+    worker = ControllerClient(tmp_path / "socket", "worker", lambda _answers: None)
     wait_for(lambda: worker.connected)
     # When one of three calls can't be packed, and the reply to another can't
     first = worker.call("echo", 1)

@@ -17,10 +17,10 @@ from typing import Any
 
 from broker import settings
 from broker.keys import encode
-from broker.messages import Delete, Result, Status, Store
-from node.reader import Reader
-from node.staging import Staging
-from node.storage import Storage
+from broker.messages.store import Delete, Result, Status, Store
+from node.storage.reader import Reader
+from node.storage.staging import Staging
+from node.storage.storage import Storage
 
 ROOT = Path(__file__).parents[2]
 CREATED = 1_790_000_000_000

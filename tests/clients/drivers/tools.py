@@ -85,8 +85,11 @@ def run(command: str, url: str, file: str) -> tuple[int, str]:
     """The exit status and what was printed."""
     done = subprocess.run(
         ["bash", "-c", command, "bash", url, file],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, env=os.environ | {"LC_ALL": "C.UTF-8"},
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        env=os.environ | {"LC_ALL": "C.UTF-8"},
+    )
     return done.returncode, done.stdout.decode(errors="replace")
 
 

@@ -1,0 +1,133 @@
+"""Requests between master and nodes, on the event loop: a stalled client or peer holds no thread.
+
+Not a client for the world: one request on a connection of its own, to a server that says how long its answer is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import io
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from broker.errors import PulzarError
+from broker.http.responses import Header
+
+CONNECT_SECS = 3.0
+_MOST_HEAD_BYTES = 65_536
+_MOST_BODY_BYTES = 16 << 20
+_WRITE_BYTES = 1 << 20  # of a body on its way to the kernel
+
+
+class PeerFailed(PulzarError):
+    """Raised when the peer can't be reached, or ended the exchange before its end."""
+
+
+class PeerResponse(NamedTuple):
+    """The peer's answer."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    def picked(self, names: Iterable[str]) -> list[Header]:
+        """Those of these headers that it has."""
+        return [(name, value) for name in names if (value := self.headers[name]) is not None]
+
+
+class PeerClient:
+    """One request and its answer. Everything raises `PeerFailed`; `secs` is for how long the peer may stand still."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str, secs: float) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._address = address
+        self._secs = secs
+        self._chunked = False
+        self._reply: asyncio.Task[PeerResponse] | None = None
+
+    @classmethod
+    async def connect(cls, address: str, secs: float) -> PeerClient:
+        """A connection to `host:port`."""
+        host, _, port = address.rpartition(":")
+        try:
+            async with asyncio.timeout(min(secs, CONNECT_SECS)):
+                reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), limit=_MOST_HEAD_BYTES)
+        except (OSError, ValueError) as error:
+            raise PeerFailed(f"{address} can't be reached: {_text(error)}") from error
+        writer.transport.set_write_buffer_limits(_WRITE_BYTES)
+        return cls(reader, writer, address, secs)
+
+    def begin(self, method: str, target: str, headers: Iterable[Header], length: int | None) -> None:
+        """Send the head of the request. `length` is that of its body in bytes, None when it is not known."""
+        self._chunked = length is None
+        framing = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {self._address}", "Connection: close", framing]
+        lines += [f"{name}: {value}" for name, value in headers]
+        self._writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        self._reply = asyncio.ensure_future(_read(self._reader))
+        self._reply.add_done_callback(_look_at)
+
+    @property
+    def answered(self) -> bool:
+        """Whether the answer is there: what is left of the body is not wanted."""
+        return self._reply is not None and self._reply.done()
+
+    async def send(self, piece: bytes) -> None:
+        """Send a piece of the body; of a chunked one b"" is the end."""
+        try:
+            if self._chunked:
+                self._writer.write(b"%x\r\n" % len(piece))
+                self._writer.write(piece)
+                self._writer.write(b"\r\n")
+            else:
+                self._writer.write(piece)
+            async with asyncio.timeout(self._secs):
+                await self._writer.drain()
+        except (OSError, RuntimeError) as error:  # RuntimeError: uvloop's word for a connection that has ended
+            if not self.answered:
+                raise PeerFailed(f"{self._address} took no more of the body: {_text(error)}") from error
+
+    async def reply(self, secs: float) -> PeerResponse:
+        """Wait for the answer, for so many seconds."""
+        assert self._reply is not None
+        try:
+            async with asyncio.timeout(secs):
+                return await self._reply
+        except (OSError, EOFError, ValueError, http.client.HTTPException) as error:
+            raise PeerFailed(f"{self._address} did not answer: {_text(error)}") from error
+
+    def close(self) -> None:
+        """End it; a body that was not sent to its end is seen to be cut off."""
+        if self._reply is not None:
+            self._reply.cancel()
+        self._writer.transport.abort()
+
+
+async def _read(reader: asyncio.StreamReader) -> PeerResponse:
+    status = 100
+    while status < 200:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError as error:
+            raise http.client.HTTPException("the head of its answer is too long") from error
+        first, _, rest = head.partition(b"\r\n")
+        words = first.split(b" ", 2)
+        if len(words) < 2 or not words[1].isdigit():
+            raise http.client.BadStatusLine(first[:80].decode("latin-1"))
+        status = int(words[1][:3])
+    headers = http.client.parse_headers(io.BytesIO(rest))
+    length = headers["Content-Length"] or ""
+    if not length.isdecimal() or not 0 <= int(length[:10]) <= _MOST_BODY_BYTES:
+        raise http.client.HTTPException("its answer does not say how long it is, or is too long")
+    return PeerResponse(status, headers, await reader.readexactly(int(length)))
+
+
+def _look_at(reply: asyncio.Task[PeerResponse]) -> None:
+    if not reply.cancelled():
+        reply.exception()  # nobody may be waiting for it
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,166 @@
+"""What master and nodes say over HTTP: values as RFC 9110 wants them served, and the envelope of all other answers.
+
+`plan` decides everything about a GET or HEAD of a value from the request's headers and what is known of the
+value; whoever has the bytes then sends them. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+
+from broker.http import conditions, content_types, dates, ranges
+from broker.http.conditions import Outcome
+from broker.http.ranges import Multipart, Span
+from broker.http.responses import Header, envelope
+
+# A key can get another value at any time, so whoever keeps a copy has to ask.
+_CACHE_CONTROL: Header = ("Cache-Control", "no-cache")
+_ACCEPT_RANGES: Header = ("Accept-Ranges", "bytes")
+# A value that is a page must not act in the name of the master's other pages. Where it is embedded this says nothing.
+_SANDBOX: Header = ("Content-Security-Policy", "sandbox; default-src 'none'")
+# These can do nothing as documents, and browsers refuse to show them in a sandbox.
+_SHOWN_ALONE = re.compile(r"(?:(?:audio|video)/[\w.+-]+|application/pdf)(?:;[^,]*)?", re.ASCII | re.IGNORECASE)
+
+
+class StoredValue(Protocol):
+    """What index and log say of a value; an entry of the one or the other."""
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+
+    @property
+    def digest(self) -> bytes:
+        """Its SHA-256."""
+
+    @property
+    def created(self) -> int:
+        """When it was stored, in ms since the epoch."""
+
+    @property
+    def content_type(self) -> str:
+        """What `media.pack` made."""
+
+
+class Resource(NamedTuple):
+    """What is known of a value that is asked for."""
+
+    size: int  # bytes
+    digest: bytes  # SHA-256
+    created: int  # ms since the epoch
+    content_type: str
+    encoding: str = ""  # Content-Encoding, "": none
+
+    @property
+    def etag(self) -> str:
+        """Its strong entity tag."""
+        return f'"{self.digest.hex()}"'
+
+
+def resource(key: str, kept: StoredValue) -> Resource:
+    """A value as its key and what is kept of it tell."""
+    content_type, encoding = content_types.type_of(key, kept.content_type)
+    return Resource(kept.size, kept.digest, kept.created, content_type, encoding)
+
+
+class Plan(NamedTuple):
+    """How to answer: status and headers, and either stretches of the value or a body of its own."""
+
+    status: int
+    headers: list[Header]
+    ranges: Sequence[Span] = ()  # stretches of the value that are sent; none for HEAD, 304, 412, 416
+    text: bytes = b""  # the body when it is not from the value
+    multipart: Multipart | None = None  # how the stretches travel when they are several
+
+    def pieces(self) -> Iterable[bytes | Span]:
+        """The body, in order: bytes as they are, and stretches of the value."""
+        if self.multipart is not None:
+            return self.multipart.pieces()
+        return self.ranges or ([self.text] if self.text else [])
+
+    def body(self, value: bytes | None) -> bytes:
+        """The whole body, from a value that is in memory. None will do when `ranges` is empty."""
+        if value is None or not self.ranges:
+            return self.text
+        if self.multipart is None:
+            start, stop = self.ranges[0]
+            return value if stop - start == len(value) else value[start:stop]
+        return b"".join(_filled(self.multipart.pieces(), value))
+
+
+def _filled(pieces: Iterable[bytes | Span], value: bytes) -> Iterator[bytes]:
+    for piece in pieces:
+        yield value[piece.start : piece.stop] if isinstance(piece, Span) else piece
+
+
+def plan(environ: dict[str, Any], resource: Resource) -> Plan:
+    """How to answer a GET or HEAD of a value; `environ` is the request's WSGI environment."""
+    size, digest, created, content_type, _ = resource
+    etag = f'"{digest.hex()}"'
+    head = environ["REQUEST_METHOD"] == "HEAD"
+    modified = created // 1000
+    headers = [
+        ("Content-Type", content_type),
+        ("Content-Length", str(size)),
+        ("ETag", etag),
+        ("Last-Modified", dates.write(modified)),
+        _CACHE_CONTROL,
+        _ACCEPT_RANGES,
+    ]
+    if _sandboxed(content_type):
+        headers.append(_SANDBOX)
+    if "HTTP_RANGE" in environ or conditions.given(environ):
+        outcome = conditions.evaluate(environ, etag, modified)
+        if outcome is Outcome.NOT_MODIFIED:
+            return Plan(304, headers[2:5])
+        if outcome is Outcome.FAILED:
+            return _refusal(412, f"the condition does not hold: the value has ETag {etag}", headers[2:5], head)
+        # RFC 9110 knows ranges of GET only: a HEAD is told of the whole value.
+        wanted = None if head else environ.get("HTTP_RANGE")
+        if wanted is not None and conditions.wants_range(environ.get("HTTP_IF_RANGE"), etag, modified, time.time()):
+            return _partial(wanted, resource, headers)
+    return _whole(resource, headers, head)
+
+
+@lru_cache(maxsize=1024)
+def _sandboxed(content_type: str) -> bool:
+    return _SHOWN_ALONE.fullmatch(content_type) is None
+
+
+def _whole(resource: Resource, headers: list[Header], head: bool = False) -> Plan:
+    if resource.encoding:
+        headers = headers + _encoded(resource)
+    return Plan(200, headers, () if head or not resource.size else (Span(0, resource.size),))
+
+
+def _encoded(resource: Resource) -> list[Header]:
+    return [("Content-Encoding", resource.encoding)] if resource.encoding else []
+
+
+def _partial(wanted: str, resource: Resource, headers: list[Header]) -> Plan:
+    size = resource.size
+    try:
+        spans = ranges.read(wanted, size)
+    except ranges.Unsatisfiable as error:
+        return _refusal(416, str(error), [*headers[2:], ("Content-Range", f"bytes */{size}")], False)
+    if spans is None:
+        return _whole(resource, headers)
+    if len(spans) == 1:
+        start, stop = spans[0]
+        headers[1] = ("Content-Length", str(stop - start))
+        return Plan(
+            206, [*headers, *_encoded(resource), ("Content-Range", ranges.content_range(spans[0], size))], spans
+        )
+    multipart = Multipart(spans, size, [("Content-Type", resource.content_type), *_encoded(resource)])
+    headers[:2] = [("Content-Type", multipart.content_type), ("Content-Length", str(multipart.length))]
+    return Plan(206, headers, spans, multipart=multipart)
+
+
+def _refusal(status: int, message: str, headers: list[Header], head: bool) -> Plan:
+    text = envelope(status, None, message)
+    own = [("Content-Type", "application/json"), ("Content-Length", str(len(text)))]
+    return Plan(status, own + headers, text=b"" if head else text)

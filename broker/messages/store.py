@@ -1,0 +1,131 @@
+"""Messages about values and nodes. `broker.messages.codec.codec` says how they travel."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+DIGEST_BYTES = 32
+
+
+class Kind(IntEnum):
+    """What a log record, a command or a result is about."""
+
+    PUT = 1  # a value
+    DELETE = 2  # a tombstone: every version of the key up to and including this one is gone
+    EPOCH = 3  # the node's agent started; no key
+
+
+class Status(IntEnum):
+    """What became of one command."""
+
+    DONE = 0  # durable on the node (again, if it was delivered twice)
+    STALE = 1  # the node already holds a newer version of the key; nothing was written
+    FULL = 2  # the disk has no room; nothing was written
+    MISSING = 3  # the staged upload that was to become the value is not there
+    FAILED = 4  # anything else; `reason` says what
+
+
+class Store(NamedTuple):
+    """Keep a value. It travels in `value`, or waits on the node as the staged upload `staged`."""
+
+    ticket: int  # names the command to its sender, 0 when nobody waits
+    key: bytes
+    version: int
+    created: int
+    expires: int  # 0: never
+    content_type: str  # and Content-Encoding, see `broker.http.content_types`
+    digest: bytes  # SHA-256 of the value, 32 bytes
+    size: int  # bytes
+    value: bytes | None
+    staged: str  # "" when `value` is given
+
+    @property
+    def kind(self) -> Kind:
+        """`Kind.PUT`."""
+        return Kind.PUT
+
+
+class Delete(NamedTuple):
+    """Write a tombstone: every version of the key up to and including `version` is gone."""
+
+    ticket: int
+    key: bytes
+    version: int
+
+    @property
+    def kind(self) -> Kind:
+        """`Kind.DELETE`."""
+        return Kind.DELETE
+
+
+class Commands(NamedTuple):
+    """A batch for one node. `origin` names the process whose requests wait for it, "" for none."""
+
+    origin: str
+    items: list[Store | Delete]
+
+
+class Replay(NamedTuple):
+    """Send again, as `Results`, all that is alive of what was logged after `after`."""
+
+    request: str  # repeated in every `Results` that answers
+    after: int
+
+
+class Announce(NamedTuple):
+    """Send a heartbeat now."""
+
+    reason: str
+
+
+class Result(NamedTuple):
+    """What became of one command, or one record of a replay (`ticket` 0)."""
+
+    ticket: int
+    status: Status
+    reason: str
+    seq: int  # of the record in the node's log; 0 when nothing was written
+    kind: Kind
+    key: bytes
+    version: int
+    created: int
+    expires: int
+    content_type: str  # and Content-Encoding, see `broker.http.content_types`
+    digest: bytes
+    size: int
+    value: bytes | None  # the value itself when it is small enough to be kept beside the entry
+
+
+class Results(NamedTuple):
+    """Everything that is alive of the node's log after `after`, up to and including `upto`."""
+
+    node: str
+    origin: str
+    request: str  # of the replay this is part of, "" when it is not
+    after: int
+    upto: int
+    end: int  # seq of the newest record in the node's log
+    last: bool  # of a replay: no more comes unless it is asked for; the replay is over when `upto` reached `end`
+    items: list[Result]
+
+
+class Heartbeat(NamedTuple):
+    """A node says who it is and how it feels."""
+
+    node: str
+    url: str  # http://host:port that clients reach it at
+    at: int  # the node's clock
+    version: str  # of the software
+    epoch: str  # random, made when the agent started
+    epoch_seq: int  # seq of that epoch's record: all after it was written by this process
+    seq: int  # of the newest record
+    disk_total: int  # bytes, of the data directory's filesystem, without what it reserves for root
+    disk_free: int  # bytes
+    full: bool  # takes no more values
+    load: float  # 1-minute load average divided by cores
+    memory: float  # percent of the machine's memory in use
+    keys: int  # values it holds
+    slots: int  # runs it can have at once
+    running: list[tuple[str, int, int]]  # run, id of the job (0: not known yet) and attempt of each run
+    catalog: str  # digest of its catalog of scripts

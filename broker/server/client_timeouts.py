@@ -1,0 +1,86 @@
+"""How long a client is waited for, while it sends a body or takes an answer.
+
+One timer of the event loop looks at all that wait, once in a while: a timer for each would cost more than most of
+what is waited for. A wait that is over is ended by cancelling its task, as `asyncio.timeout` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import TracebackType
+from typing import Any
+
+from broker.refusals import SlowClient
+
+_LOOK_SECS = 1.0  # between two looks at those that wait, and
+_LOOKS = 8  # of them in the time that an idle client has
+
+
+class ClientTimeouts:
+    """Of one process, for its event loop.
+
+    A client that sends or takes nothing for `idle` seconds is given up; so is one that needs more than those and
+    a second for each `rate` bytes.
+    """
+
+    def __init__(self, idle: float, rate: int) -> None:
+        self.idle = idle
+        self.rate = rate
+        self._pause = min(_LOOK_SECS, idle / _LOOKS)
+        self._waits: set[Wait] = set()
+        self._looking = False
+
+    def wait(self, secs: float) -> Wait:
+        """A block that is ended with `SlowClient` after about so many seconds; it holds one `await`."""
+        return Wait(self, secs)
+
+    def left(self, waited: float, moved: int) -> float:
+        """For how many seconds more a client is waited for, that has moved so many bytes in so many seconds."""
+        return min(self.idle, self.idle + moved / self.rate - waited)
+
+    def _add(self, wait: Wait) -> None:
+        self._waits.add(wait)
+        if not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_later(self._pause, self._look)
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        for wait in list(self._waits):
+            if now >= wait.until:
+                wait.end()
+        self._looking = bool(self._waits)
+        if self._looking:
+            asyncio.get_running_loop().call_later(self._pause, self._look)
+
+
+class Wait:
+    """One wait; see `ClientTimeouts.wait`."""
+
+    __slots__ = ("_ended", "_patience", "_task", "until")
+
+    def __init__(self, patience: ClientTimeouts, secs: float) -> None:
+        self._patience = patience
+        self._ended = False
+        self._task: asyncio.Task[Any] | None = None
+        self.until = time.monotonic() + secs
+
+    def __enter__(self) -> Wait:
+        self._task = asyncio.current_task()
+        self._patience._add(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self._patience._waits.discard(self)
+        # Cancelled by somebody else too: then that goes on.
+        if self._ended and self._task and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise SlowClient("the client sent or took nothing, or too little, for too long; nothing was done")
+
+    def end(self) -> None:
+        """The time is over."""
+        if not self._ended and self._task is not None:
+            self._ended = True
+            self._task.cancel()

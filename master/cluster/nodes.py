@@ -1,0 +1,196 @@
+"""The master's view of its nodes, from their last heartbeats.
+
+The index says when each came by the wall clock, which somebody may set. So how long ago that was is told by the
+monotonic clock, from the look at the index that found it new.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from broker.refusals import NotFound, Refused, Unavailable
+from master.cluster.placement import Candidate, Placement
+from master.index.index import Index, Node, now_ms
+
+_FRESH_SECS = 0.25
+_SOON_SECS = 0.005
+MISSED_HEARTBEATS = 3
+DOUBT_SECS = 15.0  # other nodes come before one that could not be reached
+RECOVERY_SECS = 10.0  # after RabbitMQ was away, until every node has connected again
+
+
+class Nodes:
+    """Of one web worker; reads the index again when what it knows is older than a quarter of a second."""
+
+    def __init__(self, index: Index, heartbeat_secs: float) -> None:
+        self._index = index
+        self._silence = heartbeat_secs * MISSED_HEARTBEATS
+        self._guard = threading.Lock()
+        self._placement = Placement()
+        self._nodes: dict[str, Node] = {}
+        self._heard_at: dict[str, float] = {}  # by the monotonic clock
+        self._candidates: list[Candidate] = []
+        self._doubted: dict[str, float] = {}  # node → until when, by the monotonic clock
+        self._restoring: list[str] | None = None
+        self._read = float("-inf")
+        self._flowing = float("-inf")  # when heartbeats came in again after none did, from any node
+        self._connected: float | None = None  # when this process had its last connection to RabbitMQ
+        self._back = float("-inf")  # the same, when that was not its first
+
+    def choose(self, size: int, exclude: Collection[str] = ()) -> str | None:
+        """The node for a value of `size` bytes; None when no node that is heard from has room.
+
+        One that is in doubt is chosen when there is no other.
+        """
+        self._refresh()
+        doubted = self._doubted
+        with self._guard:
+            if doubted:
+                now = time.monotonic()
+                avoided = [*exclude, *(node for node, until in doubted.items() if until > now)]
+                found = self._placement.choose(self._candidates, size, avoided)
+                if found is not None:
+                    return found
+            return self._placement.choose(self._candidates, size, exclude)
+
+    def doubt(self, node: str) -> None:
+        """The node is heard from, and could not be reached over HTTP, or stood still: others come first for a while."""
+        now = time.monotonic()
+        self._doubted = {name: until for name, until in self._doubted.items() if until > now} | {node: now + DOUBT_SECS}
+
+    def alive(self, node: str) -> bool:
+        """Whether the node was heard from lately."""
+        self._refresh()
+        return self._heard(node)
+
+    def gone(self, node: str) -> bool:
+        """Whether the node is silent while others are heard from.
+
+        When nobody is, or was until just now, RabbitMQ is away rather than all nodes, and reads need it for nothing.
+        """
+        if self.alive(node):
+            return False
+        never = float("-inf")
+        newest, last = max(self._heard_at.values(), default=never), self._heard_at.get(node, never)
+        flowing = time.monotonic() - self._flowing
+        return newest - self._silence > last and flowing > max(self._silence, RECOVERY_SECS)
+
+    def any_alive(self, exclude: Collection[str] = ()) -> str | None:
+        """A node that was heard from lately, the least loaded one."""
+        self._refresh()
+        alive = [known for name, known in self._nodes.items() if name not in exclude and self._heard(name)]
+        return min(alive, key=lambda known: known.heartbeat.load).heartbeat.node if alive else None
+
+    def url(self, node: str) -> str | None:
+        """`http://host:port` of a node, None when it was never heard from."""
+        self._refresh()
+        known = self._nodes.get(node)
+        return known.heartbeat.url if known else None
+
+    @property
+    def restoring(self) -> list[str]:
+        """Nodes whose log is being applied from the beginning: the index does not know all keys."""
+        self._refresh()
+        if self._restoring is None or self._restoring:
+            self._refresh(_SOON_SECS)  # another worker may have said already that it is over
+        return ["a new index"] if self._restoring is None else self._restoring
+
+    def connected(self) -> None:
+        """This process is connected to RabbitMQ, perhaps once more."""
+        if self._connected is not None:
+            self._back = time.monotonic()
+        self._connected = time.monotonic()
+
+    def objection(self) -> str:
+        """Why a PUT of a new key would not be stored just now, for a person; "" when it would."""
+        waiting = self.restoring
+        if self._restoring is None:
+            return "the index is new, and has not heard from all nodes yet"
+        if waiting:
+            return "; ".join(map(self._waiting, waiting))
+        if not self._candidates:
+            return "no node was heard from lately"
+        if all(candidate.full for candidate in self._candidates):
+            return "no node has room"
+        if not any(self._heard_at[candidate.node] >= self._back for candidate in self._candidates):
+            return "RabbitMQ was away, and no node was heard from since then"
+        return ""
+
+    def _waiting(self, node: str) -> str:
+        if self._heard(node):
+            return f"the log of node {node} is being applied; GET /skynet/restore tells how far it is"
+        return (
+            f"the index may lack keys of node {node}, which was not heard from lately; start it, or, if it is gone for good,"
+            f" have it forgotten: manage.py forget {node}"
+        )
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The nodes as `/admin/network` shows them, by name."""
+        self._refresh()
+        return [self._row(known) for _, known in sorted(self._nodes.items())]
+
+    def _heard(self, node: str) -> bool:
+        at = self._heard_at.get(node)
+        return at is not None and time.monotonic() - at < self._silence
+
+    def _row(self, known: Node) -> dict[str, Any]:
+        beat = known.heartbeat
+        used = beat.disk_total - beat.disk_free
+        return {
+            "node": beat.node,
+            "percent": round(100 * used / beat.disk_total) if beat.disk_total else 0,
+            "synch": self._heard(beat.node),
+            "url": beat.url,
+            "version": beat.version,
+            "load": round(beat.load, 2),
+            "memory": round(beat.memory, 1),
+            "disk_total": beat.disk_total,
+            "disk_free": beat.disk_free,
+            "full": beat.full,
+            "keys": beat.keys,
+            "seq": beat.seq,
+            "slots": beat.slots,
+            "running": beat.running,
+            "last_seen": known.received / 1000,
+        }
+
+    def _refresh(self, oldest: float = _FRESH_SECS) -> None:
+        now = time.monotonic()
+        if now - self._read < oldest:
+            return
+        with self._guard:
+            if now - self._read < oldest:
+                return
+            nodes = self._index.read_nodes()
+            self._note_heard(nodes, now)
+            self._nodes = nodes
+            self._restoring = self._index.read_meta("restoring")
+            self._candidates = [
+                Candidate(beat.node, beat.disk_total, beat.disk_free, beat.load, beat.full, received)
+                for beat, received in nodes.values()
+                if self._heard(beat.node)
+            ]
+            if self._nodes and not self._candidates:
+                self._flowing = now
+            self._read = now
+
+    def _note_heard(self, nodes: Mapping[str, Node], now: float) -> None:
+        since_last = now - self._read
+        for name, known in nodes.items():
+            before = self._nodes.get(name)
+            if before is None or before.received != known.received:
+                # It came after the last look; when exactly, only the wall clock says.
+                age = (now_ms() - known.received) / 1000
+                self._heard_at[name] = now - min(max(0.0, age), since_last)
+        self._heard_at = {name: at for name, at in self._heard_at.items() if name in nodes}
+
+
+def missing(key: str, network: Nodes) -> Refused:
+    """The error for a key that the index does not have."""
+    if restoring := network.restoring:
+        nodes = ", ".join(restoring)
+        return Unavailable(f"the index is being filled again and may not know this key yet; it waits for {nodes}")
+    return NotFound(f"the key {key} is unknown")

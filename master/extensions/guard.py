@@ -1,0 +1,84 @@
+"""`python -m master.extensions.worker SOCKET`: one process for extensions, and the guard that ends it.
+
+The guard does nothing but wait: for the process to end, or for the web worker to close its end of the socket, which
+it does when the time is over and which the kernel does when it is killed. Then the guard kills the process and
+whatever came from it, also what changed its process group or session: orphans become the guard's children.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import socket
+import sys
+from contextlib import suppress
+from typing import NoReturn
+
+from master.extensions.children import children
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_SIGNALLED = 128  # and the signal's number are the exit status, as in a shell
+_NICE = 10  # the routes of the keys come first
+
+
+def main() -> int:
+    """The exit status is that of the process; 0 when it was ended from outside."""
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    guard = os.getpid()
+    pid = os.fork()
+    if not pid:
+        _be_process(sock, prctl, guard)
+    with suppress(OSError):  # the process did it already, or is gone
+        os.setpgid(pid, pid)
+    poll = select.poll()
+    poll.register(sock, 0)  # that the other end is closed is told in any case
+    poll.register(os.pidfd_open(pid), select.POLLIN)
+    while not (events := poll.poll()):
+        continue
+    ended = any(descriptor != sock.fileno() for descriptor, _ in events)
+    status = _end(pid)
+    return status if ended else 0
+
+
+def _be_process(sock: socket.socket, prctl: ctypes._NamedFuncPointer, guard: int) -> NoReturn:
+    status = 1
+    try:
+        os.setpgid(0, 0)
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == guard:
+            os.nice(_NICE)
+            from master.extensions.request_runner import RequestRunner  # not in the guard, which is to stay small
+
+            RequestRunner(sock).run()
+            status = 0
+    except BaseException:  # noqa: BLE001 - nothing may go on into the guard, whose copy this process is
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+def _end(pid: int) -> int:
+    """Kill the process and everything that came from it; its exit status."""
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    result = 0
+    while True:
+        # Those that are killed leave their own children to this process, so this ends with the last of all.
+        for child in children(os.getpid()):
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        try:
+            ended, status = os.waitpid(-1, 0)
+        except ChildProcessError:
+            return result
+        if ended == pid:
+            result = _SIGNALLED + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""What the rules about jobs want done outside of the ledger; the controller does it after the commit."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from broker.messages.jobs import Order
+from broker.messages.runs import Named, Withdraw
+from master.jobs.model import Job
+
+
+class Publish(NamedTuple):
+    """Publish a job; when the broker has it safe, `Runs.confirmed` is to be told."""
+
+    order: Order
+    node: str  # whose own queue it goes to, "" for the one that all pull from
+
+
+class Tell(NamedTuple):
+    """Tell one node the id of a job that was published by hand."""
+
+    node: str
+    message: Named
+
+
+class Bury(NamedTuple):
+    """Put a job that was published by hand, and that no node can run, where people find it."""
+
+    order: bytes
+    reason: str
+
+
+class JobEvent(NamedTuple):
+    """Something users may listen for."""
+
+    name: str  # job.finished.completed, job.finished.failed or job.finished.cancelled
+    job: Job
+
+    def routing_key(self) -> str:
+        """Name of the event, folder and script."""
+        return f"{self.name}.{self.job.path.replace('/', '.')}"
+
+    def body(self) -> bytes:
+        """The event as JSON, which users read."""
+        fields = {
+            "event": self.name,
+            "job_id": self.job.id,
+            "job_path": self.job.path,
+            "attempt": self.job.attempt,
+            "node": self.job.node,
+            "reason": self.job.reason,
+            "schedule": self.job.schedule or None,
+        }
+        return json.dumps(fields).encode()
+
+
+Action = Publish | Withdraw | Tell | Bury | JobEvent

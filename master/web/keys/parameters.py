@@ -1,0 +1,137 @@
+"""What a request to the key routes asks for: its parameters and headers, checked.
+
+Everything here raises `BadRequest` with a message that says what was received and how to put it right.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs
+
+from broker import integers
+from broker.http import conditions, dates, request_fields
+from broker.refusals import BadRequest, ConditionFailed
+from master.index.index import Entry
+from master.store.writer import Check
+
+DAY_MS = 86_400_000
+MAX_DAYS = 36_500
+_UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
+_TTL = re.compile(r"([0-9]{1,12})([smhd])")
+_MATCH_CHARS = 4_000  # of an If-Match that becomes a part of an address
+_FLAG = {"1": True, "true": True, "0": False, "false": False, "": True}
+
+
+def parameters(query: str) -> dict[str, str]:
+    """The query's parameters; of one given several times, the last."""
+    return {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()} if query else {}
+
+
+def lifetime(parameters: dict[str, str]) -> int:
+    """How long the value lives, in ms; 0 for ever."""
+    days, ttl = parameters.get("temporal"), parameters.get("ttl")
+    if days is not None and ttl is not None:
+        raise BadRequest("temporal and ttl were both given; give one of them")
+    if days is not None:
+        try:
+            return integers.parse(days, 1, MAX_DAYS) * DAY_MS
+        except ValueError:
+            raise BadRequest(
+                f"temporal={days[:40]!r} is no number of days; give an integer from 1 to {MAX_DAYS}"
+            ) from None
+    if ttl is not None:
+        match = _TTL.fullmatch(ttl)
+        length = integers.parse(match[1]) * _UNITS_MS[match[2]] if match else 0
+        if not 0 < length <= MAX_DAYS * DAY_MS:
+            raise BadRequest(f"ttl={ttl[:40]!r} is no lifetime; give one like 90s, 15m, 12h or 7d")
+        return length
+    return 0
+
+
+def integer(name: str, text: str | None, default: int, most: int) -> int:
+    """The parameter `name`, an integer from 1 to `most`; `default` when it was not given."""
+    if text is None:
+        return default
+    try:
+        return integers.parse(text, 1, most)
+    except ValueError as error:
+        raise BadRequest(f"{name}={error}") from error
+
+
+def flag(name: str, given: str | None) -> bool:
+    """The parameter `name`, 1 or 0; false when it was not given."""
+    if given is None:
+        return False
+    if given.lower() not in _FLAG:
+        raise BadRequest(f"{name}={given[:40]!r} is neither 1 nor 0")
+    return _FLAG[given.lower()]
+
+
+def signed(environ: Mapping[str, Any]) -> tuple[int | None, str | None]:
+    """What goes into the address for an upload: Content-Length of a PUT, and If-Match; None: nothing."""
+    if_match = environ.get("HTTP_IF_MATCH")
+    if if_match is not None and len(if_match) > _MATCH_CHARS:
+        raise BadRequest(
+            f"If-Match has {len(if_match)} characters; with a value that goes to a node {_MATCH_CHARS} is the limit"
+        )
+    told = environ["REQUEST_METHOD"] == "PUT" and environ.get("CONTENT_LENGTH")
+    return request_fields.content_length(environ) if told else None, if_match
+
+
+def sent_on(environ: Mapping[str, Any]) -> str:
+    """What a client is told whose PUT is answered with the address of a node."""
+    what = "send it" if environ["PATH_INFO"].startswith("/get_node/") else "this value is large, send it"
+    return f"nothing is stored yet: {what} to data.node (curl: -L; httpx: follow_redirects=True)"
+
+
+def overwrite(parameters: dict[str, str]) -> bool:
+    """Whether the request may replace the value of a key that exists."""
+    return flag("overwrite", parameters.get("overwrite"))
+
+
+def replaces(if_match: str | None, may_overwrite: bool) -> bool:
+    """Whether a PUT with these may replace a value: an If-Match that holds is a wish to."""
+    return may_overwrite or if_match is not None
+
+
+def check(if_match: str | None, if_none_match: str | None, if_unmodified_since: str | None = None) -> Check:
+    """A function that raises `ConditionFailed` when the conditions do not hold for an entry.
+
+    Raises `BadRequest` for an If-None-Match that is none: it would guard nothing.
+    """
+    if if_none_match is not None and not conditions.is_list(if_none_match):
+        raise BadRequest(f"If-None-Match {if_none_match[:80]!r} is neither * nor a list of entity tags")
+
+    def holds(entry: Entry | None) -> None:
+        etag = None if entry is None else f'"{entry.digest.hex()}"'
+        modified = None if entry is None else entry.created // 1000
+        # If-Match is the better of the two; with it the date does not count.
+        if if_match is None and not conditions.unmodified_since(if_unmodified_since, modified):
+            raise ConditionFailed(
+                f"If-Unmodified-Since {if_unmodified_since} does not hold: the key {_state(etag)}, "
+                f"stored on {dates.write(modified or 0)}"
+            )
+        if if_match is not None and not conditions.matches(if_match, etag, strong=True):
+            raise ConditionFailed(f"If-Match {if_match[:80]} does not hold: the key " + _state(etag))
+        if if_none_match is not None and conditions.matches(if_none_match, etag, strong=False):
+            raise ConditionFailed(f"If-None-Match {if_none_match[:80]} does not hold: the key " + _state(etag))
+
+    return holds
+
+
+def check_commit(signed: Mapping[str, str], upload: Mapping[str, Any]) -> Check:
+    """As `check`, for an upload that a node has: what was signed must hold, and what its client said to the node."""
+    first = check(signed.get("if_match"), None)
+    second = check(upload["if_match"], upload["if_none_match"], upload.get("if_unmodified_since"))
+
+    def holds(entry: Entry | None) -> None:
+        first(entry)
+        second(entry)
+
+    return holds
+
+
+def _state(etag: str | None) -> str:
+    return "does not exist" if etag is None else f"exists with ETag {etag}"

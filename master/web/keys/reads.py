@@ -1,0 +1,38 @@
+"""`GET|HEAD /get_key/{key}`, `HEAD /add_key/{key}`: straight from the index, or a redirect to the node that has the value."""
+
+from __future__ import annotations
+
+from broker import keys
+from broker.http import request_fields, responses, values
+from broker.http.responses import Response
+from broker.server.request import Request
+from master.cluster.nodes import Nodes, missing
+from master.index.index import Index, now_ms
+from master.web.keys.redirects import Redirects
+
+
+class Reads:
+    """Of one web worker."""
+
+    def __init__(self, index: Index, network: Nodes, redirects: Redirects, cors: list[tuple[str, str]]) -> None:
+        self._index = index
+        self._network = network
+        self._redirects = redirects
+        self._cors = cors
+
+    def __call__(self, incoming: Request) -> Response:
+        """Answer one request; raises `Refused` or `InvalidKey`."""
+        environ = incoming.environ
+        key = request_fields.key_of(
+            environ, "/add_key/" if environ["PATH_INFO"].startswith("/add_key/") else "/get_key/"
+        )
+        entry = self._index.get(keys.encode(key))
+        if entry is None or not entry.live(now_ms()):
+            raise missing(key, self._network)
+        head = environ["REQUEST_METHOD"] == "HEAD"
+        plan = values.plan(environ, values.resource(key, entry))
+        # A 304, 412 or 416 and a HEAD need no bytes, so they never leave the master.
+        if entry.value is None and plan.ranges and not head:
+            return responses.redirect(self._redirects.read(key, entry.node), self._cors)
+        body = b"" if head else plan.body(entry.value)
+        return Response(plan.status, [*plan.headers, *self._cors], body)

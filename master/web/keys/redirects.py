@@ -1,0 +1,64 @@
+"""Where clients are sent: signed URLs of nodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from typing import NamedTuple
+
+from broker import keys
+from broker.http import request_fields, signed_addresses, signing
+from broker.refusals import NoRoom, Unavailable
+from master.cluster.nodes import Nodes
+
+READ_SECS = 300
+UPLOAD_SECS = 3_600  # to begin an upload; it may take as long as it takes
+
+
+class Place(NamedTuple):
+    """A node, and the signed URL to PUT a value at."""
+
+    node: str
+    url: str
+
+
+class Redirects:
+    """Of one web worker. `address` is the master's own `host:port`: nodes commit uploads there, and send late readers back."""
+
+    def __init__(self, network: Nodes, secret: bytes, address: str) -> None:
+        self._network = network
+        self._secret = secret
+        self._address = address
+
+    def read(self, key: str, node: str) -> str:
+        """The URL of a value on its node; raises `Unavailable` when the node is not heard from."""
+        url = self._network.url(node)
+        if url is None or self._network.gone(node):
+            raise Unavailable(f"node {node}, which has this value, was not heard from lately; try again")
+        query = signing.sign(self._secret, "GET", key, {"url": self._address}, int(time.time()) + READ_SECS)
+        return f"{url}/get_key/{request_fields.quote_key(key)}?{query}"
+
+    def upload(
+        self,
+        key: str,
+        lifetime_ms: int,
+        overwrite: bool,
+        length: int | None,
+        if_match: str | None,
+        size: int = 0,
+        exclude: Collection[str] = (),
+    ) -> Place:
+        """Where to PUT a value that needs `size` bytes; raises `Unavailable` or `NoRoom` when no node but `exclude` can take it.
+
+        A body of another `length`, or a value that `if_match` does not hold for, is refused there.
+        """
+        key = keys.check(key)
+        node = self._network.choose(size, exclude)
+        url = self._network.url(node) if node else None
+        if node is None or url is None:
+            if exclude or not self._network.any_alive():
+                raise Unavailable("no node was heard from lately, or can be reached; try again")
+            raise NoRoom(f"no node has room for {size} bytes")
+        fields = signed_addresses.upload(self._address, lifetime_ms, overwrite, length, if_match)
+        query = signing.sign(self._secret, "PUT", key, fields, int(time.time()) + UPLOAD_SECS)
+        return Place(node, f"{url}/add_key/{request_fields.quote_key(key)}?{query}")

@@ -1,0 +1,57 @@
+"""Passes an upload on to a node.
+
+Most clients can't send a body twice, and many don't follow a redirect of a PUT at all. So what is sent
+without waiting to be told where is passed on while it comes in, up to a limit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from broker.http.peer_client import PeerClient, PeerResponse
+from broker.http.responses import Header
+from broker.server.request import Request
+
+_FLUSHED_BYTES = 20 << 20  # at least, in a second, by a node's disk
+_PASSED_ON = (
+    "CONTENT_TYPE",
+    "HTTP_CONTENT_ENCODING",
+    "HTTP_CONTENT_MD5",
+    "HTTP_X_CHECKSUM_SHA256",
+    "HTTP_IF_MATCH",
+    "HTTP_IF_NONE_MATCH",
+    "HTTP_IF_UNMODIFIED_SINCE",
+)
+PASSED_BACK = ("ETag", "Retry-After")
+
+
+async def relay(
+    exchange: PeerClient, target: str, begun: list[bytes], incoming: Request, length: int | None, timeout: float
+) -> PeerResponse:
+    """PUT what was read of the body and the rest of it at a node; its answer.
+
+    `length` is that of the whole body, None when it is not known; `timeout` is for the answer, in seconds. Raises
+    `Broken` or `SlowClient`, and then the node knows the body for cut off, too; and `PeerFailed`.
+    """
+    try:
+        exchange.begin("PUT", target, _headers(incoming.environ), length)
+        sent = 0
+        for piece in begun:
+            await exchange.send(piece)
+            sent += len(piece)
+        while not exchange.answered and (piece := await incoming.chunk()):
+            await exchange.send(piece)
+            sent += len(piece)
+        if not exchange.answered and length is None:
+            await exchange.send(b"")
+        return await exchange.reply(timeout + sent / _FLUSHED_BYTES)
+    finally:
+        exchange.close()
+
+
+def _headers(environ: dict[str, Any]) -> list[Header]:
+    return [(_name(name), environ[name]) for name in _PASSED_ON if environ.get(name)]
+
+
+def _name(variable: str) -> str:
+    return variable.removeprefix("HTTP_").replace("_", "-").title()

@@ -1,0 +1,112 @@
+"""The scripts of this node, found out by reading them, never by running them: `<[jobs] dir>/<folder>/<script>.py`.
+
+Which of them are jobs and which are helpers of those, `jobs/reading.py` says. Helpers are listed too, but not run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgpack
+
+from broker import logs
+from jobs import docstrings, reading, scripts
+from jobs.reading import Text, Verdict
+
+log = logs.get(__name__)
+
+
+class _File(NamedTuple):
+    """A script as it was read."""
+
+    stamp: tuple[int, int, int]  # mtime in ns, size, inode
+    text: Text
+
+
+class Catalog:
+    """Any thread may use it. `rows` and `digest` are of the last scan."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._files: dict[str, _File] = {}  # by path of the job
+        self._judged: dict[str, tuple[Verdict, dict[str, Any]]] = {}
+        self._guard = threading.Lock()
+        self._paths: frozenset[str] = frozenset()
+        self._problems: dict[str, str] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.digest = ""
+
+    def has(self, path: str) -> bool:
+        """Whether the node has this script, perhaps since just now."""
+        if path not in self._paths:
+            self.scan()
+        return path in self._paths
+
+    def scan(self) -> bool:
+        """Look what there is; whether that is something else than before."""
+        with self._guard:
+            before, problems = self._files, self._problems
+            self._files, self._problems = {}, {}
+            for script, entry in scripts.walk(self._directory, self._complain):
+                self._files[script.path] = _look(script.path, entry, before.get(script.path))
+            for directory, reason in self._problems.items() - problems.items():
+                log.warning("scripts can't be looked at", directory=directory, reason=reason)
+            if self._files == before and self.digest:
+                return False
+            self._judged = self._judge()
+            self.rows = [row for _, row in self._judged.values()]
+            self._paths = frozenset(row["path"] for row in self.rows if row["kind"] != "helper")
+            digest = hashlib.sha256(msgpack.packb(self.rows)).hexdigest()[:16]
+            changed, self.digest = digest != self.digest, digest
+            if changed:
+                log.info("catalog read", directory=self._directory, scripts=len(self._paths), digest=digest)
+            return changed
+
+    def _complain(self, directory: str, reason: str) -> None:
+        self._problems[directory] = reason
+
+    def _judge(self) -> dict[str, tuple[Verdict, dict[str, Any]]]:
+        """What each script is, and its row."""
+        folders: dict[str, dict[str, Text]] = {}
+        for path, file in self._files.items():
+            folder, _, name = path.partition("/")
+            folders.setdefault(folder, {})[name] = file.text
+        judged = {}
+        for folder, texts in folders.items():
+            for name, verdict in reading.judge(folder, texts).items():
+                path = f"{folder}/{name}"
+                known = self._judged.get(path)
+                judged[path] = known if known and known[0] == verdict else (verdict, _row(path, verdict))
+        return dict(sorted(judged.items()))
+
+
+def _look(path: str, entry: os.DirEntry[str], known: _File | None) -> _File:
+    try:
+        status = entry.stat()
+    except OSError:  # reading it tells why
+        return _File((0, 0, 0), reading.look(path, entry))
+    stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+    return known if known and known.stamp == stamp else _File(stamp, reading.look(path, entry))
+
+
+def _row(path: str, verdict: Verdict) -> dict[str, Any]:
+    documented = dict.fromkeys(docstrings.FIELDS, "")
+    # What the method does not say, its class may, or the module: which is all there is to a plain script.
+    for docstring in verdict.docstrings:
+        for name, text in docstrings.read(docstring).items():
+            documented[name] = documented[name] or text
+    args = documented["arguments"]
+    return {
+        "path": path,
+        "description": documented["description"],
+        "args": args,
+        "category": documented["category"],
+        "author": documented["author"],
+        "error": verdict.error[:500].encode("utf-8", "replace").decode(),
+        "kind": verdict.kind,
+        "arguments": docstrings.parse_arguments(args),
+    }

@@ -1,0 +1,35 @@
+"""How many jobs to take ahead of free slots, by how long runs have taken lately.
+
+A job that takes milliseconds costs less than what its message does when each is asked for, acknowledged and
+reported alone. But what is taken ahead waits for this node while another one may be idle: so no more of it
+than runs in a moment, and none unless the last runs were all short.
+"""
+
+from __future__ import annotations
+
+AHEAD_SECS = 0.05  # of work for the slots of a node
+MOST = 8  # jobs ahead, for each slot
+HOLD_SECS = 0.1  # after which a job that was taken ahead and could not begin is given back
+_LONG_SECS = 10.0  # at the beginning, and when what was taken had to be given back
+_WEIGHT = 0.1  # of the last run in the mean
+
+
+class Prefetch:
+    """Of one node."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._mean = _LONG_SECS
+
+    def ran(self, seconds: float) -> None:
+        """A run took so long. A longer one counts at once, shorter ones only when there were many."""
+        self._mean = max(seconds, 0.001, self._mean + _WEIGHT * (seconds - self._mean))
+
+    def gave_back(self) -> None:
+        """What was taken ahead could not begin soon."""
+        self._mean = _LONG_SECS
+
+    @property
+    def ahead(self) -> int:
+        """Jobs to take beyond those that slots are free for."""
+        return min(MOST * self._slots, int(AHEAD_SECS * self._slots / self._mean))

@@ -1,0 +1,54 @@
+"""A log as it comes, of which only so much is kept: its beginning and its end."""
+
+from __future__ import annotations
+
+LIVE_BYTES = 16 << 10
+
+
+class LogCapture:
+    """Takes any number of bytes in a fixed amount of memory."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit` is how many bytes are kept; half of them from the beginning."""
+        self._head_bytes = limit // 2
+        self._tail_bytes = limit - self._head_bytes
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._told = 0
+        self.total = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes."""
+        self.total += len(data)
+        room = self._head_bytes - len(self._head)
+        if room:
+            self._head += data[:room]
+            data = data[room:]
+        self._tail += data
+        # Now and then, so that not every write moves all of it.
+        if len(self._tail) > 2 * self._tail_bytes + LIVE_BYTES:
+            del self._tail[: -max(self._tail_bytes, LIVE_BYTES)]
+
+    @property
+    def news(self) -> int:
+        """How many bytes have come since `live` was called."""
+        return self.total - self._told
+
+    def live(self) -> tuple[bytes, int]:
+        """The newest bytes since the last call, at most LIVE_BYTES, and where they begin."""
+        count = min(self.news, LIVE_BYTES)
+        start = self.total - count
+        self._told = self.total
+        # What is kept of the beginning and of the end may touch, and then the news may lie across.
+        from_head = bytes(self._head[start:]) if start < len(self._head) else b""
+        from_tail = bytes(self._tail[-(count - len(from_head)) :]) if count > len(from_head) else b""
+        return from_head + from_tail, start
+
+    def text(self) -> bytes:
+        """All that is kept, with a line in the middle that says how much is not."""
+        tail = self._tail[-self._tail_bytes :] if self._tail_bytes else self._tail[:0]
+        left_out = self.total - len(self._head) - len(tail)
+        if not left_out:
+            return bytes(self._head + tail)
+        newline = b"" if self._head.endswith(b"\n") or not self._head else b"\n"
+        return bytes(self._head) + newline + b"[... %d bytes left out ...]\n" % left_out + bytes(tail)

@@ -1,0 +1,265 @@
+"""Compaction: gives back the space of values that are superseded, deleted, or past their lifetime.
+
+A sealed segment that is mostly garbage is written anew and renamed over itself: order and seqs stay, so a
+copy of the directory taken at any moment is whole. Dropping a record must never let an older one of its
+key count again when the index is built from the log:
+
+- A record that is not the newest of its key can always go, for the newest stays.
+- A tombstone, or a value past its lifetime, may go when it is old enough and no earlier segment holds dead
+  values. Else the tombstone stays, and the value becomes a tombstone of the same version and seq.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from broker import logs
+from broker.messages.store import Kind
+from node.errors import Broken, DiskFull, StorageError, StorageUnavailable
+from node.storage import value_files
+from node.storage.context import StorageContext
+from node.storage.disk.files import guarded, remove, sync_directory, write_at
+from node.storage.disk.throttle import Throttle
+from node.storage.index.rows import Entry, Stat
+from node.storage.index.update import IndexUpdate
+from node.storage.log import records, segments
+from node.storage.log.records import Header
+from node.storage.log.segments import HEAD_BYTES, Opened, Piece
+
+log = logs.get(__name__)
+
+_GARBAGE = 0.5  # share of a segment that must be garbage to be worth the writing
+_EXPIRE_GROUP = 1000  # values taken out by one transaction
+_GROUP = 256  # records looked up in one transaction
+_GROUP_BYTES = 256 * 1024
+_EPOCH_BYTES = 4096  # the longest record of an epoch
+_FLUSH_BYTES = 1 << 20
+_ROOM_BYTES = 1 << 20  # beside what the new segment needs
+
+
+class Compacted(NamedTuple):
+    """What a pass came to."""
+
+    expired: int = 0  # values whose lifetime had ended
+    segments: int = 0  # written anew
+    removed: int = 0  # segments that held nothing any more
+    freed: int = 0  # bytes of the log
+
+
+class _Rotten(StorageError):
+    """Raised when a segment holds damage that must not be tidied away."""
+
+
+class _Draft(NamedTuple):
+    """A segment written anew, not yet in use."""
+
+    uid: bytes
+    first: int
+    size: int
+    kept: list[tuple[bytes, Entry, int]]  # key, entry, created
+    dropped: list[tuple[bytes, int]]  # key, seq
+
+
+def compact(core: StorageContext, now: int) -> Compacted:
+    """See `Storage.compact`."""
+    core.index.check_readers()
+    expired = sweep(core, now)
+    done = Compacted(expired=expired)
+    tried: set[int] = set()
+    try:
+        while (number := _choose(core, now, tried)) is not None:
+            tried.add(number)
+            freed, removed = _compact_segment(core, number, now)
+            if freed:
+                done = done._replace(
+                    segments=done.segments + (not removed), removed=done.removed + removed, freed=done.freed + freed
+                )
+    except StorageUnavailable:
+        log.debug("compaction ends early")
+    if done != Compacted():
+        log.info("compacted", expired=done.expired, segments=done.segments, removed=done.removed, freed=done.freed)
+    return done
+
+
+def sweep(core: StorageContext, now: int) -> int:
+    """Take values whose lifetime has ended out of the figures and remove their files; returns how many."""
+    count = 0
+    while not core.stop.is_set():
+        with core.lock:
+            with core.index.snapshot() as view:
+                changes = IndexUpdate(core.index, view)
+                keys = view.expired(now, _EXPIRE_GROUP)
+                for key in keys:
+                    entry = changes.entry(key)
+                    if entry is not None:
+                        changes.expire(key, entry)
+            if not keys:
+                break
+            core.index.commit(changes.commit())
+        count += len(keys)
+        for token in changes.unlinked:
+            with guarded("a value file can't be removed"):
+                remove(value_files.path(core.places.values, token))
+    return count
+
+
+def _choose(core: StorageContext, now: int, tried: set[int]) -> int | None:
+    """The sealed segment to do next: what needs least room first, since the disk may be nearly full."""
+    with core.lock:
+        stats = sorted(core.index.stats.items())
+        active = core.active.number
+    epoch = _newest_epoch(core)
+    worth: list[tuple[int, int]] = []
+    blockers: list[tuple[int, int]] = []  # their dead values keep old tombstones in later segments alive
+    blocked = 0  # bytes of those tombstones
+    for number, stat in stats:
+        if number == active:
+            continue
+        old = stat.newest_tomb < now - core.limits.tombstone_ms
+        stays = stat.live + (_EPOCH_BYTES if stat.first <= epoch <= stat.last else 0)
+        body = stat.size - HEAD_BYTES
+        if body - stays - (stat.tombs if blockers or not old else 0) >= _GARBAGE * body:
+            worth.append((stays + stat.tombs + stat.expired, number))
+        elif old and blockers:
+            blocked += stat.tombs
+        if stat.dead:
+            blockers.append((stays + stat.tombs + stat.expired, number))
+    if blocked >= _GARBAGE * core.limits.segment:
+        worth.extend(blockers)
+    with guarded("the filesystem can't be asked for its free space"):
+        figures = os.statvfs(core.places.log)
+    room = figures.f_bavail * figures.f_frsize - _ROOM_BYTES
+    for needed, number in sorted(worth):
+        rotten = f"{number} {core.index.stats[number].uid.hex()}" in core.rotten
+        if number not in tried and not rotten and (needed <= room or not needed):
+            return number
+    return None
+
+
+def _compact_segment(core: StorageContext, number: int, now: int) -> tuple[int, bool]:
+    """How many bytes the log is shorter, and whether the segment is gone."""
+    stat = core.index.stats[number]
+    clean = not any(other.dead for earlier, other in list(core.index.stats.items()) if earlier < number)
+    name = core.places.tmp / f"{number:08d}.seg"
+    try:
+        if stat.live or stat.tombs or stat.expired or stat.first <= _newest_epoch(core) <= stat.last:
+            opened = Opened(core.places.log, number)
+            draft = _write(core, opened, name, now - core.limits.tombstone_ms if clean else 0)
+        else:
+            draft = _Draft(stat.uid, stat.first, HEAD_BYTES, [], [])
+        removed = draft.size == HEAD_BYTES
+        _exchange(core, number, draft, removed)
+        return stat.size - (0 if removed else draft.size), removed
+    except _Rotten as error:
+        log.error("segment left alone", segment=number, error=error)
+        core.rotten.add(f"{number} {stat.uid.hex()}")
+    except DiskFull as error:
+        log.warning("no room to compact a segment", segment=number, error=error)
+    finally:
+        with suppress(OSError):
+            remove(name)
+    return 0, False
+
+
+def _newest_epoch(core: StorageContext) -> int:
+    return core.index.epochs[-1][0] if core.index.epochs else 0
+
+
+# Writing anew.
+
+
+def _write(core: StorageContext, opened: Opened, name: Path, drop_before: int) -> _Draft:
+    """Write what must stay of a segment into the file `name`, durably.
+
+    Tombstones made before `drop_before` are left out.
+    """
+    head, packed = segments.new_head(opened.head.number, opened.head.first)
+    base = records.base(head.uid)
+    draft = _Draft(head.uid, head.first, 0, [], [])
+    with guarded("a segment can't be written anew"):
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            buffer, written, size = [packed], 0, len(packed)
+            for header, piece, entry in _judged(core, opened, drop_before, draft.dropped):
+                value = b"" if piece.value is None or header.kind == Kind.DELETE else piece.value
+                record = records.encode(header, value, base, size)
+                if entry is not None:
+                    moved = entry._replace(offset=size, length=len(record))
+                    draft.kept.append((header.key, moved, header.created))
+                buffer.append(record)
+                size += len(record)
+                if size - written >= _FLUSH_BYTES:
+                    write_at(fd, b"".join(buffer), written)
+                    buffer, written = [], size
+            write_at(fd, b"".join(buffer), written)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    return draft._replace(size=size)
+
+
+def _judged(
+    core: StorageContext, opened: Opened, drop_before: int, dropped: list[tuple[bytes, int]]
+) -> Iterator[tuple[Header, Piece, Entry | None]]:
+    """The records that stay: their headers, where they are, and their entries (None for an epoch's record)."""
+    pace = Throttle(core.limits.compact_rate, core.stop)
+    newest_epoch = _newest_epoch(core)
+    for group in segments.grouped(segments.scan(opened.fd, opened.base, HEAD_BYTES, opened.size), _GROUP, _GROUP_BYTES):
+        with core.index.snapshot() as view:
+            entries = [view.entry(piece.header.key) if piece.header and piece.header.key else None for piece in group]
+        for piece, entry in zip(group, entries, strict=True):
+            pace.spend(piece.length)
+            header = piece.header
+            if header is None:
+                raise _Rotten(f"bytes at {piece.offset} are no record")
+            if header.kind == Kind.EPOCH:
+                if header.seq >= newest_epoch:
+                    yield header, piece, None
+            elif entry is None or entry.seq != header.seq:
+                continue  # not the newest of its key
+            elif entry.kind == Kind.PUT and not entry.expired:
+                if piece.value is None:
+                    raise _Rotten(f"value at {piece.offset} is damaged")
+                yield header, piece, entry
+            else:
+                # The tombstone that a value leaves behind is as old as the end of its lifetime.
+                created = header.created if entry.kind == Kind.DELETE else header.expires
+                if created < drop_before:
+                    dropped.append((header.key, header.seq))
+                    continue
+                tomb = Header(Kind.DELETE, header.key, header.version, header.seq, created, 0, "", b"", 0, "")
+                yield tomb, piece, entry._replace(kind=int(Kind.DELETE), expires=0, size=0, expired=False, token="")
+
+
+def _exchange(core: StorageContext, number: int, draft: _Draft, removed: bool) -> None:
+    """Put the new segment in the place of the old one. Writers wait meanwhile, readers look again."""
+    with core.lock:
+        with core.index.snapshot() as view:
+            changes = IndexUpdate(core.index, view)
+            last = core.index.stats[number].last
+            changes.set_stat(number, None if removed else Stat(draft.uid, draft.first, last, draft.size))
+            for key, entry, created in draft.kept:
+                current = view.entry(key)
+                if current is not None and current.seq == entry.seq:
+                    changes.move(key, entry, created)
+                elif entry.kind == Kind.PUT:
+                    changes.stat(number).dead += entry.length
+            for key, seq in draft.dropped:
+                current = view.entry(key)
+                if current is not None and current.seq == seq:
+                    changes.forget(key)
+        core.index.commit(changes.commit())
+        try:
+            name = segments.path(core.places.log, number)
+            if removed:
+                name.unlink()
+            else:
+                (core.places.tmp / name.name).rename(name)
+            sync_directory(core.places.log)
+        except OSError as error:
+            core.broken = True
+            raise Broken(f"segment {number} can't be exchanged: {error}") from error

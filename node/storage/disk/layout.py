@@ -1,0 +1,23 @@
+"""Where things are in a data directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things are in a data directory."""
+
+    root: Path
+    log: Path
+    values: Path
+    staging: Path
+    index: Path
+    tmp: Path
+
+    @classmethod
+    def of(cls, root: Path) -> Layout:
+        """The places of one data directory."""
+        return cls(root, *(root / name for name in ("log", "values", "staging", "index", "tmp")))

@@ -1,0 +1,89 @@
+"""Whether the index in a data directory may be opened.
+
+The index is written without flushing (the log is the truth), so after a crash of the machine it may be
+damaged, and a copy made by tar may be torn. Opening such a file can kill the process; so `state.json` beside
+it says which very file it is about, and whether it was closed and flushed or by which boot it was last used.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import struct
+from contextlib import suppress
+from pathlib import Path
+
+from broker import logs
+from node.errors import StorageError
+from node.storage.disk import files
+
+log = logs.get(__name__)
+
+NOTICED_SECS = 0.1  # how soon those who read notice that the index is another file
+
+_STATE_BYTES = 512
+_FS_IOC_GETVERSION = 0x80087601
+
+
+def note(directory: Path, clean: bool) -> None:
+    """Say that the index is in use (not clean), or closed and flushed."""
+    try:
+        state = {"file": _identity(directory), "boot": _boot(), "clean": clean}
+        if clean:
+            state["written"] = _written(directory)
+        # In place and always of the same length, which works on a full disk; a sector is written whole or not.
+        fd = os.open(directory / "state.json", os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            files.write_at(fd, json.dumps(state).encode().ljust(_STATE_BYTES), 0)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        # Without it the index is rebuilt at the next start, which is slow but right.
+        log.warning("state of the index can't be noted", error=error)
+        with suppress(OSError):
+            files.remove(directory / "state.json")
+
+
+def objection(directory: Path) -> str:
+    """Why the index must not be opened; "" when it may be."""
+    try:
+        state = json.loads((directory / "state.json").read_bytes())
+        if not isinstance(state, dict):
+            return "its state is not a JSON object"
+        if state.get("file") != _identity(directory):
+            return "it is a copy"
+        if state.get("clean"):
+            return "" if state.get("written") == _written(directory) else "it was changed after it was closed"
+        return "" if state.get("boot") == _boot() else "the machine was restarted while it was in use"
+    except FileNotFoundError:
+        return "there is none"
+    except (OSError, ValueError, StorageError) as error:
+        return str(error)
+
+
+def _identity(directory: Path) -> list[int]:
+    """Which file this is. An inode number is soon used again, so its generation counts too where there is one."""
+    fd = os.open(directory / "data.mdb", os.O_RDONLY)
+    try:
+        status = os.fstat(fd)
+        try:
+            generation = struct.unpack("<q", fcntl.ioctl(fd, _FS_IOC_GETVERSION, bytes(8)))[0]
+        except OSError:
+            generation = 0
+    finally:
+        os.close(fd)
+    # What only LMDB writes to has both times alike; tar sets the time of modification back.
+    if status.st_mtime_ns != status.st_ctime_ns:
+        raise StorageError("its file was touched by something else")
+    return [status.st_dev, status.st_ino, generation]
+
+
+def _written(directory: Path) -> list[int]:
+    status = (directory / "data.mdb").stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

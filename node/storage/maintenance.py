@@ -1,0 +1,57 @@
+"""Upkeep of the storage in the background: compaction, and the scrub that reads every value."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from broker import logs, settings
+from node.errors import StorageError
+from node.storage.storage import Storage
+
+log = logs.get(__name__)
+
+COMPACT_EVERY_SECS = 30.0
+FULL_EVERY_SECS = 2.0  # on a full disk, where somebody waits for room
+SCRUB_PAUSE_SECS = 60.0
+DAY_SECS = 86_400.0
+
+
+class Maintenance:
+    """Two threads of the agent: a scrub takes days, and compaction shall not wait for it."""
+
+    def __init__(self, storage: Storage, config: settings.Settings) -> None:
+        self._storage = storage
+        self._scrub_secs = config["volume", "scrub_days"] * DAY_SECS
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._compact, name="compaction", daemon=True)]
+        if self._scrub_secs:
+            self._threads.append(threading.Thread(target=self._scrub, name="scrub", daemon=True))
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Begin nothing more; what is at work ends when the storage is closed."""
+        self._stopping.set()
+
+    def _compact(self) -> None:
+        due = time.monotonic() + COMPACT_EVERY_SECS
+        while not self._stopping.wait(FULL_EVERY_SECS):
+            try:
+                if time.monotonic() >= due or self._storage.full():
+                    self._storage.compact()
+                    due = time.monotonic() + COMPACT_EVERY_SECS
+            except (StorageError, OSError):
+                log.exception("compaction failed")
+
+    def _scrub(self) -> None:
+        while not self._stopping.wait(SCRUB_PAUSE_SECS):
+            try:
+                report = self._storage.scrub()  # takes `scrub_days`
+            except (StorageError, OSError):
+                log.exception("scrub failed")
+            else:
+                log.info("scrub ended", values=report.records + report.files, damaged=len(report.damages))

@@ -1,0 +1,163 @@
+"""Uploads on their way: files in `staging/` with the layout of a value file, its head still empty.
+
+The data server writes them; the agent's storage takes them over by renaming them into `values/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from broker import logs
+from node.errors import DiskFull
+from node.storage.disk.files import guarded, remove, start_writing, write_at
+from node.storage.disk.space import Space
+from node.storage.value_files import HEAD_BYTES, Sums
+
+log = logs.get(__name__)
+
+ABANDONED_SECS = 86_400  # an upload not touched for so long has nobody who waits for it
+_WRITE_BEHIND_BYTES = 32 << 20  # so that the flush at the end finds little left to do
+
+
+class Staged(NamedTuple):
+    """An upload that is complete and durable."""
+
+    token: str
+    size: int
+    sha256: bytes
+    md5: bytes  # b"" unless asked for
+
+
+class Upload:
+    """One upload. Use as a context manager: what is not finished by the end of the block is removed."""
+
+    def __init__(self, directory: Path, md5: bool, take: Callable[[int], None] | None = None) -> None:
+        """`take` is told of all bytes before they are written, and of -1 at the end; it may raise `DiskFull`."""
+        self.token = secrets.token_hex(16)
+        self.size = 0
+        self._behind = 0  # how far the kernel was asked to begin writing
+        self._path = directory / self.token
+        self._sha256 = hashlib.sha256()
+        self._md5 = hashlib.md5(usedforsecurity=False) if md5 else None
+        self._sums = Sums()
+        self._finished = False
+        self._take = take
+        self._fd = -1
+        with guarded("an upload can't be begun"):
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+            try:
+                # Room for the head, so that taking the upload over needs none.
+                write_at(self._fd, bytes(HEAD_BYTES), 0)
+            except OSError:
+                self.abort()
+                raise
+
+    def write(self, chunk: bytes) -> None:
+        """Append bytes. Raises `DiskFull` or `StorageError`; the upload is of no use then."""
+        if self._take is not None:
+            self._take(len(chunk))
+        with guarded("the upload can't be written"):
+            write_at(self._fd, chunk, HEAD_BYTES + self.size)
+        self.size += len(chunk)
+        self._sha256.update(chunk)
+        if self._md5:
+            self._md5.update(chunk)
+        self._sums.update(chunk)
+        if self.size - self._behind >= _WRITE_BEHIND_BYTES:
+            self._behind = self.size
+            start_writing(self._fd)
+
+    def finish(self) -> Staged:
+        """Make it durable and close it. Raises `DiskFull` or `StorageError`."""
+        with guarded("the upload can't be written"):
+            write_at(self._fd, self._sums.table(), HEAD_BYTES + self.size)
+            os.fsync(self._fd)
+        self._close()
+        self._finished = True
+        return Staged(self.token, self.size, self._sha256.digest(), self._md5.digest() if self._md5 else b"")
+
+    def abort(self) -> None:
+        """Remove it, finished or not; does nothing when the storage has taken it over."""
+        self._close()
+        with guarded("an upload can't be removed"):
+            remove(self._path)
+
+    def __enter__(self) -> Upload:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._finished:
+            self.abort()
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+            if self._take is not None:
+                self._take(-1)
+
+
+class Staging:
+    """The uploads of a data directory. Thread-safe."""
+
+    def __init__(self, directory: Path, reserve: int = 0) -> None:
+        """`directory` is the node's data directory; `reserve` bytes of its filesystem are to stay free."""
+        self._directory = directory / "staging"
+        self._space = Space(directory, reserve)
+        self._guard = threading.Lock()
+        self._promised = 0  # bytes that uploads on their way will still write
+        with guarded("the staging directory can't be made"):
+            self._directory.mkdir(parents=True, exist_ok=True)
+
+    def create(self, size: int | None = None, *, md5: bool = False) -> Upload:
+        """Begin an upload; `size` is what is expected, when known.
+
+        Raises `DiskFull` when that has no room beside the uploads that are on their way.
+        """
+        left = size or 0  # of what it was promised
+
+        def take(count: int) -> None:
+            nonlocal left
+            with self._guard:
+                if count < 0:  # it is over
+                    self._promised -= left
+                    left = 0
+                    return
+                beyond = max(0, count - left)
+                if beyond:
+                    self._check(beyond)
+                self._promised -= min(count, left)
+                left -= min(count, left)
+                self._space.take(count)
+
+        with self._guard:
+            self._check(left)
+            self._promised += left
+        try:
+            return Upload(self._directory, md5, take)
+        except BaseException:
+            take(-1)
+            raise
+
+    def _check(self, wanted: int) -> None:
+        if self._space.short(wanted + self._promised):
+            raise DiskFull(
+                f"{self._space.free()} bytes are free, {self._promised} of them for uploads on their way: "
+                f"too few for {wanted} more"
+            )
+
+
+def remove_abandoned(directory: Path) -> None:
+    """Remove the uploads in the staging directory that nobody waits for any more."""
+    with guarded("the staging directory can't be read"):
+        for file in os.scandir(directory):
+            if time.time() - file.stat().st_mtime > ABANDONED_SECS:
+                log.info("abandoned upload removed", token=file.name)
+                remove(Path(file.path))

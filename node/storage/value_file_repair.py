@@ -1,0 +1,127 @@
+"""Makes value files and log agree when a data directory is opened.
+
+Files that no record points to are removed. The other way round, a copy of the directory made while it was
+in use can have a record whose value file it has not, for one of two reasons:
+
+- The file came into being after `values/` was copied. Then the value before it is still what the copy holds:
+  a file that is there proves that it had not been superseded yet.
+- The file was removed before `values/` was copied, since the key got another value or was deleted after the
+  log was copied. If the copy has the file of that other value, its head says whose it is; else the key
+  counts as deleted, so that no older value comes back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from broker import logs
+from broker.messages.store import Delete, Result, Status, Store
+from node.errors import StorageError
+from node.storage import recovery, value_files
+from node.storage.context import StorageContext
+from node.storage.disk.files import guarded, remove
+from node.storage.index.rows import Entry
+from node.storage.index.update import IndexUpdate
+from node.storage.log import segments
+from node.storage.log.records import Header
+from node.storage.log.segments import Opened
+from node.storage.value_files import ValueFile
+
+log = logs.get(__name__)
+
+Apply = Callable[[Sequence[Store | Delete]], list[Result]]
+
+
+def reconcile(core: StorageContext, apply: Apply, rebuilt: bool) -> None:
+    """Remove value files that nothing points to; heal keys whose file is missing when the index is a new one."""
+    there = value_files.tokens(core.places.values)
+    with core.index.snapshot() as view:
+        known = view.files()
+    orphans = there - known.keys()
+    # With an index that was here before, this is no copy, and a missing file is damage, which reading reports.
+    missing = {known[token] for token in known.keys() - there} if rebuilt else set()
+    if missing:
+        _heal(core, apply, missing, there, orphans)
+    for token in orphans:
+        log.info("value file without a record removed", token=token)
+        with guarded("a value file can't be removed"):
+            remove(value_files.path(core.places.values, token))
+
+
+def _heal(core: StorageContext, apply: Apply, missing: set[bytes], there: set[str], orphans: set[str]) -> None:
+    with core.index.snapshot() as view:
+        current = {key: entry for key in missing if (entry := view.entry(key))}
+    newer = _newer(core, current, orphans)
+    older = _older(core, current)
+    commands: list[Store | Delete] = []
+    with core.index.snapshot() as view:
+        changes = IndexUpdate(core.index, view)
+        for key, entry in current.items():
+            if key in newer:
+                token, header = newer[key]
+                with guarded("a value file can't be moved"):
+                    os.rename(value_files.path(core.places.values, token), core.places.staging / token)
+                orphans.discard(token)
+                commands.append(_store(header, token))
+                outcome = "the newer value is here"
+            elif (before := older.get(key)) and before.token in there:
+                changes.revert(key, before)
+                orphans.discard(before.token)
+                outcome = "the value before it is here"
+            else:
+                commands.append(Delete(0, key, entry.version))
+                outcome = "counts as deleted"
+            log.warning("value file is missing", key=key, version=entry.version, token=entry.token, outcome=outcome)
+    core.index.commit(changes.commit())
+    for result in apply(commands):
+        if result.status != Status.DONE:
+            log.error("key can't be healed", key=result.key, status=result.status.name, reason=result.reason)
+
+
+def _newer(core: StorageContext, current: dict[bytes, Entry], orphans: set[str]) -> dict[bytes, tuple[str, Header]]:
+    """Of the files without a record, the newest for each key that is newer than what the log says."""
+    newer: dict[bytes, tuple[str, Header]] = {}
+    for token in orphans:
+        try:
+            file = ValueFile(core.places.values, token)
+        except (OSError, StorageError):
+            continue  # cut short; it can only be removed
+        header = file.header
+        file.close()
+        entry = current.get(header.key)
+        best = newer.get(header.key)
+        if entry and header.version > entry.version and (best is None or header.version > best[1].version):
+            newer[header.key] = token, header
+    return newer
+
+
+def _older(core: StorageContext, current: dict[bytes, Entry]) -> dict[bytes, Entry]:
+    """What the log says of the keys in the version before the current one."""
+    older: dict[bytes, Entry] = {}
+    for number, stat in sorted(core.index.stats.items()):
+        opened = Opened(core.places.log, number)
+        for piece in segments.scan(opened.fd, opened.base, segments.HEAD_BYTES, stat.size):
+            header = piece.header
+            entry = current.get(header.key) if header else None
+            if header is None or entry is None or header.version >= entry.version:
+                continue
+            best = older.get(header.key)
+            if best is None or (header.version, header.kind) > (best.version, best.kind):
+                older[header.key] = recovery.entry_of(number, piece, header)
+    return older
+
+
+def _store(header: Header, token: str) -> Store:
+    return Store(
+        0,
+        header.key,
+        header.version,
+        header.created,
+        header.expires,
+        header.content_type,
+        header.digest,
+        header.size,
+        None,
+        token,
+    )

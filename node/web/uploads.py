@@ -1,0 +1,140 @@
+"""`PUT /add_key/{key}` on a node: a value too large for the master, sent here by it.
+
+The body is streamed into a staged file while its digest is computed. When it is complete and durable the
+master is asked to commit it, and its answer is the client's. An upload that does not become the key's value is removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from broker import keys, logs
+from broker.errors import BadSignature
+from broker.http import checksums, content_types, request_fields, signed_addresses, signing
+from broker.http.checksums import BadChecksum
+from broker.http.responses import Response
+from broker.refusals import BadRequest, Forbidden, NoRoom, Unavailable
+from broker.server.request import BrokenBody, Request
+from node.errors import DiskFull
+from node.storage.staging import Staged, Staging, Upload
+from node.web import commit_request
+from node.web.commit_request import AnswerLost, Committer, Unreachable
+
+log = logs.get(__name__)
+
+CHUNK_BYTES = 1 << 20  # written at once
+MOST = 2_000  # uploads at once
+_FEW = 32  # with more uploads than this, each holds less in memory
+_SMALL_CHUNK_BYTES = 1 << 17
+
+T = TypeVar("T")
+
+
+class Uploads:
+    """Takes uploads into one data directory; the disk is written on `threads` threads."""
+
+    def __init__(self, node: str, uploads: Staging, committer: Committer, secret: bytes, threads: int) -> None:
+        self._node = node
+        self._staging = uploads
+        self._committer = committer
+        self._secret = secret
+        self._threads = ThreadPoolExecutor(threads, "upload")
+        self._count = 0
+
+    async def __call__(self, incoming: Request) -> Response:
+        """Take one upload and answer what the master says of it.
+
+        Raises `Refused`, `InvalidKey` or `StorageError` when nothing was stored, or may have been (`Unavailable`).
+        """
+        if self._count >= MOST:
+            raise Unavailable(f"this node takes {MOST} uploads at once, and has them; try again")
+        self._count += 1
+        try:
+            return await self._take(incoming)
+        except BadSignature as error:
+            raise Forbidden(str(error)) from error
+        except BadChecksum as error:
+            raise BadRequest(str(error)) from error
+        except DiskFull as error:
+            raise NoRoom(f"this node has no room for the value: {error}") from error
+        finally:
+            self._count -= 1
+
+    async def _take(self, incoming: Request) -> Response:
+        environ = incoming.environ
+        key = request_fields.key_of(environ, "/add_key/")
+        query: str = environ["QUERY_STRING"]
+        # All that can be refused is, before the body is read: who waits for "100 Continue" sends it once.
+        signed = signing.verify(self._secret, "PUT", key, query, time.time())
+        content_types.read(environ)
+        promised = checksums.read(environ)
+        length = request_fields.content_length(environ)
+        signed_addresses.check_length(signed, length)
+        upload = await self._do(lambda: self._staging.create(length, md5=promised.md5 is not None))
+        keep = False
+        try:
+            await self._receive(incoming, upload)
+            if length is not None and upload.size != length:
+                raise BrokenBody(f"the body ended after {upload.size} of {length} bytes; nothing was stored")
+            signed_addresses.check_length(signed, upload.size)
+            staged = await self._do(upload.finish)
+            promised.compare(staged.md5, staged.sha256)
+            answer = await self._committer.commit(signed["url"], key, query, self._told(environ, staged))
+            keep = answer.status == 201
+            return answer
+        except Unreachable as error:
+            raise Unavailable(f"the value was not stored: {error}") from error
+        except AnswerLost as error:
+            # The agent may be making it the key's value just now; if not, it is removed after a day.
+            keep = True
+            log.warning("commit not answered", key=keys.encode(key), upload=upload.token, reason=error)
+            raise Unavailable(f"the value may be stored, or not: {error}") from error
+        finally:
+            if not keep:
+                await self._do(upload.abort)
+
+    async def _receive(self, incoming: Request, upload: Upload) -> None:
+        """Read the body into the upload; raises `BrokenBody` when the client stopped before its end, or `SlowClient`."""
+        writing: asyncio.Future[None] | None = None
+        gathered: list[bytes] = []
+        size = 0
+        try:
+            while piece := await incoming.chunk():
+                gathered.append(piece)
+                size += len(piece)
+                if size < (CHUNK_BYTES if self._count <= _FEW else _SMALL_CHUNK_BYTES):
+                    continue
+                if writing is not None:
+                    await writing
+                # Written and hashed while the next chunk comes in.
+                writing = self._write(upload, gathered)
+                gathered, size = [], 0
+            if gathered:
+                if writing is not None:
+                    await writing
+                writing = self._write(upload, gathered)
+        finally:
+            if writing is not None:
+                await writing
+
+    def _write(self, upload: Upload, pieces: list[bytes]) -> asyncio.Future[None]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, upload.write, b"".join(pieces))
+
+    async def _do(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _told(self, environ: dict[str, Any], staged: Staged) -> commit_request.FinishedUpload:
+        return commit_request.FinishedUpload(
+            node=self._node,
+            staged=staged.token,
+            size=staged.size,
+            digest=staged.sha256.hex(),
+            content_type=content_types.read(environ),
+            if_match=environ.get("HTTP_IF_MATCH"),
+            if_none_match=environ.get("HTTP_IF_NONE_MATCH"),
+            if_unmodified_since=environ.get("HTTP_IF_UNMODIFIED_SINCE"),
+        )
