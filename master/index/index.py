@@ -19,16 +19,19 @@ import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgpack
 
 from broker import integers, keys
 from broker.messages.store import Heartbeat
-from master.index.environment import open_environment, pack
+from master.index.environment import Contents, Environment, pack
 
 _STRETCH = 10_000  # entries looked at in one transaction
-_DATABASES = ("entries", "tombs", "expiry", "outbox", "nodes", "meta")
+_ADVICE = "remove that directory: it fills itself again from the nodes"
+_TABLES = ("entries", "tombs", "expiry", "outbox", "nodes", "meta")
+# Not durable: a power cut may lose the last commits, never the file; replay brings them back.
+_CONTENTS = Contents("index", "[server] index_map", _ADVICE, _TABLES, durable=False)
 
 
 class Entry(NamedTuple):
@@ -75,11 +78,9 @@ class Index:
 
     def __init__(self, directory: Path, map_size: int, write: bool = False) -> None:
         self.directory = directory
-        advice = "remove that directory: it fills itself again from the nodes"
-        # Not durable: a power cut may lose the last commits, never the file; replay brings them back.
-        named = ("index", "[server] index_map", advice)
-        self.env, databases = open_environment(directory, map_size, write, _DATABASES, False, *named)
-        self.entries, self.tombs, self.expiry, self.outbox, self.nodes, self.meta = databases
+        environment = Environment(directory, map_size, _CONTENTS, write)
+        self.env = environment.env
+        self.entries, self.tombs, self.expiry, self.outbox, self.nodes, self.meta = environment.databases.values()
 
     def close(self) -> None:
         """Write everything to the disk and close the files."""
@@ -160,7 +161,7 @@ class Index:
     def stat(self) -> dict[str, int]:
         """LMDB's statistics of the entries."""
         with self.env.begin() as txn:
-            return {name: int(number) for name, number in txn.stat(self.entries).items()}
+            return cast("dict[str, int]", txn.stat(self.entries))
 
     def add_bytes(self, txn: Any, change: int) -> None:
         """Keep count of the bytes stored, in a transaction of the controller."""
