@@ -36,6 +36,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # the same as in jobs/scr
 _GROWTH_BYTES = 64  # for the id that the master gives it
 _ADVICE = "store what is large under a key and name that"
 _FIELDS = ("job", "arguments", "options", "data", "id", "attempt")
+_ID_AT = 4  # where `write` puts the id: behind the head of the map and its name
 
 
 class Options(NamedTuple):
@@ -159,8 +160,8 @@ def check_sendable(order: Order) -> None:
 
 
 def write(order: Order) -> bytes:
-    """The message for a job, which `read` reads."""
-    fields: dict[str, Any] = {"job": order.job, "arguments": order.arguments, "id": order.id, "attempt": order.attempt}
+    """The message for a job, which `read` reads. Its id stands first, see `numbered`."""
+    fields: dict[str, Any] = {"id": order.id, "attempt": order.attempt, "job": order.job, "arguments": order.arguments}
     if order.data:
         fields["data"] = order.data
     given = {name: value for name, value in order.options._asdict().items() if value not in (0, "", "normal", ())}
@@ -168,6 +169,20 @@ def write(order: Order) -> bytes:
         fields["options"] = given
     packed: bytes = msgpack.packb(fields)
     return packed
+
+
+def unpack(body: bytes) -> Order:
+    """The job in a message that a process of this master has made with `write`; nothing is checked."""
+    fields = msgpack.unpackb(body)
+    options = fields.get("options", {})
+    options = Options(**options | {"argv": tuple(options.get("argv", ()))})
+    return Order(fields["job"], fields["arguments"], options, fields.get("data", ""), fields["id"], fields["attempt"])
+
+
+def numbered(body: bytes, number: int) -> bytes:
+    """The message that `write` made for a job without an id, with this id."""
+    packed: bytes = msgpack.packb(number)
+    return body[:_ID_AT] + packed + body[_ID_AT + 1 :]
 
 
 def _unpack(body: bytes) -> Any:

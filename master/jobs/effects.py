@@ -1,4 +1,4 @@
-"""What the rules about jobs want done outside of the ledger; the controller does it after the commit."""
+"""What the rules about jobs want done outside of the ledger. The controller does it after the commit."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import NamedTuple
 from broker.messages.jobs import Order
 from broker.messages.runs import Named, Withdraw
 from master.jobs.model import Job
+from master.jobs.routing import Route
 
 
 class Publish(NamedTuple):
-    """Publish a job; when the broker has it safe, `Runs.confirmed` is to be told."""
+    """Publish a job. `Transitions.confirmed` is called once the broker has confirmed it."""
 
     order: Order
-    node: str  # whose own queue it goes to, "" for the one that all pull from
+    route: Route
+    packed: bytes = b""  # the order as a web worker packed it, before it had an id; b"": it is packed anew
 
 
-class Tell(NamedTuple):
+class NodeMessage(NamedTuple):
     """Tell one node the id of a job that was published by hand."""
 
     node: str
@@ -55,4 +57,4 @@ class JobEvent(NamedTuple):
         return json.dumps(fields).encode()
 
 
-Action = Publish | Withdraw | Tell | Bury | JobEvent
+Effect = Publish | Withdraw | NodeMessage | Bury | JobEvent

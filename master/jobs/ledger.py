@@ -1,339 +1,367 @@
 """The ledger: every job and schedule, durable, in LMDB. The controller alone writes it; the web workers read it.
 
-| database   | key                                     | value                                                     |
-| ---------- | --------------------------------------- | --------------------------------------------------------- |
-| jobs       | id (8 bytes)                            | `Job`                                                     |
-| schedules  | id                                      | `Schedule`                                                |
-| lists      | `List` (1 byte) + id                    | nothing                                                   |
-| executions | `List` + schedule (8 bytes, 0: all) + id | nothing: jobs that schedules made                        |
-| due        | time (ms) + id                          | nothing: retries that wait                                |
-| open       | id                                      | nothing: its message is not known to be safe with the broker |
-| waiting    | lane + 0 + id                           | nothing: pending jobs by the queue their message is in    |
-| closed     | time (ms) + id                          | nothing: jobs and schedules that have ended               |
-| tokens     | unique token                            | id                                                        |
-| direct     | run                                     | id of the job that was published by hand                  |
+| table      | key                                     | value                                                       |
+| ---------- | --------------------------------------- | ----------------------------------------------------------- |
+| jobs       | id (8 bytes)                            | `Job`                                                       |
+| schedules  | id                                      | `Schedule`                                                  |
+| lists      | `List` (1 byte) + id                    | nothing                                                     |
+| executions | `List` + schedule (8 bytes, 0: all) + id | nothing: jobs that schedules made                          |
+| due        | time (ms) + id                          | nothing: timers of retries and active schedules             |
+| open       | id                                      | nothing: the broker has not confirmed its message yet       |
+| waiting    | lane + 0 + id                           | nothing: pending jobs by the queue their message is in      |
+| closed     | time (ms) + id                          | nothing: jobs and schedules that have ended                 |
+| tokens     | digest of a unique token                | id                                                          |
+| direct     | run                                     | id of the job that was published by hand                    |
 | withdrawn  | lane + 0 + id                           | attempt, time: cancelled while their message was in a queue |
-| live       | id                                      | `JobProgress`: progress and end of the log of a running job      |
-| catalogs   | node                                    | digest of the scripts it has                              |
-| scripts    | path + 0 + node, helpers: 0 before that | a row of the catalog                                      |
-| meta       | `id`, `count:<list>`, `lane:<node>:`    | the last id given; how many there are                     |
-| meta       | `bytes:p`, `bytes:s`                    | bytes of the arguments of pending jobs, active schedules  |
+| live       | id                                      | `JobProgress`: progress and end of the log of a running job |
+| catalogs   | node                                    | digest of the scripts it has                                |
+| scripts    | path + 0 + node, helpers: 0 before that | `ScriptRow`                                                 |
+| meta       | `id`, `count:<list>`, `lane:<node>:`    | the last id given; how many there are                       |
+| meta       | `bytes:p`, `bytes:s`                    | bytes of the arguments of pending jobs, active schedules    |
 
-What a job or schedule has in `lists`, `executions`, `due`, `open`, `waiting` and `closed` follows from its
-row (`_job_rows`, `_schedule_rows`), so that they can't come apart.
+The rows of a job or schedule in `lists`, `executions`, `due`, `open`, `waiting` and `closed` follow from its own
+row (`master.jobs.rows`), so that they can't come apart. Only this module names a table.
 """
 
 from __future__ import annotations
 
-import hashlib
-import struct
-from collections.abc import Iterator
-from enum import Enum
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, TypedDict, cast
 
 import msgpack
 
-from master.index.environment import Contents, Environment, pack, stamped
+from master.index.environment import Contents, Environment, Transaction, pack, stamped
+from master.jobs import rows
 from master.jobs.model import (
+    AttemptId,
     Job,
     JobProgress,
-    JobState,
     Schedule,
-    ScheduleState,
     lane,
     unpack_job,
-    unpack_live,
+    unpack_progress,
     unpack_schedule,
 )
+from master.jobs.rows import List, Rows, id_key, lane_key, number_of
 
 MAP_BYTES = 64 << 30  # address space, neither disk nor memory
 _LAST = (1 << 64) - 1
 _PENDING, _SCHEDULED = b"bytes:p", b"bytes:s"
-_DATABASES = (
-    "jobs",
-    "schedules",
-    "lists",
-    "executions",
-    "due",
-    "open",
-    "waiting",
-    "closed",
-    "tokens",
-    "direct",
-    "withdrawn",
-    "live",
-    "catalogs",
-    "scripts",
-    "meta",
-)
-
+_HELPER = b"\0"  # stands before the paths of modules that are no scripts
 _ADVICE = "put back a copy of that directory, or remove it: the jobs it knows are forgotten then"
-_CONTENTS = Contents("ledger", "[jobs] ledger_map", _ADVICE, _DATABASES, durable=True)
-
-Rows = set[tuple[str, bytes]]
-
-
-class List(Enum):
-    """Lists of jobs, each newest first."""
-
-    PENDINGS = b"p"  # pending and running
-    RUNNING = b"r"
-    READY = b"c"  # completed
-    FAILED = b"f"  # failed and cancelled
-    SCHEDULED = b"s"  # active schedules
-    SCHEDULES = b"S"  # all schedules that are kept
-    ALL = b"a"  # of executions
+_TABLES = "jobs schedules lists executions due open waiting closed tokens direct withdrawn live catalogs scripts meta"
+_CONTENTS = Contents("ledger", "[jobs] ledger_map", _ADVICE, tuple(_TABLES.split()), durable=True)
 
 
-_LISTS = {
-    JobState.PENDING: (List.PENDINGS,),
-    JobState.RUNNING: (List.PENDINGS, List.RUNNING),
-    JobState.COMPLETED: (List.READY,),
-    JobState.FAILED: (List.FAILED,),
-    JobState.CANCELLED: (List.FAILED,),
-}
+class Pile(NamedTuple):
+    """How many jobs or schedules there are, and the bytes of their arguments."""
+
+    number: int
+    size: int
 
 
-class Ledger:
-    """The LMDB environment. One per process and path; never used across a fork."""
+class Withdrawal(NamedTuple):
+    """A job whose message, still in some queue, must not be run."""
 
-    def __init__(self, directory: Path, write: bool = False, map_size: int = MAP_BYTES) -> None:
-        environment = Environment(directory, map_size, _CONTENTS, write)
-        self.env, self.db = environment.env, environment.databases
-        if write:
-            self._weigh()
+    attempt: AttemptId
+    time: int  # ms
 
-    def close(self) -> None:
-        """Close the files."""
-        self.env.close()
 
-    def begin(self, write: bool = False) -> Any:
-        """A transaction; a context manager that commits, or aborts when something is raised."""
-        return self.env.begin(write=write)
+class ScriptRow(TypedDict):
+    """What a node says of a script; a helper has the kind "helper" and is no job."""
+
+    description: str | None
+    args: str | None
+    category: str | None
+    author: str | None
+    error: str | None
+    kind: str | None
+    arguments: list[dict[str, object]] | None
+
+
+class Script(NamedTuple):
+    """A script or helper of one node."""
+
+    path: str
+    node: str
+    row: ScriptRow
+
+
+class LedgerView(Transaction):
+    """A transaction that reads the ledger. Ids are those of jobs and schedules, which share one counter."""
 
     # Jobs and schedules.
 
-    def next_id(self, txn: Any) -> int:
-        """An id that no job and no schedule had."""
-        return self._add(txn, b"id", 1)
-
-    def job(self, txn: Any, number: int) -> Job | None:
+    def job(self, number: int) -> Job | None:
         """The job with this id."""
-        raw = txn.get(_id(number), db=self.db["jobs"])
+        raw = self._get("jobs", id_key(number))
         return None if raw is None else unpack_job(raw)
 
-    def schedule(self, txn: Any, number: int) -> Schedule | None:
+    def schedule(self, number: int) -> Schedule | None:
         """The schedule with this id."""
-        raw = txn.get(_id(number), db=self.db["schedules"])
+        raw = self._get("schedules", id_key(number))
         return None if raw is None else unpack_schedule(raw)
 
-    def save(self, txn: Any, old: Job | None, new: Job) -> Job:
+    def jobs(self, before: int = 0) -> Iterator[Job]:
+        """Every job, newest first, or those before an id."""
+        return (unpack_job(raw) for _, raw in self._newest("jobs", b"", before))
+
+    def by_token(self, token: str) -> int:
+        """Id of the job or schedule with this unique token, 0 if there is none."""
+        return self._number("tokens", rows.token_key(token))
+
+    def by_run(self, run: str) -> int:
+        """Id of the job that was published by hand and claimed with this run, 0 if there is none."""
+        return self._number("direct", run.encode())
+
+    def progress(self, number: int) -> JobProgress | None:
+        """How far a running job is; None if it has not said anything."""
+        raw = self._get("live", id_key(number))
+        return None if raw is None else unpack_progress(raw)
+
+    # Lists. They must not be written while one of these iterators is read.
+
+    def listed(self, which: List, before: int = 0) -> Iterator[int]:
+        """Ids of a list, newest first, or those before an id."""
+        return (number_of(key[-8:]) for key, _ in self._newest("lists", which.value, before))
+
+    def executions(self, which: List, schedule: int = 0, before: int = 0) -> Iterator[int]:
+        """Ids of the jobs that a schedule made (0: all schedules), newest first: ALL, READY or FAILED ones."""
+        return (number_of(key[-8:]) for key, _ in self._newest("executions", which.value + id_key(schedule), before))
+
+    def due(self, now: int) -> Iterator[int]:
+        """Ids of the jobs and schedules whose time (ms) has come, the longest overdue first."""
+        return self._stamped("due", now)
+
+    def ahead(self, now: int) -> Iterator[int]:
+        """Ids of the jobs and schedules whose time (ms) has not come."""
+        return (number_of(key[-8:]) for key, _ in self._up("due", start=stamped(now + 1, 0)))
+
+    def closed(self, until: int) -> Iterator[int]:
+        """Ids of the jobs and schedules that ended before a time (ms), the oldest first."""
+        return self._stamped("closed", until - 1)
+
+    def unconfirmed(self) -> Iterator[int]:
+        """Ids of the pending jobs whose message the broker has not confirmed."""
+        return (number_of(key) for key, _ in self._up("open"))
+
+    def waiting(self, lane: str) -> Iterator[int]:
+        """Ids of the pending jobs whose message is in a queue, the oldest first."""
+        return (number_of(key[-8:]) for key, _ in self._up("waiting", lane_key(lane, 0)[:-8]))
+
+    def withdrawn(self, lane: str) -> Iterator[Withdrawal]:
+        """The jobs whose message in this queue is to be dropped."""
+        for key, raw in self._up("withdrawn", lane_key(lane, 0)[:-8]):
+            attempt, time = msgpack.unpackb(raw)
+            yield Withdrawal(AttemptId(number_of(key[-8:]), attempt), time)
+
+    # Counters.
+
+    def count(self, which: List) -> int:
+        """How many jobs or schedules a list has."""
+        return self._number("meta", b"count:" + which.value)
+
+    def pending(self) -> Pile:
+        """The pending jobs."""
+        return Pile(self.count(List.PENDINGS) - self.count(List.RUNNING), self._number("meta", _PENDING))
+
+    def scheduled(self) -> Pile:
+        """The active schedules."""
+        return Pile(self.count(List.SCHEDULED), self._number("meta", _SCHEDULED))
+
+    def waiting_on(self, node: str) -> int:
+        """How many jobs wait in a node's own queue."""
+        return self._number("meta", b"lane:" + node.encode() + b":")
+
+    # The catalog.
+
+    def catalog_digest(self, node: str) -> str:
+        """Digest of the catalog that is known of a node, "" for none."""
+        return (self._get("catalogs", node.encode()) or b"").decode()
+
+    def scripts(self) -> Iterator[Script]:
+        """Every script and helper of every node."""
+        for key, raw in self._up("scripts"):
+            path, _, node = key.removeprefix(_HELPER).decode().partition("\0")
+            yield Script(path, node, msgpack.unpackb(raw))
+
+    def nodes_with(self, path: str) -> set[str]:
+        """The nodes that have a script."""
+        prefix = _script_key(path)
+        return {key[len(prefix) :].decode() for key, _ in self._up("scripts", prefix)}
+
+    def script(self, path: str, helper: bool = False) -> ScriptRow | None:
+        """What one of the nodes says of a script or helper; None if there is none."""
+        for _, raw in self._up("scripts", _script_key(path, helper)):
+            return cast(ScriptRow, msgpack.unpackb(raw))
+        return None
+
+    # Tables.
+
+    def keys(self, table: str) -> list[bytes]:
+        """All keys of a table, for tests."""
+        return [key for key, _ in self._up(table)]
+
+    def _number(self, table: str, key: bytes) -> int:
+        return number_of(self._get(table, key))
+
+    def _stamped(self, table: str, until: int) -> Iterator[int]:
+        last = stamped(max(0, until), _LAST)
+        for key, _ in self._up(table):
+            if key > last:
+                return
+            yield number_of(key[-8:])
+
+    def _newest(self, table: str, prefix: bytes, before: int) -> Iterator[tuple[bytes, bytes]]:
+        """Rows with a prefix, the newest id first, or those before an id."""
+        return self._down(table, prefix, prefix + id_key(min(before, _LAST) or _LAST))
+
+
+class LedgerTables(LedgerView):
+    """A transaction that writes the ledger. It commits at its end; if something is raised, it changes nothing."""
+
+    def next_id(self) -> int:
+        """An id that no job and no schedule had."""
+        return self._add(b"id", 1)
+
+    def save(self, old: Job | None, new: Job) -> Job:
         """Write a job, whose row was `old`, and return it; raises `ValueError` for a state that may not follow."""
         if old is not None and new.state != old.state and not old.state.may_become(new.state):
             raise ValueError(f"job {new.id} is {old.state.name}, it can't become {new.state.name}")
-        txn.put(_id(new.id), pack(new), db=self.db["jobs"])
+        self._put("jobs", id_key(new.id), pack(new))
         if old is None or old.state != new.state:
-            self._add(txn, _PENDING, _weight(new) - _weight(old))
-        self._move(txn, _job_rows(old) if old else set(), _job_rows(new))
+            self._add(_PENDING, new.weight() - (old.weight() if old else 0))
+        self._move(rows.of_job(old) if old else set(), rows.of_job(new))
         return new
 
-    def save_schedule(self, txn: Any, old: Schedule | None, new: Schedule) -> Schedule:
+    def save_schedule(self, old: Schedule | None, new: Schedule) -> Schedule:
         """Write a schedule, whose row was `old`, and return it."""
-        txn.put(_id(new.id), pack(new), db=self.db["schedules"])
+        self._put("schedules", id_key(new.id), pack(new))
         if old is None or old.state != new.state:
-            self._add(txn, _SCHEDULED, _weight(new) - _weight(old))
-        self._move(txn, _schedule_rows(old) if old else set(), _schedule_rows(new))
+            self._add(_SCHEDULED, new.weight() - (old.weight() if old else 0))
+        self._move(rows.of_schedule(old) if old else set(), rows.of_schedule(new))
         return new
 
-    def remove(self, txn: Any, number: int) -> None:
+    def remove(self, number: int) -> None:
         """Forget a job or schedule and all that belongs to it."""
-        job, schedule = self.job(txn, number), self.schedule(txn, number)
+        job, schedule = self.job(number), self.schedule(number)
         row = job or schedule
         if row is None:
             return
-        self._move(txn, _job_rows(job) if job else _schedule_rows(schedule) if schedule else set(), set())
-        txn.delete(_id(number), db=self.db["jobs" if job else "schedules"])
-        self._add(txn, _PENDING if job else _SCHEDULED, -_weight(row))
-        if row.options.unique and self.by_token(txn, row.options.unique) == number:
-            txn.delete(_token(row.options.unique), db=self.db["tokens"])
+        self._move(rows.of_job(job) if job else rows.of_schedule(schedule) if schedule else set(), set())
+        self._delete("jobs" if job else "schedules", id_key(number))
+        self._add(_PENDING if job else _SCHEDULED, -row.weight())
+        if row.options.unique and self.by_token(row.options.unique) == number:
+            self._delete("tokens", rows.token_key(row.options.unique))
         if job:
-            txn.delete(_id(number), db=self.db["live"])
+            self.save_progress(number, None)
             for run in {job.run, *(attempt.run for attempt in job.attempts)} - {""}:
-                txn.delete(run.encode(), db=self.db["direct"])
+                self._delete("direct", run.encode())
             for where in (lane("", job.options.priority), lane(job.options.node, "")):
-                self.drop_withdrawn(txn, where, number)
+                self.drop_withdrawn(where, number)
 
-    def _move(self, txn: Any, old: Rows, new: Rows) -> None:
-        for name, key in old - new:
-            if txn.delete(key, db=self.db[name]):
-                self._count(txn, name, key, -1)
-        for name, key in new - old:
-            if txn.put(key, b"", db=self.db[name], overwrite=False):
-                self._count(txn, name, key, 1)
+    def drop_timer(self, number: int, until: int) -> None:
+        """Remove the timers of an id up to a time (ms): a row that another version of the master left."""
+        for key in [key for key, _ in self._up("due") if key[-8:] == id_key(number) and key <= stamped(until, _LAST)]:
+            self._delete("due", key)
 
-    def _count(self, txn: Any, name: str, key: bytes, change: int) -> None:
-        if name == "lists":
-            self._add(txn, b"count:" + key[:1], change)
-        elif name == "waiting" and key[:1] != b":":  # only those of nodes are ever asked for
-            self._add(txn, b"lane:" + key[:-9], change)
-
-    def _weigh(self) -> None:
-        """Count the bytes of the arguments once, in a ledger of a version that did not count them."""
-        with self.begin(write=True) as txn:
-            if txn.get(_PENDING, db=self.db["meta"]) is None:
-                waiting = list(self.listed(txn, List.PENDINGS))
-                self._add(txn, _PENDING, sum(_weight(self.job(txn, number)) for number in waiting))
-            if txn.get(_SCHEDULED, db=self.db["meta"]) is None:
-                active = list(self.listed(txn, List.SCHEDULED))
-                self._add(txn, _SCHEDULED, sum(_weight(self.schedule(txn, number)) for number in active))
-
-    def _add(self, txn: Any, counter: bytes, change: int) -> int:
-        number = _number(txn.get(counter, db=self.db["meta"])) + change
-        txn.put(counter, _id(max(0, number)), db=self.db["meta"])
-        return number
-
-    # Lists.
-
-    def count(self, txn: Any, which: List) -> int:
-        """How many jobs or schedules a list has."""
-        return _number(txn.get(b"count:" + which.value, db=self.db["meta"]))
-
-    def pending(self, txn: Any) -> tuple[int, int]:
-        """How many jobs are pending, and the bytes of their arguments."""
-        number = self.count(txn, List.PENDINGS) - self.count(txn, List.RUNNING)
-        return number, _number(txn.get(_PENDING, db=self.db["meta"]))
-
-    def scheduled(self, txn: Any) -> tuple[int, int]:
-        """How many schedules are active, and the bytes of their arguments."""
-        return self.count(txn, List.SCHEDULED), _number(txn.get(_SCHEDULED, db=self.db["meta"]))
-
-    def waiting_on(self, txn: Any, node: str) -> int:
-        """How many jobs wait in a node's own queue."""
-        return _number(txn.get(b"lane:" + node.encode() + b":", db=self.db["meta"]))
-
-    def jobs(self, txn: Any, before: int = 0) -> Iterator[Job]:
-        """Every job, newest first, or those before an id."""
-        return (unpack_job(raw) for _, raw in self._down(txn, "jobs", b"", before))
-
-    def listed(self, txn: Any, which: List, before: int = 0) -> Iterator[int]:
-        """Ids of a list, newest first, or those before an id."""
-        return (_number(key[-8:]) for key, _ in self._down(txn, "lists", which.value, before))
-
-    def executions(self, txn: Any, which: List, schedule: int = 0, before: int = 0) -> Iterator[int]:
-        """Ids of the jobs that a schedule made (0: all schedules), newest first: ALL, READY or FAILED ones."""
-        return (_number(key[-8:]) for key, _ in self._down(txn, "executions", which.value + _id(schedule), before))
-
-    def up(self, txn: Any, name: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Keys, without the prefix, and values of a database, in order; it must not be written meanwhile."""
-        with txn.cursor(db=self.db[name]) as cursor:
-            found = cursor.set_range(prefix) if prefix else cursor.first()
-            while found and cursor.key().startswith(prefix):
-                yield cursor.key()[len(prefix) :], cursor.value()
-                found = cursor.next()
-
-    def _down(self, txn: Any, name: str, prefix: bytes, before: int) -> Iterator[tuple[bytes, bytes]]:
-        end = prefix + _id(min(before, _LAST) or _LAST)
-        with txn.cursor(db=self.db[name]) as cursor:
-            found = cursor.prev() if cursor.set_range(end) else cursor.last()
-            while found and cursor.key().startswith(prefix):
-                yield cursor.item()
-                found = cursor.prev()
+    def take_over(self) -> None:
+        """Complete a ledger that an earlier version wrote: bytes were not counted, schedules had no row in `due`."""
+        if self._get("meta", _PENDING) is None:
+            pending = [self.job(number) for number in self.listed(List.PENDINGS)]
+            self._add(_PENDING, sum(job.weight() for job in pending if job))
+        schedules = [row for number in self.listed(List.SCHEDULED) if (row := self.schedule(number))]
+        if self._get("meta", _SCHEDULED) is None:
+            self._add(_SCHEDULED, sum(row.weight() for row in schedules))
+        for row in schedules:
+            self._move(set(), rows.of_schedule(row))
 
     # What belongs to jobs.
 
-    def by_token(self, txn: Any, token: str) -> int:
-        """Id of the job or schedule with this unique token, 0 when there is none."""
-        return _number(txn.get(_token(token), db=self.db["tokens"]))
-
-    def keep_token(self, txn: Any, token: str, number: int) -> None:
+    def save_token(self, token: str, number: int) -> None:
         """Note the unique token of a job or schedule."""
-        txn.put(_token(token), _id(number), db=self.db["tokens"])
+        self._put("tokens", rows.token_key(token), id_key(number))
 
-    def by_run(self, txn: Any, run: str) -> int:
-        """Id of the job that was published by hand and claimed with this run, 0 when there is none."""
-        return _number(txn.get(run.encode(), db=self.db["direct"]))
-
-    def keep_run(self, txn: Any, run: str, number: int) -> None:
+    def save_run(self, run: str, number: int) -> None:
         """Note the run of a job that was published by hand."""
-        txn.put(run.encode(), _id(number), db=self.db["direct"])
+        self._put("direct", run.encode(), id_key(number))
 
-    def live(self, txn: Any, number: int) -> JobProgress | None:
-        """How far a running job is; None when it has not said anything."""
-        raw = txn.get(_id(number), db=self.db["live"])
-        return None if raw is None else unpack_live(raw)
-
-    def save_live(self, txn: Any, number: int, live: JobProgress | None) -> None:
-        """Note how far a running job is; None when it does not run any more."""
-        if live is None:
-            txn.delete(_id(number), db=self.db["live"])
+    def save_progress(self, number: int, progress: JobProgress | None) -> None:
+        """Note how far a running job is; None if it does not run any more."""
+        if progress is None:
+            self._delete("live", id_key(number))
         else:
-            txn.put(_id(number), pack(live), db=self.db["live"])
+            self._put("live", id_key(number), pack(progress))
 
-    def withdraw(self, txn: Any, job: Job, now: int) -> None:
+    def withdraw(self, job: Job, now: int) -> None:
         """Note that the message of a job, which is still in some queue, is to be dropped."""
-        txn.put(lane_key(job.lane, job.id), pack((job.attempt, now)), db=self.db["withdrawn"])
+        self._put("withdrawn", lane_key(job.lane, job.id), pack((job.attempt, now)))
 
-    def withdrawn(self, txn: Any, where: str) -> Iterator[tuple[int, int, int]]:
-        """Id, attempt and time (ms) of the jobs whose message in this queue is to be dropped."""
-        for key, raw in self.up(txn, "withdrawn", where.encode() + b"\0"):
-            attempt, at = msgpack.unpackb(raw)
-            yield _number(key[-8:]), attempt, at
+    def drop_withdrawn(self, lane: str, number: int) -> None:
+        """Note that the message of a withdrawn job is gone."""
+        self._delete("withdrawn", lane_key(lane, number))
 
-    def drop_withdrawn(self, txn: Any, where: str, number: int) -> None:
-        """The message is gone."""
-        txn.delete(lane_key(where, number), db=self.db["withdrawn"])
+    # The catalog.
 
+    def save_catalog(self, node: str, digest: str, scripts: Mapping[str, ScriptRow]) -> None:
+        """Note the scripts of a node by path, instead of those it had."""
+        self.remove_catalog(node)
+        for path, row in scripts.items():
+            self._put("scripts", _script_key(path, row["kind"] == "helper") + node.encode(), pack(row))
+        self._put("catalogs", node.encode(), digest.encode())
 
-def lane_key(where: str, number: int) -> bytes:
-    """A job in a queue."""
-    return where.encode() + b"\0" + _id(number)
+    def remove_catalog(self, node: str) -> None:
+        """Forget the scripts of a node."""
+        end = b"\0" + node.encode()
+        for key in [key for key, _ in self._up("scripts") if key.endswith(end)]:
+            self._delete("scripts", key)
+        self._delete("catalogs", node.encode())
 
+    # Rows that follow from others.
 
-def number_of(key: bytes) -> int:
-    """The id at the end of a key."""
-    return _number(key[-8:])
+    def _move(self, old: Rows, new: Rows) -> None:
+        for table, key in old - new:
+            if self._delete(table, key):
+                self._count(table, key, -1)
+        for table, key in new - old:
+            if self._put(table, key, b"", overwrite=False):
+                self._count(table, key, 1)
 
+    def _count(self, table: str, key: bytes, change: int) -> None:
+        if table == "lists":
+            self._add(b"count:" + key[:1], change)
+        elif table == "waiting" and key[:1] != b":":  # only those of nodes are ever asked for
+            self._add(b"lane:" + key[:-9], change)
 
-def _weight(row: Job | Schedule | None) -> int:
-    return row.weight() if row else 0
-
-
-def _job_rows(job: Job) -> Rows:
-    number = _id(job.id)
-    rows: Rows = {("lists", which.value + number) for which in _LISTS[job.state]}
-    if job.schedule:
-        outcome = _LISTS[job.state] if job.state.final else ()
-        for which in (List.ALL, *outcome):
-            rows |= {("executions", which.value + _id(of) + number) for of in (0, job.schedule)}
-    if job.state is JobState.PENDING and job.due:
-        rows.add(("due", stamped(job.due, job.id)))
-    if job.state is JobState.PENDING and job.lane:
-        rows.add(("waiting", lane_key(job.lane, job.id)))
-        if not job.confirmed:
-            rows.add(("open", number))
-    if job.state.final:
-        rows.add(("closed", stamped(job.closed, job.id)))
-    return rows
-
-
-def _schedule_rows(schedule: Schedule) -> Rows:
-    rows: Rows = {("lists", List.SCHEDULES.value + _id(schedule.id))}
-    if schedule.state is ScheduleState.ACTIVE:
-        rows.add(("lists", List.SCHEDULED.value + _id(schedule.id)))
-    else:
-        rows.add(("closed", stamped(schedule.closed, schedule.id)))
-    return rows
+    def _add(self, counter: bytes, change: int) -> int:
+        number = self._number("meta", counter) + change
+        self._put("meta", counter, id_key(max(0, number)))
+        return number
 
 
-def _id(number: int) -> bytes:
-    return struct.pack(">Q", number)
+class Ledger:
+    """The LMDB files of jobs and schedules. One per process and path; never used across a fork."""
+
+    def __init__(self, directory: Path, write: bool = False, map_size: int = MAP_BYTES) -> None:
+        """Open the files in `directory`; `map_size` in bytes. Raises `IndexUnusable`."""
+        self._environment = Environment(directory, map_size, _CONTENTS, write)
+        if write:
+            with self.write() as tables:
+                tables.take_over()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._environment.close()
+
+    def read(self) -> LedgerView:
+        """A transaction that reads."""
+        return LedgerView(self._environment)
+
+    def write(self) -> LedgerTables:
+        """A transaction that writes."""
+        return LedgerTables(self._environment, write=True)
 
 
-def _number(raw: bytes | None) -> int:
-    return struct.unpack(">Q", raw)[0] if raw else 0
-
-
-def _token(token: str) -> bytes:
-    # Its length in bytes may be more than LMDB takes as a key.
-    return hashlib.sha256(token.encode(errors="surrogatepass")).digest()
+def _script_key(path: str, helper: bool = False) -> bytes:
+    return (_HELPER if helper else b"") + path.encode() + b"\0"

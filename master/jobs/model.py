@@ -1,4 +1,4 @@
-"""What the ledger says of a job and of a schedule: the rows, their states, and which state may follow which.
+"""Rows of the ledger for jobs and schedules, their states, and which state may follow which.
 
 Times are milliseconds since the epoch, UTC; 0 means not yet.
 """
@@ -6,8 +6,9 @@ Times are milliseconds since the epoch, UTC; 0 means not yet.
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgpack
 
@@ -18,7 +19,7 @@ from broker.messages.runs import RunState
 class JobState(IntEnum):
     """Where a job is."""
 
-    PENDING = 0  # in a queue, or waiting for its retry or for a node
+    PENDING = 0  # in a queue, or it waits for its retry or for a node
     RUNNING = 1  # a node has claimed it
     COMPLETED = 2
     FAILED = 3
@@ -47,8 +48,27 @@ class ScheduleState(IntEnum):
     """Where a schedule is."""
 
     ACTIVE = 0
-    ENDED = 1  # it was to run once, and has
+    ENDED = 1  # it ran once, as asked
     CANCELLED = 2
+
+
+INTERVALS = ("minutes", "hours", "days", "weeks")
+
+
+class Rhythm(NamedTuple):
+    """When a job is to be run: every `time_unit` intervals, or once after that time."""
+
+    interval: str  # one of `INTERVALS`
+    time_unit: int
+    repeat: bool
+
+    @property
+    def period_ms(self) -> int:
+        """The time between two executions."""
+        return timedelta(**{self.interval: self.time_unit}) // timedelta(milliseconds=1)
+
+    def __str__(self) -> str:
+        return f"{'every' if self.repeat else 'once in'} {self.time_unit} {self.interval}"
 
 
 class Attempt(NamedTuple):
@@ -64,8 +84,15 @@ class Attempt(NamedTuple):
     late: bool  # its report came when the attempt had been given up; it changed nothing
 
 
+class AttemptId(NamedTuple):
+    """One attempt at a job."""
+
+    job: int
+    attempt: int
+
+
 class Job(NamedTuple):
-    """A job as the ledger has it."""
+    """A job, whose message is one attempt at it."""
 
     id: int
     path: str
@@ -73,16 +100,16 @@ class Job(NamedTuple):
     options: Options
     data: str  # the key it works on, "" for none
     source: str  # rest, queue or schedule
-    schedule: int  # that it is an execution of, 0 for none
+    schedule: int  # the schedule that launched it, 0 for none
     created: int
     state: JobState = JobState.PENDING
     attempt: int = 1
-    lane: str = ""  # where the message of this attempt is, "" when there is none; see `lane`
+    lane: str = ""  # the queue with the message of this attempt, "" when there is none; see `lane`
     published: int = 0  # how often that message was sent
-    confirmed: int = 0  # when the broker had it safe
+    confirmed: int = 0  # when the broker confirmed it
     due: int = 0  # when the retry is to be published
     node: str = ""
-    run: str = ""  # the one that was claimed first for this attempt
+    run: str = ""  # the first one claimed for this attempt
     claimed: int = 0
     started: int = 0  # by the node's clock
     ended: int = 0  # by the node's clock
@@ -94,6 +121,11 @@ class Job(NamedTuple):
     progress: tuple[float, float, str] = (0.0, 0.0, "")  # done, total, text
     attempts: tuple[Attempt, ...] = ()  # oldest first
 
+    @property
+    def attempt_id(self) -> AttemptId:
+        """The current attempt."""
+        return AttemptId(self.id, self.attempt)
+
     def order(self) -> Order:
         """The message for this attempt."""
         return Order(self.path, json.loads(self.arguments), self.options, self.data, self.id, self.attempt)
@@ -104,24 +136,39 @@ class Job(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """A job that is to be run at times."""
+    """When a job is launched again and again, or once later."""
 
-    id: int  # of the same counter as those of jobs
+    id: int  # from the same counter as ids of jobs
     path: str
     arguments: str  # a JSON object
     options: Options
     data: str
-    interval: str  # minutes, hours, days or weeks
-    time_unit: int  # how many of them
+    interval: str  # this and the next two are its `Rhythm`
+    time_unit: int
     repeat: bool
     created: int
-    next: int
+    next: int  # when the next execution is due
     state: ScheduleState = ScheduleState.ACTIVE
     executions: int = 0
     last: int = 0  # id of the last execution's job
-    skipped: int = 0  # executions that were left out because the last one still ran
+    skipped: int = 0  # executions left out because the last one still ran
     skipped_at: int = 0
     closed: int = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether an execution follows."""
+        return self.state is ScheduleState.ACTIVE
+
+    @property
+    def rhythm(self) -> Rhythm:
+        """When its job is launched."""
+        return Rhythm(self.interval, self.time_unit, self.repeat)
+
+    def next_after(self, now: int) -> int:
+        """The first time (ms) after `now` that is in the rhythm."""
+        period = self.rhythm.period_ms
+        return self.created + ((now - self.created) // period + 1) * period
 
     def order(self) -> Order:
         """The order for one execution; the unique token is the schedule's own."""
@@ -130,7 +177,7 @@ class Schedule(NamedTuple):
 
     def weight(self) -> int:
         """Bytes of its arguments while it is active, else 0."""
-        return arguments_bytes(self.arguments) if self.state is ScheduleState.ACTIVE else 0
+        return arguments_bytes(self.arguments) if self.active else 0
 
 
 class JobProgress(NamedTuple):
@@ -138,27 +185,27 @@ class JobProgress(NamedTuple):
 
     run: str
     progress: tuple[float, float, str]  # done, total, text
-    log: bytes  # the end of what it has written
-    end: int  # bytes that it has written
+    log: bytes  # the end of its log
+    end: int  # bytes it has written to its log
 
 
 def lane(node: str, priority: str) -> str:
-    """Name of the queue that a message waits in: `node:` for a node's own one, else `:priority`."""
+    """Name of a queue in the ledger: `node:` for a node's own one, `:priority` for one that all nodes pull from."""
     return f"{node}:" if node else f":{priority}"
 
 
-def arguments_text(arguments: dict[str, Any]) -> str:
-    """The arguments as the JSON text that the ledger keeps."""
+def arguments_text(arguments: dict[str, object]) -> str:
+    """Arguments as the JSON text that the ledger keeps."""
     return json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
 
 
 def arguments_bytes(text: str) -> int:
-    """The size of that text in bytes."""
+    """The size of such a text in bytes."""
     return len(text) if text.isascii() else len(text.encode())
 
 
 def unpack_job(raw: bytes) -> Job:
-    """The job that `index.pack` made; a row of an older version has the later fields' defaults."""
+    """The job in a packed row; fields that an older version did not write have their defaults."""
     job = Job(*msgpack.unpackb(raw, use_list=False))
     return job._replace(
         options=Options(*job.options),
@@ -168,11 +215,11 @@ def unpack_job(raw: bytes) -> Job:
 
 
 def unpack_schedule(raw: bytes) -> Schedule:
-    """The schedule that `index.pack` made."""
+    """The schedule in a packed row."""
     schedule = Schedule(*msgpack.unpackb(raw, use_list=False))
     return schedule._replace(options=Options(*schedule.options), state=ScheduleState(schedule.state))
 
 
-def unpack_live(raw: bytes) -> JobProgress:
-    """How far a job is, as `index.pack` made it."""
+def unpack_progress(raw: bytes) -> JobProgress:
+    """How far a job is, from a packed row."""
     return JobProgress(*msgpack.unpackb(raw, use_list=False))

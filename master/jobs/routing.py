@@ -1,11 +1,17 @@
-"""Which node a job goes to."""
+"""Which queue the message of a job goes to."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
+from broker import keys, topology
 from broker.messages.jobs import Order
+from master.index.index import Index
+from master.jobs.ledger import LedgerView
+from master.jobs.model import lane
+
+ANY_NODE = ""  # stands for the queues that all nodes pull from
 
 
 class Load(NamedTuple):
@@ -13,42 +19,78 @@ class Load(NamedTuple):
 
     alive: bool
     slots: int
-    running: int
+    running: int  # runs
+
+
+Loads = Mapping[str, Load]  # by node
+_UNHEARD = Load(False, 0, 0)
+
+
+class Route(NamedTuple):
+    """The queue for the message of a job."""
+
+    lane: str  # the queue's name in the ledger, see `master.jobs.model.lane`
+    queue: str
+    ttl_ms: int | None = None  # RabbitMQ moves the message to the queue of all nodes after this; None: never
+
+
+class Router:
+    """Decides on routes, by the catalog in the ledger, the index and the loads of the nodes."""
+
+    def __init__(self, index: Index, loads: Callable[[], Loads], data_wait: float) -> None:
+        """`data_wait`: seconds that a job waits for the node with its data before any node may take it."""
+        self._index = index
+        self._loads = loads
+        self._data_wait_ms = int(data_wait * 1000)
+
+    def choose(self, view: LedgerView, order: Order, without: str | None = None) -> Route | None:
+        """The route of a job, but not to the node `without`; None when no node can run it."""
+        having, loads = view.nodes_with(order.job), self._loads()
+        entry = self._index.get(keys.encode(order.data)) if order.data else None
+        node = choose(order, having - {without}, loads, view.waiting_on, entry.node if entry else None)
+        return None if node is None else self._route(order, node, having, loads)
+
+    def again(self, view: LedgerView, order: Order, lane: str) -> Route:
+        """The route of a job whose message is published once more to the queue with this name in the ledger."""
+        return self._route(order, lane.partition(":")[0], view.nodes_with(order.job), self._loads())
+
+    def _route(self, order: Order, node: str, having: Collection[str], loads: Loads) -> Route:
+        if node == ANY_NODE:
+            priority = order.options.priority
+            return Route(lane(ANY_NODE, priority), topology.jobs_queue(priority))
+        if may_move(order, having, loads):
+            return Route(lane(node, ""), topology.node_data_queue(node), self._data_wait_ms)
+        return Route(lane(node, ""), topology.node_jobs_queue(node))
 
 
 def choose(
-    order: Order,
-    having: Collection[str],
-    loads: Mapping[str, Load],
-    holding: Collection[str],
-    waiting: Mapping[str, int],
-    without: Collection[str] = (),
+    order: Order, possible: Collection[str], loads: Loads, waiting: Callable[[str], int], holder: str | None
 ) -> str | None:
-    """Node whose own queue a job goes to, "" for the queue of all, None when no node can run it.
+    """Node whose own queue a job goes to, `ANY_NODE` for the queue of all, None when no node can run it.
 
-    `having` are the nodes with its script, `holding` those with the key it works on, `waiting` says how many
-    jobs wait in a node's own queue already. Not `without` these.
+    `possible` are nodes with its script, `holder` is the node with the key it works on, `waiting` says how many jobs
+    wait in a node's own queue already.
     """
-    possible = set(having) - set(without)
     if order.options.node:
         return order.options.node if order.options.node in possible else None
     if not possible:
         return None
     alive = {node for node, load in loads.items() if load.alive}
-    near = possible & alive & set(holding) if order.data else set()
-    if not near and alive <= possible:
-        return ""
+    if holder in alive and holder in possible:
+        return holder
+    if alive.issubset(possible):
+        return ANY_NODE
 
     def burden(node: str) -> tuple[float, str]:
-        load = loads.get(node, Load(False, 0, 0))
-        return (load.running + waiting.get(node, 0)) / max(1, load.slots), node
+        load = loads.get(node, _UNHEARD)
+        return (load.running + waiting(node)) / max(1, load.slots), node
 
-    # When none of them is alive, it waits for one; the others could only give it back.
-    return min(near or possible & alive or possible, key=burden)
+    # When none of them is alive, the job waits for one; the others could only give it back.
+    return min(alive.intersection(possible) or possible, key=burden)
 
 
-def may_move(order: Order, having: Collection[str], loads: Mapping[str, Load]) -> bool:
-    """Whether a job in a node's own queue may go to the queue of all after a while: it is there for its data only."""
+def may_move(order: Order, having: Collection[str], loads: Loads) -> bool:
+    """Whether a job may leave a node's own queue for the queue of all: it is there for its data only."""
     return (
         bool(order.data)
         and not order.options.node

@@ -1,18 +1,20 @@
-"""The controller's part in jobs: what clients ask for, what nodes report and what the clock brings goes into the
-ledger, in one transaction for all that has come together; then what follows from it is done.
+"""Jobs in the controller: calls of clients, reports of nodes and the clock.
+
+What has come together goes into the ledger in one transaction. The effects are carried out after its commit.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from broker import keys, logs, topology
+import schedule
+
+from broker import keys, logs
 from broker.link import Link
 from broker.messages import jobs
-from broker.messages.jobs import Order
 from broker.messages.runs import AskCatalog, Claimed, Finished, NodeCatalog, Progress, Reports, Withdrawn
 from broker.messages.store import Heartbeat
 from broker.refusals import BadRequest, Conflict, NotFound, Refused, Unavailable
@@ -20,274 +22,228 @@ from broker.settings import Settings
 from master.channel import ControllerCall
 from master.cluster.nodes import MISSED_HEARTBEATS
 from master.index.index import Index, now_ms
-from master.jobs import routing, script_catalog, unique_tokens
+from master.jobs import script_catalog, unique_tokens
 from master.jobs.capacity import Capacity, CapacityLimits
-from master.jobs.effect_runner import Attempt, EffectRunner
-from master.jobs.effects import Action, Publish
-from master.jobs.leases import Heard, Leases
-from master.jobs.ledger import Ledger
-from master.jobs.model import JobState, ScheduleState, lane
+from master.jobs.effect_runner import EffectRunner
+from master.jobs.effects import Effect, Publish
+from master.jobs.empty_queues import EmptyQueues
+from master.jobs.leases import LastHeartbeat, Leases
+from master.jobs.ledger import Ledger, LedgerTables, LedgerView
+from master.jobs.model import AttemptId, JobState, Rhythm, arguments_text
 from master.jobs.requeue import Requeue
-from master.jobs.routing import Load
-from master.jobs.schedules import Rhythm, Schedules
+from master.jobs.routing import Load, Router
+from master.jobs.schedules import Schedules
+from master.jobs.timers import Timers
 from master.jobs.transitions import Transitions
 
 log = logs.get(__name__)
 
 Message = Reports | Progress | NodeCatalog
 
-DEPTHS_SECS = 5.0  # between two looks for queues that somebody has emptied
 PAUSE_SECS = 3.0  # between two ticks: after more than this, the process has stood still
-DEAF_SECS = DEPTHS_SECS + 2.0  # since the broker has answered: after more than this, it stands still
 _ASK_SECS = 3.0  # between two questions for the same catalog
 
 
+class _Outcome(NamedTuple):
+    """What came of a call."""
+
+    data: object  # for the reply
+    effects: Sequence[Effect] = ()
+    awaited: AttemptId | None = None  # the reply waits until the broker has confirmed this
+
+
 class Jobs:
-    """Of the controller; everything on its thread. `wake` has the controller call `handle` soon."""
+    """The controller's part in jobs; everything is called on its thread."""
 
     def __init__(self, index: Index, link: Link, config: Settings, wake: Callable[[], None]) -> None:
+        """`wake` has the controller call `handle` soon."""
         self._index = index
         self._link = link
         self._silence = config["general", "heartbeat"] * MISSED_HEARTBEATS
         self._ledger = Ledger(Path(config["server", "dir"]) / "ledger", True, config["jobs", "ledger_map"])
-        self._runs = Transitions(self._ledger, self._place, config["jobs", "lost_attempts"])
-        self._waiting = Requeue(self._runs, config["general", "retention_policy"])
-        self._room = Capacity(self._ledger, CapacityLimits.of(config))
-        self._schedules = Schedules(self._runs, self._room)
-        self._leases = Leases(self._runs, config["jobs", "lease"], time.monotonic())
-        self._ticked = self._answered = time.monotonic()
-        self._carrier = EffectRunner(
-            link, config.secret(), config["jobs", "data_wait"], config["general", "events"], self._may_move, wake
-        )
-        self._safe: list[Attempt] = []  # confirmed, and not noted in the ledger yet
-        self._beats: dict[str, Heartbeat] = {}
-        self._heard: dict[str, Heard] = {}
-        self._asked: dict[str, float] = {}  # node → when it was asked for its catalog
-        self._looked = 0.0  # for empty queues
-        self._depths: list[dict[str, int]] = []  # what the last two looks found, the newest last
+        router = Router(index, self._loads, config["jobs", "data_wait"])
+        self._transitions = Transitions(router, config["jobs", "lost_attempts"])
+        self._requeue = Requeue(self._transitions, config["general", "retention_policy"])
+        self._capacity = Capacity(CapacityLimits.of(config))
+        self._schedules = Schedules(self._transitions, self._capacity)
+        self._timers = Timers(self._transitions, self._schedules)
+        self._leases = Leases(self._transitions, config["jobs", "lease"], time.monotonic())
+        self._effect_runner = EffectRunner(link, config.secret(), config["general", "events"], wake)
+        self._empty_queues = EmptyQueues(link)
+        # The library has local time, which may be set: only what may be late is done in its rhythm.
+        self._housekeeping = schedule.Scheduler()
+        self._housekeeping.every().second.do(self._forget_old)
+        self._ticked = time.monotonic()
+        self._safe: list[AttemptId] = []  # confirmed, and not noted in the ledger yet
+        self._heartbeats: dict[str, Heartbeat] = {}  # by node, like the next two
+        self._heard: dict[str, LastHeartbeat] = {}
+        self._asked: dict[str, float] = {}  # when it was asked for its catalog
 
     def close(self) -> None:
         """Close the ledger."""
         self._ledger.close()
 
     def forget(self, node: str) -> None:
-        """A node is gone for good, and its scripts with it."""
-        with self._transaction() as txn:
-            script_catalog.forget(self._ledger, txn, node)
+        """Forget the scripts of a node that is gone for good."""
+        with self._ledger.write() as tables:
+            tables.remove_catalog(node)
 
     def handle(
-        self, calls: Sequence[ControllerCall], messages: Sequence[Message], beats: Mapping[str, Heartbeat]
+        self, calls: Sequence[ControllerCall], messages: Sequence[Message], heartbeats: Mapping[str, Heartbeat]
     ) -> None:
-        """Do what came together: questions of web workers, messages of nodes, their heartbeats."""
-        self._safe += self._carrier.confirmed()
-        for node, beat in beats.items():
-            self._heartbeat(node, beat)
+        """Handle what came together: calls of web workers, messages of nodes, their heartbeats by node."""
+        self._safe += self._effect_runner.confirmed()
+        for node, heartbeat in heartbeats.items():
+            self._heartbeat(node, heartbeat)
         if not calls and not messages:
             return
         now = now_ms()
-        answers: list[tuple[ControllerCall, Any, Attempt | None]] = []
-        actions: list[Action] = []
-        with self._transaction() as txn:
+        outcomes: list[tuple[ControllerCall, _Outcome | Refused]] = []
+        effects: list[Effect] = []
+        with self._ledger.write() as tables:
             for message in messages:
-                actions += self._message(txn, message, now)
+                effects += self._message(tables, message, now)
             for call in calls:
                 try:
-                    data, awaited, todo = self._call(txn, call, now)
+                    outcomes.append((call, self._call(tables, call, now)))
                 except Refused as error:
-                    answers.append((call, error, None))
-                else:
-                    answers.append((call, data, awaited))
-                    actions += todo
-            self._note_confirmed(txn, now)
+                    outcomes.append((call, error))
+            self._note_confirmed(tables, now)
         self._safe = []
-        for call, data, awaited in answers:
-            if isinstance(data, Refused):
-                call.refuse(data)
-            elif awaited:
-                self._carrier.reply_when_confirmed(awaited, call)
+        for call, outcome in outcomes:
+            if isinstance(outcome, Refused):
+                call.refuse(outcome)
+                continue
+            effects += outcome.effects
+            if outcome.awaited:
+                self._effect_runner.reply_when_confirmed(outcome.awaited, call)
             else:
-                call.reply(data)
-        self._carrier.carry_out(actions)
+                call.reply(outcome.data)
+        self._effect_runner.carry_out(effects)
 
     def tick(self, quiet: bool) -> None:
-        """Do what time brings. `quiet`: no message waits to be handled, so that what nodes say is known."""
+        """Do what time brings. `quiet`: no message waits to be handled, so that all reports of nodes are known."""
         now, clock = now_ms(), time.monotonic()
-        if not self._link.ready or clock - self._ticked > PAUSE_SECS or clock - self._answered > DEAF_SECS:
+        if not self._link.ready or clock - self._ticked > PAUSE_SECS or self._empty_queues.deaf(clock):
             # While the broker is away, or one of the two stands still, nobody is heard, and runs go on nevertheless.
             self._leases.begin_anew(clock)
         self._ticked = clock
-        with self._transaction() as txn:
-            self._note_confirmed(txn, now)
+        with self._ledger.write() as tables:
+            self._note_confirmed(tables, now)
             # First, since what the others publish now is not under way yet.
-            actions = self._waiting.unconfirmed(txn, self._carrier.under_way) if self._link.ready else []
-            actions += self._schedules.tick(txn, now)
-            actions += self._waiting.retries(txn, now)
+            effects = self._requeue.unconfirmed(tables, self._effect_runner.under_way) if self._link.ready else []
+            effects += self._timers.tick(tables, now)
             if quiet:
-                actions += self._leases.check(txn, self._heard, clock, now)
-                actions += self._waiting.emptied(txn, self._empty_lanes(), now)
-                for node, heard in self._heard.items():
-                    if self._leases.silent(heard, clock):
-                        actions += self._waiting.stranded(txn, node, now)
-            self._waiting.forget(txn, now)
+                effects += self._leases.check(tables, self._heard, clock, now)
+                effects += self._requeue.emptied(tables, self._empty_queues.lanes(self._heartbeats), now)
+                for node, heartbeat in self._heard.items():
+                    if self._leases.silent(heartbeat, clock):
+                        effects += self._requeue.stranded(tables, node, now)
         self._safe = []
-        self._carrier.carry_out(actions)
-        self._carrier.tick()
-        self._look_for_empty_queues()
+        self._effect_runner.carry_out(effects)
+        self._effect_runner.tick()
+        self._empty_queues.ask(self._heartbeats, clock)
+        self._housekeeping.run_pending()
 
-    def _transaction(self) -> Any:
-        return _Transaction(self._ledger, self._schedules)
+    def _note_confirmed(self, tables: LedgerTables, now: int) -> None:
+        self._transitions.confirmed(tables, self._safe, now)
 
-    def _note_confirmed(self, txn: Any, now: int) -> None:
-        self._runs.confirmed(txn, self._safe, now)
+    def _forget_old(self) -> None:
+        """Forget jobs and schedules that ended long ago, some at a time."""
+        with self._ledger.read() as view:
+            old = self._requeue.forgettable(view, now_ms())
+        if old:
+            with self._ledger.write() as tables:
+                for number in old:
+                    tables.remove(number)
+            log.info("old jobs forgotten", jobs=len(old))
 
-    # What web workers ask.
+    # Calls of web workers.
 
-    def _call(self, txn: Any, call: ControllerCall, now: int) -> tuple[Any, Attempt | None, list[Action]]:
-        """The answer, the attempt whose confirm it waits for, and what is to be done."""
+    def _call(self, tables: LedgerTables, call: ControllerCall, now: int) -> _Outcome:
         if call.name == "launch":
-            return self._launch(txn, call.arguments[0], call.arguments[1], now)
+            return self._launch(tables, call.arguments[0], call.arguments[1], now)
         if call.name == "cancel":
-            return self._cancel(txn, call.arguments[0], now)
+            return self._cancel(tables, call.arguments[0], now)
         raise BadRequest(f"the controller knows no {call.name}")
 
-    def _launch(
-        self, txn: Any, body: bytes, rhythm: Sequence[Any] | None, now: int
-    ) -> tuple[tuple[int, bool], Attempt | None, list[Action]]:
-        """The id, and whether all is done that is to be done at once: RabbitMQ has the message of a job."""
-        order = jobs.read(body)
-        script_catalog.check_known(self._ledger, txn, order)
+    def _launch(self, tables: LedgerTables, body: bytes, rhythm: tuple[str, int, bool] | None, now: int) -> _Outcome:
+        """Launch or schedule a job, which the web worker has checked and packed.
+
+        Data of the reply: the id, and whether RabbitMQ has the job's message.
+        """
+        order = jobs.unpack(body)
+        script_catalog.check_known(tables, order)
         if order.data and self._index.get(keys.encode(order.data)) is None:
             raise NotFound(f"the key {order.data}, which the job shall work on, is unknown")
         if rhythm is not None:
-            return (self._schedules.add(txn, order, Rhythm(*rhythm), now), True), None, []
-        known = unique_tokens.known(self._ledger, txn, order)
+            return _Outcome((self._schedules.add(tables, order, Rhythm(*rhythm), now), True))
+        known = unique_tokens.known(tables, order)
         if known:
-            return (known, True), self._unconfirmed(txn, known), []
+            return _Outcome((known, True), awaited=self._unconfirmed(tables, known))
         if not self._link.ready:
             raise Unavailable(f"no connection to RabbitMQ: {self._link.problem}")
-        self._room.check_job(txn, order)
-        (number,), actions = self._runs.launch(txn, [order], "rest", now)
-        return (number, True), ((number, 1) if any(isinstance(one, Publish) for one in actions) else None), actions
+        arguments = arguments_text(order.arguments)
+        self._capacity.check_job(tables, arguments)
+        number, effects = self._transitions.launch(tables, order, "rest", now, arguments=arguments)
+        published = any(isinstance(effect, Publish) for effect in effects)
+        packed = [effect._replace(packed=body) if isinstance(effect, Publish) else effect for effect in effects]
+        return _Outcome((number, True), packed, AttemptId(number, 1) if published else None)
 
-    def _unconfirmed(self, txn: Any, number: int) -> Attempt | None:
+    def _unconfirmed(self, view: LedgerView, number: int) -> AttemptId | None:
         """The attempt at a job whose message the broker may not have yet; None when there is none."""
-        job = self._ledger.job(txn, number)
+        job = view.job(number)
         if job is None or job.state is not JobState.PENDING or not job.lane or job.confirmed:
             return None
-        attempt = job.id, job.attempt
-        return None if attempt in self._safe else attempt
+        return None if job.attempt_id in self._safe else job.attempt_id
 
-    def _cancel(self, txn: Any, number: int, now: int) -> tuple[str, None, list[Action]]:
-        job = self._ledger.job(txn, number)
+    def _cancel(self, tables: LedgerTables, number: int, now: int) -> _Outcome:
+        job, timed = tables.job(number), tables.schedule(number)
         if job is not None:
             if job.state.final:
-                raise Conflict(f"job {number} has ended already: {JobState(job.state).name.lower()}")
-            message, actions = self._runs.cancel(txn, job, now)
-            return message, None, actions
-        schedule = self._ledger.schedule(txn, number)
-        if schedule is None:
+                raise Conflict(f"job {number} has ended already: {job.state.name.lower()}")
+            return _Outcome(*self._transitions.cancel(tables, job, now))
+        if timed is None:
             raise NotFound(f"there is no job {number}")
-        if schedule.state is not ScheduleState.ACTIVE:
+        if not timed.active:
             raise Conflict(f"job {number} is not scheduled any more")
-        return self._schedules.cancel(txn, schedule, now), None, []
+        return _Outcome(self._schedules.cancel(tables, timed, now))
 
-    # What nodes say.
+    # Messages of nodes.
 
-    def _message(self, txn: Any, message: Message, now: int) -> list[Action]:
+    def _message(self, tables: LedgerTables, message: Message, now: int) -> list[Effect]:
         if isinstance(message, Progress):
-            self._runs.progress(txn, message)
+            self._transitions.progress(tables, message)
             return []
         if isinstance(message, NodeCatalog):
-            script_catalog.keep(self._ledger, txn, message)
+            script_catalog.save(tables, message)
             return []
-        actions: list[Action] = []
+        effects: list[Effect] = []
         for item in message.items:
             if isinstance(item, Claimed):
-                actions += self._runs.claimed(txn, message.node, item, now)
+                effects += self._transitions.claimed(tables, message.node, item, now)
             elif isinstance(item, Finished):
-                actions += self._runs.finished(txn, message.node, item, now)
+                effects += self._transitions.finished(tables, message.node, item, now)
             else:
-                actions += self._runs.returned(txn, message.node, item, now)
-        return actions
+                effects += self._transitions.returned(tables, message.node, item, now)
+        return effects
 
-    def _heartbeat(self, node: str, beat: Heartbeat) -> None:
-        before = self._beats.get(node)
-        self._beats[node] = beat
+    def _heartbeat(self, node: str, heartbeat: Heartbeat) -> None:
+        before = self._heartbeats.get(node)
+        self._heartbeats[node] = heartbeat
         clock = time.monotonic()
-        self._heard[node] = Heard(beat.running, clock)
-        with self._ledger.begin() as txn:
-            if before is None or before.epoch != beat.epoch:
-                self._carrier.tell(node, Withdrawn(self._waiting.withdrawn(txn, node)))
-            if (
-                script_catalog.digest(self._ledger, txn, node) != beat.catalog
-                and clock - self._asked.get(node, 0) > _ASK_SECS
-            ):
-                self._asked[node] = clock
-                self._carrier.tell(node, AskCatalog("it is not known here"))
-
-    def _place(self, txn: Any, order: Order, without: Collection[str]) -> str | None:
-        """Where a job goes, see `catalog.choose`."""
-        having = script_catalog.nodes_with(self._ledger, txn, order.job)
-        entry = self._index.get(keys.encode(order.data)) if order.data else None
-        waiting = {node: self._ledger.waiting_on(txn, node) for node in having}
-        return routing.choose(order, having, self._loads(), {entry.node} if entry else (), waiting, without)
-
-    def _may_move(self, order: Order) -> bool:
-        with self._ledger.begin() as txn:
-            return routing.may_move(order, script_catalog.nodes_with(self._ledger, txn, order.job), self._loads())
+        self._heard[node] = LastHeartbeat(heartbeat.running, clock)
+        with self._ledger.read() as view:
+            if before is None or before.epoch != heartbeat.epoch:
+                self._effect_runner.tell(node, Withdrawn([*self._requeue.withdrawn(view, node)]))
+            known = view.catalog_digest(node) == heartbeat.catalog
+        if not known and clock - self._asked.get(node, 0) > _ASK_SECS:
+            self._asked[node] = clock
+            self._effect_runner.tell(node, AskCatalog("it is not known here"))
 
     def _loads(self) -> dict[str, Load]:
         clock = time.monotonic()
         return {
-            node: Load(clock - self._heard[node].at < self._silence, beat.slots, len(beat.running))
-            for node, beat in self._beats.items()
+            node: Load(clock - self._heard[node].received < self._silence, heartbeat.slots, len(heartbeat.running))
+            for node, heartbeat in self._heartbeats.items()
         }
-
-    # Queues that somebody has emptied.
-
-    def _lanes(self) -> dict[str, tuple[str, ...]]:
-        """Lanes of the ledger and the queues they stand for."""
-        lanes: dict[str, tuple[str, ...]] = {
-            lane("", priority): (topology.jobs_queue(priority),) for priority in jobs.PRIORITIES
-        }
-        own = {lane(node, ""): (topology.node_jobs_queue(node), topology.node_data_queue(node)) for node in self._beats}
-        return lanes | own
-
-    def _look_for_empty_queues(self) -> None:
-        clock = time.monotonic()
-        if clock - self._looked > DEPTHS_SECS:
-            self._looked = clock
-            self._link.count([name for queues in self._lanes().values() for name in queues], self._counted)
-
-    def _counted(self, depths: dict[str, int]) -> None:
-        """The broker has answered; on the link's thread."""
-        self._depths.append(depths)
-        self._answered = time.monotonic()
-
-    def _empty_lanes(self) -> list[str]:
-        """Lanes whose queue was empty at the last two looks."""
-        if len(self._depths) < 2:
-            return []
-        before, last = self._depths[-2:]
-        del self._depths[:-1]
-        return [
-            name
-            for name, queues in self._lanes().items()
-            if all(before.get(queue) == 0 and last.get(queue) == 0 for queue in queues)
-        ]
-
-
-class _Transaction:
-    """A transaction of the ledger. When it fails, what is kept in memory of it is made anew."""
-
-    def __init__(self, ledger: Ledger, schedules: Schedules) -> None:
-        self._schedules = schedules
-        self._txn = ledger.begin(write=True)
-
-    def __enter__(self) -> Any:
-        return self._txn.__enter__()
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if error is not None:
-            self._schedules.forget_timers()
-        self._txn.__exit__(kind, error, trace)

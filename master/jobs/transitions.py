@@ -1,14 +1,14 @@
 """What launches, reports, cancels and lost leases do to the jobs of the ledger.
 
-Rules only: every method works in a transaction of the controller and returns what is to be done outside
-when that is committed. A job has one final state, which nothing changes; what is said of an attempt that
-is not the current one, or of a run that is not the one that claimed it first, is kept as late at most.
+Rules only: every method works in a transaction of the controller and returns the effects to carry out after the commit.
+A job has one final state, which nothing changes. A report counts only for the current attempt, and only from the run
+that claimed it first. Another report is kept as late at most.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from broker import logs
 from broker.errors import MalformedMessage
@@ -17,9 +17,10 @@ from broker.messages.jobs import Order
 from broker.messages.runs import Claimed, Finished, Named, Progress, Returned, RunState, Withdraw
 from broker.refusals import Conflict
 from master.jobs import unique_tokens
-from master.jobs.effects import Action, Bury, JobEvent, Publish, Tell
-from master.jobs.ledger import Ledger
-from master.jobs.model import Attempt, Job, JobProgress, JobState, arguments_text, lane
+from master.jobs.effects import Bury, Effect, JobEvent, NodeMessage, Publish
+from master.jobs.ledger import LedgerTables, LedgerView
+from master.jobs.model import Attempt, AttemptId, Job, JobProgress, JobState, arguments_text
+from master.jobs.routing import Router
 
 log = logs.get(__name__)
 
@@ -27,9 +28,6 @@ MAX_DELAY_SECS = 3600.0
 MAX_PUBLISHED = 10  # times that the message of one attempt may get lost
 LOG_TAIL_BYTES = 16 << 10
 _MOST_ATTEMPTS = 2 * jobs.MAX_ATTEMPTS  # rows of the history; late reports are in it, too
-
-# Node whose queue a job goes to, "" for the queue of all, None when no node has the script.
-Place = Callable[[Any, Order, Collection[str]], str | None]
 
 _OUTCOMES = {
     RunState.COMPLETED: JobState.COMPLETED,
@@ -39,91 +37,119 @@ _OUTCOMES = {
 }
 
 
-class Transitions:
-    """Of the controller; used on its thread alone."""
+class NewJob(NamedTuple):
+    """The id of a launched job, and what follows from the launch."""
 
-    def __init__(self, ledger: Ledger, place: Place, lost_attempts: int = 3) -> None:
-        self.ledger = ledger
-        self._place = place
+    id: int
+    effects: list[Effect]
+
+
+class Cancellation(NamedTuple):
+    """The words for who asked for it, and what follows from it."""
+
+    message: str
+    effects: list[Effect]
+
+
+class Transitions:
+    """The rules that move jobs from state to state."""
+
+    def __init__(self, router: Router, lost_attempts: int = 3) -> None:
+        """`lost_attempts`: how often a job is tried whose runs get lost, if it does not say so itself."""
+        self._router = router
         self._lost_attempts = lost_attempts
 
     # Launch.
 
     def launch(
-        self, txn: Any, orders: Iterable[Order], source: str, now: int, schedule: int = 0
-    ) -> tuple[list[int], list[Action]]:
-        """Ids of new jobs, one for each order; of a launch whose unique token is known already, the first one's id.
+        self,
+        tables: LedgerTables,
+        order: Order,
+        source: str,
+        now: int,
+        *,
+        arguments: str | None = None,
+        schedule: int = 0,
+        without: str | None = None,
+    ) -> NewJob:
+        """Launch a job, on any node but `without`; if its unique token is known already, it is the job with that token.
 
-        Raises `Conflict` when that token belongs to another job.
+        `arguments`: those of the order as the ledger's text, where it is known. Raises `Conflict` when the token
+        belongs to another job.
         """
-        ids, actions = [], []
-        for order in orders:
-            number, todo = self._launch(txn, order, source, now, schedule)
-            ids.append(number)
-            actions += todo
-        return ids, actions
-
-    def _launch(
-        self, txn: Any, order: Order, source: str, now: int, schedule: int = 0, without: str = ""
-    ) -> tuple[int, list[Action]]:
-        known = unique_tokens.known(self.ledger, txn, order)
+        known = unique_tokens.known(tables, order)
         if known:
-            return known, []
-        job = self._new(txn, order, source, now)._replace(schedule=schedule)
-        if order.options.unique:
-            self.ledger.keep_token(txn, order.options.unique, job.id)
+            return NewJob(known, [])
+        job = self._new(tables, order, source, now, arguments)._replace(schedule=schedule)
         order = order._replace(id=job.id, attempt=job.attempt)
-        return job.id, self._publish(txn, None, job, order, now, without)
+        return NewJob(job.id, self._publish(tables, None, job, order, now, without=without))
 
-    def _new(self, txn: Any, order: Order, source: str, now: int) -> Job:
-        arguments = arguments_text(order.arguments)
-        return Job(self.ledger.next_id(txn), order.job, arguments, order.options, order.data, source, 0, now)
+    def _new(self, tables: LedgerTables, order: Order, source: str, now: int, arguments: str | None = None) -> Job:
+        number = tables.next_id()
+        if order.options.unique:
+            tables.save_token(order.options.unique, number)
+        text = arguments_text(order.arguments) if arguments is None else arguments
+        return Job(number, order.job, text, order.options, order.data, source=source, schedule=0, created=now)
 
-    def publish(self, txn: Any, job: Job, now: int, without: str = "", problem: str = "") -> list[Action]:
-        """Have the message of a pending job sent, once more perhaps, but not to the node `without`.
+    def publish(
+        self, tables: LedgerTables, job: Job, now: int, *, without: str | None = None, problem: str = ""
+    ) -> list[Effect]:
+        """Publish the message of a pending job, but not to the node `without`.
 
-        Where it can't be, the job has failed, and `problem` is part of the reason.
+        If no node can run it, the job has failed, and `problem` is part of the reason.
         """
-        return self._publish(txn, job, job, job.order(), now, without, problem)
+        return self._publish(tables, job, job, job.order(), now, without=without, problem=problem)
 
     def _publish(
-        self, txn: Any, old: Job | None, job: Job, order: Order, now: int, without: str = "", problem: str = ""
-    ) -> list[Action]:
+        self,
+        tables: LedgerTables,
+        old: Job | None,
+        job: Job,
+        order: Order,
+        now: int,
+        *,
+        without: str | None = None,
+        problem: str = "",
+    ) -> list[Effect]:
         if job.published >= MAX_PUBLISHED:
             problem = f"given up: {job.published} messages with it came to nothing; {problem}"
-            return self._close(txn, old, job, JobState.FAILED, problem, now)
-        node = self._place(txn, order, (without,) if without else ())
-        if node is None:
+            return self._close(tables, old, job, JobState.FAILED, problem, now=now)
+        route = self._router.choose(tables, order, without)
+        if route is None:
             reason = problem if without else f"no node has the script {job.path}"
-            return self._close(txn, old, job, JobState.FAILED, reason, now)
-        where = lane(node, job.options.priority)
-        self.ledger.save(txn, old, job._replace(lane=where, published=job.published + 1, confirmed=0, due=0))
-        return [Publish(order, node)]
+            return self._close(tables, old, job, JobState.FAILED, reason, now=now)
+        tables.save(old, job._replace(lane=route.lane, published=job.published + 1, confirmed=0, due=0))
+        return [Publish(order, route)]
 
-    def elsewhere(self, txn: Any, job: Job, node: str) -> bool:
-        """Whether a pending job could go to another node, one that is there perhaps."""
-        return self._place(txn, job.order(), (node,)) is not None
+    def publish_again(self, view: LedgerView, job: Job) -> Publish:
+        """The message of a job, to the queue that it has been committed to already."""
+        order = job.order()
+        return Publish(order, self._router.again(view, order, job.lane))
 
-    def confirmed(self, txn: Any, published: Iterable[tuple[int, int]], now: int) -> None:
-        """The broker has the messages of these jobs (id, attempt) safe."""
-        for number, attempt in published:
-            job = self.ledger.job(txn, number)
+    def elsewhere(self, view: LedgerView, job: Job, node: str) -> bool:
+        """Whether a pending job could go to another node than this one."""
+        return self._router.choose(view, job.order(), node) is not None
+
+    def confirmed(self, tables: LedgerTables, attempts: Iterable[AttemptId], now: int) -> None:
+        """The broker has confirmed the messages of these attempts."""
+        for number, attempt in attempts:
+            job = tables.job(number)
             if job and job.state is JobState.PENDING and job.attempt == attempt and job.lane:
-                self.ledger.save(txn, job, job._replace(confirmed=now))
+                tables.save(job, job._replace(confirmed=now))
 
     # Reports of nodes.
 
-    def claimed(self, txn: Any, node: str, claim: Claimed, now: int) -> list[Action]:
+    def claimed(self, tables: LedgerTables, node: str, claim: Claimed, now: int) -> list[Effect]:
         """A node has taken a job."""
         if claim.id == 0:
-            return self._claimed_by_hand(txn, node, claim, now)
-        job = self.ledger.job(txn, claim.id)
+            return self._claimed_by_hand(tables, node, claim, now)
+        job = tables.job(claim.id)
         if job is None:
             return [Withdraw(claim.id, claim.attempt, claim.run, "the master does not know this job")]
         if job.run == claim.run and job.attempt == claim.attempt:
             return []
         if _is_out(job, claim.attempt):
-            self._run(txn, job, job, node, claim, now)
+            self._run(tables, job, job, node, claim, now=now)
             return []
         reason = "another run of it is the one that counts"
         if job.state is JobState.CANCELLED:
@@ -133,29 +159,27 @@ class Transitions:
         log.warning("claim is not wanted", job=job.id, attempt=claim.attempt, node=node, run=claim.run, reason=reason)
         return [Withdraw(job.id, claim.attempt, claim.run, reason)]
 
-    def _claimed_by_hand(self, txn: Any, node: str, claim: Claimed, now: int) -> list[Action]:
-        known = self.ledger.by_run(txn, claim.run)
+    def _claimed_by_hand(self, tables: LedgerTables, node: str, claim: Claimed, now: int) -> list[Effect]:
+        known = tables.by_run(claim.run)
         if known:
-            return [Tell(node, Named(claim.run, known))]
+            return [NodeMessage(node, Named(claim.run, known))]
         try:
             order = jobs.read(claim.order)
         except MalformedMessage as error:
             log.error("a node runs what is no job", node=node, run=claim.run, reason=error)
             return [Withdraw(0, claim.attempt, claim.run, str(error))]
         try:
-            known = unique_tokens.known(self.ledger, txn, order)
+            known = unique_tokens.known(tables, order)
         except Conflict as error:
             return [Withdraw(0, claim.attempt, claim.run, str(error)), Bury(claim.order, str(error))]
         if known:
             return [Withdraw(0, claim.attempt, claim.run, f"job {known} has the same unique token")]
-        job = self._new(txn, order, "queue", now)._replace(attempt=max(1, claim.attempt))
-        if order.options.unique:
-            self.ledger.keep_token(txn, order.options.unique, job.id)
-        self.ledger.keep_run(txn, claim.run, job.id)
-        self._run(txn, None, job, node, claim, now)
-        return [Tell(node, Named(claim.run, job.id))]
+        job = self._new(tables, order, "queue", now)._replace(attempt=max(1, claim.attempt))
+        tables.save_run(claim.run, job.id)
+        self._run(tables, None, job, node, claim, now=now)
+        return [NodeMessage(node, Named(claim.run, job.id))]
 
-    def _run(self, txn: Any, old: Job | None, job: Job, node: str, claim: Claimed, now: int) -> Job:
+    def _run(self, tables: LedgerTables, old: Job | None, job: Job, node: str, claim: Claimed, *, now: int) -> Job:
         running = job._replace(
             state=JobState.RUNNING,
             node=node,
@@ -168,22 +192,23 @@ class Transitions:
             reason="",
             progress=(0.0, 0.0, ""),
         )
-        return self.ledger.save(txn, old, running)
+        return tables.save(old, running)
 
-    def finished(self, txn: Any, node: str, report: Finished, now: int) -> list[Action]:
-        """A run has ended."""
-        job = self.ledger.job(txn, report.id or self.ledger.by_run(txn, report.run))
+    def finished(self, tables: LedgerTables, node: str, report: Finished, now: int) -> list[Effect]:
+        """A node reports the end of a run."""
+        job = tables.job(report.id or tables.by_run(report.run))
         if job is None:
             log.warning("unknown job has ended", job=report.id, node=node, run=report.run)
             return []
         if _is_out(job, report.attempt):
-            # Its claim was buried, or is the one that comes now: the node's word for it is good.
-            job = self._run(txn, job, job, node, Claimed(report.run, job.id, report.attempt, report.started, b""), now)
+            # Its claim was buried: the report stands for it.
+            claim = Claimed(run=report.run, id=job.id, attempt=report.attempt, at=report.started, order=b"")
+            job = self._run(tables, job, job, node, claim, now=now)
         if not 1 <= report.attempt <= job.attempt or (job.state is JobState.PENDING and report.attempt == job.attempt):
             log.warning("unknown attempt has ended", job=job.id, attempt=report.attempt, node=node, run=report.run)
             return []
         if job.state is not JobState.RUNNING or (job.run, job.attempt) != (report.run, report.attempt):
-            self._keep_late(txn, node, job, report)
+            self._save_late(tables, node, job, report)
             return []
         ended = job._replace(
             started=report.started,
@@ -192,29 +217,29 @@ class Transitions:
             output_key=report.output_key,
             progress=report.progress,
         )
-        return self._end(txn, job, ended, report.state, report.reason, now)
+        return self._end(tables, job, ended, report.state, report.reason, now=now)
 
-    def lost(self, txn: Any, job: Job, reason: str, now: int) -> list[Action]:
-        """Nothing is known any more of the run of a job; if it still goes on, it shall end."""
-        gone: list[Action] = [Withdraw(job.id, job.attempt, "", reason)]
-        return gone + self._end(txn, job, job._replace(ended=now, run=""), RunState.LOST, reason, now)
+    def lost(self, tables: LedgerTables, job: Job, reason: str, now: int) -> list[Effect]:
+        """The run of a job is lost. If it still goes on, it is told to end."""
+        gone: list[Effect] = [Withdraw(job.id, job.attempt, "", reason)]
+        return gone + self._end(tables, job, job._replace(ended=now, run=""), RunState.LOST, reason, now=now)
 
-    def _end(self, txn: Any, old: Job, job: Job, state: RunState, reason: str, now: int) -> list[Action]:
-        """The run of a job has ended like this: the end of the job, or another attempt."""
+    def _end(self, tables: LedgerTables, old: Job, job: Job, state: RunState, reason: str, *, now: int) -> list[Effect]:
+        """The run of a job has ended: the end of the job, or another attempt."""
         job = _with_attempt(job, Attempt(job.attempt, job.node, old.run, state, reason, job.started, job.ended, False))
-        live = self.ledger.live(txn, job.id)
-        if live:
-            if not any(job.progress):  # nobody has said what it was at the end
-                job = job._replace(progress=live.progress)
-            self.ledger.save_live(txn, job.id, None)
+        last = tables.progress(job.id)
+        if last:
+            if not any(job.progress):  # the report has none
+                job = job._replace(progress=last.progress)
+            tables.save_progress(job.id, None)
         most = job.options.attempts or (self._lost_attempts if state is RunState.LOST else 1)
         retry = state in (RunState.FAILED, RunState.LOST) and job.attempt < most
         if job.cancelling and (retry or state is RunState.LOST):
-            return self._close(txn, old, job, JobState.CANCELLED, "cancelled", now)
+            return self._close(tables, old, job, JobState.CANCELLED, "cancelled", now=now)
         if not retry:
             if state is RunState.LOST and job.attempt > 1:
                 reason = f"{reason} (attempt {job.attempt} of {most})"
-            return self._close(txn, old, job, _OUTCOMES[state], reason, now)
+            return self._close(tables, old, job, _OUTCOMES[state], reason, now=now)
         delay = 0.0 if state is RunState.LOST else retry_delay(job)
         job = job._replace(
             state=JobState.PENDING,
@@ -228,86 +253,87 @@ class Transitions:
         )
         log.info("another attempt", job=job.id, attempt=job.attempt, delay=delay, reason=reason)
         if delay == 0:
-            return self._publish(txn, old, job, job.order(), now)
-        self.ledger.save(txn, old, job)
+            return self._publish(tables, old, job, job.order(), now)
+        tables.save(old, job)
         return []
 
-    def _keep_late(self, txn: Any, node: str, job: Job, report: Finished) -> None:
+    def _save_late(self, tables: LedgerTables, node: str, job: Job, report: Finished) -> None:
         if any(attempt.run == report.run and attempt.state == report.state for attempt in job.attempts):
-            return  # told twice
+            return  # it was reported twice
         log.warning("late report", job=job.id, attempt=report.attempt, node=node, run=report.run, state=report.state)
         late = Attempt(
             report.attempt, node, report.run, report.state, report.reason, report.started, report.ended, True
         )
-        self.ledger.save(txn, job, _with_attempt(job, late))
+        tables.save(job, _with_attempt(job, late))
 
-    def returned(self, txn: Any, node: str, report: Returned, now: int) -> list[Action]:
-        """A node that does not have the script gives a job back: another one that has it shall run it."""
+    def returned(self, tables: LedgerTables, node: str, report: Returned, now: int) -> list[Effect]:
+        """A node without the script gives a job back; it is published for another node."""
         try:
-            order = jobs.read(report.order, sealed=True)  # the node has looked
+            order = jobs.read(report.order, sealed=True)  # the node has checked the seal
         except MalformedMessage as error:
             log.error("a node gives back what is no job", node=node, reason=error)
             return []
         if order.id == 0:
-            if self._place(txn, order, (node,)) is None:
+            if self._router.choose(tables, order, node) is None:
                 node = order.options.node
                 reason = f"node {node} has no script {order.job}" if node else f"no node has the script {order.job}"
                 return [Bury(report.order, reason)]
-            # Told twice, it is one job all the same.
+            # The token makes it one job even if it is reported twice.
             unique = order.options.unique or f"returned {report.token}"
             order = order._replace(options=order.options._replace(unique=unique))
             try:
-                return self._launch(txn, order, "queue", now, without=node)[1]
+                return self.launch(tables, order, "queue", now, without=node).effects
             except Conflict as error:
                 return [Bury(report.order, str(error))]
-        job = self.ledger.job(txn, order.id)
+        job = tables.job(order.id)
         if job is None or job.state is not JobState.PENDING or job.attempt != order.attempt or not job.lane:
             return []
-        return self.publish(txn, job, now, node, f"node {node}: {report.reason}")
+        return self.publish(tables, job, now, without=node, problem=f"node {node}: {report.reason}")
 
-    def progress(self, txn: Any, report: Progress) -> None:
-        """How far a run is; what is said of a run that does not count is dropped."""
-        job = self.ledger.job(txn, report.id or self.ledger.by_run(txn, report.run))
+    def progress(self, tables: LedgerTables, report: Progress) -> None:
+        """How far a run is; a report of a run that does not count is dropped."""
+        job = tables.job(report.id or tables.by_run(report.run))
         if job is None or job.state is not JobState.RUNNING or job.run != report.run:
             return
-        old = self.ledger.live(txn, job.id)
-        if old is None or old.run != report.run:
-            old = JobProgress(report.run, (0.0, 0.0, ""), b"", 0)
-        tail, end = old.log, old.end
+        old = tables.progress(job.id)
+        tail, end = (old.log, old.end) if old and old.run == report.run else (b"", 0)
         if report.offset > end:  # something in between was dropped on the way
             tail, end = b"", report.offset
         new = report.log[end - report.offset :]
         tail = (tail + new)[-LOG_TAIL_BYTES:]
-        live = JobProgress(report.run, (report.done, report.total, report.text), tail, end + len(new))
-        self.ledger.save_live(txn, job.id, live)
+        progress = report.done, report.total, report.text
+        tables.save_progress(job.id, JobProgress(report.run, progress, tail, end + len(new)))
 
     # Ends that the master decides on.
 
-    def cancel(self, txn: Any, job: Job, now: int) -> tuple[str, list[Action]]:
-        """Cancel a job that has not ended: what to answer, and what is to be done."""
-        reason = "cancelled"
+    def cancel(self, tables: LedgerTables, job: Job, now: int) -> Cancellation:
+        """Cancel a job that has not ended."""
+        withdrawal = Withdraw(job.id, job.attempt, "", "cancelled")
         if job.state is JobState.RUNNING:
-            self.ledger.save(txn, job, job._replace(cancelling=True))
-            return f"Job {job.id} is being stopped", [Withdraw(job.id, job.attempt, "", reason)]
-        actions: list[Action] = []
+            tables.save(job, job._replace(cancelling=True))
+            return Cancellation(f"Job {job.id} is being stopped", [withdrawal])
+        effects: list[Effect] = []
         if job.lane:
-            self.ledger.withdraw(txn, job, now)
-            actions.append(Withdraw(job.id, job.attempt, "", reason))
-        return f"Job {job.id} cancelled", actions + self._close(txn, job, job, JobState.CANCELLED, reason, now)
+            tables.withdraw(job, now)
+            effects.append(withdrawal)
+        effects += self._close(tables, job, job, JobState.CANCELLED, "cancelled", now=now)
+        return Cancellation(f"Job {job.id} cancelled", effects)
 
-    def _close(self, txn: Any, old: Job | None, job: Job, state: JobState, reason: str, now: int) -> list[Action]:
+    def _close(
+        self, tables: LedgerTables, old: Job | None, job: Job, state: JobState, reason: str, *, now: int
+    ) -> list[Effect]:
         job = job._replace(state=state, reason=reason, closed=now, lane="", due=0, confirmed=0, cancelling=False)
-        self.ledger.save(txn, old, job)
+        tables.save(old, job)
         return [JobEvent(f"job.finished.{state.name.lower()}", job)]
 
 
 def retry_delay(job: Job) -> float:
-    """Seconds until a failed job is tried again: twice as long after each attempt."""
+    """Seconds until a failed job is tried again: twice as long after each attempt, up to `MAX_DELAY_SECS`."""
     return float(min(job.options.retry_delay * 2 ** min(job.attempt - 1, 30), MAX_DELAY_SECS))
 
 
 def _is_out(job: Job, attempt: int) -> bool:
-    """Whether a message with this attempt is, or may be, in a queue: no other attempt can be claimed."""
+    """Whether a message with this attempt may be in a queue. No other attempt can be claimed."""
     return job.state is JobState.PENDING and job.attempt == attempt and bool(job.lane)
 
 

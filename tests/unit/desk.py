@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from broker.messages.jobs import Options, Order
 from broker.messages.runs import Claimed, Finished, RunState, Withdraw
 from master.jobs.capacity import Capacity
-from master.jobs.effects import Action, JobEvent, Publish
-from master.jobs.leases import Heard, Leases
-from master.jobs.ledger import Ledger
-from master.jobs.model import Job
+from master.jobs.effects import Effect, JobEvent, Publish
+from master.jobs.leases import LastHeartbeat, Leases
+from master.jobs.ledger import Ledger, LedgerTables, LedgerView
+from master.jobs.model import AttemptId, Job, lane
 from master.jobs.requeue import Requeue
+from master.jobs.routing import Route
 from master.jobs.schedules import Schedules
+from master.jobs.timers import Timers
 from master.jobs.transitions import Transitions
 
 NOW = 1_700_000_000_000
@@ -36,25 +39,50 @@ class Desk:
         self.ledger = Ledger(directory / "ledger", write=True, map_size=256 << 20)
         self.nodes: list[str] = ["n1", "n2"]  # that have every script
         self.shared = True  # whether all nodes are among them
-        self.runs = Transitions(self.ledger, self.place)
-        self.waiting = Requeue(self.runs, retention_days)
-        self.leases = Leases(self.runs, lease_secs, START)
-        self.room = Capacity(self.ledger)
-        self.schedules = Schedules(self.runs, self.room)
+        self.lease_secs, self.retention_days = lease_secs, retention_days
+        self.capacity = Capacity()
         self.now = NOW
+        self.restart()
 
-    def place(self, _txn: Any, order: Order, without: Collection[str]) -> str | None:
-        possible = [node for node in self.nodes if node not in without]
+    def restart(self) -> None:
+        """The rules as a new controller has them."""
+        self.transitions = Transitions(self)  # type: ignore[arg-type]
+        self.requeue = Requeue(self.transitions, self.retention_days)
+        self.leases = Leases(self.transitions, self.lease_secs, START)
+        self.schedules = Schedules(self.transitions, self.capacity)
+        self.timers = Timers(self.transitions, self.schedules)
+
+    def choose(self, _view: LedgerView, order: Order, without: str | None = None) -> Route | None:
+        """The route as a `Router` chooses it."""
+        possible = [node for node in self.nodes if node != without]
         if order.options.node:
-            return order.options.node if order.options.node in possible else None
-        return None if not possible else "" if self.shared and not without else possible[0]
+            possible = [node for node in possible if node == order.options.node]
+        node = "" if self.shared and not without and not order.options.node else None
+        return self.route(possible[0] if node is None else node, order) if possible else None
 
-    def write(self, work: Callable[[Any], T]) -> T:
-        with self.ledger.begin(write=True) as txn:
-            return work(txn)
+    def again(self, _view: LedgerView, order: Order, name: str) -> Route:
+        return self.route(name.partition(":")[0], order)
 
-    def launch(self, *orders: Order) -> tuple[list[int], list[Action]]:
-        return self.write(lambda txn: self.runs.launch(txn, orders, "rest", self.now))
+    def route(self, node: str, order: Order) -> Route:
+        name = lane(node, order.options.priority)
+        return Route(name, f"queue of {name}")
+
+    def write(self, work: Callable[[LedgerTables], T]) -> T:
+        with self.ledger.write() as tables:
+            return work(tables)
+
+    def aborted(self, work: Callable[[LedgerTables], T]) -> list[T]:
+        """What was done in a transaction that came to nothing."""
+        results = []
+        with suppress(OSError), self.ledger.write() as tables:
+            results.append(work(tables))
+            raise OSError("no space")
+        return results
+
+    def launch(self, *orders: Order) -> tuple[list[int], list[Effect]]:
+        with self.ledger.write() as tables:
+            new = [self.transitions.launch(tables, order, "rest", self.now) for order in orders]
+        return [job.id for job in new], [effect for job in new for effect in job.effects]
 
     def launched(self, options: Options = PLAIN, **arguments: Any) -> int:
         """Id of a new job whose message is in its queue."""
@@ -63,61 +91,62 @@ class Desk:
         return number
 
     def confirm(self, number: int, attempt: int = 1) -> None:
-        self.write(lambda txn: self.runs.confirmed(txn, [(number, attempt)], self.now))
+        self.write(lambda tables: self.transitions.confirmed(tables, [AttemptId(number, attempt)], self.now))
 
-    def claim(self, number: int, attempt: int = 1, run: int = 1, node: str = "n1", order: bytes = b"") -> list[Action]:
+    def claim(self, number: int, attempt: int = 1, run: int = 1, node: str = "n1", order: bytes = b"") -> list[Effect]:
         claim = Claimed(token(run), number, attempt, self.now, order)
-        return self.write(lambda txn: self.runs.claimed(txn, node, claim, self.now))
+        return self.write(lambda tables: self.transitions.claimed(tables, node, claim, self.now))
 
     def finish(
         self, number: int, state: RunState, attempt: int = 1, run: int = 1, node: str = "n1", reason: str = ""
-    ) -> list[Action]:
+    ) -> list[Effect]:
         report = Finished(token(run), number, attempt, state, reason, self.now, self.now + 1500, "log", "output")
-        return self.write(lambda txn: self.runs.finished(txn, node, report, self.now))
+        return self.write(lambda tables: self.transitions.finished(tables, node, report, self.now))
 
-    def cancel(self, number: int) -> tuple[str, list[Action]]:
-        return self.write(lambda txn: self.runs.cancel(txn, self.job(number), self.now))
+    def cancel(self, number: int) -> tuple[str, list[Effect]]:
+        return self.write(lambda tables: self.transitions.cancel(tables, self.job(number), self.now))
 
-    def retries(self) -> list[Action]:
-        return self.write(lambda txn: self.waiting.retries(txn, self.now))
-
-    def emptied(self, *lanes: str) -> list[Action]:
-        return self.write(lambda txn: self.waiting.emptied(txn, lanes, self.now))
+    def emptied(self, *lanes: str) -> list[Effect]:
+        return self.write(lambda tables: self.requeue.emptied(tables, lanes, self.now))
 
     def withdrawn(self, node: str) -> list[tuple[int, int]]:
-        return self.read(lambda txn: self.waiting.withdrawn(txn, node))
+        return self.read(lambda tables: self.requeue.withdrawn(tables, node))
 
-    def check(self, clock: float, **nodes: Heard) -> list[Action]:
-        return self.write(lambda txn: self.leases.check(txn, nodes, clock, self.now))
+    def check(self, clock: float, **nodes: LastHeartbeat) -> list[Effect]:
+        return self.write(lambda tables: self.leases.check(tables, nodes, clock, self.now))
 
-    def tick(self) -> list[Action]:
-        return self.write(lambda txn: self.schedules.tick(txn, self.now))
+    def tick(self) -> list[Effect]:
+        return self.write(lambda tables: self.timers.tick(tables, self.now))
 
     def job(self, number: int) -> Job:
-        with self.ledger.begin() as txn:
-            job = self.ledger.job(txn, number)
+        with self.ledger.read() as view:
+            job = view.job(number)
         assert job is not None
         return job
 
-    def read(self, work: Callable[[Any], T]) -> T:
-        with self.ledger.begin() as txn:
-            return work(txn)
+    def read(self, work: Callable[[LedgerView], T]) -> T:
+        with self.ledger.read() as view:
+            return work(view)
 
     def keys(self, name: str) -> list[bytes]:
         """Keys of a database of the ledger."""
-        return self.read(lambda txn: [key for key, _ in self.ledger.up(txn, name)])
+        return self.read(lambda view: view.keys(name))
 
 
-def published(actions: Iterable[Action]) -> list[tuple[int, int, str]]:
-    """Id, attempt and node of what is to be published."""
-    return [(action.order.id, action.order.attempt, action.node) for action in actions if isinstance(action, Publish)]
+def published(effects: Iterable[Effect]) -> list[tuple[int, int, str]]:
+    """Id, attempt and node of what is to be published; "" for the queue of all."""
+    return [
+        (effect.order.id, effect.order.attempt, effect.route.lane.partition(":")[0])
+        for effect in effects
+        if isinstance(effect, Publish)
+    ]
 
 
-def withdrawn(actions: Iterable[Action]) -> list[tuple[int, int, str]]:
+def withdrawn(effects: Iterable[Effect]) -> list[tuple[int, int, str]]:
     """Id, attempt and run of what is to be ended."""
-    return [(action.id, action.attempt, action.run) for action in actions if isinstance(action, Withdraw)]
+    return [(effect.id, effect.attempt, effect.run) for effect in effects if isinstance(effect, Withdraw)]
 
 
-def events(actions: Sequence[Action]) -> list[str]:
+def events(effects: Sequence[Effect]) -> list[str]:
     """Names of the events."""
-    return [action.name for action in actions if isinstance(action, JobEvent)]
+    return [effect.name for effect in effects if isinstance(effect, JobEvent)]

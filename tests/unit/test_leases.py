@@ -9,7 +9,7 @@ import pytest
 
 from broker.messages.jobs import Options
 from broker.messages.runs import RunState
-from master.jobs.leases import Heard
+from master.jobs.leases import LastHeartbeat
 from master.jobs.model import JobState
 from tests.unit.desk import START, Desk, events, published, token, withdrawn
 
@@ -37,13 +37,13 @@ def test_a_run_that_heartbeats_name_is_never_lost(desk: Desk) -> None:
     number = running(desk)
     for beat in range(100):
         clock = START + 5 * beat
-        assert desk.check(clock + 1, n1=Heard(names(number), clock)) == []
+        assert desk.check(clock + 1, n1=LastHeartbeat(names(number), clock)) == []
     assert desk.job(number).state is JobState.RUNNING
 
 
 def test_the_runs_of_a_node_that_falls_silent_are_lost_when_the_lease_is_over(desk: Desk) -> None:
     number = running(desk)
-    heard = Heard(names(number), START + 10)
+    heard = LastHeartbeat(names(number), START + 10)
     assert desk.check(START + 10, n1=heard) == []
     assert desk.check(START + 10 + LEASE, n1=heard) == []
     actions = desk.check(START + 10.1 + LEASE, n1=heard)
@@ -54,7 +54,7 @@ def test_the_runs_of_a_node_that_falls_silent_are_lost_when_the_lease_is_over(de
 
 def test_after_a_start_a_node_has_a_whole_lease_to_be_heard_of(desk: Desk) -> None:
     number = running(desk)
-    old = Heard(names(number), START - 1000)
+    old = LastHeartbeat(names(number), START - 1000)
     assert desk.check(START + 1, n1=old) == []
     assert published(desk.check(START + LEASE, n1=old)) == []
     assert published(desk.check(START + LEASE + 2, n1=old)) == [(number, 2, "")]
@@ -68,9 +68,9 @@ def test_a_run_of_a_node_that_nobody_knows_is_lost_too(desk: Desk) -> None:
 
 def test_a_run_that_two_heartbeats_do_not_name_is_lost(desk: Desk) -> None:
     number = running(desk)
-    assert desk.check(START, n1=Heard([], START)) == []
-    assert desk.check(START + 5, n1=Heard([], START + 5)) == [], "it may have been sent before the claim"
-    first, second = Heard([], START + 15), Heard([], START + 20)
+    assert desk.check(START, n1=LastHeartbeat([], START)) == []
+    assert desk.check(START + 5, n1=LastHeartbeat([], START + 5)) == [], "it may have been sent before the claim"
+    first, second = LastHeartbeat([], START + 15), LastHeartbeat([], START + 20)
     for _ in range(5):
         assert desk.check(START + 16, n1=first) == [], "the same heartbeat again"
     actions = desk.check(START + 20, n1=second)
@@ -83,13 +83,13 @@ def test_a_heartbeat_that_names_it_again_takes_back_the_doubt(desk: Desk) -> Non
     desk.check(START)
     for beat, named in enumerate([False, True] * 5):
         clock = START + 15 + 5 * beat
-        assert desk.check(clock, n1=Heard(names(number) if named else [], clock)) == []
+        assert desk.check(clock, n1=LastHeartbeat(names(number) if named else [], clock)) == []
 
 
 def test_a_clock_that_is_set_ends_no_lease(desk: Desk) -> None:
     number = running(desk)
     desk.now += 3_600_000
-    assert desk.check(START + 1, n1=Heard(names(number), START + 1)) == []
+    assert desk.check(START + 1, n1=LastHeartbeat(names(number), START + 1)) == []
 
 
 def test_a_frozen_nodes_run_is_ended_when_it_is_heard_of_again(desk: Desk) -> None:
@@ -98,8 +98,8 @@ def test_a_frozen_nodes_run_is_ended_when_it_is_heard_of_again(desk: Desk) -> No
     desk.check(START + LEASE + 1)
     desk.confirm(number, 2)
     desk.claim(number, attempt=2, run=2, node="n2")
-    awake = Heard(names(number), START + 60)
-    other = Heard(names(number, run=2, attempt=2), START + 60)
+    awake = LastHeartbeat(names(number), START + 60)
+    other = LastHeartbeat(names(number, run=2, attempt=2), START + 60)
     assert withdrawn(desk.check(START + 60, n1=awake, n2=other)) == [(number, 1, token(1))]
     assert desk.check(START + 61, n1=awake, n2=other) == [], "once for each heartbeat"
     assert desk.finish(number, RunState.COMPLETED, run=1) == []
@@ -112,25 +112,25 @@ def test_a_frozen_nodes_run_is_ended_also_when_no_attempt_followed(desk: Desk) -
     desk.claim(number)
     desk.check(START)
     assert events(desk.check(START + LEASE + 1)) == ["job.finished.failed"]
-    assert withdrawn(desk.check(START + 60, n1=Heard(names(number), START + 60))) == [(number, 1, token(1))]
+    assert withdrawn(desk.check(START + 60, n1=LastHeartbeat(names(number), START + 60))) == [(number, 1, token(1))]
 
 
 def test_a_run_whose_claim_is_behind_its_heartbeat_is_left_alone(desk: Desk) -> None:
     number = desk.launched()
-    assert desk.check(START + 20, n1=Heard(names(number), START + 20)) == []
+    assert desk.check(START + 20, n1=LastHeartbeat(names(number), START + 20)) == []
 
 
 def test_the_run_of_a_job_that_has_ended_well_is_left_alone_and_others_of_it_are_not(desk: Desk) -> None:
     number = running(desk)
     desk.finish(number, RunState.COMPLETED)
-    heard = Heard(names(number) + names(number, run=2) + [(token(3), 0, 1)], START + 20)
+    heard = LastHeartbeat(names(number) + names(number, run=2) + [(token(3), 0, 1)], START + 20)
     assert withdrawn(desk.check(START + 20, n1=heard)) == [(number, 1, token(2))]
 
 
 def test_a_cancel_that_did_not_arrive_is_said_again(desk: Desk) -> None:
     number = running(desk)
     desk.cancel(number)
-    assert withdrawn(desk.check(START + 20, n1=Heard(names(number), START + 20))) == [(number, 1, token(1))]
+    assert withdrawn(desk.check(START + 20, n1=LastHeartbeat(names(number), START + 20))) == [(number, 1, token(1))]
 
 
 def test_a_job_that_is_being_cancelled_on_a_lost_node_is_cancelled(desk: Desk) -> None:
@@ -144,7 +144,7 @@ def test_a_job_that_is_being_cancelled_on_a_lost_node_is_cancelled(desk: Desk) -
 
 def test_while_nobody_can_be_heard_no_lease_ends(desk: Desk) -> None:
     number = running(desk)
-    heard = Heard(names(number), START + 10)
+    heard = LastHeartbeat(names(number), START + 10)
     # Given an outage of the broker that takes longer than a lease
     desk.leases.begin_anew(START + 100)
     # Then silence counts from its end

@@ -68,16 +68,16 @@ def test_the_environment_does_not_choose_another_format(tmp_path: Path) -> None:
 def test_files_that_the_variable_made_otherwise_are_opened_all_the_same(tmp_path: Path) -> None:
     lmdb.open(str(tmp_path), lib_version=1).close()
     env = lmdb_files.open_map(tmp_path, 1 << 24)
-    with env.begin(write=True) as txn:
-        txn.put(b"key", b"value")
+    with env.begin(write=True) as tables:
+        tables.put(b"key", b"value")
     env.close()
 
 
 @pytest.mark.skipif(not shutil.which("mdb_stat"), reason="apt-get install lmdb-utils")
 def test_the_tools_of_debian_read_an_index_while_it_is_written(tmp_path: Path) -> None:
     index = MasterIndex(tmp_path, 1 << 24, write=True)
-    with index.env.begin(write=True) as txn:
-        txn.put(b"key", b"value", db=index.entries)
+    with index.env.begin(write=True) as tables:
+        tables.put(b"key", b"value", db=index.entries)
         done = subprocess.run(["mdb_stat", "-s", "entries", str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Entries: 0" in done.stdout

@@ -11,11 +11,57 @@ import pytest
 
 from broker.messages.jobs import Options, Order
 from broker.messages.runs import RunState
-from master.jobs.ledger import List
-from master.jobs.model import Schedule, ScheduleState
-from master.jobs.schedules import Rhythm, Schedules, next_time, period_ms
-from master.jobs.transitions import Transitions
+from master.index.environment import stamped
+from master.jobs.ledger import Ledger
+from master.jobs.model import Rhythm, Schedule, ScheduleState
+from master.jobs.rows import List
+from master.jobs.timers import MOST
 from tests.unit.desk import NOW, Desk, published
+
+# Every row of a ledger at commit 327db85: table, key and value.
+OLD_ROWS = (
+    (
+        "jobs",
+        "0000000000000004",
+        "dc001a04ab6578616d706c652f6a6f62a27b7d9900020aa66e6f726d616c00a0a00090a0a47265737400cf0000018bcfe568000002a00000"
+        "cf0000018bcfe58f10a26e31a0cf0000018bcfe56800cf0000018bcfe56800cf0000018bcfe56ddc00a0a36c6f67a66f7574707574c293cb"
+        "0000000000000000cb0000000000000000a0919801a26e31d920303030303030303030303030303030303030303030303030303030303030"
+        "303101a0cf0000018bcfe56800cf0000018bcfe56ddcc2",
+    ),
+    (
+        "schedules",
+        "0000000000000001",
+        "dc001001ab6578616d706c652f6a6f62a77b226e223a317d99000000a66e6f726d616c00a0a00090a0a76d696e7574657305c3cf0000018b"
+        "cfe56800cf0000018bcfe9fbe0000000000000",
+    ),
+    (
+        "schedules",
+        "0000000000000002",
+        "dc001002ab6578616d706c652f6a6f62a27b7d99000000a66e6f726d616c00a0a00090a0a5686f75727301c2cf0000018bcfe56800cf0000"
+        "018bd01c5680000000000000",
+    ),
+    (
+        "schedules",
+        "0000000000000003",
+        "dc001003ab6578616d706c652f6a6f62a27b7d99000000a66e6f726d616c00a0a00090a0a76d696e7574657301c3cf0000018bcfe56800cf"
+        "0000018bcfe652600200000000cf0000018bcfe56800",
+    ),
+    ("lists", "530000000000000001", ""),
+    ("lists", "530000000000000002", ""),
+    ("lists", "530000000000000003", ""),
+    ("lists", "700000000000000004", ""),
+    ("lists", "730000000000000001", ""),
+    ("lists", "730000000000000002", ""),
+    ("due", "0000018bcfe58f100000000000000004", ""),
+    ("closed", "0000018bcfe568000000000000000003", ""),
+    ("meta", "62797465733a70", "0000000000000002"),
+    ("meta", "62797465733a73", "0000000000000009"),
+    ("meta", "636f756e743a53", "0000000000000003"),
+    ("meta", "636f756e743a70", "0000000000000001"),
+    ("meta", "636f756e743a72", "0000000000000000"),
+    ("meta", "636f756e743a73", "0000000000000002"),
+    ("meta", "6964", "0000000000000004"),
+)
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE
@@ -31,17 +77,17 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 def add(desk: Desk, rhythm: Rhythm = EVERY_5_MINUTES, options: Options = Options(), **arguments: int) -> int:  # noqa: B008
     order = Order("example/job", arguments, options)
-    return desk.write(lambda txn: desk.schedules.add(txn, order, rhythm, desk.now))
+    return desk.write(lambda tables: desk.schedules.add(tables, order, rhythm, desk.now))
 
 
 def row(desk: Desk, number: int) -> Schedule:
-    found = desk.read(lambda txn: desk.ledger.schedule(txn, number))
+    found = desk.read(lambda tables: tables.schedule(number))
     assert found
     return found
 
 
 def finish_all(desk: Desk) -> None:
-    for number in desk.read(lambda txn: list(desk.ledger.listed(txn, List.PENDINGS))):
+    for number in desk.read(lambda tables: list(tables.listed(List.PENDINGS))):
         desk.claim(number, run=number)
         desk.finish(number, RunState.COMPLETED, run=number)
 
@@ -56,18 +102,12 @@ def launches(desk: Desk, until: int, step: int = 1_000) -> list[int]:
     return times
 
 
-def restart(desk: Desk) -> None:
-    """As a new controller has it."""
-    desk.runs = Transitions(desk.ledger, desk.place)
-    desk.schedules = Schedules(desk.runs, desk.room)
-
-
 @pytest.mark.parametrize(
     ("interval", "time_unit", "ms"),
     [("minutes", 5, 300_000), ("hours", 1, HOUR), ("days", 2, 48 * HOUR), ("weeks", 1, 7 * 24 * HOUR)],
 )
 def test_a_schedule_runs_every_period(desk: Desk, interval: str, time_unit: int, ms: int) -> None:
-    assert period_ms(interval, time_unit) == ms
+    assert Rhythm(interval, time_unit, True).period_ms == ms
     number = add(desk, Rhythm(interval, time_unit, True), number=5)
     for turn in (1, 2, 3):
         assert row(desk, number).next == NOW + turn * ms
@@ -79,14 +119,14 @@ def test_a_schedule_runs_every_period(desk: Desk, interval: str, time_unit: int,
     job = desk.job(row(desk, number).last)
     assert (job.schedule, job.source, job.arguments) == (number, "schedule", '{"number":5}')
     assert row(desk, number).executions == 3
-    assert desk.read(lambda txn: len(list(desk.ledger.executions(txn, List.READY, number)))) == 3
+    assert desk.read(lambda tables: len(list(tables.executions(List.READY, number)))) == 3
 
 
 def test_repeat_0_runs_once_after_the_interval(desk: Desk) -> None:
     number = add(desk, Rhythm("minutes", 1, False))
     assert launches(desk, 10 * MINUTE) == [MINUTE]
     assert row(desk, number).state is ScheduleState.ENDED
-    assert desk.read(lambda txn: list(desk.ledger.listed(txn, List.SCHEDULED))) == []
+    assert desk.read(lambda tables: list(tables.listed(List.SCHEDULED))) == []
 
 
 def test_ticks_that_come_late_do_not_shift_the_rhythm(desk: Desk) -> None:
@@ -99,21 +139,21 @@ def test_a_restart_neither_forgets_nor_repeats(desk: Desk) -> None:
     times = []
     for minute in range(1, 21):
         times += launches(desk, minute * MINUTE)
-        restart(desk)
+        desk.restart()
     assert [time // MINUTE for time in times] == [5, 10, 15, 20]
 
 
 def test_after_downtime_a_missed_execution_is_made_up_once_and_the_rhythm_goes_on(desk: Desk) -> None:
     add(desk)
     launches(desk, 6 * MINUTE)
-    restart(desk)
+    desk.restart()
     desk.now = NOW + 33 * MINUTE
     assert launches(desk, 45 * MINUTE) == [33 * MINUTE, 35 * MINUTE, 40 * MINUTE, 45 * MINUTE]
 
 
 def test_a_once_that_was_missed_runs_once(desk: Desk) -> None:
     add(desk, Rhythm("hours", 1, False))
-    restart(desk)
+    desk.restart()
     desk.now = NOW + 50 * HOUR
     assert launches(desk, 60 * HOUR, step=MINUTE) == [50 * HOUR]
 
@@ -142,12 +182,12 @@ def test_executions_overlap_when_that_is_asked_for(desk: Desk) -> None:
 def test_a_cancelled_schedule_runs_no_more_and_its_history_stays(desk: Desk) -> None:
     number = add(desk)
     launches(desk, 6 * MINUTE)
-    text = desk.write(lambda txn: desk.schedules.cancel(txn, row(desk, number), desk.now))
+    text = desk.write(lambda tables: desk.schedules.cancel(tables, row(desk, number), desk.now))
     assert text == f"Job {number} is not scheduled any more"
     assert launches(desk, 60 * MINUTE, step=MINUTE) == []
-    restart(desk)
+    desk.restart()
     assert launches(desk, 80 * MINUTE, step=MINUTE) == []
-    assert desk.read(lambda txn: len(list(desk.ledger.executions(txn, List.ALL, number)))) == 1
+    assert desk.read(lambda tables: len(list(tables.executions(List.ALL, number)))) == 1
 
 
 def test_a_unique_token_belongs_to_the_schedule_not_to_its_executions(desk: Desk) -> None:
@@ -165,6 +205,17 @@ def test_a_thousand_schedules_due_in_one_minute_launch_in_one_tick(desk: Desk) -
     assert len(published(desk.tick())) == 1_000
     assert time.perf_counter() - begun < 2
     assert desk.tick() == []
+    assert len(desk.keys("due")) == 500, "those that are to run once are over"
+
+
+def test_more_than_a_thousand_timers_take_several_ticks_the_longest_overdue_first(desk: Desk) -> None:
+    desk.tick()
+    numbers = [add(desk, Rhythm("minutes", 1 + number % 2, False)) for number in range(MOST + 200)]
+    desk.now += 2 * MINUTE
+    first, second = published(desk.tick()), published(desk.tick())
+    assert (len(first), len(second), desk.tick()) == (MOST, 200, [])
+    schedules = [desk.job(job).schedule for job, _, _ in first]
+    assert set(numbers[::2]) <= set(schedules)
 
 
 def test_a_clock_an_hour_ahead_and_back_neither_floods_nor_starves(desk: Desk) -> None:
@@ -183,21 +234,40 @@ def test_a_clock_an_hour_ahead_and_back_neither_floods_nor_starves(desk: Desk) -
 
 def test_next_time_is_in_the_rhythm_also_before_the_schedule_was_made(desk: Desk) -> None:
     made = row(desk, add(desk))
-    assert next_time(made, NOW) == NOW + 5 * MINUTE
-    assert next_time(made, NOW + 5 * MINUTE) == NOW + 10 * MINUTE
-    assert next_time(made, NOW - 7 * MINUTE) == NOW - 5 * MINUTE
+    assert made.next_after(NOW) == NOW + 5 * MINUTE
+    assert made.next_after(NOW + 5 * MINUTE) == NOW + 10 * MINUTE
+    assert made.next_after(NOW - 7 * MINUTE) == NOW - 5 * MINUTE
 
 
 def test_a_transaction_that_came_to_nothing_loses_no_execution(desk: Desk) -> None:
     number = add(desk)
     desk.tick()
     desk.now += 5 * MINUTE
-    txn = desk.ledger.begin(write=True)
-    assert len(published(desk.schedules.tick(txn, desk.now))) == 1
-    txn.abort()
-    desk.schedules.forget_timers()
+    (effects,) = desk.aborted(lambda tables: desk.timers.tick(tables, desk.now))
+    assert len(published(effects)) == 1
     assert len(published(desk.tick())) == 1
     assert row(desk, number).executions == 1
+
+
+def test_schedules_of_a_ledger_without_their_timers_are_taken_over_at_the_start(tmp_path: Path) -> None:
+    # Given a ledger as the version before wrote it: one schedule that repeats, one that does not, one cancelled, a retry
+    ledger = Ledger(tmp_path / "ledger", write=True, map_size=256 << 20)
+    with ledger.write() as tables:
+        for table, key, value in OLD_ROWS:
+            tables._put(table, bytes.fromhex(key), bytes.fromhex(value))
+    ledger.close()
+    # When this version opens it
+    desk = Desk(tmp_path)
+    # Then they go on
+    assert len(desk.keys("due")) == 3
+    assert desk.read(lambda view: [view.count(which) for which in (List.SCHEDULED, List.SCHEDULES)]) == [2, 3]
+    assert launches(desk, HOUR, step=MINUTE) == [MINUTE, *[5 * turn * MINUTE for turn in range(1, 13)], HOUR]
+    assert [row(desk, number).state.name for number in (1, 2, 3)] == ["ACTIVE", "ENDED", "CANCELLED"]
+    # And a timer that fits no job or schedule any more, as the version before leaves it, is dropped
+    desk.write(lambda tables: [tables._put("due", stamped(NOW, number), b"") for number in (1, 2, 3, 99)])
+    assert desk.tick() == []
+    assert len(desk.keys("due")) == 1
+    desk.ledger.close()
 
 
 @pytest.mark.parametrize("zone", ["Asia/Kathmandu", "America/New_York", "Pacific/Kiritimati"])

@@ -1,10 +1,10 @@
-"""`/admin/jobs` and its siblings: jobs, schedules and the catalog, read from the ledger."""
+"""`/admin/jobs` and the routes beside it: jobs, schedules and the catalog, from the ledger."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from flask import Blueprint, Response, current_app, request
 
@@ -12,11 +12,12 @@ from broker import integers, masks
 from broker.refusals import BadRequest, NotFound
 from jobs.secret_file import SecretFile
 from master.jobs import script_catalog
-from master.jobs.ledger import Ledger, List
-from master.jobs.model import Job, JobProgress, Schedule
+from master.jobs.ledger import Ledger, LedgerView
+from master.jobs.model import Job, Schedule
+from master.jobs.rows import List
 from master.web.flask_routes import job_json
 from master.web.flask_routes.context import ok
-from master.web.flask_routes.job_json import Read
+from master.web.flask_routes.job_json import Execution, Files, Read, Row
 from master.web.keys import parameters
 
 blueprint = Blueprint("jobs_admin", __name__)
@@ -36,7 +37,7 @@ class JobParts(NamedTuple):
 
     ledger: Ledger  # opened to be read
     read: Read
-    secrets: SecretFile = SecretFile("")  # that are not to be seen among arguments
+    secrets: SecretFile = SecretFile("")  # hidden in arguments
 
 
 def _parts() -> JobParts:
@@ -44,32 +45,41 @@ def _parts() -> JobParts:
     return parts
 
 
+class _Page(NamedTuple):
+    """The part of a list that a request asks for."""
+
+    limit: int
+    before: int  # ids less than this; 0: from the newest on
+
+
+def _page() -> _Page:
+    """Raises `BadRequest`."""
+    return _Page(_integer("limit", LIMIT, MAX_LIMIT), _integer("before", 0, MAX_ID))
+
+
 @blueprint.get("/admin/jobs")
 def jobs() -> Response:
-    """Jobs by state, newest first. `?list=` gives one list only, which `?before=<job_id>` goes on in."""
-    limit, before = _integer("limit", LIMIT, MAX_LIMIT), _integer("before", 0, MAX_ID)
+    """Jobs by state, newest first. `?list=` selects one list, in which `?before=<job_id>` goes on."""
+    page = _page()
     which = request.args.get("list", "")
     if which and which not in _LISTS:
         raise BadRequest(f"list={which[:40]!r} is none of {', '.join(_LISTS)}")
-    ledger = _parts().ledger
-    data: dict[str, list[dict[str, Any]]] = {}
-    with ledger.begin() as txn:
-        for name, of in _LISTS.items():
-            ids = islice(ledger.listed(txn, of, before), limit) if which in ("", name) else ()
-            data[name] = _schedules(txn, ids) if of is List.SCHEDULED else _jobs(txn, ids)
+    data: dict[str, list[Row]] = {}
+    with _parts().ledger.read() as view:
+        for name, listed in _LISTS.items():
+            ids = islice(view.listed(listed, page.before), page.limit) if which in ("", name) else ()
+            data[name] = _schedules(view, ids) if listed is List.SCHEDULED else _jobs(view, ids)
     return ok(data)
 
 
 @blueprint.get("/admin/jobs/<number>")
 def job(number: str) -> Response:
     """One job with its log and output."""
-    parts = _parts()
-    with parts.ledger.begin() as txn:
-        found = parts.ledger.job(txn, _id(number))
-        live = parts.ledger.live(txn, _id(number))
-        schedule = parts.ledger.schedule(txn, _id(number))
+    with _parts().ledger.read() as view:
+        found, schedule = view.job(_id(number)), view.schedule(_id(number))
+        live = view.progress(_id(number))
     if found:
-        return ok(job_json.detail(_masked(found), live, parts.read, _url))
+        return ok(job_json.detail(_masked(found), live, _files()))
     if schedule:
         return ok(job_json.schedule_as_job(_masked(schedule)))
     raise NotFound(f"no job has the id {number}; GET /admin/all_jobs lists those that are kept")
@@ -78,20 +88,18 @@ def job(number: str) -> Response:
 @blueprint.get("/admin/all_jobs")
 def all_jobs() -> Response:
     """Jobs of every state, newest first."""
-    limit, before = _integer("limit", LIMIT, MAX_LIMIT), _integer("before", 0, MAX_ID)
-    ledger = _parts().ledger
-    with ledger.begin() as txn:
-        return ok([job_json.row(_masked(found)) for found in islice(ledger.jobs(txn, before), limit)])
+    page = _page()
+    with _parts().ledger.read() as view:
+        return ok([job_json.row(_masked(found)) for found in islice(view.jobs(page.before), page.limit)])
 
 
 @blueprint.get("/admin/scheduled_jobs")
 def scheduled_jobs() -> Response:
     """Schedules, newest first, those that have ended too; each with its last execution."""
-    limit, before = _integer("limit", LIMIT, MAX_LIMIT), _integer("before", 0, MAX_ID)
-    ledger = _parts().ledger
-    with ledger.begin() as txn:
-        rows = _schedules(txn, islice(ledger.listed(txn, List.SCHEDULES, before), limit))
-        found = _executions(txn, [row["last_job"] for row in rows if row["last_job"]])
+    page = _page()
+    with _parts().ledger.read() as view:
+        rows = _schedules(view, islice(view.listed(List.SCHEDULES, page.before), page.limit))
+        found = _executions(view, [number for row in rows if isinstance(number := row["last_job"], int)])
     last = {row["job_id"]: row for row in _shown(found)}
     columns = ("exec_id", "log", "output", "datetime")
     return ok([row | {name: last.get(row["job_id"], {}).get(name) for name in columns} for row in rows])
@@ -100,13 +108,10 @@ def scheduled_jobs() -> Response:
 @blueprint.get("/admin/scheduled_jobs/<number>")
 def scheduled_job(number: str) -> Response:
     """One schedule with its last executions, newest first."""
-    limit, before = _integer("limit", LIMIT, MAX_LIMIT), _integer("before", 0, MAX_ID)
-    ledger = _parts().ledger
-    with ledger.begin() as txn:
-        schedule = ledger.schedule(txn, _id(number))
-        if schedule is None:
-            raise NotFound(f"no schedule has the id {number}; GET /admin/scheduled_jobs lists those there are")
-        found = _executions(txn, islice(ledger.executions(txn, List.ALL, schedule.id, before), limit))
+    page = _page()
+    with _parts().ledger.read() as view:
+        schedule = _schedule(view, number)
+        found = _executions(view, islice(view.executions(List.ALL, schedule.id, page.before), page.limit))
     return ok(job_json.schedule_detail(_masked(schedule), _shown(found)))
 
 
@@ -115,23 +120,19 @@ def scheduled_job(number: str) -> Response:
 @blueprint.get("/admin/scheduled_jobs/ok/<number>", defaults={"outcome": "ok"})
 @blueprint.get("/admin/scheduled_jobs/failed/<number>", defaults={"outcome": "failed"})
 def executions(outcome: str, number: str = "") -> Response:
-    """Executions that went well, or did not, of one schedule or of all, newest first."""
-    limit, before = _integer("limit", LIMIT, MAX_LIMIT), _integer("before", 0, MAX_ID)
-    ledger = _parts().ledger
-    with ledger.begin() as txn:
-        if number and ledger.schedule(txn, _id(number)) is None:
-            raise NotFound(f"no schedule has the id {number}; GET /admin/scheduled_jobs lists those there are")
-        ids = ledger.executions(txn, _OUTCOMES[outcome], _id(number) if number else 0, before)
-        found = _executions(txn, islice(ids, limit))
+    """Executions that succeeded or failed, of one schedule or of all, newest first."""
+    page = _page()
+    with _parts().ledger.read() as view:
+        schedule = _schedule(view, number).id if number else 0
+        found = _executions(view, islice(view.executions(_OUTCOMES[outcome], schedule, page.before), page.limit))
     return ok(_shown(found))
 
 
 @blueprint.get("/admin/job_catalog")
 def job_catalog() -> Response:
     """Every script that a node has."""
-    ledger = _parts().ledger
-    with ledger.begin() as txn:
-        return ok(script_catalog.rows(ledger, txn))
+    with _parts().ledger.read() as view:
+        return ok(script_catalog.rows(view))
 
 
 def _masked(found: Shown) -> Shown:
@@ -143,29 +144,38 @@ def _masked(found: Shown) -> Shown:
     return found._replace(arguments=hiding.json(found.arguments.encode()).decode(), options=options)
 
 
-def _jobs(txn: Any, ids: Iterable[int]) -> list[dict[str, Any]]:
-    ledger = _parts().ledger
-    return [job_json.row(_masked(found)) for number in ids if (found := ledger.job(txn, number))]
+def _jobs(view: LedgerView, ids: Iterable[int]) -> list[Row]:
+    return [job_json.row(_masked(found)) for number in ids if (found := view.job(number))]
 
 
-def _schedules(txn: Any, ids: Iterable[int]) -> list[dict[str, Any]]:
-    ledger = _parts().ledger
-    return [job_json.scheduled(_masked(found)) for number in ids if (found := ledger.schedule(txn, number))]
+def _schedules(view: LedgerView, ids: Iterable[int]) -> list[Row]:
+    return [job_json.scheduled(_masked(found)) for number in ids if (found := view.schedule(number))]
 
 
-def _executions(txn: Any, ids: Iterable[int]) -> list[tuple[Job, Schedule | None, JobProgress | None]]:
-    ledger = _parts().ledger
+def _schedule(view: LedgerView, number: str) -> Schedule:
+    """The schedule with this id; raises `NotFound`."""
+    found = view.schedule(_id(number))
+    if found is None:
+        raise NotFound(f"no schedule has the id {number}; GET /admin/scheduled_jobs lists those there are")
+    return found
+
+
+def _executions(view: LedgerView, ids: Iterable[int]) -> list[Execution]:
     return [
-        (_masked(found), ledger.schedule(txn, found.schedule), ledger.live(txn, number))
+        Execution(_masked(found), view.schedule(found.schedule), view.progress(number))
         for number in ids
-        if (found := ledger.job(txn, number))
+        if (found := view.job(number))
     ]
 
 
-def _shown(executions: list[tuple[Job, Schedule | None, JobProgress | None]]) -> list[dict[str, Any]]:
-    """Rows of executions; not in a transaction, since logs and outputs may come from the nodes."""
-    read = _parts().read
-    return [job_json.execution(found, schedule, live, read, _url) for found, schedule, live in executions]
+def _shown(executions: list[Execution]) -> list[Row]:
+    """Rows of executions. Call it outside of a transaction: logs and outputs may come from nodes."""
+    files = _files()
+    return [job_json.execution(found, files) for found in executions]
+
+
+def _files() -> Files:
+    return Files(_parts().read, _url)
 
 
 def _url(key: str) -> str:

@@ -1,4 +1,4 @@
-"""Jobs and schedules as the REST API shows them: rows of JSON.
+"""Jobs and schedules as JSON objects of the REST API.
 
 Times are seconds since the epoch, or texts in UTC where the API always had those.
 """
@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import NamedTuple, NoReturn
 
 from master.jobs.model import Attempt, Job, JobProgress, JobState, Schedule, ScheduleState, arguments_bytes
 
@@ -17,8 +17,17 @@ SHOWN_BYTES = 1 << 20  # of a log or an output
 ROW_BYTES = 1 << 10  # of arguments, a log or an output in a row of a list
 SHOWN_DEPTH = 100  # lists and objects in each other; an output with more is shown as its text
 
-# The value of a key, None when there is none (any more); of one longer than so many bytes its end, which is longer, too.
+# Reads the value of a key; None when there is none. If it is longer than so many bytes: its end with at least one more.
 Read = Callable[[str, int], bytes | None]
+Row = dict[str, object]  # a JSON object
+
+
+class Files(NamedTuple):
+    """Where logs and outputs of jobs come from."""
+
+    read: Read
+    url: Callable[[str], str]  # address of a key
+
 
 _STATUS = {
     JobState.PENDING: "pending",
@@ -34,7 +43,7 @@ _SCHEDULE_STATES = {
 }
 
 
-def row(job: Job) -> dict[str, Any]:
+def row(job: Job) -> Row:
     """A job in a list."""
     return {
         "job_id": job.id,
@@ -55,8 +64,8 @@ def row(job: Job) -> dict[str, Any]:
     }
 
 
-def detail(job: Job, live: JobProgress | None, read: Read, url: Callable[[str], str]) -> dict[str, Any]:
-    """One job, with its log and output; `url` makes the address of a key."""
+def detail(job: Job, live: JobProgress | None, files: Files) -> Row:
+    """One job with its log and output."""
     progress = live.progress if live else job.progress
     seconds = max(0, job.ended - job.started) / 1000 if job.ended and job.started else 0.0
     return {
@@ -65,8 +74,8 @@ def detail(job: Job, live: JobProgress | None, read: Read, url: Callable[[str], 
         "parameters": job.arguments,
         "parameters_cut": False,
         "time": seconds,
-        **_log(job, live, read, url, SHOWN_BYTES),
-        **_output(job, read, url, SHOWN_BYTES),
+        **_log(job, live, files, SHOWN_BYTES),
+        **_output(job, files, SHOWN_BYTES),
         "progress": {"done": progress[0], "total": progress[1], "text": progress[2]},
         "options": {name: value for name, value in job.options._asdict().items() if value not in (0, "", ())},
         "data": job.data,
@@ -77,9 +86,8 @@ def detail(job: Job, live: JobProgress | None, read: Read, url: Callable[[str], 
     }
 
 
-def scheduled(schedule: Schedule) -> dict[str, Any]:
+def scheduled(schedule: Schedule) -> Row:
     """A schedule."""
-    active = schedule.state is ScheduleState.ACTIVE
     return {
         "job_id": schedule.id,
         "job_name": _name(schedule.path),
@@ -88,7 +96,7 @@ def scheduled(schedule: Schedule) -> dict[str, Any]:
         "time_unit": str(schedule.time_unit),
         "repeat": int(schedule.repeat),
         "creation_time": _text(schedule.created),
-        "next_execution": _text(schedule.next) if active else None,
+        "next_execution": _text(schedule.next) if schedule.active else None,
         "state": _SCHEDULE_STATES[schedule.state],
         "job_path": schedule.path,
         "executions": schedule.executions,
@@ -98,7 +106,7 @@ def scheduled(schedule: Schedule) -> dict[str, Any]:
     }
 
 
-def schedule_detail(schedule: Schedule, executions: list[dict[str, Any]]) -> dict[str, Any]:
+def schedule_detail(schedule: Schedule, executions: list[Row]) -> Row:
     """One schedule with its last executions."""
     return {
         "job": schedule.id,
@@ -110,8 +118,8 @@ def schedule_detail(schedule: Schedule, executions: list[dict[str, Any]]) -> dic
     }
 
 
-def schedule_as_job(schedule: Schedule) -> dict[str, Any]:
-    """A schedule where a job was asked for: it is neither completed nor failed while it goes on."""
+def schedule_as_job(schedule: Schedule) -> Row:
+    """A schedule in place of a job: it is neither completed nor failed while it is active."""
     status = {ScheduleState.ACTIVE: "pending", ScheduleState.ENDED: "completed", ScheduleState.CANCELLED: "failed"}
     return {
         "job": schedule.id,
@@ -125,10 +133,17 @@ def schedule_as_job(schedule: Schedule) -> dict[str, Any]:
     }
 
 
-def execution(
-    job: Job, schedule: Schedule | None, live: JobProgress | None, read: Read, url: Callable[[str], str]
-) -> dict[str, Any]:
-    """One execution of a schedule. Its `exec_id` is the id of its job, which `/admin/jobs/{id}` tells more of."""
+class Execution(NamedTuple):
+    """A job that a schedule launched."""
+
+    job: Job
+    schedule: Schedule | None  # None when it has been forgotten
+    live: JobProgress | None  # while the job runs
+
+
+def execution(found: Execution, files: Files) -> Row:
+    """One execution of a schedule. Its `exec_id` is the id of its job, of which `/admin/jobs/{id}` shows more."""
+    job, schedule, live = found
     states = {JobState.COMPLETED: "ok", JobState.FAILED: "failed", JobState.CANCELLED: "failed"}
     return {
         "exec_id": job.id,
@@ -138,20 +153,20 @@ def execution(
         **_parameters(job.arguments),
         "state": states.get(job.state, "pending"),
         "job_state": job.state.name.lower(),
-        **_log(job, live, read, url, ROW_BYTES),
-        **_output(job, read, url, ROW_BYTES),
+        **_log(job, live, files, ROW_BYTES),
+        **_output(job, files, ROW_BYTES),
         "datetime": _text(job.created),
         "reason": job.reason,
         "node": job.node,
         "interval": schedule.interval if schedule else None,
         "time_unit": str(schedule.time_unit) if schedule else None,
         "creation": _text(schedule.created) if schedule else None,
-        "next_execution": _text(schedule.next) if schedule and schedule.state is ScheduleState.ACTIVE else None,
+        "next_execution": _text(schedule.next) if schedule and schedule.active else None,
     }
 
 
-def _parameters(arguments: str) -> dict[str, Any]:
-    """Arguments in a row: JSON all the same when they are cut, a text with the beginning of what they are."""
+def _parameters(arguments: str) -> Row:
+    """Arguments in a row. If they are cut, their beginning as a JSON text."""
     if arguments_bytes(arguments) <= ROW_BYTES:
         return {"parameters": arguments, "parameters_cut": False}
     beginning = arguments[:ROW_BYTES]
@@ -160,37 +175,37 @@ def _parameters(arguments: str) -> dict[str, Any]:
     return {"parameters": shown, "parameters_cut": True}
 
 
-def _log(job: Job, live: JobProgress | None, read: Read, url: Callable[[str], str], most: int) -> dict[str, Any]:
-    raw = (live.log if live else read(job.log_key, most) if job.log_key else None) or b""
+def _log(job: Job, live: JobProgress | None, files: Files, most: int) -> Row:
+    """The end of a log, up to `most` bytes."""
+    raw = (live.log if live else files.read(job.log_key, most) if job.log_key else None) or b""
     return {
         "log": raw[-most:].decode(errors="replace"),
-        "log_url": url(job.log_key) if job.log_key and raw else None,
+        "log_url": files.url(job.log_key) if job.log_key and raw else None,
         "log_cut": (live.end if live else len(raw)) > min(len(raw), most),
     }
 
 
-def _output(job: Job, read: Read, url: Callable[[str], str], most: int) -> dict[str, Any]:
-    raw = read(job.output_key, most) if job.output_key else None
+def _output(job: Job, files: Files, most: int) -> Row:
+    """An output, if it has up to `most` bytes."""
+    raw = files.read(job.output_key, most) if job.output_key else None
     if raw is None:
         return {"output": None, "output_url": None, "output_cut": False}
-    address = url(job.output_key)
+    address = files.url(job.output_key)
     if len(raw) > most:
         return {"output": None, "output_url": address, "output_cut": True}
     return {"output": _json(raw), "output_url": address, "output_cut": False}
 
 
-def _json(raw: bytes) -> Any:
-    """An output as JSON; its text where it is none, or none that every reader of the answer could take."""
+def _json(raw: bytes) -> object:
+    """An output as JSON; as text if it is no JSON, or none that every reader of the response can take."""
     try:
-        value = json.loads(raw, parse_constant=_no_constant, parse_float=_finite)
-        if not _is_deep(value):
-            return value
-    except (ValueError, RecursionError):  # then its text is all there is to show
+        value: object = json.loads(raw, parse_constant=_no_constant, parse_float=_finite)
+    except (ValueError, RecursionError):  # its text is all there is to show
         return raw.decode(errors="replace")
-    return raw.decode(errors="replace")
+    return raw.decode(errors="replace") if _is_deep(value) else value
 
 
-def _is_deep(value: Any) -> bool:
+def _is_deep(value: object) -> bool:
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(SHOWN_DEPTH):
         level = [
@@ -209,11 +224,11 @@ def _finite(text: str) -> float:
     return number if math.isfinite(number) else _no_constant(text)
 
 
-def _no_constant(name: str) -> Any:
+def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
-def _attempt(attempt: Attempt) -> dict[str, Any]:
+def _attempt(attempt: Attempt) -> Row:
     return {
         "attempt": attempt.attempt,
         "node": attempt.node,

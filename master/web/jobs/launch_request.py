@@ -1,4 +1,4 @@
-"""What a request to launch a job asks for: its body, checked.
+"""The request to launch a job: reads and checks its body.
 
 Everything here raises `BadRequest` with a message that says what was received and how to put it right.
 """
@@ -6,14 +6,14 @@ Everything here raises `BadRequest` with a message that says what was received a
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import NamedTuple, NoReturn
 
 from broker import integers
 from broker.errors import MalformedMessage
 from broker.messages import jobs
 from broker.messages.jobs import Options, Order
 from broker.refusals import BadRequest
-from master.jobs.schedules import INTERVALS, Rhythm, period_ms
+from master.jobs.model import INTERVALS, Rhythm
 
 SCHEDULED = "scheduled"
 OPTIONS = "pulzar_options"
@@ -21,8 +21,16 @@ MAX_PERIOD_MS = 36_500 * 86_400_000
 _EXAMPLE = '{"interval": "minutes", "time_unit": 5, "repeat": 1}'
 
 
+class LaunchOutcome(NamedTuple):
+    """The response to a launch."""
+
+    status: int
+    data: dict[str, object]
+    message: str
+
+
 def order_of(path: str, body: bytes) -> tuple[Order, Rhythm | None]:
-    """The job that a request asks for, and its rhythm when it is to be scheduled."""
+    """The job that a request asks for, and its rhythm if it is a schedule."""
     try:
         job = jobs.check_path(path)
         given = _object(body)
@@ -38,16 +46,16 @@ def order_of(path: str, body: bytes) -> tuple[Order, Rhythm | None]:
     return order, rhythm
 
 
-def what_became(number: int, safe: bool, warnings: list[str]) -> tuple[int, dict[str, Any], str]:
-    """Status, data and message for who launched a job: `safe` says whether RabbitMQ has it already."""
-    data: dict[str, Any] = {"job_id": number} | ({"warnings": warnings} if warnings else {})
+def launch_outcome(number: int, safe: bool, warnings: list[str]) -> LaunchOutcome:
+    """The response for the job with this id; `safe`: RabbitMQ has confirmed its message already."""
+    data: dict[str, object] = {"job_id": number} | ({"warnings": warnings} if warnings else {})
     if safe:
-        return 200, data, f"Job added with id {number}"
+        return LaunchOutcome(200, data, f"Job added with id {number}")
     message = f"Job {number} is in the ledger; RabbitMQ has not confirmed it yet, and gets it as soon as it can"
-    return 202, data, message
+    return LaunchOutcome(202, data, message)
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _object(body: bytes) -> dict[str, object]:
     if len(body) > jobs.MAX_BYTES:
         raise BadRequest(
             f"the body has {len(body)} bytes, and {jobs.MAX_BYTES} is the limit; store what is large under a key and"
@@ -68,18 +76,18 @@ def _object(body: bytes) -> dict[str, Any]:
     return given
 
 
-def _no_constant(name: str) -> Any:
+def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
-def _options(given: Any) -> Options:
+def _options(given: object) -> Options:
     try:
         return jobs.read_options(given)
     except MalformedMessage as error:
         raise BadRequest(f"{OPTIONS}: {error}") from error
 
 
-def _rhythm(given: Any) -> Rhythm:
+def _rhythm(given: object) -> Rhythm:
     if not isinstance(given, dict):
         raise BadRequest(f"{SCHEDULED} = {_short(given)} is no object; give one like {_EXAMPLE}")
     missing = [name for name in Rhythm._fields if name not in given]
@@ -91,7 +99,7 @@ def _rhythm(given: Any) -> Rhythm:
     interval, time_unit, repeat = (given[name] for name in Rhythm._fields)
     if interval not in INTERVALS:
         raise BadRequest(f"{SCHEDULED}: interval = {_short(interval)} is none of {', '.join(INTERVALS)}")
-    most = MAX_PERIOD_MS // period_ms(interval, 1)
+    most = MAX_PERIOD_MS // Rhythm(interval, 1, False).period_ms
     if type(time_unit) is int and time_unit > most:
         raise BadRequest(f"{SCHEDULED}: {_short(time_unit)} {interval} is more than 36500 days")
     try:
@@ -105,6 +113,6 @@ def _rhythm(given: Any) -> Rhythm:
     return Rhythm(interval, time_unit, bool(repeat))
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = json.dumps(value) if not isinstance(value, str) else repr(value)
     return text if len(text) <= 60 else text[:57] + "…"

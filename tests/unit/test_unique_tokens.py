@@ -12,7 +12,7 @@ from broker.messages.jobs import Options, Order
 from broker.messages.runs import Claimed, Returned, RunState
 from broker.refusals import Conflict
 from master.jobs.effects import Bury
-from master.jobs.schedules import Rhythm
+from master.jobs.model import Rhythm
 from tests.unit.desk import Desk, published, token, withdrawn
 
 ONCE = Options(unique="once", timeout=5)
@@ -28,7 +28,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 
 def add(desk: Desk, order: Order, rhythm: Rhythm = HOURLY) -> int:
-    return desk.write(lambda txn: desk.schedules.add(txn, order, rhythm, desk.now))
+    return desk.write(lambda tables: desk.schedules.add(tables, order, rhythm, desk.now))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,8 @@ def test_a_token_counts_until_its_job_is_forgotten(desk: Desk) -> None:
     with pytest.raises(Conflict):
         desk.launch(ORDER._replace(data=""))
     desk.now += 91 * 86_400_000
-    desk.write(lambda txn: desk.waiting.forget(txn, desk.now))
+    assert desk.read(lambda view: desk.requeue.forgettable(view, desk.now)) == [1]
+    desk.write(lambda tables: tables.remove(1))
     assert desk.launch(ORDER._replace(data=""))[0] == [2]
 
 
@@ -83,14 +84,14 @@ def test_another_job_by_hand_with_a_known_token_is_buried_with_the_reason_and_en
     desk.launch(ORDER)
     body = jobs.write(ORDER._replace(data=""))
     claim = Claimed(token(9), 0, 1, desk.now, body)
-    actions = desk.write(lambda txn: desk.runs.claimed(txn, "n1", claim, desk.now))
+    actions = desk.write(lambda tables: desk.transitions.claimed(tables, "n1", claim, desk.now))
     assert withdrawn(actions) == [(0, 1, token(9))]
     (buried,) = [action for action in actions if isinstance(action, Bury)]
     assert buried.order == body
     assert "'once' belongs to job 1" in buried.reason
     # Of the same one only the run ends, for the job is there already.
     claim = claim._replace(order=jobs.write(ORDER))
-    actions = desk.write(lambda txn: desk.runs.claimed(txn, "n1", claim, desk.now))
+    actions = desk.write(lambda tables: desk.transitions.claimed(tables, "n1", claim, desk.now))
     assert withdrawn(actions) == [(0, 1, token(9))]
     assert len(actions) == 1
 
@@ -98,6 +99,8 @@ def test_another_job_by_hand_with_a_known_token_is_buried_with_the_reason_and_en
 def test_another_job_by_hand_that_is_given_back_is_buried_too(desk: Desk) -> None:
     desk.launch(ORDER)
     body = jobs.write(ORDER._replace(data=""))
-    (buried,) = desk.write(lambda txn: desk.runs.returned(txn, "n1", Returned(body, "no script", token(9)), desk.now))
+    (buried,) = desk.write(
+        lambda tables: desk.transitions.returned(tables, "n1", Returned(body, "no script", token(9)), desk.now)
+    )
     assert isinstance(buried, Bury)
     assert (buried.order, published([buried])) == (body, [])

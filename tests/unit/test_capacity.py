@@ -11,8 +11,8 @@ from broker.messages.jobs import Options, Order
 from broker.messages.runs import Returned, RunState
 from broker.refusals import Unavailable
 from master.jobs.capacity import Capacity, CapacityLimits
-from master.jobs.ledger import Ledger
-from master.jobs.schedules import Rhythm, Schedules
+from master.jobs.ledger import Ledger, LedgerView
+from master.jobs.model import Rhythm, arguments_text
 from tests.unit.desk import Desk, published, token
 
 HOURLY = Rhythm("hours", 1, True)
@@ -26,23 +26,23 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 
 def pending(desk: Desk) -> tuple[int, int]:
-    return desk.read(desk.ledger.pending)
+    return desk.read(LedgerView.pending)
 
 
 def scheduled(desk: Desk) -> tuple[int, int]:
-    return desk.read(desk.ledger.scheduled)
+    return desk.read(LedgerView.scheduled)
 
 
 def limit(desk: Desk, **limits: int) -> Capacity:
-    desk.room = Capacity(desk.ledger, CapacityLimits(**limits))
-    desk.schedules = Schedules(desk.runs, desk.room)
-    return desk.room
+    desk.capacity = Capacity(CapacityLimits(**limits))
+    desk.restart()
+    return desk.capacity
 
 
 def schedule(desk: Desk, text: str = "", repeat: bool = True, **options: int) -> int:
     order = Order("example/job", {"text": text}, Options(**options))  # type: ignore[arg-type]
     rhythm = HOURLY._replace(repeat=repeat)
-    return desk.write(lambda txn: desk.schedules.add(txn, order, rhythm, desk.now))
+    return desk.write(lambda tables: desk.schedules.add(tables, order, rhythm, desk.now))
 
 
 def test_pending_jobs_are_counted_through_all_their_states(desk: Desk) -> None:
@@ -58,14 +58,14 @@ def test_pending_jobs_are_counted_through_all_their_states(desk: Desk) -> None:
     desk.cancel(jobs[2])
     assert pending(desk) == (1, size)
     desk.now += 60_000
-    desk.retries()
+    desk.tick()
     assert pending(desk) == (1, size)
     desk.nodes = []
     order = Order("example/job", {"text": "é"})
     desk.launch(order)  # fails at once
     assert pending(desk) == (1, size)
-    desk.write(lambda txn: desk.ledger.remove(txn, jobs[2]))
-    desk.write(lambda txn: desk.ledger.remove(txn, jobs[0]))
+    desk.write(lambda tables: tables.remove(jobs[2]))
+    desk.write(lambda tables: tables.remove(jobs[0]))
     assert pending(desk) == (0, 0)
 
 
@@ -73,14 +73,12 @@ def test_a_job_by_hand_counts_only_when_the_master_has_to_publish_it(desk: Desk)
     body = b'{"job": "a/b", "arguments": {"n": 1}}'
     desk.claim(0, order=body)
     assert pending(desk) == (0, 0)
-    desk.write(lambda txn: desk.runs.returned(txn, "n1", Returned(body, "no script", token(7)), desk.now))
+    desk.write(lambda tables: desk.transitions.returned(tables, "n1", Returned(body, "no script", token(7)), desk.now))
     assert pending(desk) == (1, len('{"n":1}'))
 
 
 def test_what_an_aborted_transaction_counted_does_not_count(desk: Desk) -> None:
-    txn = desk.ledger.begin(write=True)
-    desk.runs.launch(txn, [Order("a/b", {"n": 1})], "rest", desk.now)
-    txn.abort()
+    desk.aborted(lambda tables: desk.transitions.launch(tables, Order("a/b", {"n": 1}), "rest", desk.now))
     assert pending(desk) == (0, 0)
 
 
@@ -88,15 +86,15 @@ def test_active_schedules_are_counted(desk: Desk) -> None:
     first, second, once = schedule(desk), schedule(desk, "12345"), schedule(desk, repeat=False)
     size = len('{"text":""}')
     assert scheduled(desk) == (3, 3 * size + 5)
-    row = desk.read(lambda txn: desk.ledger.schedule(txn, second))
+    row = desk.read(lambda tables: tables.schedule(second))
     assert row
-    desk.write(lambda txn: desk.schedules.cancel(txn, row, desk.now))
+    desk.write(lambda tables: desk.schedules.cancel(tables, row, desk.now))
     assert scheduled(desk) == (2, 2 * size)
     desk.now += 3_600_000
     assert len(published(desk.tick())) == 2
     assert scheduled(desk) == (1, size), f"{once} was to run once"
-    desk.write(lambda txn: desk.ledger.remove(txn, first))
-    desk.write(lambda txn: desk.ledger.remove(txn, second))
+    desk.write(lambda tables: tables.remove(first))
+    desk.write(lambda tables: tables.remove(second))
     assert scheduled(desk) == (0, 0)
 
 
@@ -115,7 +113,7 @@ def test_a_ledger_that_did_not_count_bytes_yet_counts_them_once(desk: Desk, tmp_
     desk.claim(desk.launched(text="12345"))
     schedule(desk)
     before = pending(desk), scheduled(desk)
-    desk.write(lambda txn: [txn.delete(name, db=desk.ledger.db["meta"]) for name in (b"bytes:p", b"bytes:s")])
+    desk.write(lambda tables: [tables._delete("meta", name) for name in (b"bytes:p", b"bytes:s")])
     assert pending(desk) == (1, 0)
     desk.ledger.close()
     desk.ledger = Ledger(tmp_path / "ledger", write=True, map_size=256 << 20)
@@ -126,20 +124,20 @@ def test_one_job_more_than_the_limit_is_refused_and_says_why(desk: Desk) -> None
     room = limit(desk, jobs=2)
     order = Order("a/b", {})
     for _ in range(2):
-        desk.read(lambda txn: room.check_job(txn, order))
+        desk.read(lambda tables: room.check_job(tables, "{}"))
         desk.launch(order)
     with pytest.raises(Unavailable, match=r"2 pending jobs, and \[jobs\] max_pending is 2; nothing was launched"):
-        desk.read(lambda txn: room.check_job(txn, order))
+        desk.read(lambda tables: room.check_job(tables, "{}"))
     desk.claim(1)
-    desk.read(lambda txn: room.check_job(txn, order))
+    desk.read(lambda tables: room.check_job(tables, "{}"))
 
 
 def test_arguments_beyond_the_limit_are_refused_to_the_byte(desk: Desk) -> None:
     room = limit(desk, size=2 * len('{"text":"123"}'))
     desk.launched(text="123")
-    desk.read(lambda txn: room.check_job(txn, Order("a/b", {"text": "123"})))
+    desk.read(lambda tables: room.check_job(tables, arguments_text({"text": "123"})))
     with pytest.raises(Unavailable, match="max_pending_bytes is 28"):
-        desk.read(lambda txn: room.check_job(txn, Order("a/b", {"text": "1234"})))
+        desk.read(lambda tables: room.check_job(tables, arguments_text({"text": "1234"})))
     assert not desk.read(room.full)
 
 
@@ -162,7 +160,7 @@ def test_an_execution_that_overlaps_is_left_out_when_there_is_no_room_others_are
     assert len(published(desk.tick())) == 3, "each has one at most, and is not forgotten"
     desk.now += 3_600_000
     assert published(desk.tick()) == []
-    rows = [desk.read(lambda txn, number=number: desk.ledger.schedule(txn, number)) for number in (overlapping, single)]
+    rows = [desk.read(lambda tables, number=number: tables.schedule(number)) for number in (overlapping, single)]
     assert [(row.executions, row.skipped) for row in rows if row] == [(1, 1), (1, 1)]
     assert once
     limit(desk, jobs=100)

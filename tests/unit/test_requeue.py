@@ -22,8 +22,14 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     desk.ledger.close()
 
 
+def forget(desk: Desk) -> int:
+    old = desk.read(lambda view: desk.requeue.forgettable(view, desk.now))
+    desk.write(lambda tables: [tables.remove(number) for number in old])
+    return len(old)
+
+
 def unconfirmed(desk: Desk, *under_way: tuple[int, int]) -> list[tuple[int, int, str]]:
-    return published(desk.write(lambda txn: desk.waiting.unconfirmed(txn, under_way)))
+    return published(desk.write(lambda tables: desk.requeue.unconfirmed(tables, under_way)))
 
 
 def test_what_was_committed_and_not_confirmed_is_published_again_as_it_was(desk: Desk) -> None:
@@ -97,8 +103,8 @@ def test_a_withdrawn_message_is_remembered_until_its_queue_is_empty(desk: Desk) 
 def test_jobs_in_the_queue_of_a_node_that_is_gone_run_elsewhere_and_not_there_when_it_is_back(desk: Desk) -> None:
     desk.shared = False
     number, pinned = desk.launched(), desk.launched(Options(node="n1"))
-    assert desk.write(lambda txn: desk.waiting.stranded(txn, "n2", desk.now)) == []
-    actions = desk.write(lambda txn: desk.waiting.stranded(txn, "n1", desk.now))
+    assert desk.write(lambda tables: desk.requeue.stranded(tables, "n2", desk.now)) == []
+    actions = desk.write(lambda tables: desk.requeue.stranded(tables, "n1", desk.now))
     assert published(actions) == [(number, 1, "n2")]
     assert desk.withdrawn("n1") == [(number, 1)]
     assert desk.withdrawn("n2") == []
@@ -108,23 +114,23 @@ def test_jobs_in_the_queue_of_a_node_that_is_gone_run_elsewhere_and_not_there_wh
 def test_a_job_that_only_a_node_that_is_gone_can_run_waits_for_it(desk: Desk) -> None:
     desk.shared, desk.nodes = False, ["n1"]
     number = desk.launched()
-    assert desk.write(lambda txn: desk.waiting.stranded(txn, "n1", desk.now)) == []
+    assert desk.write(lambda tables: desk.requeue.stranded(tables, "n1", desk.now)) == []
     assert desk.job(number).state is JobState.PENDING
 
 
 def test_retries_set_while_the_clock_was_ahead_are_not_starved_when_it_goes_back(desk: Desk) -> None:
-    desk.retries()
+    desk.tick()
     number = desk.launched(Options(attempts=2, retry_delay=10))
     desk.now += 3_600_000
-    desk.retries()
+    desk.tick()
     desk.claim(number)
     desk.finish(number, RunState.FAILED)
     assert desk.job(number).due == NOW + 3_610_000
     desk.now = NOW
-    assert desk.retries() == []
+    assert desk.tick() == []
     assert desk.job(number).due == NOW + 10_000
     desk.now += 10_000
-    assert published(desk.retries()) == [(number, 2, "")]
+    assert published(desk.tick()) == [(number, 2, "")]
 
 
 def test_retries_far_ahead_are_pulled_back_at_a_start(desk: Desk) -> None:
@@ -132,7 +138,7 @@ def test_retries_far_ahead_are_pulled_back_at_a_start(desk: Desk) -> None:
     desk.claim(number)
     desk.finish(number, RunState.FAILED)
     desk.now -= 3_600_000
-    desk.retries()
+    desk.tick()
     assert desk.job(number).due == desk.now + 10_000
 
 
@@ -142,7 +148,7 @@ def test_a_retry_that_no_node_can_run_fails(desk: Desk) -> None:
     desk.finish(number, RunState.FAILED)
     desk.nodes = []
     desk.now += 1_000
-    desk.retries()
+    desk.tick()
     assert (desk.job(number).state, desk.job(number).reason) == (JobState.FAILED, "no node has the script example/job")
 
 
@@ -154,7 +160,7 @@ def test_jobs_are_forgotten_days_after_their_end_and_not_before(desk: Desk) -> N
     desk.claim(young, run=2)
     desk.finish(young, RunState.FAILED, run=2)
     desk.now = NOW + 2 * DAY_MS
-    assert desk.write(lambda txn: desk.waiting.forget(txn, desk.now)) == 0
+    assert forget(desk) == 0
     desk.now += 1
-    assert desk.write(lambda txn: desk.waiting.forget(txn, desk.now)) == 1
-    assert desk.read(lambda txn: [job.id for job in desk.ledger.jobs(txn)]) == [pending, young]
+    assert forget(desk) == 1
+    assert desk.read(lambda tables: [job.id for job in tables.jobs()]) == [pending, young]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from broker.messages.jobs import Options, Order
 from broker.messages.runs import Named, RunState, Withdraw
-from master.jobs.effects import Action, JobEvent, Publish, Tell
+from master.jobs.effects import Effect, JobEvent, NodeMessage, Publish
 from master.jobs.model import Job, JobState
 from tests.unit.desk import Desk
 
@@ -50,7 +50,7 @@ class World:
         self.told: Counter[int] = Counter()
         self.next_run = 1
 
-    def do(self, actions: Sequence[Action]) -> None:
+    def do(self, actions: Sequence[Effect]) -> None:
         for action in actions:
             if isinstance(action, Publish):
                 self.queue.append(action.order)
@@ -62,7 +62,7 @@ class World:
                 for number, attempt, run in list(self.runs):
                     if number == action.id and attempt <= action.attempt and f"{run:032x}".endswith(action.run):
                         self.end((number, attempt, run), RunState.CANCELLED)
-            elif isinstance(action, Tell):
+            elif isinstance(action, NodeMessage):
                 assert isinstance(action.message, Named)
 
     def end(self, run: tuple[int, int, int], state: RunState) -> None:
@@ -79,7 +79,7 @@ class World:
         elif name == "hand":
             run = self.new_run()
             (told,) = desk.claim(0, run=run, order=b'{"job": "a/b"}')
-            assert isinstance(told, Tell)
+            assert isinstance(told, NodeMessage)
             self.runs.append((told.message.id, 1, run))
         elif name in ("claim", "double claim") and self.queue:
             order = self.queue[pick.randrange(len(self.queue))]
@@ -101,12 +101,12 @@ class World:
         elif name == "lose":
             job = self.any(JobState.RUNNING)
             if job:
-                self.do(desk.write(lambda txn: desk.runs.lost(txn, job, "lost", desk.now)))
+                self.do(desk.write(lambda tables: desk.transitions.lost(tables, job, "lost", desk.now)))
         elif name == "time":
             desk.now += pick.choice((1_000, 60_000, 3_600_000, -3_600_000))
-            self.do(desk.retries())
+            self.do(desk.tick())
         elif name == "crash":
-            self.do(desk.write(lambda txn: desk.waiting.unconfirmed(txn, ())))
+            self.do(desk.write(lambda tables: desk.requeue.unconfirmed(tables, ())))
         elif name == "purge":
             self.queue.clear()
             desk.now += 10_000
@@ -123,7 +123,7 @@ class World:
         return self.next_run
 
     def jobs(self) -> list[Job]:
-        return self.desk.read(lambda txn: list(self.desk.ledger.jobs(txn)))
+        return self.desk.read(lambda tables: list(tables.jobs()))
 
     def any(self, *states: JobState) -> Job | None:
         found = [job for job in self.jobs() if job.state in states]
@@ -149,17 +149,21 @@ class World:
     def settle(self) -> None:
         """From here on nothing goes wrong any more."""
         for _ in range(500):
-            self.do(self.desk.write(lambda txn: self.desk.waiting.unconfirmed(txn, ())))
+            self.do(self.desk.write(lambda tables: self.desk.requeue.unconfirmed(tables, ())))
             self.queue, queue = [], self.queue
             for order in queue:
                 self.claim(order)
             while self.runs:
                 self.end(self.runs[0], RunState.COMPLETED)
             self.desk.now += 3_600_000
-            self.do(self.desk.retries())
+            self.do(self.desk.tick())
             for job in self.jobs():
                 if job.state is JobState.RUNNING:  # its run was withdrawn, or its report lost
-                    self.do(self.desk.write(lambda txn, job=job: self.desk.runs.lost(txn, job, "lost", self.desk.now)))
+                    self.do(
+                        self.desk.write(
+                            lambda tables, job=job: self.desk.transitions.lost(tables, job, "lost", self.desk.now)
+                        )
+                    )
             if not self.queue:
                 self.do(self.desk.emptied(":normal"))
             self.look()

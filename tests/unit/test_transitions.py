@@ -11,7 +11,7 @@ import pytest
 from broker.messages import jobs
 from broker.messages.jobs import Options, Order
 from broker.messages.runs import Claimed, Finished, Named, Progress, Returned, RunState
-from master.jobs.effects import JobEvent, Tell
+from master.jobs.effects import JobEvent, NodeMessage
 from master.jobs.model import Job, JobState
 from master.jobs.transitions import LOG_TAIL_BYTES, MAX_PUBLISHED, retry_delay
 from tests.unit.desk import NOW, Desk, events, published, token, withdrawn
@@ -56,7 +56,7 @@ def test_the_same_unique_token_gives_the_first_jobs_id_and_publishes_nothing(des
     desk.claim(1)
     desk.finish(1, RunState.FAILED)
     assert desk.launch(order) == ([1], [])
-    desk.write(lambda txn: desk.ledger.remove(txn, 1))
+    desk.write(lambda tables: tables.remove(1))
     assert desk.launch(order)[0] == [2]
 
 
@@ -64,7 +64,7 @@ def test_a_job_bound_to_a_node_or_of_a_priority_waits_in_that_queue(desk: Desk) 
     _, actions = desk.launch(Order("a/b", {}, Options(node="n2")), Order("a/b", {}, Options(priority="high")))
     assert published(actions) == [(1, 1, "n2"), (2, 1, "")]
     assert [key[:-9] for key in desk.keys("waiting")] == [b":high", b"n2:"]
-    assert desk.read(lambda txn: desk.ledger.waiting_on(txn, "n2")) == 1
+    assert desk.read(lambda tables: tables.waiting_on("n2")) == 1
 
 
 def test_a_job_that_no_node_can_run_fails_and_says_so(desk: Desk) -> None:
@@ -124,14 +124,14 @@ def test_reports_of_attempts_that_do_not_exist_change_nothing(desk: Desk, attemp
     # And of a job that there never was nothing is made
     assert withdrawn(desk.claim(1_000, attempt, run=77)) == [(1_000, attempt, token(77))]
     assert desk.finish(1_000, RunState.COMPLETED, attempt, run=77) == []
-    assert desk.read(lambda txn: [job.id for job in desk.ledger.jobs(txn)]) == sorted(numbers, reverse=True)
+    assert desk.read(lambda tables: [job.id for job in tables.jobs()]) == sorted(numbers, reverse=True)
 
 
 def test_an_attempt_by_hand_is_the_first_one_whatever_its_message_says(desk: Desk) -> None:
     for fields in (b'"attempt": 5', b'"id": 1'):
         order = b'{"job": "a/b", ' + fields + b"}"
         assert withdrawn(desk.claim(0, run=5, order=order)) == [(0, 1, token(5))]
-    assert desk.read(lambda txn: list(desk.ledger.jobs(txn))) == []
+    assert desk.read(lambda tables: list(tables.jobs())) == []
 
 
 def test_a_claim_told_twice_changes_nothing(desk: Desk) -> None:
@@ -212,10 +212,10 @@ def test_a_retry_with_a_delay_is_published_when_it_is_due(desk: Desk) -> None:
     assert desk.finish(number, RunState.FAILED) == []
     assert (desk.job(number).state, desk.job(number).due) == (JobState.PENDING, NOW + 10_000)
     desk.now += 9_999
-    assert desk.retries() == []
+    assert desk.tick() == []
     desk.now += 1
-    assert published(desk.retries()) == [(number, 2, "")]
-    assert desk.retries() == []
+    assert published(desk.tick()) == [(number, 2, "")]
+    assert desk.tick() == []
 
 
 def test_a_lost_run_is_tried_again_at_once_three_times_in_all(desk: Desk) -> None:
@@ -238,7 +238,7 @@ def test_given_attempts_count_for_lost_runs_too(desk: Desk) -> None:
 def test_a_result_of_an_attempt_that_was_given_up_is_kept_as_late_and_changes_nothing(desk: Desk) -> None:
     number = desk.launched()
     desk.claim(number)
-    actions = desk.write(lambda txn: desk.runs.lost(txn, desk.job(number), "frozen", NOW))
+    actions = desk.write(lambda tables: desk.transitions.lost(tables, desk.job(number), "frozen", NOW))
     assert withdrawn(actions) == [(number, 1, "")]
     desk.confirm(number, 2)
     desk.claim(number, attempt=2, run=2, node="n2")
@@ -278,7 +278,7 @@ def test_a_job_that_waits_for_its_retry_is_cancelled_and_there_is_no_message_to_
     _, actions = desk.cancel(number)
     assert (withdrawn(actions), events(actions)) == ([], ["job.finished.cancelled"])
     desk.now += 60_000
-    assert desk.retries() == []
+    assert desk.tick() == []
 
 
 def test_a_running_job_is_cancelled_when_its_node_says_so(desk: Desk) -> None:
@@ -317,13 +317,13 @@ def test_a_job_that_is_being_cancelled_is_not_tried_again(
 
 def test_a_job_published_by_hand_gets_an_id_and_its_node_is_told(desk: Desk) -> None:
     raw = b'{"job": "example/job", "arguments": {"number": 5}, "options": {"attempts": 2}}'
-    assert desk.claim(0, run=7, node="n2", order=raw) == [Tell("n2", Named(token(7), 1))]
-    assert desk.claim(0, run=7, node="n2", order=raw) == [Tell("n2", Named(token(7), 1))]
+    assert desk.claim(0, run=7, node="n2", order=raw) == [NodeMessage("n2", Named(token(7), 1))]
+    assert desk.claim(0, run=7, node="n2", order=raw) == [NodeMessage("n2", Named(token(7), 1))]
     job = desk.job(1)
     assert (job.source, job.state, job.arguments) == ("queue", JobState.RUNNING, '{"number":5}')
     # The node may not know the id yet when the run has ended.
     assert published(desk.finish(0, RunState.FAILED, run=7, node="n2")) == [(1, 2, "")]
-    assert desk.claim(0, run=7, node="n2", order=raw) == [Tell("n2", Named(token(7), 1))]
+    assert desk.claim(0, run=7, node="n2", order=raw) == [NodeMessage("n2", Named(token(7), 1))]
     desk.claim(1, attempt=2, run=8)
     desk.finish(1, RunState.COMPLETED, attempt=2, run=8)
     assert desk.job(1).state is JobState.COMPLETED
@@ -349,7 +349,11 @@ def test_a_job_given_back_goes_to_another_node_until_there_is_none(desk: Desk) -
 
     def give_back(node: str) -> list[tuple[int, int, str]]:
         return published(
-            desk.write(lambda txn: desk.runs.returned(txn, node, Returned(order, "no such script", token(9)), desk.now))
+            desk.write(
+                lambda tables: desk.transitions.returned(
+                    tables, node, Returned(order, "no such script", token(9)), desk.now
+                )
+            )
         )
 
     assert give_back("n1") == [(number, 1, "n2")]
@@ -362,7 +366,7 @@ def test_a_job_given_back_goes_to_another_node_until_there_is_none(desk: Desk) -
 def test_a_job_by_hand_that_is_given_back_is_listed_and_goes_to_another_node(desk: Desk) -> None:
     def give_back(number: int) -> list[tuple[int, int, str]]:
         report = Returned(b'{"job": "example/job"}', "no such script", token(number))
-        return published(desk.write(lambda txn: desk.runs.returned(txn, "n1", report, NOW)))
+        return published(desk.write(lambda tables: desk.transitions.returned(tables, "n1", report, NOW)))
 
     assert give_back(1) == [(1, 1, "n2")]
     assert desk.job(1).source == "queue"
@@ -375,7 +379,9 @@ def test_a_job_that_is_given_back_again_and_again_fails(desk: Desk) -> None:
     order = jobs.write(desk.job(number).order())
     for turn in range(MAX_PUBLISHED + 3):
         node = f"n{1 + turn % 2}"
-        desk.write(lambda txn, node=node: desk.runs.returned(txn, node, Returned(order, "none", token(9)), NOW))  # type: ignore[misc]
+        desk.write(
+            lambda tables, node=node: desk.transitions.returned(tables, node, Returned(order, "none", token(9)), NOW)
+        )  # type: ignore[misc]
     assert desk.job(number).state is JobState.FAILED
     assert "given up" in desk.job(number).reason
 
@@ -385,11 +391,11 @@ def test_a_job_that_is_given_back_again_and_again_fails(desk: Desk) -> None:
 
 def progress(desk: Desk, number: int, log: bytes, offset: int, run: int = 1, done: float = 1) -> None:
     report = Progress("n1", token(run), number, 1, done, 10, "going", log, offset)
-    desk.write(lambda txn: desk.runs.progress(txn, report))
+    desk.write(lambda tables: desk.transitions.progress(tables, report))
 
 
 def live_log(desk: Desk, number: int) -> bytes:
-    live = desk.read(lambda txn: desk.ledger.live(txn, number))
+    live = desk.read(lambda tables: tables.progress(number))
     return live.log if live else b"-"
 
 

@@ -15,8 +15,7 @@ from broker.messages.runs import NodeCatalog, Progress, RunState
 from broker.refusals import NotFound
 from jobs.secret_file import SecretFile
 from master.jobs import script_catalog
-from master.jobs.model import arguments_text
-from master.jobs.schedules import Rhythm
+from master.jobs.model import Rhythm, arguments_text
 from master.web.flask_routes import job_admin
 from master.web.flask_routes.app import _failed
 from master.web.flask_routes.job_json import ROW_BYTES, SHOWN_BYTES, SHOWN_DEPTH
@@ -80,7 +79,7 @@ class Site:
     def schedule(self, repeat: bool = True) -> int:
         order = Order("example/report", {"kind": "é"})
         rhythm = Rhythm("hours", 1, repeat)
-        return self.desk.write(lambda txn: self.desk.schedules.add(txn, order, rhythm, self.desk.now))
+        return self.desk.write(lambda tables: self.desk.schedules.add(tables, order, rhythm, self.desk.now))
 
 
 @pytest.fixture
@@ -204,7 +203,7 @@ def test_a_row_has_the_beginning_of_long_arguments_and_the_page_has_them_whole(s
     small = site.desk.launched(**short)
     number = site.desk.launched(**long)
     order = Order("example/report", long)
-    schedule = site.desk.write(lambda txn: site.desk.schedules.add(txn, order, Rhythm("hours", 1, True), NOW))
+    schedule = site.desk.write(lambda tables: site.desk.schedules.add(tables, order, Rhythm("hours", 1, True), NOW))
     execution = site.execution()
     paths = ["/admin/jobs", "/admin/all_jobs", "/admin/scheduled_jobs", f"/admin/scheduled_jobs/{schedule}"]
     data = [site.get(path) for path in paths]
@@ -267,7 +266,7 @@ def test_a_running_job_shows_its_progress_and_the_end_of_its_log(site: Site) -> 
     assert site.get(f"/admin/jobs/{number}")["status"] == "pending"
     desk.claim(number)
     report = Progress("n1", token(1), number, 1, 3, 10, "third", b"so far \xff", 0)
-    desk.write(lambda txn: desk.runs.progress(txn, report))
+    desk.write(lambda tables: desk.transitions.progress(tables, report))
     data = site.get(f"/admin/jobs/{number}")
     assert (data["status"], data["state"], data["log"]) == ("pending", "running", "so far \ufffd")
     assert data["progress"] == {"done": 3, "total": 10, "text": "third"}
@@ -326,27 +325,25 @@ def test_a_helper_is_shown_and_its_launch_says_whose_it_is(site: Site) -> None:
     desk = site.desk
     for node in ("n1", "n2"):
         message = NodeCatalog(node, "x", rows)
-        desk.write(lambda txn, message=message: script_catalog.keep(desk.ledger, txn, message))
+        desk.write(lambda tables, message=message: script_catalog.save(tables, message))
     shown = [(row["path"], row["kind"], row["nodes"], row["differs"]) for row in site.get("/admin/job_catalog")]
     assert shown == [("a/a", "helper", ["n1", "n2"], False), ("a/b", "script", ["n1", "n2"], False)]
-    with desk.ledger.begin() as txn:
-        assert script_catalog.nodes_with(desk.ledger, txn, "a/a") == set()
+    with desk.ledger.read() as tables:
+        assert tables.nodes_with("a/a") == set()
         with pytest.raises(NotFound, match="a/a is no job; it is a helper of a/b, which imports it"):
-            script_catalog.check_known(desk.ledger, txn, Order("a/a", {}))
+            script_catalog.check_known(tables, Order("a/a", {}))
         with pytest.raises(NotFound, match="no node has the script a/c"):
-            script_catalog.check_known(desk.ledger, txn, Order("a/c", {}))
+            script_catalog.check_known(tables, Order("a/c", {}))
     # A node that has it as a job can run it
-    desk.write(
-        lambda txn: script_catalog.keep(desk.ledger, txn, NodeCatalog("n1", "y", [{"path": "a/a", "kind": "class"}]))
-    )
-    with desk.ledger.begin() as txn:
-        script_catalog.check_known(desk.ledger, txn, Order("a/a", {}))
-        assert script_catalog.nodes_with(desk.ledger, txn, "a/a") == {"n1"}
+    desk.write(lambda tables: script_catalog.save(tables, NodeCatalog("n1", "y", [{"path": "a/a", "kind": "class"}])))
+    with desk.ledger.read() as tables:
+        script_catalog.check_known(tables, Order("a/a", {}))
+        assert tables.nodes_with("a/a") == {"n1"}
 
 
 def test_the_catalog_is_shown(site: Site) -> None:
     script = {"path": "a/b", "description": "d", "args": {"number": "int"}, "category": "c", "author": "me"}
-    site.desk.write(lambda txn: script_catalog.keep(site.desk.ledger, txn, NodeCatalog("n1", "x", [script])))
+    site.desk.write(lambda tables: script_catalog.save(tables, NodeCatalog("n1", "x", [script])))
     (row,) = site.get("/admin/job_catalog")
     assert {name: row[name] for name in script} == script
 
@@ -360,7 +357,7 @@ def test_secrets_are_masked_wherever_arguments_are_shown(site: Site, tmp_path: P
     number = site.desk.launched(Options(argv=("--password", "hunter2-hunter2")), **arguments)
     rhythm = Rhythm("hours", 1, True)
     order = Order("example/report", arguments)
-    schedule = site.desk.write(lambda txn: site.desk.schedules.add(txn, order, rhythm, site.desk.now))
+    schedule = site.desk.write(lambda tables: site.desk.schedules.add(tables, order, rhythm, site.desk.now))
     execution = site.execution()
     site.desk.finish(execution, RunState.COMPLETED, run=execution)
     shown = {"dsn": "x:***@h", "pin": "***", "other": [1]}

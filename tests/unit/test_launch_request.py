@@ -9,7 +9,7 @@ import pytest
 
 from broker.messages.jobs import Options, Order
 from broker.refusals import BadRequest
-from master.jobs.schedules import Rhythm
+from master.jobs.model import Rhythm
 from master.web.jobs.launch_request import order_of
 
 
