@@ -57,8 +57,10 @@ def create() -> Application:
     dispatcher = Dispatcher(link, origin, int(timeout * 1000), network.choose)
     redirects = Redirects(network, config.secret(), config.address("server"))
     cors = config["server", "cors"]
-    controller = ControllerClient(directory / "controller.sock", origin, dispatcher.answered)
-    writer = Writer(index, network, dispatcher, KeyLocks(directory, service.workers(config) == 1), versions, timeout)
+    controller = ControllerClient(directory / "controller.sock", origin, dispatcher.settle)
+    writer = Writer(
+        index, network, dispatcher, KeyLocks(directory, service.workers(config) == 1), versions, timeout=timeout
+    )
     reads = Reads(index, network, redirects, responses.cors_headers(cors))
     inline, relayed = config["volume", "inline"], config["server", "relay"]
     writes = Writes(writer, network, redirects, config.secret(), inline, relayed, timeout, cors)
@@ -67,7 +69,9 @@ def create() -> Application:
     launches = Launches(controller, ledger, cors)
     flask = create_app(Context(config, index, network, link, controller, time.time(), ledger, kept))
     extensions = _extensions(config, index, directory / bodies.FOLDER / str(versions.number))
-    link.on_up = network.connected
+    link.on_up.append(network.connected)
+    link.on_wake.append(dispatcher.work)
+    link.on_down.append(dispatcher.fail_all)
     link.start()
     link.wait(LINK_SECS)
     log.info("web worker started", origin=origin)
