@@ -28,7 +28,7 @@ def main() -> int:
         Index(Path(config.server.dir) / "index", config.server.index_map, write=True).close()
         Ledger(Path(config.server.dir) / "ledger", True, config.jobs.ledger_map).close()
         running = service.Service(
-            "master.web.application:create",
+            "master.worker:create",
             Interfaces.RSGI,
             "master.controller",
             config.server.host,
