@@ -59,20 +59,20 @@ class Controller:
     """Runs until `stop` is called. Everything but the link's callbacks happens on the thread that calls `run`."""
 
     def __init__(self, config: settings.Settings) -> None:
-        directory = Path(config["server", "dir"])
-        self._index = Index(directory / "index", config["server", "index_map"], write=True)
+        directory = Path(config.server.dir)
+        self._index = Index(directory / "index", config.server.index_map, write=True)
         self._projection = Projection()
         self._inbox: queue.SimpleQueue[Delivery | ControllerCall | _Wake] = queue.SimpleQueue()
         self._channel = ControllerServer(directory / "controller.sock", self._inbox.put)
-        self._events = config["general", "events"]
+        self._events = config.general.events
         self._stopping = threading.Event()
-        self._link = Link(config["broker", "url"], "pulzar master controller", topology.master)
+        self._link = Link(config.broker.url, "pulzar master controller", topology.master)
         self._link.on_up.append(self._up)
         for name in (topology.RESULTS, topology.HEARTBEATS, topology.PROGRESS):
             self._link.consume(name, self._inbox.put, PREFETCH)
         self._jobs = Jobs(self._index, self._link, config, partial(self._inbox.put, _Wake.JOBS))
         self._replays = ReplayRequests(self._index, self._projection, self._link)
-        self._housekeeping = Housekeeping(self._index, self._link, config["general", "tombstone_days"])
+        self._housekeeping = Housekeeping(self._index, self._link, config.general.tombstone_days)
 
     def stop(self) -> None:
         """Have `run` return soon."""
