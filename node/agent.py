@@ -41,10 +41,10 @@ class Agent:
     """Runs until `stop` is called; `run` returns the exit status."""
 
     def __init__(self, config: settings.Settings) -> None:
-        self._directory = Path(config["volume", "dir"])
+        self._directory = Path(config.volume.dir)
         self.node = identity.load(config)
-        self._url = f"http://{config.address('volume')}"
-        self._heartbeat_secs = config["general", "heartbeat"]
+        self._url = f"http://{config.address(config.volume)}"
+        self._heartbeat_secs = config.general.heartbeat
         self._inbox: list[Delivery] = []
         self._own: deque[tuple[Sequence[Store], Kept]] = deque()
         self._stopping = threading.Event()
@@ -56,15 +56,15 @@ class Agent:
         self._control = ""
         self._storage = Storage.open(config)
         self._told_seq = self._storage.epoch_seq  # up to here the master asks by itself, when it sees the new epoch
-        self._link = Link(config["broker", "url"], f"pulzar node {self.node}", self._topology)
-        self._link.on_up = self._up
-        self._link.on_wake = self._work
-        self._link.on_down = self._down
+        self._link = Link(config.broker.url, f"pulzar node {self.node}", self._topology)
         self._link.consume(topology.node_queue(self.node), self._commanded, PREFETCH, exclusive=True)
         self._link.consume(lambda: self._control, self._controlled, PREFETCH)
         self._replayer = Replayer(self.node, self._storage, self._link)
         self._upkeep = Maintenance(self._storage, config)
         self._jobs = Jobs(config, self.node, self._link, self.keep)
+        self._link.on_up += [self._up, self._jobs.link_up]
+        self._link.on_wake += [self._jobs.work_link, self._work]
+        self._link.on_down += [self._down, self._jobs.link_down]
 
     def stop(self) -> None:
         """Have `run` return soon."""
@@ -112,15 +112,12 @@ class Agent:
     def _up(self) -> None:
         self._tell_catalog = True
         self._beat_now.set()
-        self._jobs.link_up()
 
     def _down(self) -> None:
         self._inbox.clear()  # all of it comes again
-        self._jobs.link_down()
 
     def _work(self) -> None:
         """Carry out what has come."""
-        self._jobs.work_link()
         if not (self._inbox or self._own) or self._closed or self._failure:
             return
         deliveries = self._inbox[:]

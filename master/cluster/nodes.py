@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TypedDict
 
 from broker.refusals import NotFound, Refused, Unavailable
 from master.cluster.placement import Candidate, Placement
@@ -22,8 +22,32 @@ DOUBT_SECS = 15.0  # other nodes come before one that could not be reached
 RECOVERY_SECS = 10.0  # after RabbitMQ was away, until every node has connected again
 
 
+class NodeRow(TypedDict):
+    """A node as `/admin/network` shows it."""
+
+    node: str
+    percent: int  # of the disk that is used
+    synch: bool  # whether it was heard from lately
+    url: str
+    version: str
+    load: float
+    memory: float  # percent in use
+    disk_total: int  # bytes
+    disk_free: int  # bytes
+    full: bool
+    keys: int
+    seq: int
+    slots: int
+    running: list[tuple[str, int, int]]
+    last_seen: float  # seconds since the epoch
+
+
 class Nodes:
-    """Of one web worker; reads the index again when what it knows is older than a quarter of a second."""
+    """The nodes of the cluster, as one web worker sees them, and the choice among them.
+
+    Reads the index again when what it knows is older than a quarter of a second. `heartbeat_secs` is the time between
+    two heartbeats of a node.
+    """
 
     def __init__(self, index: Index, heartbeat_secs: float) -> None:
         self._index = index
@@ -34,7 +58,7 @@ class Nodes:
         self._heard_at: dict[str, float] = {}  # by the monotonic clock
         self._candidates: list[Candidate] = []
         self._doubted: dict[str, float] = {}  # node → until when, by the monotonic clock
-        self._restoring: list[str] | None = None
+        self._incomplete: list[str] | None = None  # of whose logs the index may lack keys; None: it is new, who knows
         self._read = float("-inf")
         self._flowing = float("-inf")  # when heartbeats came in again after none did, from any node
         self._connected: float | None = None  # when this process had its last connection to RabbitMQ
@@ -57,7 +81,7 @@ class Nodes:
             return self._placement.choose(self._candidates, size, exclude)
 
     def doubt(self, node: str) -> None:
-        """The node is heard from, and could not be reached over HTTP, or stood still: others come first for a while."""
+        """Prefer other nodes for a while: this one is heard from, but can't be reached over HTTP or stood still."""
         now = time.monotonic()
         self._doubted = {name: until for name, until in self._doubted.items() if until > now} | {node: now + DOUBT_SECS}
 
@@ -90,27 +114,31 @@ class Nodes:
         known = self._nodes.get(node)
         return known.heartbeat.url if known else None
 
-    @property
-    def restoring(self) -> list[str]:
-        """Nodes whose log is being applied from the beginning: the index does not know all keys."""
+    def may_lack_keys(self) -> bool:
+        """Whether a key may exist that the index does not know: it is new, or a node's log is not applied to its end."""
         self._refresh()
-        if self._restoring is None or self._restoring:
+        if self._incomplete is None or self._incomplete:
             self._refresh(_SOON_SECS)  # another worker may have said already that it is over
-        return ["a new index"] if self._restoring is None else self._restoring
+        return self._incomplete is None or bool(self._incomplete)
+
+    def awaited(self) -> list[str]:
+        """What the index waits for before it knows all keys, for a person: nodes, or that it is a new index."""
+        if not self.may_lack_keys():
+            return []
+        return ["a new index"] if self._incomplete is None else self._incomplete
 
     def connected(self) -> None:
-        """This process is connected to RabbitMQ, perhaps once more."""
+        """Note that this process is connected to RabbitMQ, perhaps once more. Called on the link's thread."""
         if self._connected is not None:
             self._back = time.monotonic()
         self._connected = time.monotonic()
 
     def objection(self) -> str:
         """Why a PUT of a new key would not be stored just now, for a person; "" when it would."""
-        waiting = self.restoring
-        if self._restoring is None:
-            return "the index is new, and has not heard from all nodes yet"
-        if waiting:
-            return "; ".join(map(self._waiting, waiting))
+        if self.may_lack_keys():
+            if self._incomplete is None:
+                return "the index is new, and has not heard from all nodes yet"
+            return "; ".join(map(self._lack, self._incomplete))
         if not self._candidates:
             return "no node was heard from lately"
         if all(candidate.full for candidate in self._candidates):
@@ -119,15 +147,15 @@ class Nodes:
             return "RabbitMQ was away, and no node was heard from since then"
         return ""
 
-    def _waiting(self, node: str) -> str:
+    def _lack(self, node: str) -> str:
         if self._heard(node):
             return f"the log of node {node} is being applied; GET /skynet/restore tells how far it is"
         return (
-            f"the index may lack keys of node {node}, which was not heard from lately; start it, or, if it is gone for good,"
-            f" have it forgotten: manage.py forget {node}"
+            f"the index may lack keys of node {node}, which was not heard from lately; start it, or,"
+            f" if it is gone for good, have it forgotten: manage.py forget {node}"
         )
 
-    def describe(self) -> list[dict[str, Any]]:
+    def describe(self) -> list[NodeRow]:
         """The nodes as `/admin/network` shows them, by name."""
         self._refresh()
         return [self._row(known) for _, known in sorted(self._nodes.items())]
@@ -136,7 +164,7 @@ class Nodes:
         at = self._heard_at.get(node)
         return at is not None and time.monotonic() - at < self._silence
 
-    def _row(self, known: Node) -> dict[str, Any]:
+    def _row(self, known: Node) -> NodeRow:
         beat = known.heartbeat
         used = beat.disk_total - beat.disk_free
         return {
@@ -164,10 +192,10 @@ class Nodes:
         with self._guard:
             if now - self._read < oldest:
                 return
-            nodes = self._index.read_nodes()
+            with self._index.read() as tables:
+                nodes, self._incomplete = tables.nodes(), tables.incomplete()
             self._note_heard(nodes, now)
             self._nodes = nodes
-            self._restoring = self._index.read_meta("restoring")
             self._candidates = [
                 Candidate(beat.node, beat.disk_total, beat.disk_free, beat.load, beat.full, received)
                 for beat, received in nodes.values()
@@ -188,9 +216,8 @@ class Nodes:
         self._heard_at = {name: at for name, at in self._heard_at.items() if name in nodes}
 
 
-def missing(key: str, network: Nodes) -> Refused:
+def missing(key: str, nodes: Nodes) -> Refused:
     """The error for a key that the index does not have."""
-    if restoring := network.restoring:
-        nodes = ", ".join(restoring)
-        return Unavailable(f"the index is being filled again and may not know this key yet; it waits for {nodes}")
+    if awaited := ", ".join(nodes.awaited()):
+        return Unavailable(f"the index is being filled again and may not know this key yet; it waits for {awaited}")
     return NotFound(f"the key {key} is unknown")

@@ -23,7 +23,7 @@ class CapacityLimits(NamedTuple):
     @classmethod
     def of(cls, config: Settings) -> CapacityLimits:
         """The configured limits."""
-        return cls(config["jobs", "max_pending"], config["jobs", "max_pending_bytes"], config["jobs", "max_schedules"])
+        return cls(config.jobs.max_pending, config.jobs.max_pending_bytes, config.jobs.max_schedules)
 
 
 class Capacity:

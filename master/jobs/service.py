@@ -19,7 +19,7 @@ from broker.messages.runs import AskCatalog, Claimed, Finished, NodeCatalog, Pro
 from broker.messages.store import Heartbeat
 from broker.refusals import BadRequest, Conflict, NotFound, Refused, Unavailable
 from broker.settings import Settings
-from master.channel import ControllerCall
+from master.channel import Cancel, ControllerCall, Launch
 from master.cluster.nodes import MISSED_HEARTBEATS
 from master.index.index import Index, now_ms
 from master.jobs import script_catalog, unique_tokens
@@ -59,16 +59,16 @@ class Jobs:
         """`wake` has the controller call `handle` soon."""
         self._index = index
         self._link = link
-        self._silence = config["general", "heartbeat"] * MISSED_HEARTBEATS
-        self._ledger = Ledger(Path(config["server", "dir"]) / "ledger", True, config["jobs", "ledger_map"])
-        router = Router(index, self._loads, config["jobs", "data_wait"])
-        self._transitions = Transitions(router, config["jobs", "lost_attempts"])
-        self._requeue = Requeue(self._transitions, config["general", "retention_policy"])
+        self._silence = config.general.heartbeat * MISSED_HEARTBEATS
+        self._ledger = Ledger(Path(config.server.dir) / "ledger", True, config.jobs.ledger_map)
+        router = Router(index, self._loads, config.jobs.data_wait)
+        self._transitions = Transitions(router, config.jobs.lost_attempts)
+        self._requeue = Requeue(self._transitions, config.general.retention_policy)
         self._capacity = Capacity(CapacityLimits.of(config))
         self._schedules = Schedules(self._transitions, self._capacity)
         self._timers = Timers(self._transitions, self._schedules)
-        self._leases = Leases(self._transitions, config["jobs", "lease"], time.monotonic())
-        self._effect_runner = EffectRunner(link, config.secret(), config["general", "events"], wake)
+        self._leases = Leases(self._transitions, config.jobs.lease, time.monotonic())
+        self._effect_runner = EffectRunner(link, config.secret(), config.general.events, wake)
         self._empty_queues = EmptyQueues(link)
         # The library has local time, which may be set: only what may be late is done in its rhythm.
         self._housekeeping = schedule.Scheduler()
@@ -161,23 +161,24 @@ class Jobs:
     # Calls of web workers.
 
     def _call(self, tables: LedgerTables, call: ControllerCall, now: int) -> _Outcome:
-        if call.name == "launch":
-            return self._launch(tables, call.arguments[0], call.arguments[1], now)
-        if call.name == "cancel":
-            return self._cancel(tables, call.arguments[0], now)
-        raise BadRequest(f"the controller knows no {call.name}")
+        match call.request:
+            case Launch():
+                return self._launch(tables, call.request, now)
+            case Cancel(number):
+                return self._cancel(tables, number, now)
+        raise BadRequest(f"jobs have no {call.request}")
 
-    def _launch(self, tables: LedgerTables, body: bytes, rhythm: tuple[str, int, bool] | None, now: int) -> _Outcome:
+    def _launch(self, tables: LedgerTables, launch: Launch, now: int) -> _Outcome:
         """Launch or schedule a job, which the web worker has checked and packed.
 
         Data of the reply: the id, and whether RabbitMQ has the job's message.
         """
-        order = jobs.unpack(body)
+        order = jobs.unpack(launch.order)
         script_catalog.check_known(tables, order)
         if order.data and self._index.get(keys.encode(order.data)) is None:
             raise NotFound(f"the key {order.data}, which the job shall work on, is unknown")
-        if rhythm is not None:
-            return _Outcome((self._schedules.add(tables, order, Rhythm(*rhythm), now), True))
+        if launch.rhythm is not None:
+            return _Outcome((self._schedules.add(tables, order, Rhythm(*launch.rhythm), now), True))
         known = unique_tokens.known(tables, order)
         if known:
             return _Outcome((known, True), awaited=self._unconfirmed(tables, known))
@@ -187,7 +188,7 @@ class Jobs:
         self._capacity.check_job(tables, arguments)
         number, effects = self._transitions.launch(tables, order, "rest", now, arguments=arguments)
         published = any(isinstance(effect, Publish) for effect in effects)
-        packed = [effect._replace(packed=body) if isinstance(effect, Publish) else effect for effect in effects]
+        packed = [effect._replace(packed=launch.order) if isinstance(effect, Publish) else effect for effect in effects]
         return _Outcome((number, True), packed, AttemptId(number, 1) if published else None)
 
     def _unconfirmed(self, view: LedgerView, number: int) -> AttemptId | None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgpack
 import pytest
 
 from broker.errors import LinkDown
@@ -15,10 +14,9 @@ from broker.messages.codec import decode
 from broker.messages.store import Heartbeat, Kind, Replay, Result, Results, Status
 from broker.refusals import Conflict
 from master.index import replay_requests
-from master.index.environment import pack
 from master.index.index import Index
 from master.index.projection import Projection
-from master.index.replay_requests import EMPTY_SECS, SETTLE_SECS, Replays
+from master.index.replay_requests import EMPTY_SECS, SETTLE_SECS, ReplayRequests
 
 NOW = 1_700_000_000_000
 
@@ -47,29 +45,28 @@ class Desk:
 
     def begin(self) -> None:
         """A controller starts."""
-        self.projection = Projection(self.index)
-        self.replays = Replays(self.index, self.projection, self.link)  # type: ignore[arg-type]
+        self.projection = Projection()
+        self.replays = ReplayRequests(self.index, self.projection, self.link)  # type: ignore[arg-type]
 
     def beat(self, node: str, seq: int, epoch: str = "e1") -> None:
         beat = Heartbeat(node, "http://n:1", NOW, "", epoch, 1, seq, 1, 1, False, 0.0, 0.0, 0, 0, [], "")
-        with self.index.env.begin(write=True) as txn:
-            txn.put(node.encode(), pack((beat, NOW)), db=self.index.nodes)
+        with self.index.write() as tables:
+            tables.set_node(beat, NOW)
         self.replays.observe([], {node: beat}, set())
 
     def results(
         self, node: str, *keys: bytes, after: int = 0, end: int = 0, request: str = "", epoch: str = "e1"
     ) -> None:
         """A stretch of a log: its epoch, and a value for each key."""
-        chain = msgpack.packb([(1, epoch)])
-        items = [Result(0, Status.DONE, "", 1, Kind.EPOCH, b"", 0, 0, 0, "", b"", len(chain), chain)]
+        items = [Result.of_epochs([(1, epoch)])]
         items += [
             Result(0, Status.DONE, "", after + place, Kind.PUT, key, 10, 1, 0, "", b"d" * 32, 1, b"x")
             for place, key in enumerate(keys, 2 if after == 0 else 1)
         ]
         upto = items[-1].seq
         message = Results(node, "", request, after, upto, end or upto, bool(request), items)
-        with self.index.env.begin(write=True) as txn:
-            applied = self.projection.apply(txn, [message], NOW)
+        with self.index.write() as tables:
+            applied = self.projection.apply(tables, [message], NOW)
         self.replays.observe([message], {}, applied.gaps)
 
     def answer(self, *keys: bytes) -> None:
@@ -78,8 +75,9 @@ class Desk:
         self.results(node, *keys, after=request.after, request=request.request)
 
     @property
-    def restoring(self) -> Any:
-        return self.index.read_meta("restoring")
+    def incomplete(self) -> list[str] | None:
+        with self.index.read() as tables:
+            return tables.incomplete()
 
     def known(self, key: bytes) -> bool:
         return self.index.get(key) is not None
@@ -101,7 +99,7 @@ def filled(desk: Desk, *nodes: str) -> None:
         desk.answer(*(f"{node}-{number}".encode() for number in (1, 2)))
     desk.clock += SETTLE_SECS + 0.001
     desk.replays.settle()
-    assert desk.restoring == []
+    assert desk.incomplete == []
 
 
 def test_a_new_index_whose_nodes_are_new_hardly_waits(desk: Desk) -> None:
@@ -111,7 +109,7 @@ def test_a_new_index_whose_nodes_are_new_hardly_waits(desk: Desk) -> None:
     assert desk.replays.settles_in() == pytest.approx(EMPTY_SECS)
     desk.clock += EMPTY_SECS + 0.001
     desk.replays.settle()
-    assert desk.restoring == []
+    assert desk.incomplete == []
     assert desk.replays.settles_in() == math.inf
 
 
@@ -120,10 +118,10 @@ def test_a_new_index_waits_for_other_nodes_as_soon_as_one_has_a_log(desk: Desk) 
     desk.beat("old", 9)
     desk.clock += EMPTY_SECS + 0.001
     desk.replays.settle()
-    assert desk.restoring is None
+    assert desk.incomplete is None
     desk.clock += SETTLE_SECS + 0.001
     desk.replays.settle()
-    assert desk.restoring == ["old"]
+    assert desk.incomplete == ["old"]
 
 
 def test_a_node_with_a_log_that_comes_after_a_new_one_is_waited_for(desk: Desk) -> None:
@@ -131,22 +129,22 @@ def test_a_node_with_a_log_that_comes_after_a_new_one_is_waited_for(desk: Desk) 
     desk.clock += EMPTY_SECS + 0.001
     desk.replays.settle()
     desk.beat("old", 3)
-    assert desk.restoring == ["old"]
+    assert desk.incomplete == ["old"]
     desk.answer(b"x", b"y")
-    assert desk.restoring == []
+    assert desk.incomplete == []
 
 
 def test_a_restore_lacks_nothing_and_a_second_one_says_how_far_it_is(desk: Desk) -> None:
     filled(desk, "a")
     desk.replays.restore("a")
-    assert desk.restoring == []
-    for name in ("a", ""):
+    assert desk.incomplete == []
+    for name in ("a", None):
         with pytest.raises(Conflict, match="log of a is being applied from the beginning already: 0 of 3 records"):
             desk.replays.restore(name)
     # A controller that starts meanwhile knows that, too
     desk.begin()
     desk.beat("a", 3)
-    assert desk.restoring == []
+    assert desk.incomplete == []
     with pytest.raises(Conflict):
         desk.replays.restore("a")
     desk.answer(b"a-1", b"a-2")
@@ -172,34 +170,35 @@ def test_another_log_than_before_lacks_keys_until_its_end(desk: Desk) -> None:
     desk.beat("a", 5, "e2")
     desk.results("a", epoch="e2")
     desk.replays.tick()
-    assert desk.restoring == ["a"]
+    assert desk.incomplete == ["a"]
 
 
 def test_a_node_that_never_sends_its_log_is_waited_for_until_it_is_forgotten(desk: Desk) -> None:
     filled(desk, "a")
     desk.beat("ghost", 1_000)
-    assert desk.restoring == ["ghost"]
+    assert desk.incomplete == ["ghost"]
     desk.replays.forget("ghost", False)
-    assert desk.restoring == []
+    assert desk.incomplete == []
     assert list(desk.index.read_nodes()) == ["a"]
     desk.beat("a", 3)
-    assert desk.restoring == []
+    assert desk.incomplete == []
 
 
 def test_a_forgotten_node_takes_its_keys_along_even_if_the_controller_starts_again(desk: Desk) -> None:
     filled(desk, "a", "b")
     assert (desk.index.count_of("a"), desk.index.count_of("b")) == (2, 2)
     desk.replays.forget("a", True)
-    assert desk.restoring == []
+    assert desk.incomplete == []
     desk.begin()
     desk.replays.tick()
     assert (desk.index.count_of("a"), desk.index.count_of("b")) == (0, 2)
-    assert desk.index.read_meta("cursor:a") is None
+    with desk.index.read() as tables:
+        assert tables.cursor("a") is None
     # And if it comes after all, its log is applied
     desk.beat("a", 3)
-    assert desk.restoring == ["a"]
+    assert desk.incomplete == ["a"]
     desk.answer(b"a-1", b"a-2")
-    assert (desk.index.count_of("a"), desk.restoring) == (2, [])
+    assert (desk.index.count_of("a"), desk.incomplete) == (2, [])
 
 
 def test_a_node_that_comes_back_while_its_keys_leave_keeps_them(desk: Desk) -> None:
@@ -208,10 +207,10 @@ def test_a_node_that_comes_back_while_its_keys_leave_keeps_them(desk: Desk) -> N
     desk.beat("a", 3)
     desk.replays.tick()
     assert desk.index.count_of("a") == 2
-    assert desk.restoring == ["a"]
+    assert desk.incomplete == ["a"]
     desk.answer(b"a-1", b"a-2")
     desk.replays.tick()
-    assert (desk.index.count_of("a"), desk.restoring) == (2, [])
+    assert (desk.index.count_of("a"), desk.incomplete) == (2, [])
 
 
 def test_keys_are_counted_over_many_stretches(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
