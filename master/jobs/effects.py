@@ -45,16 +45,9 @@ class JobEvent(NamedTuple):
 
     def body(self) -> bytes:
         """The event as JSON, which users read."""
-        fields = {
-            "event": self.name,
-            "job_id": self.job.id,
-            "job_path": self.job.path,
-            "attempt": self.job.attempt,
-            "node": self.job.node,
-            "reason": self.job.reason,
-            "schedule": self.job.schedule or None,
-        }
-        return json.dumps(fields).encode()
+        job = self.job
+        fields = {"event": self.name, "job_id": job.id, "job_path": job.path, "attempt": job.attempt, "node": job.node}
+        return json.dumps(fields | {"reason": job.reason, "schedule": job.schedule or None}).encode()
 
 
 Effect = Publish | Withdraw | NodeMessage | Bury | JobEvent

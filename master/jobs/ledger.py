@@ -199,10 +199,6 @@ class LedgerView(Transaction):
 
     # Tables.
 
-    def keys(self, table: str) -> list[bytes]:
-        """All keys of a table, for tests."""
-        return [key for key, _ in self._up(table)]
-
     def _number(self, table: str, key: bytes) -> int:
         return number_of(self._get(table, key))
 

@@ -13,7 +13,7 @@ from broker.messages.jobs import PRIORITIES
 from master.jobs.effects import Effect
 from master.jobs.ledger import LedgerTables, LedgerView
 from master.jobs.model import AttemptId, Job, JobState, lane
-from master.jobs.transitions import Transitions
+from master.jobs.transitions import Setback, Transitions
 
 log = logs.get(__name__)
 
@@ -21,7 +21,7 @@ DAY_MS = 86_400_000
 MOST = 1_000  # jobs published in one go
 MOST_FORGOTTEN = 2_000
 SETTLE_MS = 5_000  # a message younger than this may be on its way
-_PURGED = "its queue was purged or deleted, perhaps"
+_PURGED = Setback("its queue was purged or deleted, perhaps")
 
 
 class Requeue:
@@ -57,7 +57,7 @@ class Requeue:
                 if moved and lane("", "normal") not in lanes:
                     continue
                 log.warning("message is gone; publishing again", job=job.id, attempt=job.attempt, lane=name)
-                effects += self._transitions.publish(tables, job, now, problem=_PURGED)
+                effects += self._transitions.publish(tables, job, now, _PURGED)
             for attempt, time in list(tables.withdrawn(name)):
                 if not 0 <= now - time < SETTLE_MS:
                     tables.drop_withdrawn(name, attempt.job)
@@ -73,7 +73,7 @@ class Requeue:
             if self._transitions.elsewhere(tables, job, node):
                 log.warning("its node is gone; publishing again", job=job.id, attempt=job.attempt, node=node)
                 tables.withdraw(job, now)
-                effects += self._transitions.publish(tables, job, now, without=node, problem=f"node {node} is gone")
+                effects += self._transitions.publish(tables, job, now, Setback(f"node {node} is gone", node))
         return effects
 
     def withdrawn(self, view: LedgerView, node: str | None = None, most: int = 10_000) -> list[AttemptId]:

@@ -57,7 +57,8 @@ class Schedules:
 
     def execute(self, tables: LedgerTables, schedule: Schedule, now: int) -> list[Effect]:
         """Launch the execution that is due, and set the next one."""
-        new, effects = schedule._replace(next=schedule.next_after(now)), list[Effect]()
+        new = schedule._replace(next=schedule.next_after(now))
+        effects: list[Effect] = []
         last = tables.job(schedule.last)
         over = last is None or last.state.final
         # Executions that overlap can fill the ledger, others can't.
@@ -79,6 +80,5 @@ class Schedules:
         latest = now + schedule.rhythm.period_ms
         if schedule.active and schedule.next > latest:
             log.warning("the clock went back; schedule follows", schedule=schedule.id)
-            tables.save_schedule(
-                schedule, schedule._replace(next=schedule.next_after(now) if schedule.repeat else latest)
-            )
+            following = schedule.next_after(now) if schedule.repeat else latest
+            tables.save_schedule(schedule, schedule._replace(next=following))

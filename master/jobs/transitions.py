@@ -37,6 +37,13 @@ _OUTCOMES = {
 }
 
 
+class Setback(NamedTuple):
+    """Why the message of a job is published once more."""
+
+    problem: str  # part of the reason if the job fails for it
+    node: str | None = None  # that must not get the message
+
+
 class NewJob(NamedTuple):
     """The id of a launched job, and what follows from the launch."""
 
@@ -82,7 +89,7 @@ class Transitions:
             return NewJob(known, [])
         job = self._new(tables, order, source, now, arguments)._replace(schedule=schedule)
         order = order._replace(id=job.id, attempt=job.attempt)
-        return NewJob(job.id, self._publish(tables, None, job, order, now, without=without))
+        return NewJob(job.id, self._publish(tables, None, job, order, now=now, setback=Setback("", without)))
 
     def _new(self, tables: LedgerTables, order: Order, source: str, now: int, arguments: str | None = None) -> Job:
         number = tables.next_id()
@@ -91,33 +98,21 @@ class Transitions:
         text = arguments_text(order.arguments) if arguments is None else arguments
         return Job(number, order.job, text, order.options, order.data, source=source, schedule=0, created=now)
 
-    def publish(
-        self, tables: LedgerTables, job: Job, now: int, *, without: str | None = None, problem: str = ""
-    ) -> list[Effect]:
-        """Publish the message of a pending job, but not to the node `without`.
-
-        If no node can run it, the job has failed, and `problem` is part of the reason.
-        """
-        return self._publish(tables, job, job, job.order(), now, without=without, problem=problem)
+    def publish(self, tables: LedgerTables, job: Job, now: int, setback: Setback | None = None) -> list[Effect]:
+        """Publish the message of a pending job. If no node can run it, the job has failed."""
+        return self._publish(tables, job, job, job.order(), now=now, setback=setback)
 
     def _publish(
-        self,
-        tables: LedgerTables,
-        old: Job | None,
-        job: Job,
-        order: Order,
-        now: int,
-        *,
-        without: str | None = None,
-        problem: str = "",
+        self, tables: LedgerTables, old: Job | None, job: Job, order: Order, *, now: int, setback: Setback | None = None
     ) -> list[Effect]:
+        problem, without = setback or Setback("")
         if job.published >= MAX_PUBLISHED:
             problem = f"given up: {job.published} messages with it came to nothing; {problem}"
-            return self._close(tables, old, job, JobState.FAILED, problem, now=now)
+            return self._close(tables, old, job._replace(state=JobState.FAILED, reason=problem), now)
         route = self._router.choose(tables, order, without)
         if route is None:
             reason = problem if without else f"no node has the script {job.path}"
-            return self._close(tables, old, job, JobState.FAILED, reason, now=now)
+            return self._close(tables, old, job._replace(state=JobState.FAILED, reason=reason), now)
         tables.save(old, job._replace(lane=route.lane, published=job.published + 1, confirmed=0, due=0))
         return [Publish(order, route)]
 
@@ -180,19 +175,8 @@ class Transitions:
         return [NodeMessage(node, Named(claim.run, job.id))]
 
     def _run(self, tables: LedgerTables, old: Job | None, job: Job, node: str, claim: Claimed, *, now: int) -> Job:
-        running = job._replace(
-            state=JobState.RUNNING,
-            node=node,
-            run=claim.run,
-            claimed=now,
-            started=claim.at,
-            ended=0,
-            lane="",
-            due=0,
-            reason="",
-            progress=(0.0, 0.0, ""),
-        )
-        return tables.save(old, running)
+        job = job._replace(state=JobState.RUNNING, node=node, run=claim.run, claimed=now, started=claim.at, ended=0)
+        return tables.save(old, job._replace(lane="", due=0, reason="", progress=(0.0, 0.0, "")))
 
     def finished(self, tables: LedgerTables, node: str, report: Finished, now: int) -> list[Effect]:
         """A node reports the end of a run."""
@@ -235,25 +219,17 @@ class Transitions:
         most = job.options.attempts or (self._lost_attempts if state is RunState.LOST else 1)
         retry = state in (RunState.FAILED, RunState.LOST) and job.attempt < most
         if job.cancelling and (retry or state is RunState.LOST):
-            return self._close(tables, old, job, JobState.CANCELLED, "cancelled", now=now)
+            return self._close(tables, old, job._replace(state=JobState.CANCELLED, reason="cancelled"), now)
         if not retry:
             if state is RunState.LOST and job.attempt > 1:
                 reason = f"{reason} (attempt {job.attempt} of {most})"
-            return self._close(tables, old, job, _OUTCOMES[state], reason, now=now)
+            return self._close(tables, old, job._replace(state=_OUTCOMES[state], reason=reason), now)
         delay = 0.0 if state is RunState.LOST else retry_delay(job)
-        job = job._replace(
-            state=JobState.PENDING,
-            attempt=job.attempt + 1,
-            lane="",
-            published=0,
-            confirmed=0,
-            run="",
-            reason=reason,
-            due=now + int(delay * 1000),
-        )
+        job = job._replace(state=JobState.PENDING, attempt=job.attempt + 1, run="", reason=reason)
+        job = job._replace(lane="", published=0, confirmed=0, due=now + int(delay * 1000))
         log.info("another attempt", job=job.id, attempt=job.attempt, delay=delay, reason=reason)
         if delay == 0:
-            return self._publish(tables, old, job, job.order(), now)
+            return self._publish(tables, old, job, job.order(), now=now)
         tables.save(old, job)
         return []
 
@@ -288,7 +264,7 @@ class Transitions:
         job = tables.job(order.id)
         if job is None or job.state is not JobState.PENDING or job.attempt != order.attempt or not job.lane:
             return []
-        return self.publish(tables, job, now, without=node, problem=f"node {node}: {report.reason}")
+        return self.publish(tables, job, now, Setback(f"node {node}: {report.reason}", node))
 
     def progress(self, tables: LedgerTables, report: Progress) -> None:
         """How far a run is; a report of a run that does not count is dropped."""
@@ -316,15 +292,14 @@ class Transitions:
         if job.lane:
             tables.withdraw(job, now)
             effects.append(withdrawal)
-        effects += self._close(tables, job, job, JobState.CANCELLED, "cancelled", now=now)
+        effects += self._close(tables, job, job._replace(state=JobState.CANCELLED, reason="cancelled"), now)
         return Cancellation(f"Job {job.id} cancelled", effects)
 
-    def _close(
-        self, tables: LedgerTables, old: Job | None, job: Job, state: JobState, reason: str, *, now: int
-    ) -> list[Effect]:
-        job = job._replace(state=state, reason=reason, closed=now, lane="", due=0, confirmed=0, cancelling=False)
+    def _close(self, tables: LedgerTables, old: Job | None, job: Job, now: int) -> list[Effect]:
+        """Save a job that has got its final state."""
+        job = job._replace(closed=now, lane="", due=0, confirmed=0, cancelling=False)
         tables.save(old, job)
-        return [JobEvent(f"job.finished.{state.name.lower()}", job)]
+        return [JobEvent(f"job.finished.{job.state.name.lower()}", job)]
 
 
 def retry_delay(job: Job) -> float:

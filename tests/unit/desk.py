@@ -130,7 +130,7 @@ class Desk:
 
     def keys(self, name: str) -> list[bytes]:
         """Keys of a database of the ledger."""
-        return self.read(lambda view: view.keys(name))
+        return self.read(lambda view: [key for key, _ in view._up(name)])
 
 
 def published(effects: Iterable[Effect]) -> list[tuple[int, int, str]]:

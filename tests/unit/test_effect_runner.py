@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 
+from broker import topology
+from broker.errors import LinkDown
+from broker.link import Delivery
 from broker.messages import jobs
-from broker.messages.jobs import Order
+from broker.messages.jobs import Options, Order
+from broker.messages.runs import Named, Withdraw
 from master.jobs import effect_runner as module
 from master.jobs.effect_runner import EffectRunner
-from master.jobs.effects import Publish
-from master.jobs.model import AttemptId
+from master.jobs.effects import Bury, JobEvent, NodeMessage, Publish
+from master.jobs.model import AttemptId, Job
 from master.jobs.routing import Route
 from master.web.jobs.launch_request import launch_outcome
 
@@ -28,10 +32,23 @@ class FakeLink:
     def __init__(self) -> None:
         self.sent: list[tuple[str, bytes, dict[str, Any]]] = []
         self.done: list[Callable[[bool], None]] = []
+        self.ttls: list[int | None] = []
+        self.told: list[tuple[str, str]] = []
+        self.buried: list[tuple[bytes, str, str]] = []
+        self.down = False
 
-    def publish(self, queue: str, body: bytes, *, headers: dict[str, Any], done: Any, **_: Any) -> None:
-        self.sent.append((queue, body, headers))
-        self.done.append(done)
+    def publish(self, queue: str, body: bytes, *, exchange: str = "", done: Any = None, **more: Any) -> None:
+        if self.down:
+            raise LinkDown("gone")
+        if done is None:
+            self.told.append((queue, exchange))
+        else:
+            self.sent.append((queue, body, more["headers"]))
+            self.ttls.append(more["ttl_ms"])
+            self.done.append(done)
+
+    def bury(self, delivery: Delivery, reason: str) -> None:
+        self.buried.append((delivery.body, delivery.queue, reason))
 
 
 class FakeCall:
@@ -59,6 +76,50 @@ def test_a_job_is_published_with_the_masters_seal(link: FakeLink, runner: Effect
     ((_, body, headers),) = link.sent
     assert jobs.is_sealed(SECRET, body, headers)
     assert jobs.read(body, sealed=True) == ORDER
+
+
+def test_a_message_goes_to_the_queue_that_the_rules_have_chosen_for_as_long_as_they_say(
+    link: FakeLink, runner: EffectRunner
+) -> None:
+    runner.carry_out([Publish(ORDER, Route("n1:", "its own", 2_500)), Publish(ORDER, ROUTE)])
+    assert [queue for queue, _, _ in link.sent] == ["its own", "queue"]
+    assert link.ttls == [2_500, None]
+
+
+def test_what_a_worker_has_packed_is_published_with_its_id_and_the_seal(link: FakeLink, runner: EffectRunner) -> None:
+    packed = jobs.write(ORDER._replace(id=0))
+    runner.carry_out([Publish(ORDER, ROUTE, packed)])
+    ((_, body, headers),) = link.sent
+    assert jobs.is_sealed(SECRET, body, headers)
+    assert jobs.read(body, sealed=True) == ORDER
+
+
+def test_a_job_that_found_no_queue_is_not_confirmed_and_not_under_way_any_more(
+    link: FakeLink, runner: EffectRunner
+) -> None:
+    runner.carry_out([Publish(ORDER, ROUTE)])
+    assert runner.under_way == {(7, 1)}
+    link.done[0](False)
+    assert (runner.confirmed(), runner.under_way) == ([], set())
+
+
+def test_what_nodes_cannot_be_told_is_left_to_the_rules(link: FakeLink, runner: EffectRunner) -> None:
+    message = NodeMessage("n1", Named("0" * 32, 7))
+    runner.carry_out([Withdraw(7, 1, "", "cancelled"), message])
+    assert link.told == [("", topology.CONTROL), (topology.node_queue("n1"), "")]
+    link.down = True
+    runner.carry_out([Withdraw(7, 1, "", "cancelled"), message])
+    assert len(link.told) == 2
+
+
+@pytest.mark.parametrize("events", [True, False])
+def test_events_are_published_if_they_are_wanted_and_buried_jobs_always_are(link: FakeLink, events: bool) -> None:
+    job = Job(7, "example/job", "{}", Options(), "", "rest", 0, 1)
+    EffectRunner(link, SECRET, events, lambda: None).carry_out(  # type: ignore[arg-type]
+        [JobEvent("job.finished.failed", job), Bury(b"order", "no script")]
+    )
+    assert link.told == ([("job.finished.failed.example.job", topology.EVENTS)] if events else [])
+    assert link.buried == [(b"order", topology.JOBS, "no script")]
 
 
 def test_everybody_who_waits_for_a_confirm_is_told_once(link: FakeLink, runner: EffectRunner) -> None:

@@ -55,6 +55,19 @@ def test_what_the_master_writes_is_read_again() -> None:
     assert jobs.read(jobs.write(order), sealed=True) == order
 
 
+@pytest.mark.parametrize("number", [1, 127, 128, 65_536, (1 << 62) - 1])
+@pytest.mark.parametrize("options", [Options(), Options(timeout=3, unique="x", argv=("--count", "5"), overlap=1)])
+@pytest.mark.parametrize("data", ["", "some/key"])
+def test_what_a_worker_has_checked_is_trusted_and_gets_its_id_without_being_packed_again(
+    number: int, options: Options, data: str
+) -> None:
+    order = Order("a/b", {"id": 1, "n": [1, 2.5, "ä", None, True]}, options, data)
+    body = jobs.write(order)
+    assert jobs.unpack(body) == jobs.read(body) == order
+    assert jobs.numbered(body, number) == jobs.write(order._replace(id=number))
+    assert jobs.unpack(jobs.numbered(body, number)) == order._replace(id=number)
+
+
 def test_only_a_sealed_message_has_an_id_and_an_attempt() -> None:
     for fields in ({"id": 17}, {"attempt": 2}, {"id": 17, "attempt": 2}):
         name, value = next(iter(fields.items()))

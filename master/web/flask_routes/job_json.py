@@ -108,29 +108,18 @@ def scheduled(schedule: Schedule) -> Row:
 
 def schedule_detail(schedule: Schedule, executions: list[Row]) -> Row:
     """One schedule with its last executions."""
-    return {
-        "job": schedule.id,
-        **scheduled(schedule),
-        "parameters": schedule.arguments,
-        "parameters_cut": False,
-        "creation": _text(schedule.created),
-        "last_executions": executions,
-    }
+    return _whole(schedule) | {"creation": _text(schedule.created), "last_executions": executions}
 
 
 def schedule_as_job(schedule: Schedule) -> Row:
     """A schedule in place of a job: it is neither completed nor failed while it is active."""
     status = {ScheduleState.ACTIVE: "pending", ScheduleState.ENDED: "completed", ScheduleState.CANCELLED: "failed"}
-    return {
-        "job": schedule.id,
-        **scheduled(schedule),
-        "parameters": schedule.arguments,
-        "parameters_cut": False,
-        "status": status[schedule.state],
-        "log": "",
-        "time": 0.0,
-        "output": None,
-    }
+    return _whole(schedule) | {"status": status[schedule.state], "log": "", "time": 0.0, "output": None}
+
+
+def _whole(schedule: Schedule) -> Row:
+    whole = {"parameters": schedule.arguments, "parameters_cut": False}
+    return {"job": schedule.id} | scheduled(schedule) | whole
 
 
 class Execution(NamedTuple):
