@@ -15,7 +15,7 @@
 | withdrawn  | lane + 0 + id                           | attempt, time: cancelled while their message was in a queue |
 | live       | id                                      | `JobProgress`: progress and end of the log of a running job |
 | catalogs   | node                                    | digest of the scripts it has                                |
-| scripts    | path + 0 + node, helpers: 0 before that | `ScriptRow`                                                 |
+| scripts    | path + 0 + node, helpers: 0 before that | `CatalogRow` without its path                               |
 | meta       | `id`, `count:<list>`, `lane:<node>:`    | the last id given; how many there are                       |
 | meta       | `bytes:p`, `bytes:s`                    | bytes of the arguments of pending jobs, active schedules    |
 
@@ -25,12 +25,13 @@ row (`master.jobs.rows`), so that they can't come apart. Only this module names 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, TypedDict, cast
+from typing import NamedTuple
 
 import msgpack
 
+from broker.messages.runs import CatalogRow, NodeCatalog
 from master.index.environment import Contents, Environment, Transaction, pack, stamped
 from master.jobs import rows
 from master.jobs.model import (
@@ -48,6 +49,7 @@ from master.jobs.rows import List, Rows, id_key, lane_key, number_of
 MAP_BYTES = 64 << 30  # address space, neither disk nor memory
 _LAST = (1 << 64) - 1
 _PENDING, _SCHEDULED = b"bytes:p", b"bytes:s"
+_COLUMNS = ("description", "args", "category", "author", "error", "kind", "arguments")
 _HELPER = b"\0"  # stands before the paths of modules that are no scripts
 _ADVICE = "put back a copy of that directory, or remove it: the jobs it knows are forgotten then"
 _TABLES = "jobs schedules lists executions due open waiting closed tokens direct withdrawn live catalogs scripts meta"
@@ -66,26 +68,6 @@ class Withdrawal(NamedTuple):
 
     attempt: AttemptId
     time: int  # ms
-
-
-class ScriptRow(TypedDict):
-    """What a node says of a script; a helper has the kind "helper" and is no job."""
-
-    description: str | None
-    args: str | None
-    category: str | None
-    author: str | None
-    error: str | None
-    kind: str | None
-    arguments: list[dict[str, object]] | None
-
-
-class Script(NamedTuple):
-    """A script or helper of one node."""
-
-    path: str
-    node: str
-    row: ScriptRow
 
 
 class LedgerView(Transaction):
@@ -180,21 +162,21 @@ class LedgerView(Transaction):
         """Digest of the catalog that is known of a node, "" for none."""
         return (self._get("catalogs", node.encode()) or b"").decode()
 
-    def scripts(self) -> Iterator[Script]:
-        """Every script and helper of every node."""
+    def scripts(self) -> Iterator[tuple[str, CatalogRow]]:
+        """Every script and helper of every node, with the node."""
         for key, raw in self._up("scripts"):
             path, _, node = key.removeprefix(_HELPER).decode().partition("\0")
-            yield Script(path, node, msgpack.unpackb(raw))
+            yield node, _script(path, raw)
 
     def nodes_with(self, path: str) -> set[str]:
         """The nodes that have a script."""
         prefix = _script_key(path)
         return {key[len(prefix) :].decode() for key, _ in self._up("scripts", prefix)}
 
-    def script(self, path: str, helper: bool = False) -> ScriptRow | None:
+    def script(self, path: str, helper: bool = False) -> CatalogRow | None:
         """What one of the nodes says of a script or helper; None if there is none."""
         for _, raw in self._up("scripts", _script_key(path, helper)):
-            return cast(ScriptRow, msgpack.unpackb(raw))
+            return _script(path, raw)
         return None
 
     # Tables.
@@ -300,12 +282,14 @@ class LedgerTables(LedgerView):
 
     # The catalog.
 
-    def save_catalog(self, node: str, digest: str, scripts: Mapping[str, ScriptRow]) -> None:
-        """Note the scripts of a node by path, instead of those it had."""
-        self.remove_catalog(node)
-        for path, row in scripts.items():
-            self._put("scripts", _script_key(path, row["kind"] == "helper") + node.encode(), pack(row))
-        self._put("catalogs", node.encode(), digest.encode())
+    def save_catalog(self, catalog: NodeCatalog) -> None:
+        """Note the scripts of a node, instead of those it had."""
+        node = catalog.node.encode()
+        self.remove_catalog(catalog.node)
+        for row in catalog.rows:
+            key = _script_key(row["path"], row.get("kind") == "helper") + node
+            self._put("scripts", key, pack({name: row.get(name) for name in _COLUMNS}))
+        self._put("catalogs", node, catalog.digest.encode())
 
     def remove_catalog(self, node: str) -> None:
         """Forget the scripts of a node."""
@@ -357,6 +341,12 @@ class Ledger:
     def write(self) -> LedgerTables:
         """A transaction that writes."""
         return LedgerTables(self._environment, write=True)
+
+
+def _script(path: str, raw: bytes) -> CatalogRow:
+    row: CatalogRow = {"path": path}
+    row.update(msgpack.unpackb(raw))
+    return row
 
 
 def _script_key(path: str, helper: bool = False) -> bytes:

@@ -6,22 +6,13 @@ A node sends all of its scripts whenever they change. The ledger keeps them, so 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 from broker.messages import jobs
 from broker.messages.jobs import Order
-from broker.messages.runs import NodeCatalog
+from broker.messages.runs import CatalogRow
 from broker.refusals import NotFound
 from jobs import docstrings
-from master.jobs.ledger import LedgerTables, LedgerView, ScriptRow
-
-_COLUMNS = tuple(ScriptRow.__annotations__)
-
-
-def save(tables: LedgerTables, catalog: NodeCatalog) -> None:
-    """Note the scripts of a node, instead of those it had."""
-    scripts = {row["path"]: cast(ScriptRow, {name: row.get(name) for name in _COLUMNS}) for row in catalog.rows}
-    tables.save_catalog(catalog.node, catalog.digest, scripts)
+from master.jobs.ledger import LedgerView
 
 
 def check_known(view: LedgerView, order: Order) -> None:
@@ -40,16 +31,16 @@ def warnings(view: LedgerView, order: Order) -> list[str]:
     """What is odd about a job's arguments, by the declaration in its script; the launch goes on."""
     script = view.script(order.job)
     given = [*order.arguments, *([jobs.DATA] if order.data else [])]
-    return docstrings.compare(script["args"] or "", given) if script else []
+    return docstrings.compare(script.get("args") or "", given) if script else []
 
 
 def rows(view: LedgerView) -> list[Mapping[str, object]]:
     """The catalog of the cluster by path; where the nodes' scripts differ, `differs` is true."""
-    first: dict[str, ScriptRow] = {}
+    first: dict[str, CatalogRow] = {}
     nodes: dict[str, list[str]] = {}
     differing = set()
-    for path, node, row in view.scripts():
-        nodes.setdefault(path, []).append(node)
-        if first.setdefault(path, row) != row:
-            differing.add(path)
-    return [{"path": path, **first[path], "nodes": nodes[path], "differs": path in differing} for path in sorted(first)]
+    for node, row in view.scripts():
+        nodes.setdefault(row["path"], []).append(node)
+        if first.setdefault(row["path"], row) != row:
+            differing.add(row["path"])
+    return [{**first[path], "nodes": nodes[path], "differs": path in differing} for path in sorted(first)]

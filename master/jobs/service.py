@@ -217,7 +217,7 @@ class Jobs:
             self._transitions.progress(tables, message)
             return []
         if isinstance(message, NodeCatalog):
-            script_catalog.save(tables, message)
+            tables.save_catalog(message)
             return []
         effects: list[Effect] = []
         for item in message.items:

@@ -14,7 +14,7 @@ from broker import logs
 from broker.errors import MalformedMessage
 from broker.messages import jobs
 from broker.messages.jobs import Order
-from broker.messages.runs import Claimed, Finished, Named, Progress, Returned, RunState, Withdraw
+from broker.messages.runs import Claimed, Finished, Named, Progress, Returned, RunEnd, RunState, Withdraw
 from broker.refusals import Conflict
 from master.jobs import unique_tokens
 from master.jobs.effects import Bury, Effect, JobEvent, NodeMessage, Publish
@@ -28,13 +28,6 @@ MAX_DELAY_SECS = 3600.0
 MAX_PUBLISHED = 10  # times that the message of one attempt may get lost
 LOG_TAIL_BYTES = 16 << 10
 _MOST_ATTEMPTS = 2 * jobs.MAX_ATTEMPTS  # rows of the history; late reports are in it, too
-
-_OUTCOMES = {
-    RunState.COMPLETED: JobState.COMPLETED,
-    RunState.FAILED: JobState.FAILED,
-    RunState.CANCELLED: JobState.CANCELLED,
-    RunState.LOST: JobState.FAILED,
-}
 
 
 class Setback(NamedTuple):
@@ -186,7 +179,7 @@ class Transitions:
             return []
         if _is_out(job, report.attempt):
             # Its claim was buried: the report stands for it.
-            claim = Claimed(run=report.run, id=job.id, attempt=report.attempt, at=report.started, order=b"")
+            claim = Claimed(run=report.run, id=job.id, attempt=report.attempt, at=report.end.started, order=b"")
             job = self._run(tables, job, job, node, claim, now=now)
         if not 1 <= report.attempt <= job.attempt or (job.state is JobState.PENDING and report.attempt == job.attempt):
             log.warning("unknown attempt has ended", job=job.id, attempt=report.attempt, node=node, run=report.run)
@@ -194,23 +187,20 @@ class Transitions:
         if job.state is not JobState.RUNNING or (job.run, job.attempt) != (report.run, report.attempt):
             self._save_late(tables, node, job, report)
             return []
-        ended = job._replace(
-            started=report.started,
-            ended=report.ended,
-            log_key=report.log_key,
-            output_key=report.output_key,
-            progress=report.progress,
-        )
-        return self._end(tables, job, ended, report.state, report.reason, now=now)
+        ended = job._replace(log_key=report.log_key, output_key=report.output_key, progress=report.progress)
+        return self._end(tables, job, ended, report.end, now)
 
     def lost(self, tables: LedgerTables, job: Job, reason: str, now: int) -> list[Effect]:
         """The run of a job is lost. If it still goes on, it is told to end."""
         gone: list[Effect] = [Withdraw(job.id, job.attempt, "", reason)]
-        return gone + self._end(tables, job, job._replace(ended=now, run=""), RunState.LOST, reason, now=now)
+        end = RunEnd(RunState.LOST, reason, job.started, now)
+        return gone + self._end(tables, job, job._replace(run=""), end, now)
 
-    def _end(self, tables: LedgerTables, old: Job, job: Job, state: RunState, reason: str, *, now: int) -> list[Effect]:
+    def _end(self, tables: LedgerTables, old: Job, job: Job, end: RunEnd, now: int) -> list[Effect]:
         """The run of a job has ended: the end of the job, or another attempt."""
-        job = _with_attempt(job, Attempt(job.attempt, job.node, old.run, state, reason, job.started, job.ended, False))
+        state, reason, started, ended = end
+        job = _with_attempt(job, Attempt(job.attempt, job.node, old.run, end, late=False))
+        job = job._replace(started=started, ended=ended)
         last = tables.progress(job.id)
         if last:
             if not any(job.progress):  # the report has none
@@ -223,7 +213,7 @@ class Transitions:
         if not retry:
             if state is RunState.LOST and job.attempt > 1:
                 reason = f"{reason} (attempt {job.attempt} of {most})"
-            return self._close(tables, old, job._replace(state=_OUTCOMES[state], reason=reason), now)
+            return self._close(tables, old, job._replace(state=JobState.after(state), reason=reason), now)
         delay = 0.0 if state is RunState.LOST else retry_delay(job)
         job = job._replace(state=JobState.PENDING, attempt=job.attempt + 1, run="", reason=reason)
         job = job._replace(lane="", published=0, confirmed=0, due=now + int(delay * 1000))
@@ -234,12 +224,11 @@ class Transitions:
         return []
 
     def _save_late(self, tables: LedgerTables, node: str, job: Job, report: Finished) -> None:
-        if any(attempt.run == report.run and attempt.state == report.state for attempt in job.attempts):
+        state = report.end.state
+        if any(attempt.run == report.run and attempt.end.state is state for attempt in job.attempts):
             return  # it was reported twice
-        log.warning("late report", job=job.id, attempt=report.attempt, node=node, run=report.run, state=report.state)
-        late = Attempt(
-            report.attempt, node, report.run, report.state, report.reason, report.started, report.ended, True
-        )
+        log.warning("late report", job=job.id, attempt=report.attempt, node=node, run=report.run, state=state)
+        late = Attempt(report.attempt, node, report.run, report.end, late=True)
         tables.save(job, _with_attempt(job, late))
 
     def returned(self, tables: LedgerTables, node: str, report: Returned, now: int) -> list[Effect]:

@@ -1,4 +1,4 @@
-"""A file of small records, each whole or not there at all: `length u32 | CRC32C u32 | msgpack array`, one after the other."""
+"""A file of small records `length u32 | CRC32C u32 | msgpack array`, each of them whole or not there at all."""
 
 from __future__ import annotations
 
@@ -29,11 +29,15 @@ class Place(NamedTuple):
     length: int
 
 
-class Journal:
-    """Of one thread."""
+Fields = list[Any]  # of a record
+Replay = Callable[[Fields, Place], None]
 
-    def __init__(self, path: Path, replay: Callable[[list[Any], Place], None]) -> None:
-        """Open the file, made when it is not there, and hand all records to `replay`; a torn tail is cut off.
+
+class Journal:
+    """The file. Used on one thread."""
+
+    def __init__(self, path: Path, replay: Replay) -> None:
+        """Open the file, or make it, and call `replay` with each record; a torn tail is cut off.
 
         Raises `StorageError`.
         """
@@ -52,7 +56,7 @@ class Journal:
         os.close(self._fd)
 
     def append(self, records: Sequence[bytes]) -> list[Place]:
-        """Write records that `pack` made, not durably; raises `StorageError`, and none of them is there then."""
+        """Write records that `pack` made, not durably; raises `StorageError`: then none of them is there."""
         before = self.size
         try:
             with guarded(f"{self._path.name} can't be written"):
@@ -74,22 +78,22 @@ class Journal:
             self._durable = self.size
 
     def cut(self, size: int) -> None:
-        """Take back what was written from here on."""
+        """Take back what was written from this size on."""
         self.size = size
         with suppress(OSError):  # the next record is written over it
             os.ftruncate(self._fd, size)
 
-    def read(self, place: Place) -> list[Any]:
-        """A record; raises `StorageError`."""
+    def read(self, place: Place) -> Fields:
+        """The fields of a record; raises `StorageError`."""
         fields = unpack(self._raw(place))
         if fields is None:
             raise Corrupt(f"{self._path.name} is damaged at byte {place.offset}")
         return fields
 
     def rewrite(self, records: Iterable[bytes | Place]) -> list[Place]:
-        """Have these records be all there is, durably: new ones, and such that were there before.
+        """Replace all records, durably, by these: new ones, and those at places in the file.
 
-        Raises `StorageError`, and the file is as it was then.
+        Raises `StorageError`: then the file is as it was.
         """
         new = self._path.with_suffix(".new")
         places = []
@@ -114,7 +118,7 @@ class Journal:
         try:
             sync_directory(self._path.parent)
         except OSError as error:
-            # After a power cut the old file may be there: it says no less, only more of what is over.
+            # After a power cut the old file may be there: it has the same records, and more that are not needed.
             log.error("directory can't be made durable", file=self._path.name, reason=error.strerror)
         return places
 
@@ -122,7 +126,7 @@ class Journal:
         with guarded(f"{self._path.name} can't be read"):
             return read_at(self._fd, place.length, place.offset)
 
-    def _load(self, replay: Callable[[list[Any], Place], None]) -> None:
+    def _load(self, replay: Replay) -> None:
         length = os.fstat(self._fd).st_size
         with open(self._fd, "rb", closefd=False) as file:
             while record := _next(file):
@@ -139,13 +143,13 @@ class Journal:
             os.ftruncate(self._fd, self.size)
 
 
-def pack(*fields: Any) -> bytes:
+def pack(*fields: object) -> bytes:
     """A record of these fields."""
     payload: bytes = msgpack.packb(fields)
     return _HEAD.pack(len(payload), crc32c(payload)) + payload
 
 
-def unpack(record: bytes) -> list[Any] | None:
+def unpack(record: bytes) -> Fields | None:
     """The fields of a record, None when it is damaged."""
     if len(record) <= _HEAD.size:
         return None
@@ -153,7 +157,7 @@ def unpack(record: bytes) -> list[Any] | None:
     payload = record[_HEAD.size :]
     if len(payload) != length or crc32c(payload) != crc:
         return None
-    fields: list[Any] = msgpack.unpackb(payload)
+    fields: Fields = msgpack.unpackb(payload)
     return fields
 
 

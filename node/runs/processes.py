@@ -258,3 +258,23 @@ def sweep(marks: Marks, seconds: float) -> int:
             break
         time.sleep(0.005)
     return len(left)
+
+
+def describe_status(status: int) -> str:
+    """What a wait status says, in words; "" for success."""
+    if status & 0x7F == 0:
+        code = status >> 8
+        return f"exit status {code}" if code else ""
+    number = status & 0x7F
+    try:
+        return f"killed by signal {number} ({signal.Signals(number).name})"
+    except ValueError:  # one without a name, like those for real time
+        return f"killed by signal {number}"
+
+
+def describe_bytes(count: int) -> str:
+    """A number of bytes for a person: `64 MiB`."""
+    for unit, bits in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if count >= 1 << bits:
+            return f"{count / (1 << bits):.4g} {unit}"
+    return f"{count} bytes"

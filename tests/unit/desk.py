@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from broker.messages.jobs import Options, Order
-from broker.messages.runs import Claimed, Finished, RunState, Withdraw
+from broker.messages.runs import Claimed, Finished, RunEnd, RunState, Withdraw
 from master.jobs.capacity import Capacity
 from master.jobs.effects import Effect, JobEvent, Publish
 from master.jobs.leases import LastHeartbeat, Leases
@@ -100,7 +100,8 @@ class Desk:
     def finish(
         self, number: int, state: RunState, attempt: int = 1, run: int = 1, node: str = "n1", reason: str = ""
     ) -> list[Effect]:
-        report = Finished(token(run), number, attempt, state, reason, self.now, self.now + 1500, "log", "output")
+        end = RunEnd(state, reason, self.now, self.now + 1500)
+        report = Finished(token(run), number, attempt, end, "log", "output")
         return self.write(lambda tables: self.transitions.finished(tables, node, report, self.now))
 
     def cancel(self, number: int) -> tuple[str, list[Effect]]:

@@ -325,7 +325,7 @@ def test_a_helper_is_shown_and_its_launch_says_whose_it_is(site: Site) -> None:
     desk = site.desk
     for node in ("n1", "n2"):
         message = NodeCatalog(node, "x", rows)
-        desk.write(lambda tables, message=message: script_catalog.save(tables, message))
+        desk.write(lambda tables, message=message: tables.save_catalog(message))
     shown = [(row["path"], row["kind"], row["nodes"], row["differs"]) for row in site.get("/admin/job_catalog")]
     assert shown == [("a/a", "helper", ["n1", "n2"], False), ("a/b", "script", ["n1", "n2"], False)]
     with desk.ledger.read() as tables:
@@ -335,7 +335,7 @@ def test_a_helper_is_shown_and_its_launch_says_whose_it_is(site: Site) -> None:
         with pytest.raises(NotFound, match="no node has the script a/c"):
             script_catalog.check_known(tables, Order("a/c", {}))
     # A node that has it as a job can run it
-    desk.write(lambda tables: script_catalog.save(tables, NodeCatalog("n1", "y", [{"path": "a/a", "kind": "class"}])))
+    desk.write(lambda tables: tables.save_catalog(NodeCatalog("n1", "y", [{"path": "a/a", "kind": "class"}])))
     with desk.ledger.read() as tables:
         script_catalog.check_known(tables, Order("a/a", {}))
         assert tables.nodes_with("a/a") == {"n1"}
@@ -343,7 +343,7 @@ def test_a_helper_is_shown_and_its_launch_says_whose_it_is(site: Site) -> None:
 
 def test_the_catalog_is_shown(site: Site) -> None:
     script = {"path": "a/b", "description": "d", "args": {"number": "int"}, "category": "c", "author": "me"}
-    site.desk.write(lambda tables: script_catalog.save(tables, NodeCatalog("n1", "x", [script])))
+    site.desk.write(lambda tables: tables.save_catalog(NodeCatalog("n1", "x", [script])))
     (row,) = site.get("/admin/job_catalog")
     assert {name: row[name] for name in script} == script
 

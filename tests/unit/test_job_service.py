@@ -13,7 +13,17 @@ from broker import settings, topology
 from broker.messages import jobs
 from broker.messages.codec import decode_any
 from broker.messages.jobs import Options, Order
-from broker.messages.runs import AskCatalog, Claimed, Finished, NodeCatalog, Reports, RunState, Withdraw, Withdrawn
+from broker.messages.runs import (
+    AskCatalog,
+    Claimed,
+    Finished,
+    NodeCatalog,
+    Reports,
+    RunEnd,
+    RunState,
+    Withdraw,
+    Withdrawn,
+)
 from broker.messages.store import Heartbeat
 from broker.refusals import BadRequest, Conflict, NotFound, Refused, Unavailable
 from master.channel import Cancel, Launch, Restore
@@ -198,7 +208,7 @@ def test_reports_of_a_node_are_applied_in_their_order(controller: Controller) ->
     claimed = Claimed(run=token(1), id=1, attempt=1, at=NOW, order=b"")
     controller.say(Reports("n1", [claimed]))
     assert controller.state(1) is JobState.RUNNING
-    controller.say(Reports("n1", [Finished(token(1), 1, 1, RunState.COMPLETED, "", NOW, NOW + 1, "", "")]))
+    controller.say(Reports("n1", [Finished(token(1), 1, 1, RunEnd(RunState.COMPLETED, "", NOW, NOW + 1))]))
     assert controller.state(1) is JobState.COMPLETED
 
 

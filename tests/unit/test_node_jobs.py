@@ -14,17 +14,16 @@ import pytest
 from broker import keys, settings
 from broker.link import Delivery
 from broker.messages.codec import decode
-from broker.messages.runs import MAX_BODY, Claimed, Finished, Progress, Reports, Returned, RunState
+from broker.messages.runs import MAX_BODY, Claimed, Finished, Progress, Reports, Returned, RunEnd, RunState
 from broker.messages.store import Kind, Result, Status
 from node.jobs import inputs as inputs_module
-from node.jobs.artifacts import Artifacts, ArtifactVersions, finished
-from node.jobs.claims import Claim, Ended, Left
+from node.jobs.artifacts import ArtifactStore, ArtifactVersions, build_report
+from node.jobs.claims import Artifact, Claim, RunResult
 from node.jobs.inputs import Inputs, NoInput
 from node.jobs.reports import MOST_ITEMS, Reporter
 from node.jobs.slots import Slots
 from node.jobs.withdrawals import Withdrawals
-from node.runs.model import Run
-from node.runs.model import RunProgress as RunProgress
+from node.runs.model import Run, RunProgress
 from node.storage.staging import Staging
 from tests.support import wait_for
 
@@ -65,8 +64,8 @@ def claimed(job: int = 5) -> Claim:
     return Claim(RUN, job, 2, 1_000)
 
 
-def ended(log: Left, output: Left, reason: str = "") -> Ended:
-    return Ended(RunState.COMPLETED, reason, 1_000, 2_000, log, output)
+def ended(log: Artifact, output: Artifact, reason: str = "") -> RunResult:
+    return RunResult(RunEnd(RunState.COMPLETED, reason, 1_000, 2_000), log, output)
 
 
 def test_versions_rise_whatever_the_clock_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,18 +85,18 @@ def test_versions_rise_whatever_the_clock_does(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_a_run_left_becomes_keys_with_a_lifetime(tmp_path: Path) -> None:
-    leavings = Artifacts("node-1", config(tmp_path))
+    artifacts = ArtifactStore("node-1", config(tmp_path))
     large = b"x" * 100_000
-    assert leavings.is_large(large)
-    log, output = leavings.left(large), leavings.left(b"1")
-    stores = leavings.stores(claimed(), ended(log, output))
+    assert artifacts.is_large(large)
+    log, output = artifacts.stage(large), artifacts.stage(b"1")
+    stores = artifacts.stores(claimed(), ended(log, output))
     assert [keys.decode(store.key) for store in stores] == ["jobs/5/2/log.txt", "jobs/5/2/output.json"]
     assert stores[0].value is None
     assert (tmp_path / "staging" / stores[0].staged).exists()
     assert stores[1].value == b"1"
     assert stores[0].version < stores[1].version
     assert {store.expires - store.created for store in stores} == {90 * 86_400_000}
-    assert leavings.stores(claimed(), ended(leavings.left(b""), leavings.left(b""))) == []
+    assert artifacts.stores(claimed(), ended(artifacts.stage(b""), artifacts.stage(b""))) == []
 
 
 def result(name: str, status: Status, reason: str = "") -> Result:
@@ -107,8 +106,8 @@ def result(name: str, status: Status, reason: str = "") -> Result:
 
 def test_a_report_says_what_could_not_be_kept() -> None:
     results = [result("log.txt", Status.FULL, "no room"), result("output.json", Status.DONE)]
-    report = finished(claimed(), ended(Left.of(b"1"), Left.of(b"2"), "exit status 3"), results)
-    assert report.reason == "exit status 3; its log.txt could not be kept: no room"
+    report = build_report(claimed(), ended(Artifact.of(b"1"), Artifact.of(b"2"), "exit status 3"), results)
+    assert report.end.reason == "exit status 3; its log.txt could not be kept: no room"
     assert (report.log_key, report.output_key) == ("", "jobs/5/2/output.json")
 
 
@@ -160,7 +159,7 @@ class FakePuller:
 def test_reports_travel_in_messages_of_a_size_that_brokers_take() -> None:
     link = FakeLink()
     reports = [Returned(b"x" * MAX_BODY, "no", RUN), *[Claimed(RUN, 0, 1, 5, b"y" * MAX_BODY)] * 2]
-    many = [Finished(RUN, number, 1, RunState.LOST, "r" * 3_000, 1, 2, "", "") for number in range(MOST_ITEMS + 1)]
+    many = [Finished(RUN, number, 1, RunEnd(RunState.LOST, "r" * 3_000, 1, 2)) for number in range(MOST_ITEMS + 1)]
     Reporter("node-1", link).send([*reports, *many], lambda _some, _sent: None)  # type: ignore[arg-type]
     messages = [decode(body, Reports).items for body in link.sent]
     assert [len(items) for items in messages] == [2, MOST_ITEMS, 2]
@@ -173,11 +172,13 @@ def test_reports_travel_in_messages_of_a_size_that_brokers_take() -> None:
 def test_no_report_is_spoiled_by_its_text() -> None:
     link = FakeLink()
     reporter = Reporter("node-1", link)  # type: ignore[arg-type]
-    reporter.send([Finished(RUN, 1, 1, RunState.FAILED, "half \ud800", 1, 2, "", "")], lambda _some, _sent: None)
+    reporter.send([Finished(RUN, 1, 1, RunEnd(RunState.FAILED, "half \ud800", 1, 2))], lambda _some, _sent: None)
     run = Run(RUN, 1, 1, "a/b", {})
     reporter.progress(1, RunProgress(run, None, float("inf"), "half \ud800", b"\xff", 3))
     reporter.progress(1, RunProgress(run, -1, 1 << 80, "t" * 5_000, b"", 3))
-    assert decode(link.sent[0], Reports).items[0].reason == "half ?"
+    told = decode(link.sent[0], Reports).items[0]
+    assert isinstance(told, Finished)
+    assert told.end.reason == "half ?"
     first, second = (decode(body, Progress) for body in link.sent[1:])
     assert (first.done, first.total, first.text, first.log) == (0.0, 0.0, "half ?", b"\xff")
     assert (second.done, second.total, len(second.text)) == (0.0, float(1 << 80), 1_000)
@@ -189,56 +190,56 @@ def test_no_report_is_spoiled_by_its_text() -> None:
 def test_as_many_jobs_are_wanted_as_slots_are_free() -> None:
     link = FakeLink()
     taken: list[Delivery] = []
-    pulling = Slots(link, "node-1", 3, taken.append)  # type: ignore[arg-type]
+    slots = Slots(link, "node-1", 3, taken.append)  # type: ignore[arg-type]
     puller = link.puller
-    pulling.work()
+    slots.work()
     assert puller.wanted == 0
-    pulling.open(True)
-    pulling.work()
+    slots.open(True)
+    slots.work()
     assert puller.wanted == 3
     first, second, _third = (puller.deliver(tag) for tag in (1, 2, 3))
     assert puller.wanted == 0
-    pulling.ack(first)
-    pulling.work()
+    slots.ack(first)
+    slots.work()
     assert puller.wanted == 0  # it runs
-    pulling.drop(second)
-    pulling.work()
+    slots.drop(second)
+    slots.work()
     assert puller.wanted == 1
-    pulling.release()
-    pulling.work()
+    slots.release()
+    slots.work()
     assert puller.wanted == 2
-    pulling.open(False)
-    pulling.give_back(taken[2])
-    pulling.work()
+    slots.open(False)
+    slots.give_back(taken[2])
+    slots.work()
     assert puller.wanted == 0
     assert puller.done == [("ack", 1), ("ack", 2), ("back", 3)]
 
 
 def test_jobs_are_taken_ahead_when_half_of_those_are_used_up() -> None:
     link = FakeLink()
-    pulling = Slots(link, "node-1", 2, lambda _: None)  # type: ignore[arg-type]
+    slots = Slots(link, "node-1", 2, lambda _: None)  # type: ignore[arg-type]
     puller = link.puller
-    pulling.open(True)
-    pulling.take_ahead(4)
-    pulling.work()
+    slots.open(True)
+    slots.take_ahead(4)
+    slots.work()
     assert (puller.wanted, puller.ahead) == (2, 4)
     taken = [puller.deliver(tag) for tag in range(1, 7)]
-    pulling.ack(taken[0])
-    pulling.release()
+    slots.ack(taken[0])
+    slots.release()
     puller.wanted = puller.ahead = -1
-    pulling.work()
+    slots.work()
     assert (puller.wanted, puller.ahead) == (-1, -1)  # 3 wait
-    pulling.release()
-    pulling.work()
+    slots.release()
+    slots.work()
     assert (puller.wanted, puller.ahead) == (0, 2)
-    pulling.take_ahead(0)
-    pulling.ack(taken[1])
-    pulling.work()
+    slots.take_ahead(0)
+    slots.ack(taken[1])
+    slots.work()
     assert (puller.wanted, puller.ahead) == (0, 0)
     told: list[bool] = []
-    pulling.take_ahead(4)
-    pulling.ack(taken[2], told.append)
-    pulling.work()
+    slots.take_ahead(4)
+    slots.ack(taken[2], told.append)
+    slots.work()
     # While there are many to acknowledge that is done together, unless somebody wants to know when.
     assert puller.done == [("ack soon", 1), ("ack", 2), ("ack", 3)]
     assert told == [True]

@@ -11,7 +11,6 @@ from broker import keys, topology
 from broker.messages.jobs import Options, Order
 from broker.messages.runs import NodeCatalog
 from master.index.index import Entry, Index
-from master.jobs import script_catalog
 from master.jobs.ledger import Ledger
 from master.jobs.routing import ANY_NODE, Load, Route, Router, choose, may_move
 
@@ -70,7 +69,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     ledger = Ledger(tmp_path / "ledger", write=True, map_size=64 << 20)
     with ledger.write() as tables:
         for node in ("n1", "n2"):
-            script_catalog.save(tables, NodeCatalog(node, "x", [{"path": "a/b", "kind": "script"}]))
+            tables.save_catalog(NodeCatalog(node, "x", [{"path": "a/b", "kind": "script"}]))
     yield ledger
     ledger.close()
 

@@ -15,7 +15,7 @@ import pytest
 from node.runs import processes
 from node.runs.framing import Frames
 from node.runs.log_capture import LIVE_BYTES, LogCapture
-from node.runs.model import ending, size
+from node.runs.processes import describe_bytes, describe_status
 from tests.support import wait_for
 
 # The log.
@@ -56,7 +56,7 @@ def test_what_is_new_is_told_once_and_of_much_the_end() -> None:
             whole += piece
             if seed.random() < 0.5:
                 assert capture.news == len(whole) - told
-                log, offset = capture.live()
+                log, offset = capture.take_news()
                 assert offset == max(told, len(whole) - LIVE_BYTES)
                 assert log == whole[offset:]
                 told = len(whole)
@@ -206,9 +206,9 @@ def test_memory_that_is_shared_is_counted_once_by_the_slow_look() -> None:
     ],
 )
 def test_a_wait_status_is_said_in_words(status: int, text: str) -> None:
-    assert ending(status) == text
+    assert describe_status(status) == text
 
 
 def test_sizes_are_said_in_round_numbers() -> None:
     texts = ["1023 bytes", "1 KiB", "64 MiB", "1.5 GiB", "4.883 KiB"]
-    assert [size(count) for count in (1023, 1024, 64 << 20, 3 << 29, 5000)] == texts
+    assert [describe_bytes(count) for count in (1023, 1024, 64 << 20, 3 << 29, 5000)] == texts
