@@ -33,17 +33,8 @@ import msgpack
 
 from broker.messages.runs import CatalogRow, NodeCatalog
 from master.index.environment import Contents, Environment, Transaction, pack, stamped
-from master.jobs import rows
-from master.jobs.model import (
-    AttemptId,
-    Job,
-    JobProgress,
-    Schedule,
-    lane,
-    unpack_job,
-    unpack_progress,
-    unpack_schedule,
-)
+from master.jobs import model, rows
+from master.jobs.model import MAY_FOLLOW, AttemptId, Job, JobProgress, Schedule, lane
 from master.jobs.rows import List, Rows, id_key, lane_key, number_of
 
 MAP_BYTES = 64 << 30  # address space, neither disk nor memory
@@ -78,16 +69,16 @@ class LedgerView(Transaction):
     def job(self, number: int) -> Job | None:
         """The job with this id."""
         raw = self._get("jobs", id_key(number))
-        return None if raw is None else unpack_job(raw)
+        return None if raw is None else model.unpack_job(raw)
 
     def schedule(self, number: int) -> Schedule | None:
         """The schedule with this id."""
         raw = self._get("schedules", id_key(number))
-        return None if raw is None else unpack_schedule(raw)
+        return None if raw is None else model.unpack_schedule(raw)
 
     def jobs(self, before: int = 0) -> Iterator[Job]:
         """Every job, newest first, or those before an id."""
-        return (unpack_job(raw) for _, raw in self._newest("jobs", b"", before))
+        return (model.unpack_job(raw) for _, raw in self._newest("jobs", b"", before))
 
     def by_token(self, token: str) -> int:
         """Id of the job or schedule with this unique token, 0 if there is none."""
@@ -100,7 +91,7 @@ class LedgerView(Transaction):
     def progress(self, number: int) -> JobProgress | None:
         """How far a running job is; None if it has not said anything."""
         raw = self._get("live", id_key(number))
-        return None if raw is None else unpack_progress(raw)
+        return None if raw is None else model.unpack_progress(raw)
 
     # Lists. They must not be written while one of these iterators is read.
 
@@ -205,7 +196,7 @@ class LedgerTables(LedgerView):
 
     def save(self, old: Job | None, new: Job) -> Job:
         """Write a job, whose row was `old`, and return it; raises `ValueError` for a state that may not follow."""
-        if old is not None and new.state != old.state and not old.state.may_become(new.state):
+        if old is not None and new.state != old.state and new.state not in MAY_FOLLOW[old.state]:
             raise ValueError(f"job {new.id} is {old.state.name}, it can't become {new.state.name}")
         self._put("jobs", id_key(new.id), pack(new))
         if old is None or old.state != new.state:

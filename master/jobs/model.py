@@ -30,10 +30,6 @@ class JobState(IntEnum):
         """Whether nothing follows."""
         return not MAY_FOLLOW[self]
 
-    def may_become(self, state: JobState) -> bool:
-        """Whether a job may go from this state to that one."""
-        return state in MAY_FOLLOW[self]
-
     @classmethod
     def after(cls, state: RunState) -> JobState:
         """The state of a job whose last run has ended like this."""
@@ -209,11 +205,8 @@ def arguments_bytes(text: str) -> int:
 def unpack_job(raw: bytes) -> Job:
     """The job in a packed row; fields that an older version did not write have their defaults."""
     job = Job(*msgpack.unpackb(raw, use_list=False))
-    return job._replace(
-        options=Options(*job.options),
-        state=JobState(job.state),
-        attempts=tuple(map(_unpack_attempt, job.attempts)),
-    )
+    attempts = tuple(map(_unpack_attempt, job.attempts))
+    return job._replace(options=Options(*job.options), state=JobState(job.state), attempts=attempts)
 
 
 def _unpack_attempt(fields: tuple[Any, ...]) -> Attempt:

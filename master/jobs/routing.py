@@ -75,7 +75,7 @@ def choose(
         return order.options.node if order.options.node in possible else None
     if not possible:
         return None
-    alive = {node for node, load in loads.items() if load.alive}
+    alive = _alive(loads)
     if holder in alive and holder in possible:
         return holder
     if alive.issubset(possible):
@@ -91,8 +91,8 @@ def choose(
 
 def may_move(order: Order, having: Collection[str], loads: Loads) -> bool:
     """Whether a job may leave a node's own queue for the queue of all: it is there for its data only."""
-    return (
-        bool(order.data)
-        and not order.options.node
-        and all(name in having for name, load in loads.items() if load.alive)
-    )
+    return bool(order.data) and not order.options.node and _alive(loads).issubset(having)
+
+
+def _alive(loads: Loads) -> set[str]:
+    return {node for node, load in loads.items() if load.alive}

@@ -35,16 +35,8 @@ class Schedules:
             return known
         arguments = arguments_text(order.arguments)
         self._capacity.check_schedule(tables, arguments)
-        schedule = Schedule(
-            tables.next_id(),
-            order.job,
-            arguments,
-            order.options,
-            order.data,
-            *rhythm,
-            created=now,
-            next=now + rhythm.period_ms,
-        )
+        launch = order.job, arguments, order.options, order.data
+        schedule = Schedule(tables.next_id(), *launch, *rhythm, created=now, next=now + rhythm.period_ms)
         tables.save_schedule(None, schedule)
         if order.options.unique:
             tables.save_token(order.options.unique, schedule.id)

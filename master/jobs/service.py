@@ -70,9 +70,7 @@ class Jobs:
         self._leases = Leases(self._transitions, config.jobs.lease, time.monotonic())
         self._effect_runner = EffectRunner(link, config.secret(), config.general.events, wake)
         self._empty_queues = EmptyQueues(link)
-        # The library has local time, which may be set: only what may be late is done in its rhythm.
         self._housekeeping = schedule.Scheduler()
-        self._housekeeping.every().second.do(self._forget_old)
         self._ticked = time.monotonic()
         self._safe: list[AttemptId] = []  # confirmed, and not noted in the ledger yet
         self._heartbeats: dict[str, Heartbeat] = {}  # by node, like the next two
@@ -108,7 +106,7 @@ class Jobs:
                     outcomes.append((call, self._call(tables, call, now)))
                 except Refused as error:
                     outcomes.append((call, error))
-            self._note_confirmed(tables, now)
+            self._transitions.confirmed(tables, self._safe, now)
         self._safe = []
         for call, outcome in outcomes:
             if isinstance(outcome, Refused):
@@ -129,7 +127,7 @@ class Jobs:
             self._leases.begin_anew(clock)
         self._ticked = clock
         with self._ledger.write() as tables:
-            self._note_confirmed(tables, now)
+            self._transitions.confirmed(tables, self._safe, now)
             # First, since what the others publish now is not under way yet.
             effects = self._requeue.unconfirmed(tables, self._effect_runner.under_way) if self._link.ready else []
             effects += self._timers.tick(tables, now)
@@ -143,10 +141,15 @@ class Jobs:
         self._effect_runner.carry_out(effects)
         self._effect_runner.tick()
         self._empty_queues.ask(self._heartbeats, clock)
-        self._housekeeping.run_pending()
+        self._keep_house()
 
-    def _note_confirmed(self, tables: LedgerTables, now: int) -> None:
-        self._transitions.confirmed(tables, self._safe, now)
+    def _keep_house(self) -> None:
+        """Do what the housekeeping's rhythm says. Its clock has local time: when that went back, it begins anew."""
+        idle = self._housekeeping.idle_seconds
+        if idle is None or idle > 1:
+            self._housekeeping.clear()
+            self._housekeeping.every().second.do(self._forget_old)
+        self._housekeeping.run_pending()
 
     def _forget_old(self) -> None:
         """Forget jobs and schedules that ended long ago, some at a time."""

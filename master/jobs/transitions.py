@@ -192,9 +192,9 @@ class Transitions:
 
     def lost(self, tables: LedgerTables, job: Job, reason: str, now: int) -> list[Effect]:
         """The run of a job is lost. If it still goes on, it is told to end."""
-        gone: list[Effect] = [Withdraw(job.id, job.attempt, "", reason)]
         end = RunEnd(RunState.LOST, reason, job.started, now)
-        return gone + self._end(tables, job, job._replace(run=""), end, now)
+        ended = self._end(tables, job, job._replace(run=""), end, now)
+        return [Withdraw(job.id, job.attempt, "", reason), *ended]
 
     def _end(self, tables: LedgerTables, old: Job, job: Job, end: RunEnd, now: int) -> list[Effect]:
         """The run of a job has ended: the end of the job, or another attempt."""

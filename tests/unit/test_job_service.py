@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -279,11 +280,16 @@ def test_a_queue_that_is_found_empty_twice_is_filled_again(
     assert len(controller.link.jobs) == 1
 
 
-def test_jobs_that_ended_long_ago_are_forgotten(controller: Controller) -> None:
+@pytest.mark.parametrize("back", [timedelta(), timedelta(hours=1), timedelta(days=365)])
+def test_jobs_that_ended_long_ago_are_forgotten_also_after_the_local_clock_went_back(
+    controller: Controller, back: timedelta
+) -> None:
     controller.launch()
     controller.call(Cancel(1))
     controller.jobs.tick(True)
     controller.now += 90 * DAY_MS + 1
+    (rhythm,) = controller.jobs._housekeeping.get_jobs()
+    rhythm.next_run += back
 
     def forgotten() -> bool:
         controller.jobs.tick(True)

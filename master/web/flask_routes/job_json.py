@@ -29,13 +29,7 @@ class Files(NamedTuple):
     url: Callable[[str], str]  # address of a key
 
 
-_STATUS = {
-    JobState.PENDING: "pending",
-    JobState.RUNNING: "pending",
-    JobState.COMPLETED: "completed",
-    JobState.FAILED: "failed",
-    JobState.CANCELLED: "failed",
-}
+_STATUS = {JobState.COMPLETED: "completed", JobState.FAILED: "failed", JobState.CANCELLED: "failed"}  # else pending
 _SCHEDULE_STATES = {
     ScheduleState.ACTIVE: "scheduled",
     ScheduleState.ENDED: "ended",
@@ -51,7 +45,7 @@ def row(job: Job) -> Row:
         **_parameters(job.arguments),
         "node": job.node,
         "creation_time": job.created // 1000,
-        "status": _STATUS[job.state],
+        "status": _STATUS.get(job.state, "pending"),
         "state": job.state.name.lower(),
         "job_path": job.path,
         "source": job.source,
@@ -218,15 +212,9 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _attempt(attempt: Attempt) -> Row:
-    return {
-        "attempt": attempt.attempt,
-        "node": attempt.node,
-        "state": attempt.end.state.name.lower(),
-        "reason": attempt.end.reason,
-        "started": _seconds(attempt.end.started),
-        "ended": _seconds(attempt.end.ended),
-        "late": attempt.late,
-    }
+    state, reason, started, ended = attempt.end
+    shown = {"attempt": attempt.attempt, "node": attempt.node, "state": state.name.lower(), "reason": reason}
+    return shown | {"started": _seconds(started), "ended": _seconds(ended), "late": attempt.late}
 
 
 def _name(path: str) -> str:
