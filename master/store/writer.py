@@ -84,7 +84,7 @@ class Writer:
     def admit(self, key: bytes, check: Check, overwrite: bool) -> tuple[Entry | None, int]:
         """The live entry of a key that may be written now, and the newest version known of it.
 
-        Raises `Conflict`, `ConditionFailed` or `Unavailable` when it may not. Only under the key's lock does it stay so.
+        Raises `Conflict`, `ConditionFailed` or `Unavailable` when it may not. It stays so only under the key's lock.
         """
         entry = self._index.get(key)
         newest = entry.version if entry else 0
