@@ -20,6 +20,7 @@ _SOON_SECS = 0.005
 MISSED_HEARTBEATS = 3
 DOUBT_SECS = 15.0  # other nodes come before one that could not be reached
 RECOVERY_SECS = 10.0  # after RabbitMQ was away, until every node has connected again
+_AS_TOLD = ("disk_total", "disk_free", "full", "keys", "seq", "slots", "running")  # fields of a heartbeat
 
 Row = dict[str, Any]  # a node as `/admin/network` shows it
 
@@ -47,7 +48,7 @@ class Nodes:
         self._back = float("-inf")  # the same, when that was not its first
 
     def choose(self, size: int, exclude: Collection[str] = ()) -> str | None:
-        """The node for a value of `size` bytes that is none of `exclude`; None when no node that is heard from has room.
+        """The node for a value of `size` bytes that is none of `exclude`; None when none that is heard from has room.
 
         A node in doubt is chosen when there is no other.
         """
@@ -97,7 +98,7 @@ class Nodes:
         return known.heartbeat.url if known else None
 
     def may_lack_keys(self) -> bool:
-        """Whether a key may exist that the index does not know: it is new, or a node's log is not applied to its end."""
+        """Whether a key may exist that the index does not know: it is new, or has not applied a node's log."""
         self._refresh()
         if self._incomplete is None or self._incomplete:
             self._refresh(_SOON_SECS)  # another worker may have said already that it is over
@@ -157,13 +158,7 @@ class Nodes:
             "version": beat.version,
             "load": round(beat.load, 2),
             "memory": round(beat.memory, 1),
-            "disk_total": beat.disk_total,
-            "disk_free": beat.disk_free,
-            "full": beat.full,
-            "keys": beat.keys,
-            "seq": beat.seq,
-            "slots": beat.slots,
-            "running": beat.running,
+            **{name: getattr(beat, name) for name in _AS_TOLD},
             "last_seen": known.received / 1000,
         }
 

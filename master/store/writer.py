@@ -1,7 +1,7 @@
 """The write path: one PUT or DELETE from the look at the index to the commit.
 
-A value is durable on its node and its entry committed before `put` returns; a tombstone is durable and
-the entry gone before `delete` returns. Anything that is raised means not stored, `Unavailable`: perhaps.
+A value is durable on its node and its entry committed before `put` returns. A tombstone is durable and
+the entry gone before `delete` returns. An error means that nothing was stored; `Unavailable`, that it may have been.
 """
 
 from __future__ import annotations

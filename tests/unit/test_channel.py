@@ -1,4 +1,4 @@
-"""The socket between controller and web workers: calls and their replies, outcomes, and what happens when an end is gone."""
+"""The socket between controller and web workers: calls, replies, outcomes, and an end that is gone."""
 
 from __future__ import annotations
 

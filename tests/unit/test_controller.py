@@ -1,4 +1,4 @@
-"""The controller between its inbox, the index and the web workers: a message is applied, or buried alone, and acknowledged."""
+"""The controller: a message is applied, or buried alone, and acknowledged; calls get their replies."""
 
 from __future__ import annotations
 
