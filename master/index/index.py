@@ -119,7 +119,7 @@ class Tables(Transaction):
 
     def entry(self, key: bytes) -> Entry | None:
         """The entry of an encoded key, also when its lifetime has ended."""
-        raw = self._get("entries", key)
+        raw = self._txn.get(key, db=self._databases["entries"])  # each result does this, so no call more
         return None if raw is None else Entry._make(msgpack.unpackb(raw))
 
     def entries(self, after: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
@@ -128,7 +128,7 @@ class Tables(Transaction):
 
     def deletion(self, key: bytes) -> Deletion | None:
         """The newest deletion of an encoded key that is still remembered."""
-        raw = self._get("tombs", key)
+        raw = self._txn.get(key, db=self._databases["tombs"])
         return None if raw is None else Deletion._make(struct.unpack(">QQ", raw))
 
     def deletions(self, after: bytes = b"") -> Iterator[tuple[bytes, Deletion]]:
@@ -194,7 +194,7 @@ class WritableTables(Tables):
 
     def put_entry(self, key: bytes, old: Entry | None, new: Entry) -> None:
         """Write the entry of an encoded key in place of `old`; its lifetime is listed."""
-        self._put("entries", key, pack(new))
+        self._txn.put(key, msgpack.packb(new), db=self._databases["entries"])
         if old is not None:
             self._drop_lifetime(old)
         if new.expires:
