@@ -1,8 +1,8 @@
 """The local way between the controller and the web workers of one master: a Unix socket.
 
 The controller tells every worker what became of the commands its requests wait for, as soon as the index
-says so. Workers have the controller, which alone writes index and ledger, do things for them. Frames are those of
-`multiprocessing.connection`, their content is msgpack, never pickle.
+says so. Workers call the controller, which alone writes index and ledger. Frames are those of
+`multiprocessing.connection`; their content is msgpack, never pickle.
 
     worker → controller   ["hello", origin]                     outcomes for this origin go here
                           ["call", number, name, fields]        one of `REQUESTS`
@@ -36,26 +36,26 @@ _DONE = 200
 
 
 class Launch(NamedTuple):
-    """Launch or schedule a job. The reply: its id, and whether RabbitMQ has its message."""
+    """Launch or schedule a job. The reply is its id, and whether RabbitMQ has its message."""
 
     order: bytes  # see `broker.messages.jobs.write`
     rhythm: tuple[str, int, bool] | None  # see `master.jobs.model.Rhythm`; None: now
 
 
 class Cancel(NamedTuple):
-    """Cancel a job or a schedule. The reply: a sentence that says what was done."""
+    """Cancel a job or a schedule. The reply is a sentence that says what was done."""
 
     job: int
 
 
 class Restore(NamedTuple):
-    """Apply a node's log to the index from its beginning, or those of all nodes. No reply but that it has begun."""
+    """Apply a node's log to the index from its beginning. The reply is None, once it has begun."""
 
-    node: str | None
+    node: str | None  # None: all nodes
 
 
 class Forget(NamedTuple):
-    """Wait no more for a node that is gone for good. No reply but that it is done."""
+    """Wait no more for a node that is gone for good. The reply is None, once it is done."""
 
     node: str
     entries: bool  # whether those of the node leave the index
@@ -119,7 +119,7 @@ def _reply(connection: Connection, number: int, status: int, data: object) -> No
 
 
 class ControllerServer:
-    """The controller's end. `on_call` gets what workers ask for, on a thread of this."""
+    """The controller's end. It calls `on_call` with each call of a worker, on a thread of its own."""
 
     def __init__(self, path: Path, on_call: Callable[[ControllerCall], None]) -> None:
         self._on_call = on_call
@@ -130,7 +130,7 @@ class ControllerServer:
         threading.Thread(target=self._accept, name="channel", daemon=True).start()
 
     def send(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
-        """Tell every origin what became of its commands; an origin that is gone is left out."""
+        """Tell every origin what became of its commands. An origin that is gone is left out."""
         for origin, rows in outcomes.items():
             connection = self._workers.get(origin)
             if connection is None or not rows:
@@ -175,9 +175,9 @@ class ControllerServer:
 
 
 class ControllerClient:
-    """A worker's end, connected again whenever the controller comes back.
+    """A worker's end; it connects again whenever the controller comes back.
 
-    `origin` names the worker. `on_outcomes` is called on a thread of this.
+    `origin` names the worker. It calls `on_outcomes` with the outcomes of commands, on a thread of its own.
     """
 
     def __init__(self, path: Path, origin: str, on_outcomes: Callable[[Iterable[Outcome]], None]) -> None:

@@ -1,8 +1,8 @@
 """The controller: the one consumer of results and heartbeats, the one writer of the index, and the clock.
 
 It takes everything that waits, applies it in one transaction, acknowledges, and tells the web workers.
-What needs no message, lifetimes that end, deletions long past, versions that nodes shall forget, is done
-once a second between two batches.
+Once a second, between two batches, it does what needs no message: it ends lifetimes, forgets old deletions, and tells
+nodes which versions to forget.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -56,7 +57,10 @@ class _Messages(NamedTuple):
 
 
 class Controller:
-    """Runs until `stop` is called. Everything but the link's callbacks happens on the thread that calls `run`."""
+    """Consumes results, heartbeats, reports and calls, until `stop` is called.
+
+    Everything but the link's callbacks happens on the thread that calls `run`.
+    """
 
     def __init__(self, config: settings.Settings) -> None:
         directory = Path(config.server.dir)
@@ -75,11 +79,11 @@ class Controller:
         self._housekeeping = Housekeeping(self._index, self._link, config.general.tombstone_days)
 
     def stop(self) -> None:
-        """Have `run` return soon."""
+        """Make `run` return soon; from any thread."""
         self._stopping.set()
 
     def run(self) -> int:
-        """Consume and keep house until stopped; the exit status, 0."""
+        """Consume and keep house until stopped. Returns the exit status, 0."""
         self._link.start()
         next_tick = time.monotonic()
         while not self._stopping.is_set():
@@ -107,16 +111,14 @@ class Controller:
     def _take(self, timeout: float) -> list[Delivery | ControllerCall | _Wake]:
         """What waits in the inbox, at least one thing unless `timeout` seconds are over."""
         taken: list[Delivery | ControllerCall | _Wake] = []
-        try:
+        with suppress(queue.Empty):  # the time is over, or the inbox is empty
             taken.append(self._inbox.get(timeout=timeout))
             while len(taken) < MAX_BATCH:
                 taken.append(self._inbox.get_nowait())
-        except queue.Empty:
-            return taken
         return taken
 
     def _persist(self, work: Callable[[], None]) -> None:
-        """Do the work; when the index can't be written, say so and try until it can."""
+        """Do the work; when the index can't be written, log that and try again until it can."""
         while not self._stopping.is_set():
             try:
                 work()
@@ -126,11 +128,11 @@ class Controller:
                 self._stopping.wait(1.0)
 
     def _handle_all(self, deliveries: list[Delivery], calls: list[ControllerCall]) -> None:
-        """Handle what was taken; a message or call that makes it fail is found and buried, the others count."""
+        """Handle what was taken. A message or call that makes it fail is found and buried; the others count."""
         try:
             self._handle(deliveries, calls)
         except Exception as error:
-            # The disk is nobody's fault but its own; a size that LMDB refuses comes from a message.
+            # No message is to blame for the disk; a size that LMDB refuses comes from a message.
             if isinstance(error, lmdb.Error | OSError) and not isinstance(error, lmdb.BadValsizeError):
                 raise
             if len(deliveries) + len(calls) > 1:
@@ -165,7 +167,7 @@ class Controller:
             self._link.ack(delivery)
 
     def _do(self, call: ControllerCall) -> bool:
-        """Do what a web worker asks for of the nodes' logs; False when its call is about jobs."""
+        """Do what a web worker asks for about the nodes' logs; False when its call is about jobs."""
         try:
             match call.request:
                 case Restore(node):
@@ -204,7 +206,7 @@ class Controller:
         return messages
 
     def _believed(self, delivery: Delivery, message: Results, horizon: Horizon) -> Results:
-        """The results without those from the future, which are buried one by one; their place in the log counts."""
+        """The results without those from the future. These are buried one by one; their place in the log counts."""
         good: list[Result] = []
         for item in message.items:
             if objection := horizon.objection(item.version, item.created):

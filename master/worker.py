@@ -101,7 +101,7 @@ def _extensions(config: settings.Settings, index: Index, directory: Path) -> Ext
 
 
 def routes(reads: Reads, writes: Writes, launches: Launches, extensions: Extensions) -> dict[tuple[str, str], Handler]:
-    """The hot routes: first segment of the path and method, and what answers them."""
+    """The hot routes: first segment of the path and method, and their handler."""
     return {
         ("get_key", "GET"): reads,
         ("get_key", "HEAD"): reads,

@@ -1,7 +1,7 @@
 """The master's view of its nodes, from their last heartbeats.
 
-The index says when each came by the wall clock, which somebody may set. So how long ago that was is told by the
-monotonic clock, from the look at the index that found it new.
+The index says when each heartbeat came by the wall clock, which somebody may set. So the age of a heartbeat is measured
+by the monotonic clock, from the look at the index that found it new.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection, Mapping
-from typing import TypedDict
+from typing import Any
 
 from broker.refusals import NotFound, Refused, Unavailable
 from master.cluster.placement import Candidate, Placement
@@ -20,26 +20,9 @@ _SOON_SECS = 0.005
 MISSED_HEARTBEATS = 3
 DOUBT_SECS = 15.0  # other nodes come before one that could not be reached
 RECOVERY_SECS = 10.0  # after RabbitMQ was away, until every node has connected again
+_AS_TOLD = ("disk_total", "disk_free", "full", "keys", "seq", "slots", "running")  # fields of a heartbeat
 
-
-class NodeRow(TypedDict):
-    """A node as `/admin/network` shows it."""
-
-    node: str
-    percent: int  # of the disk that is used
-    synch: bool  # whether it was heard from lately
-    url: str
-    version: str
-    load: float
-    memory: float  # percent in use
-    disk_total: int  # bytes
-    disk_free: int  # bytes
-    full: bool
-    keys: int
-    seq: int
-    slots: int
-    running: list[tuple[str, int, int]]
-    last_seen: float  # seconds since the epoch
+Row = dict[str, Any]  # a node as `/admin/network` shows it
 
 
 class Nodes:
@@ -58,16 +41,16 @@ class Nodes:
         self._heard_at: dict[str, float] = {}  # by the monotonic clock
         self._candidates: list[Candidate] = []
         self._doubted: dict[str, float] = {}  # node → until when, by the monotonic clock
-        self._incomplete: list[str] | None = None  # of whose logs the index may lack keys; None: it is new, who knows
+        self._incomplete: list[str] | None = None  # nodes, see `master.index.index.Tables`
         self._read = float("-inf")
         self._flowing = float("-inf")  # when heartbeats came in again after none did, from any node
         self._connected: float | None = None  # when this process had its last connection to RabbitMQ
         self._back = float("-inf")  # the same, when that was not its first
 
     def choose(self, size: int, exclude: Collection[str] = ()) -> str | None:
-        """The node for a value of `size` bytes; None when no node that is heard from has room.
+        """The node for a value of `size` bytes that is none of `exclude`; None when none that is heard from has room.
 
-        One that is in doubt is chosen when there is no other.
+        A node in doubt is chosen when there is no other.
         """
         self._refresh()
         doubted = self._doubted
@@ -93,7 +76,7 @@ class Nodes:
     def gone(self, node: str) -> bool:
         """Whether the node is silent while others are heard from.
 
-        When nobody is, or was until just now, RabbitMQ is away rather than all nodes, and reads need it for nothing.
+        When nobody is heard, or was until just now, RabbitMQ is away rather than all nodes. Reads do not need RabbitMQ.
         """
         if self.alive(node):
             return False
@@ -115,7 +98,7 @@ class Nodes:
         return known.heartbeat.url if known else None
 
     def may_lack_keys(self) -> bool:
-        """Whether a key may exist that the index does not know: it is new, or a node's log is not applied to its end."""
+        """Whether a key may exist that the index does not know: it is new, or has not applied a node's log."""
         self._refresh()
         if self._incomplete is None or self._incomplete:
             self._refresh(_SOON_SECS)  # another worker may have said already that it is over
@@ -155,7 +138,7 @@ class Nodes:
             f" if it is gone for good, have it forgotten: manage.py forget {node}"
         )
 
-    def describe(self) -> list[NodeRow]:
+    def describe(self) -> list[Row]:
         """The nodes as `/admin/network` shows them, by name."""
         self._refresh()
         return [self._row(known) for _, known in sorted(self._nodes.items())]
@@ -164,7 +147,7 @@ class Nodes:
         at = self._heard_at.get(node)
         return at is not None and time.monotonic() - at < self._silence
 
-    def _row(self, known: Node) -> NodeRow:
+    def _row(self, known: Node) -> Row:
         beat = known.heartbeat
         used = beat.disk_total - beat.disk_free
         return {
@@ -175,13 +158,7 @@ class Nodes:
             "version": beat.version,
             "load": round(beat.load, 2),
             "memory": round(beat.memory, 1),
-            "disk_total": beat.disk_total,
-            "disk_free": beat.disk_free,
-            "full": beat.full,
-            "keys": beat.keys,
-            "seq": beat.seq,
-            "slots": beat.slots,
-            "running": beat.running,
+            **{name: getattr(beat, name) for name in _AS_TOLD},
             "last_seen": known.received / 1000,
         }
 

@@ -20,7 +20,7 @@ DELETIONS_SECS = 3600.0  # between two looks for deletions that may be forgotten
 
 
 class Housekeeping:
-    """Ends lifetimes, sends discards and forgets deletions after `tombstone_days`. For the controller's thread alone."""
+    """Ends lifetimes, sends discards, forgets deletions after `tombstone_days`. For the controller's thread alone."""
 
     def __init__(self, index: Index, link: Link, tombstone_days: int) -> None:
         self._index = index

@@ -49,7 +49,7 @@ class Entry(NamedTuple):
     size: int  # bytes
     content_type: str  # and Content-Encoding, see `broker.http.content_types`
     digest: bytes
-    value: bytes | None  # kept here when it is small
+    value: bytes | None  # only when it is small
 
     @classmethod
     def of(cls, result: Result, node: str, generation: int) -> Self:
@@ -78,7 +78,7 @@ class Discard(NamedTuple):
 
 
 class Node(NamedTuple):
-    """A node as last heard."""
+    """What a node said of itself in its last heartbeat."""
 
     heartbeat: Heartbeat
     received: int  # ms, the master's clock
@@ -90,8 +90,8 @@ class Cursor(NamedTuple):
     seq: int = 0
     generation: int = 1
     epochs: tuple[tuple[int, str], ...] = ()  # (seq, id) of the epochs this cursor has passed, oldest first
-    prune: bool = False  # when the replay ends, entries of older generations are to be removed
-    covered: int = 0  # of the keys up to here the index has an entry, though the log is applied again
+    prune: bool = False  # after the replay, entries of older generations are removed
+    covered: int = 0  # up to this seq the index knows every key, though the log is being applied again
 
     @property
     def complete_to(self) -> int:
@@ -119,35 +119,16 @@ class Tables(Transaction):
 
     def entry(self, key: bytes) -> Entry | None:
         """The entry of an encoded key, also when its lifetime has ended."""
-        raw = self._get("entries", key)
+        raw = self._txn.get(key, db=self._databases["entries"])  # each result does this, so no call more
         return None if raw is None else Entry._make(msgpack.unpackb(raw))
 
     def entries(self, after: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
         """Encoded keys and entries in key order, behind the key `after`."""
         return ((key, Entry._make(msgpack.unpackb(raw))) for key, raw in self._behind("entries", after))
 
-    def pages(self, prefix: str, after: str, delimiter: str) -> Iterator[tuple[str, Entry | None]]:
-        """See `Index.pages`."""
-        with self._cursor("entries") as cursor:
-            found = cursor.set_range(keys.encode(max(prefix, after)))
-            while found:
-                key = keys.decode(cursor.key())
-                if not key.startswith(prefix):
-                    return
-                cut = key.find(delimiter, len(prefix)) if delimiter else -1
-                folder = key[: cut + len(delimiter)] if cut >= 0 else ""
-                if folder:
-                    if folder > after:
-                        yield folder, None
-                    found = cursor.set_range(keys.encode(folder + "\x7f"))
-                    continue
-                if key > after:
-                    yield key, Entry._make(msgpack.unpackb(cursor.value()))
-                found = cursor.next()
-
     def deletion(self, key: bytes) -> Deletion | None:
         """The newest deletion of an encoded key that is still remembered."""
-        raw = self._get("tombs", key)
+        raw = self._txn.get(key, db=self._databases["tombs"])
         return None if raw is None else Deletion._make(struct.unpack(">QQ", raw))
 
     def deletions(self, after: bytes = b"") -> Iterator[tuple[bytes, Deletion]]:
@@ -162,7 +143,7 @@ class Tables(Transaction):
         return [Lifetime._make((*struct.unpack(">QQ", row), key)) for row, key in self._due("expiry", now, most)]
 
     def due_discards(self, now: int, most: int) -> list[tuple[bytes, Discard]]:
-        """Rows of the outbox whose time has come at `now`, in ms: the oldest, at most so many, each with its name."""
+        """What nodes must be told at `now`, in ms: the oldest, at most so many, each with the name of its row."""
         return [(row, Discard._make(msgpack.unpackb(raw))) for row, raw in self._due("outbox", now, most)]
 
     def _due(self, table: str, now: int, most: int) -> Iterator[tuple[bytes, bytes]]:
@@ -213,7 +194,7 @@ class WritableTables(Tables):
 
     def put_entry(self, key: bytes, old: Entry | None, new: Entry) -> None:
         """Write the entry of an encoded key in place of `old`; its lifetime is listed."""
-        self._put("entries", key, pack(new))
+        self._txn.put(key, msgpack.packb(new), db=self._databases["entries"])
         if old is not None:
             self._drop_lifetime(old)
         if new.expires:
@@ -294,7 +275,7 @@ class Index:
         self._environment.close()
 
     def forget_dead(self) -> None:
-        """Free what readers hold that were killed in the middle of it: pages of the index that could be used again."""
+        """Free the pages that killed readers still hold, so that they can be used again."""
         self._env.reader_check()
 
     def read(self) -> Tables:
@@ -320,10 +301,24 @@ class Index:
     def pages(self, prefix: str, after: str, delimiter: str) -> Iterator[tuple[str, Entry | None]]:
         """As `scan`; with a delimiter, keys that have it behind the prefix are folded into one row with no entry.
 
-        The key of such a row ends with the delimiter. What a row folds is jumped over, not read.
+        The key of such a row ends with the delimiter. Folded keys are jumped over, not read.
         """
-        with self.read() as tables:
-            yield from tables.pages(prefix, after, delimiter)
+        with self._env.begin(db=self._entries) as transaction, transaction.cursor() as cursor:
+            found = cursor.set_range(keys.encode(max(prefix, after)))
+            while found:
+                key = keys.decode(cursor.key())
+                if not key.startswith(prefix):
+                    return
+                cut = key.find(delimiter, len(prefix)) if delimiter else -1
+                folder = key[: cut + len(delimiter)] if cut >= 0 else ""
+                if folder:
+                    if folder > after:
+                        yield folder, None
+                    found = cursor.set_range(keys.encode(folder + "\x7f"))
+                    continue
+                if key > after:
+                    yield key, Entry._make(msgpack.unpackb(cursor.value()))
+                found = cursor.next()
 
     def read_nodes(self) -> dict[str, Node]:
         """Every node ever heard of and not forgotten, by name."""
@@ -331,7 +326,7 @@ class Index:
             return tables.nodes()
 
     def count_of(self, node: str) -> int:
-        """How many keys are on a node; looks at the whole index, a stretch in each transaction."""
+        """Count the keys on a node. Looks at the whole index, a stretch in each transaction."""
         count = 0
         after: bytes | None = b""
         while after is not None:

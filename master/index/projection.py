@@ -1,7 +1,7 @@
-"""Applies the nodes' results to the index. The truth is in the nodes' logs; this makes the index follow.
+"""Applies the nodes' results to the index. The truth is in the nodes' logs; the index follows them.
 
 Per node the index keeps a `Cursor`: everything of the node's log up to `seq` has been applied. The
-highest version of a key wins, whatever the order in which results arrive; a deletion is a version too
+highest version of a key wins, whatever the order in which results arrive. A deletion is a version too
 and beats a value of the same version. Applying a result twice changes nothing.
 
 A node's log is a chain of epochs, one per start of its agent. A node may show a log that does not continue the one
@@ -10,7 +10,7 @@ generation. When the replay has come to its end, entries of that node of an olde
 nothing stands behind them. The same is done when a restore is asked for. But then the index knows every key of the
 log all the while, and the cursor says up to where (`covered`).
 
-A version from beyond the horizon, which an index of an older Pulzar may have, stands in nobody's way.
+An index of an older Pulzar may have a version from beyond the horizon. Any other version replaces it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _EPOCHS_KEPT = 64
 
 
 class Event(NamedTuple):
-    """Something users may listen for."""
+    """A change of a key, as users may listen for it."""
 
     name: str  # key.added or key.deleted
     key: bytes
@@ -52,7 +52,7 @@ class Event(NamedTuple):
 
 @dataclass(slots=True)
 class Applied:
-    """What applying some results came to."""
+    """What follows from a batch of results."""
 
     now: int  # ms since the epoch
     highest: int  # version that is believed
@@ -63,7 +63,7 @@ class Applied:
 
 
 class Projection:
-    """Applies results, in transactions of the controller and on its thread."""
+    """Applies results to the index. For the controller's thread alone."""
 
     def __init__(self) -> None:
         self._ahead: dict[str, list[tuple[int, int]]] = {}  # node → stretches applied beyond the cursor
@@ -182,10 +182,10 @@ def _continues(chain: list[Epoch], cursor: Cursor) -> bool:
 
 
 def _apply_item(tables: WritableTables, node: str, generation: int, item: Result, applied: Applied) -> bool:
-    """Have the index say what a result says; False when something newer keeps it from that."""
+    """Write into the index what a result says; False when the index knows something newer."""
     entry, deletion = tables.entry(item.key), tables.deletion(item.key)
     deleted = deletion.version if deletion and deletion.version <= applied.highest else 0
-    # An entry that this node's log, applied anew, has not brought again yet stands in nobody's way.
+    # An older generation of this node's own log does not count as newer: its log may not have it any more.
     newer = entry is not None and item.version < entry.version <= applied.highest
     newer = newer and not (entry and entry.node == node and entry.generation < generation)
     if item.kind == Kind.DELETE:
@@ -195,9 +195,9 @@ def _apply_item(tables: WritableTables, node: str, generation: int, item: Result
             _drop(tables, node, item, entry, applied)
         return True
     if item.status == Status.STALE or item.version <= deleted or newer:
-        # Not wanted any more. On the node of the current version the node itself knows that.
+        # It must be discarded. On the node of the current version the node itself knows that.
         if item.status == Status.DONE and not (newer and entry and entry.node == node):
-            # To a deleted value nobody is on the way: the node hears of the deletion at once.
+            # No client is on its way to a deleted value, so the node hears of a deletion at once.
             delay = 0 if item.version <= deleted else DISCARD_DELAY_MS
             tables.add_discard(Discard(node, item.key, item.version), applied.now + delay)
         return False

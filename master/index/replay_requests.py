@@ -3,7 +3,7 @@
 Every result carries its place in its node's log, and every heartbeat says where that log ends. So a lost
 message, a lost transaction, an empty index and `manage.py --restore` are one thing: a replay from the
 node's cursor. While an index is new, or a node shows another log than before, the index may lack keys: it is
-incomplete, and notes for which nodes.
+incomplete, and says for which nodes.
 
 The words used here: a replay is what a node sends again of its log, a stretch at a time. A restore is a replay from the
 beginning that somebody asked for. Pruning follows a replay from the beginning: it removes what the log did not bring.
@@ -84,7 +84,7 @@ class ReplayRequests:
             self._log(node).pruning = _Pruning()
 
     def observe(self, results: Sequence[Results], heartbeats: Mapping[str, Heartbeat], gaps: set[str]) -> None:
-        """See whether what was just received leaves something missing."""
+        """Notice what is missing after what was just received, and ask for it."""
         for message in results:
             node_log = self._log(message.node)
             request = node_log.request
@@ -125,7 +125,7 @@ class ReplayRequests:
         self._note_incomplete()
 
     def forget(self, node: str, entries: bool) -> None:
-        """Wait no more for a node that is gone for good. With `entries` those of it leave the index, some each second."""
+        """Wait no more for a node that is gone for good. With `entries`, its entries leave the index bit by bit."""
         self._logs.pop(node, None)
         with self._index.write() as tables:
             tables.drop_node(node)
@@ -138,14 +138,14 @@ class ReplayRequests:
         self._note_incomplete()
 
     def settles_in(self) -> float:
-        """Seconds until a new index may say what it does not know; infinite when it does, or nobody was heard."""
+        """Seconds until a new index may say what it does not know; infinite when it does so, or no node was heard."""
         if self._incomplete is not None or self._first is None:
             return math.inf
         beats = [node_log.heartbeat for node_log in self._logs.values() if node_log.heartbeat]
         return self._first + (EMPTY_SECS if all(map(_is_new, beats)) else SETTLE_SECS) - time.monotonic()
 
     def settle(self) -> None:
-        """Have a new index say what it does not know, when it is time."""
+        """Let a new index say what it does not know, when it is time."""
         if self.settles_in() <= 0:
             self._note_incomplete()
 

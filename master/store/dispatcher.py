@@ -1,11 +1,11 @@
 """Sends commands to nodes in micro-batches and wakes the requests that wait for them.
 
-Per node one batch is under way at a time, and the next one takes all that has gathered meanwhile: a
-busy system shares every hop, flush and commit among many requests. Values that any node may take gather
-in one pool and go, a batch at a time, to the node that placement chooses among the free ones.
+Per node one batch is under way at a time, and the next one takes all that has gathered meanwhile. So a busy system
+shares every hop, flush and commit among many requests. Values that any node may take gather in one pool. They go, a
+batch at a time, to the node that placement chooses among the free ones.
 
-Whoever was just answered often comes back at once: so a batch waits until as many have gathered as the
-last one had, or for `LINGER_SECS`. After a batch of one nothing waits, and an idle system adds no delay.
+A client that just had its response often comes back at once. So a batch waits until as many commands have gathered as
+the last one had, or for `LINGER_SECS`. After a batch of one nothing waits, and an idle system adds no delay.
 
 Requests, on the event loop, and outcomes, on the channel's thread, only leave notes. All decisions are made on the
 link's thread. A command is packed before it is noted, so that one that can't be packed fails alone.
@@ -44,10 +44,8 @@ class Failure(Enum):
 
 
 Command = Store | Delete
-# The node for so many bytes that is none of these; None when there is none.
-Choose = Callable[[int, Collection[str]], str | None]
-# Has a function called on the event loop, whichever thread this is.
-Call = Callable[..., object]
+Choose = Callable[[int, Collection[str]], str | None]  # the node for so many bytes that is none of these, or None
+Call = Callable[..., object]  # has a function called on the event loop, whichever thread this is
 
 
 class Ticket:
@@ -101,28 +99,28 @@ class _Gathering:
         self.commands: deque[_Packed] = deque()
         self.size = 0  # bytes
         self.expected = 1  # as many as the last batch had
-        self.since = 0.0  # when the first of them was seen; 0: none was
+        self.since: float | None = None  # when the first of them was seen, by the monotonic clock
 
     def add(self, command: _Packed) -> None:
-        """One more."""
+        """Add a command."""
         self.commands.append(command)
         self.size += len(command.body)
 
     def due(self, now: float) -> bool:
         """Whether a batch should leave now rather than wait for more."""
-        if not self.since:
+        if self.since is None:
             self.since = now
         return len(self.commands) >= self.expected or now - self.since >= LINGER_SECS
 
     def take(self) -> list[_Packed]:
-        """The next batch."""
+        """Take the commands of the next batch away from here."""
         taken: list[_Packed] = []
         size = 0
         while self.commands and len(taken) < MAX_ITEMS and size < MAX_BYTES:
             taken.append(self.commands.popleft())
             size += len(taken[-1].body)
         self.size -= size
-        self.since = 0.0
+        self.since = None
         self.expected = len(taken)
         return taken
 
@@ -143,9 +141,9 @@ class _Lane:
         return bool(self.under_way) and now - self.sent < STALLED_SECS
 
 
-def _settle(settled: list[tuple[Ticket, Status | Failure, str]]) -> None:
+def _settle(settled: list[tuple[Ticket, int | Failure, str]]) -> None:
     for ticket, status, reason in settled:
-        ticket.settle(status, reason)
+        ticket.settle(status if isinstance(status, Failure) else Status(status), reason)
 
 
 class Dispatcher:
@@ -166,16 +164,16 @@ class Dispatcher:
         self._tickets: dict[int, Ticket] = {}
         self._pool = _Gathering()
         self._lanes: dict[str, _Lane] = {}
-        # Notes for the link's thread: commands with their node, or with those that are not to be chosen; and what landed.
-        self._new: deque[tuple[str | None, Collection[str], _Packed]] = deque()
-        self._landed: deque[tuple[str | None, int]] = deque()
+        # Notes for the link's thread.
+        self._new: deque[tuple[str | None, Collection[str], _Packed]] = deque()  # node, or those not to choose
+        self._landed: deque[tuple[str | None, int]] = deque()  # node and ticket of what is under way no more
         self._lingering = False
         self._watching = False
 
     # What requests and the reader of outcomes call.
 
     def run_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Requests wait on this loop; to be called before the first one."""
+        """Wake requests on this event loop; call it before the first one."""
         self._call = loop.call_soon_threadsafe
 
     def send(self, make: Callable[[int], Command], node: str | None = None, exclude: Collection[str] = ()) -> Ticket:
@@ -194,7 +192,7 @@ class Dispatcher:
         return ticket
 
     def abandon(self, ticket: Ticket) -> None:
-        """Nobody waits for this command any more."""
+        """Note that nobody waits for this command any more."""
         if self._tickets.pop(ticket.number, None):
             self._landed.append((ticket.node, ticket.number))
             self._link.wake()
@@ -204,17 +202,14 @@ class Dispatcher:
         command = Commands("", [Delete(0, key, version)])
         self._link.publish(topology.node_queue(node), encode(command), durable=True)
 
-    def settle(self, outcomes: Iterable[Outcome]) -> None:
-        """The controller says what became of some commands."""
-        settled: list[tuple[Ticket, Status | Failure, str]] = []
+    def settle(self, outcomes: Iterable[Outcome | tuple[int, Failure, str]]) -> None:
+        """Note what became of some commands, and wake the requests that wait for them."""
+        settled: list[tuple[Ticket, int | Failure, str]] = []
         for number, status, reason in outcomes:
             ticket = self._tickets.pop(number, None)
             if ticket:
                 self._landed.append((ticket.node, number))
-                settled.append((ticket, Status(status), reason))
-        self._wake(settled)
-
-    def _wake(self, settled: list[tuple[Ticket, Status | Failure, str]]) -> None:
+                settled.append((ticket, status, reason))
         if settled:
             self._call(_settle, settled)
             self._link.wake()
@@ -312,23 +307,17 @@ class Dispatcher:
         lane.under_way.update(command.ticket for command in commands)
         lane.sent = now
         body = batch(self._origin, [command.body for command in commands])
-        # Not durable: whoever waits is the retry, and is told when it can't be said what became of it.
+        # Not durable: the request that waits tries again, or tells its client that it does not know what came of it.
         try:
             self._link.publish(lane.queue, body, ttl_ms=self._ttl_ms)
         except LinkDown:
             self._fail([command.ticket for command in commands], Failure.LOST)
 
     def _fail(self, numbers: Iterable[int], failure: Failure) -> None:
-        settled: list[tuple[Ticket, Status | Failure, str]] = []
-        for number in numbers:
-            ticket = self._tickets.pop(number, None)
-            if ticket:
-                self._landed.append((ticket.node, number))
-                settled.append((ticket, failure, failure.value))
-        self._wake(settled)
+        self.settle([(number, failure, failure.value) for number in numbers])
 
     def fail_all(self) -> None:
-        """The connection is lost: whoever waits is told so."""
+        """Tell whoever waits that the connection is lost."""
         self._lingering = self._watching = False  # their timers went with the connection
         self._pool = _Gathering()
         self._lanes.clear()

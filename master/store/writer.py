@@ -1,7 +1,7 @@
 """The write path: one PUT or DELETE from the look at the index to the commit.
 
-A value is durable on its node and its entry committed before `put` returns; a tombstone is durable and
-the entry gone before `delete` returns. Anything that is raised means not stored, `Unavailable`: perhaps.
+A value is durable on its node and its entry committed before `put` returns. A tombstone is durable and
+the entry gone before `delete` returns. An error means that nothing was stored; `Unavailable`, that it may have been.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Writer:
     def admit(self, key: bytes, check: Check, overwrite: bool) -> tuple[Entry | None, int]:
         """The live entry of a key that may be written now, and the newest version known of it.
 
-        Raises `Conflict`, `ConditionFailed` or `Unavailable` when it may not. Only under the key's lock does it stay so.
+        Raises `Conflict`, `ConditionFailed` or `Unavailable` when it may not. It stays so only under the key's lock.
         """
         entry = self._index.get(key)
         newest = entry.version if entry else 0

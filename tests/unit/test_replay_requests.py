@@ -16,7 +16,7 @@ from broker.refusals import Conflict
 from master.index import replay_requests
 from master.index.index import Index
 from master.index.projection import Projection
-from master.index.replay_requests import EMPTY_SECS, SETTLE_SECS, ReplayRequests
+from master.index.replay_requests import EMPTY_SECS, PATIENCE_SECS, SETTLE_SECS, ReplayRequests
 
 NOW = 1_700_000_000_000
 
@@ -218,3 +218,105 @@ def test_keys_are_counted_over_many_stretches(desk: Desk, monkeypatch: pytest.Mo
     filled(desk, "a", "b")
     desk.results("a", *(b"more-%d" % number for number in range(10)), after=3)
     assert (desk.index.count_of("a"), desk.index.count_of("b"), desk.index.count_of("c")) == (12, 2, 0)
+
+
+def asked(desk: Desk) -> list[tuple[str, int]]:
+    """(node, seq behind which it was asked for) of the requests so far."""
+    return [(node, request.after) for node, request in desk.link.asked]
+
+
+def test_a_gap_has_the_node_asked_once_from_the_cursor(desk: Desk) -> None:
+    filled(desk, "a")
+    desk.results("a", b"late", after=9)
+    desk.results("a", b"later", after=12)
+    assert asked(desk)[1:] == [("a", 3)]
+
+
+def test_a_result_that_was_lost_is_noticed_at_the_second_heartbeat_that_tells_of_it(desk: Desk) -> None:
+    filled(desk, "a")
+    desk.beat("a", 5)  # results of the last two records may be on their way
+    assert len(asked(desk)) == 1
+    desk.beat("a", 6)
+    assert asked(desk)[1:] == [("a", 3)]
+
+
+def test_what_still_moves_is_not_asked_for(desk: Desk) -> None:
+    filled(desk, "a")
+    desk.beat("a", 5)
+    desk.results("a", b"x", after=3)
+    desk.beat("a", 6)
+    assert len(asked(desk)) == 1
+
+
+def test_a_replay_that_gets_stuck_is_asked_for_again_and_the_first_one_counts_no_more(desk: Desk) -> None:
+    desk.beat("a", 9)
+    (_, first) = desk.link.asked[0]
+    desk.clock += PATIENCE_SECS
+    desk.replays.tick()
+    assert len(asked(desk)) == 1
+    desk.clock += 0.1
+    desk.replays.tick()
+    assert asked(desk) == [("a", 0), ("a", 0)]
+    # The end of the first one ends nothing; that of the second one does
+    desk.results("a", b"x", request=first.request, end=9)
+    assert len(asked(desk)) == 2
+    desk.answer(b"x")
+    desk.clock += PATIENCE_SECS + 0.1
+    desk.replays.tick()
+    assert len(asked(desk)) == 2
+
+
+def test_a_message_of_a_replay_gives_it_new_patience(desk: Desk) -> None:
+    desk.beat("a", 9)
+    _, request = desk.link.asked[0]
+    desk.clock += PATIENCE_SECS
+    message = Results("a", "", request.request, 0, 1, 9, False, [])
+    desk.replays.observe([message], {}, set())
+    desk.clock += PATIENCE_SECS
+    desk.replays.tick()
+    assert len(asked(desk)) == 1
+
+
+def test_a_log_is_asked_for_a_stretch_at_a_time_until_its_end(desk: Desk) -> None:
+    desk.beat("a", 7)
+    assert asked(desk) == [("a", 0)]
+    for after, last in ((0, 3), (3, 5), (5, 7)):
+        node, request = desk.link.asked[-1]
+        assert request.after == after
+        names = [b"%d" % seq for seq in range(after + (2 if after == 0 else 1), last + 1)]
+        desk.results(node, *names, after=after, end=7, request=request.request)
+    assert len(asked(desk)) == 3
+
+
+def test_without_rabbitmq_nothing_is_asked_and_the_next_heartbeat_asks(desk: Desk) -> None:
+    desk.link.ready = False
+    desk.beat("a", 9)
+    assert asked(desk) == []
+    desk.link.ready = True
+    desk.beat("a", 9)
+    assert asked(desk) == [("a", 0)]
+
+
+def test_an_agent_that_started_again_is_asked_though_a_request_to_the_one_before_is_open(desk: Desk) -> None:
+    desk.beat("a", 9)
+    desk.beat("a", 10, "e2")
+    assert asked(desk) == [("a", 0), ("a", 0)]
+    assert desk.link.asked[0][1].request != desk.link.asked[1][1].request
+
+
+def test_keys_that_a_log_lost_are_removed_some_at_a_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_requests, "PRUNE_BATCH", 2)
+    desk.beat("a", 6)
+    desk.answer(b"1", b"2", b"3", b"4", b"5")
+    desk.replays.restore("a")
+    desk.answer(b"1")
+    counts = []
+    for _ in range(3):
+        desk.replays.tick()
+        counts.append(desk.index.count_of("a"))
+    assert counts == [4, 2, 1]
+    desk.replays.tick()
+    with desk.index.read() as tables:
+        cursor = tables.cursor("a")
+    assert cursor is not None
+    assert not cursor.prune

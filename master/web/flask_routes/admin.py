@@ -55,7 +55,7 @@ def network_node(node_id: str) -> Response:
     for row in _parts().network.describe():
         if row["node"] == node_id:
             if parameters.flag("entries", request.args.get("entries")):
-                return ok(row | {"entries": _parts().index.count_of(node_id)})
+                row["entries"] = _parts().index.count_of(node_id)
             return ok(row)
     raise NotFound(f"no node is called {node_id!r}; GET /admin/network lists them")
 
