@@ -21,6 +21,7 @@ from master.jobs.model import AttemptId
 log = logs.get(__name__)
 
 CONFIRM_SECS = 5.0  # a launch gets its reply after this time, even if the job is only in the ledger
+_BY_HAND = Delivery(b"", topology.JOBS, tag=0, connection=0, headers={}, redelivered=False)
 _MESSAGE_MS = 10_000  # a message to nodes is of no use later
 
 
@@ -55,7 +56,7 @@ class EffectRunner:
                 case NodeMessage():
                     self.tell(effect.node, effect.message)
                 case Bury():
-                    self._link.bury(Delivery(effect.order, topology.JOBS, 0, 0, {}, False), effect.reason)
+                    self._link.bury(_BY_HAND._replace(body=effect.order), effect.reason)
                 case JobEvent() if self._events:
                     self._event(effect)
 
@@ -112,5 +113,5 @@ class EffectRunner:
             log.debug("nodes not told", message=type(message).__name__, reason=error)
 
     def _event(self, event: JobEvent) -> None:
-        # Rather twice than not at all: whoever waits for the end of a job would wait for ever.
+        # Rather twice than not at all: somebody may wait for this event.
         self._link.publish(event.routing_key(), event.body(), exchange=topology.EVENTS, durable=True)

@@ -19,8 +19,8 @@
 | meta       | `id`, `count:<list>`, `lane:<node>:`    | the last id given; how many there are                       |
 | meta       | `bytes:p`, `bytes:s`                    | bytes of the arguments of pending jobs, active schedules    |
 
-The rows of a job or schedule in `lists`, `executions`, `due`, `open`, `waiting` and `closed` follow from its own
-row (`master.jobs.rows`), so that they can't come apart. Only this module names a table.
+A job or schedule has rows in `lists`, `executions`, `due`, `open`, `waiting` and `closed`. They follow from its own
+row (`master.jobs.rows`), so they can't come apart. Only this module names a table.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ class Withdrawal(NamedTuple):
 
 class LedgerView(Transaction):
     """A transaction that reads the ledger. Ids are those of jobs and schedules, which share one counter."""
+
+    __slots__ = ()
 
     # Jobs and schedules.
 
@@ -124,7 +126,7 @@ class LedgerView(Transaction):
         return (number_of(key[-8:]) for key, _ in self._up("waiting", lane_key(lane, 0)[:-8]))
 
     def withdrawn(self, lane: str) -> Iterator[Withdrawal]:
-        """The jobs whose message in this queue is to be dropped."""
+        """The jobs whose message in this queue must be dropped."""
         for key, raw in self._up("withdrawn", lane_key(lane, 0)[:-8]):
             attempt, time = msgpack.unpackb(raw)
             yield Withdrawal(AttemptId(number_of(key[-8:]), attempt), time)
@@ -189,6 +191,8 @@ class LedgerView(Transaction):
 
 class LedgerTables(LedgerView):
     """A transaction that writes the ledger. It commits at its end; if something is raised, it changes nothing."""
+
+    __slots__ = ()
 
     def next_id(self) -> int:
         """An id that no job and no schedule had."""
@@ -264,7 +268,7 @@ class LedgerTables(LedgerView):
             self._put("live", id_key(number), pack(progress))
 
     def withdraw(self, job: Job, now: int) -> None:
-        """Note that the message of a job, which is still in some queue, is to be dropped."""
+        """Note that the message of a job must be dropped; it is still in some queue."""
         self._put("withdrawn", lane_key(job.lane, job.id), pack((job.attempt, now)))
 
     def drop_withdrawn(self, lane: str, number: int) -> None:

@@ -57,7 +57,7 @@ INTERVALS = ("minutes", "hours", "days", "weeks")
 
 
 class Rhythm(NamedTuple):
-    """When a job is to be run: every `time_unit` intervals, or once after that time."""
+    """When a job runs: every `time_unit` intervals, or once after that time."""
 
     interval: str  # one of `INTERVALS`
     time_unit: int
@@ -105,7 +105,7 @@ class Job(NamedTuple):
     lane: str = ""  # the queue with the message of this attempt, "" when there is none; see `lane`
     published: int = 0  # how often that message was sent
     confirmed: int = 0  # when the broker confirmed it
-    due: int = 0  # when the retry is to be published
+    due: int = 0  # when the retry is published
     node: str = ""
     run: str = ""  # the first one claimed for this attempt
     claimed: int = 0

@@ -52,7 +52,9 @@ class Router:
 
     def again(self, view: LedgerView, order: Order, lane: str) -> Route:
         """The route of a job whose message is published once more to the queue with this name in the ledger."""
-        return self._route(order, lane.partition(":")[0], view.nodes_with(order.job), self._loads())
+        node = lane.partition(":")[0]
+        having = () if node == ANY_NODE else view.nodes_with(order.job)
+        return self._route(order, node, having, self._loads())
 
     def _route(self, order: Order, node: str, having: Collection[str], loads: Loads) -> Route:
         if node == ANY_NODE:
@@ -68,7 +70,7 @@ def choose(
 ) -> str | None:
     """Node whose own queue a job goes to, `ANY_NODE` for the queue of all, None when no node can run it.
 
-    `possible` are nodes with its script, `holder` is the node with the key it works on, `waiting` says how many jobs
+    `possible` are nodes with its script. `holder` is the node with the key it works on. `waiting` tells how many jobs
     wait in a node's own queue already.
     """
     if order.options.node:

@@ -32,7 +32,8 @@ class Timers:
         self._seen = now
         effects: list[Effect] = []
         for number in list(islice(tables.due(now), MOST)):
-            job, schedule = tables.job(number), tables.schedule(number)
+            job = tables.job(number)
+            schedule = None if job else tables.schedule(number)
             if job and _is_retry(job) and job.due <= now:
                 effects += self._transitions.publish(tables, job, now)
             elif schedule and schedule.active and schedule.next <= now:

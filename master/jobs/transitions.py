@@ -89,7 +89,8 @@ class Transitions:
         if order.options.unique:
             tables.save_token(order.options.unique, number)
         text = arguments_text(order.arguments) if arguments is None else arguments
-        return Job(number, order.job, text, order.options, order.data, source=source, schedule=0, created=now)
+        launch = order.job, text, order.options, order.data
+        return Job(number, *launch, source=source, schedule=0, created=now)
 
     def publish(self, tables: LedgerTables, job: Job, now: int, setback: Setback | None = None) -> list[Effect]:
         """Publish the message of a pending job. If no node can run it, the job has failed."""

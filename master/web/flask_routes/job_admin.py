@@ -79,7 +79,7 @@ def job(number: str) -> Response:
         found, schedule = view.job(_id(number)), view.schedule(_id(number))
         live = view.progress(_id(number))
     if found:
-        return ok(job_json.detail(_masked(found), live, _files()))
+        return ok(job_json.detail(_masked(found), live, Files(_parts().read, _url)))
     if schedule:
         return ok(job_json.schedule_as_job(_masked(schedule)))
     raise NotFound(f"no job has the id {number}; GET /admin/all_jobs lists those that are kept")
@@ -170,12 +170,8 @@ def _executions(view: LedgerView, ids: Iterable[int]) -> list[Execution]:
 
 def _shown(executions: list[Execution]) -> list[Row]:
     """Rows of executions. Call it outside of a transaction: logs and outputs may come from nodes."""
-    files = _files()
+    files = Files(_parts().read, _url)
     return [job_json.execution(found, files) for found in executions]
-
-
-def _files() -> Files:
-    return Files(_parts().read, _url)
 
 
 def _url(key: str) -> str:

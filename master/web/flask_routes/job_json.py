@@ -125,7 +125,7 @@ class Execution(NamedTuple):
 
 
 def execution(found: Execution, files: Files) -> Row:
-    """One execution of a schedule. Its `exec_id` is the id of its job, of which `/admin/jobs/{id}` shows more."""
+    """One execution of a schedule. Its `exec_id` is the id of its job; `/admin/jobs/{id}` shows more."""
     job, schedule, live = found
     states = {JobState.COMPLETED: "ok", JobState.FAILED: "failed", JobState.CANCELLED: "failed"}
     return {
