@@ -26,6 +26,7 @@ from node.jobs.withdrawals import Withdrawals
 from node.runs.model import Run, RunProgress
 from node.storage.staging import Staging
 from tests.support import wait_for
+from tests.unit.jobs_thread import FakeLink
 
 RUN = "ab" * 16
 
@@ -112,48 +113,6 @@ def test_a_report_says_what_could_not_be_kept() -> None:
 
 
 # Reports.
-
-
-class FakeLink:
-    """Takes what is published, and does what it is woken for."""
-
-    def __init__(self) -> None:
-        self.sent: list[bytes] = []
-        self.puller = FakePuller()
-
-    def publish(self, _queue: str, body: bytes, **_options: Any) -> None:
-        self.sent.append(body)
-
-    def pull(self, _queues: Any, handler: Any) -> Any:
-        self.puller.handler = handler
-        return self.puller
-
-    def wake(self) -> None:
-        pass
-
-
-class FakePuller:
-    def __init__(self) -> None:
-        self.wanted = 0
-        self.ahead = 0
-        self.done: list[tuple[str, int]] = []
-        self.handler: Any = None
-
-    def want(self, free: int, ahead: int = 0) -> None:
-        self.wanted, self.ahead = free, ahead
-
-    def ack(self, delivery: Delivery, soon: bool = False) -> bool:
-        self.done.append(("ack soon" if soon else "ack", delivery.tag))
-        return True
-
-    def give_back(self, delivery: Delivery) -> None:
-        self.done.append(("back", delivery.tag))
-
-    def deliver(self, tag: int) -> Delivery:
-        delivery = Delivery(b"", "q", tag, 1, {}, False)
-        self.wanted -= 1
-        self.handler(delivery)
-        return delivery
 
 
 def test_reports_travel_in_messages_of_a_size_that_brokers_take() -> None:
