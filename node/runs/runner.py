@@ -60,14 +60,11 @@ class Runner:
 
         Runs get those variables of the `environment` that hold no secrets, and those that are `passed`.
         """
-        self._directory = directory.absolute()
-        self._scripts = scripts.absolute()
+        self._directory, self._scripts = directory.absolute(), scripts.absolute()
         self._limits = limits
-        self._environment = environment
-        self._passed = frozenset(passed)
+        self._environment, self._passed = environment, frozenset(passed)
         self._secrets = RunSecrets(secrets or SecretFile(""))
-        self._on_end = on_end
-        self._on_progress = on_progress
+        self._on_end, self._on_progress = on_end, on_progress
         self._commands: deque[Callable[[], None]] = deque()
         self._guard = threading.Lock()
         self._wakeup = -1  # an eventfd

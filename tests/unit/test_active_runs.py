@@ -18,7 +18,6 @@ from node.jobs import inputs
 from node.jobs.active_runs import ActiveRuns
 from node.jobs.artifacts import ArtifactStore
 from node.jobs.completion import Completion
-from node.jobs.event_queue import Event
 from node.jobs.service import Jobs
 from node.jobs.slots import Slots
 from node.runs.model import Outcome, Run, RunProgress
@@ -238,4 +237,3 @@ def test_an_event_that_fails_is_logged_by_its_name_and_stops_no_other(
     (record,) = [record for record in caplog.records if record.message == "job event failed"]
     assert record.__dict__["fields"] == {"handler": "Completion.report"}
     assert parts.told() == [Claimed(RUNS[0], 1, 1, 5, b"")]
-    assert Event(jobs._tick).name == "Jobs._tick"
