@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from broker import logs
-from broker.messages.runs import NO_PROGRESS, Finished, ProgressTuple, RunEnd, RunState
+from broker.messages.runs import NO_PROGRESS, Claimed, Finished, ProgressTuple, RunEnd, RunState
 from node.errors import StorageError
 from node.jobs.journal import Fields, Journal, Place, pack, unpack
 
@@ -84,6 +84,10 @@ class Claim:
     acknowledged: bool = False  # the broker was told that the job's message is taken
     result: RunResult | None = None  # set when the run has ended
     places: dict[int, Place] = field(default_factory=dict)  # of its records, by kind
+
+    def report(self, order: bytes) -> Claimed:
+        """The claim as the master is told of it, with the order of a job that has no id."""
+        return Claimed(self.run, self.id, self.attempt, at=self.at, order=order)
 
     def ended_now(self, state: RunState, reason: str) -> RunResult:
         """The result of a run that ended without the runner, at this moment."""

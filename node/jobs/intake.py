@@ -14,7 +14,7 @@ from broker.errors import MalformedMessage
 from broker.link import Delivery
 from broker.messages import jobs
 from broker.messages.jobs import Order
-from broker.messages.runs import Claimed, Finished, Returned, Withdrawn
+from broker.messages.runs import Finished, Returned, Withdrawn
 from node.errors import StorageError
 from node.jobs.catalog import Catalog
 from node.jobs.claims import Claim
@@ -108,7 +108,7 @@ class Intake:
             return []
         for candidate in chosen:
             claim = candidate.claim
-            self._context.reports.add(Claimed(claim.run, claim.id, claim.attempt, claim.at, candidate.kept_order()))
+            self._context.reports.add(claim.report(candidate.kept_order()))
             self.slots.ack(candidate.delivery, partial(self._acknowledged, candidate) if claim.by_hand else None)
         return [(candidate.claim, candidate.order) for candidate in chosen]
 

@@ -153,7 +153,7 @@ class ActiveRun:
         # By the monotonic clock: the other may have been set meanwhile.
         ended = self.started + int((time.monotonic() - self._began) * 1000)
         end = RunEnd(state, reason, self.started, ended)
-        return Outcome(self.run, end, self._log.text(), self._output, self._progress)
+        return Outcome(self.run, end, self._log.text(), self._output, progress=self._progress)
 
     def _log_killed(self, exit: RunExit) -> None:
         """Name the processes that were killed at the end in the log."""

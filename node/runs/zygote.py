@@ -225,7 +225,7 @@ class Zygote:
         note = "; ".join(filter(None, list(notes)))
         if not self._tree.marked and not self._by_pid:
             processes.kill(self._tree.strays(self._known()))
-        self._frames.send(RunExit(run.token, run.status or 0, run.stopped, run.reason, note, run.killed))
+        self._frames.send(RunExit(run.token, run.status or 0, run.stopped, run.reason, note=note, killed=run.killed))
 
     def _known(self) -> list[int]:
         return [os.getpid(), self._scratch.cleaner, *self._by_pid, *self._spares]

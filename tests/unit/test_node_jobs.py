@@ -363,6 +363,24 @@ def test_a_master_that_is_away_or_breaks_off_is_asked_again(tmp_path: Path, mast
     assert master.asked == 4
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+def test_a_value_of_this_node_needs_no_master(tmp_path: Path, master: Master, host: str) -> None:
+    # Given a node whose own data server is there, and a master that is not
+    master.values["a"] = b"value"
+    port = str(master.server_address[1])
+    environment = {"PULZAR_SERVER_ADVERTISE": "127.0.0.1:1", "PULZAR_VOLUME_HOST": host, "PULZAR_VOLUME_PORT": port}
+    Staging(tmp_path)
+    assert Inputs(tmp_path / "inputs", config(tmp_path, **environment)).fetch("a", always).read_bytes() == b"value"
+
+
+def test_redirects_that_never_end_are_not_followed_for_ever(
+    tmp_path: Path, master: Master, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs_module, "PATIENCE_SECS", 0.0)
+    with pytest.raises(NoInput, match="too many redirects"):
+        make_inputs(tmp_path, master).fetch("moved/" * 20 + "a", always)
+
+
 def test_a_key_that_is_unknown_is_so_at_once(tmp_path: Path, master: Master) -> None:
     with pytest.raises(NoInput, match="the key a/b is unknown"):
         make_inputs(tmp_path, master).fetch("a/b", always)
