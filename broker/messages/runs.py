@@ -1,4 +1,4 @@
-"""Messages about runs of jobs. Their codec is that of `broker.messages.codec`; for a job itself see `broker.messages.jobs`.
+"""Messages about runs of jobs; for their codec see `broker.messages.codec`, for a job itself `broker.messages.jobs`.
 
 | message       | from → to             | queue                | carries                                             |
 | ------------- | --------------------- | -------------------- | --------------------------------------------------- |
@@ -230,7 +230,7 @@ def _body(value: object) -> bytes:
 
 
 # How each message is made of its fields, checked.
-BUILD: dict[type[Any], Callable[..., RunMessage]] = {
+BUILD: dict[type[RunMessage], Callable[..., RunMessage]] = {
     Reports: _reports,
     Progress: _progress,
     NodeCatalog: _catalog,

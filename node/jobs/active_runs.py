@@ -59,6 +59,9 @@ class ActiveRuns:
         self._stopping = False
         self._tidy_at = 0.0
         self._inputs = Inputs(directory / "inputs", config)
+        missing = [name for name in config.jobs.environment if name not in os.environ]
+        if missing:
+            log.warning("variables of [jobs] environment are not set", names=", ".join(missing))
         self._runner = Runner(
             directory / "work",
             Path(config.jobs.dir),
@@ -71,7 +74,7 @@ class ActiveRuns:
                 cache=config.jobs.cache,
             ),
             environment=os.environ | {"PULZAR_MASTER": f"http://{config.address(config.server)}"},
-            passed=_passed_variables(config.jobs.environment),
+            passed=config.jobs.environment,
             secrets=_secret_file(config.jobs.secrets),
             on_end=self._run_ended,
             on_progress=self._progressed,
@@ -190,14 +193,6 @@ class ActiveRuns:
         claim = self._claims.open.get(progress.run.token)
         if claim is not None and claim.id:
             self._reporter.progress(claim.id, progress)
-
-
-def _passed_variables(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The variables that runs may see, as the settings name them; warns of those that are not set."""
-    missing = [name for name in names if name not in os.environ]
-    if missing:
-        log.warning("variables of [jobs] environment are not set", names=", ".join(missing))
-    return names
 
 
 def _secret_file(path: str) -> SecretFile:

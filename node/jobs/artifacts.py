@@ -81,7 +81,9 @@ def build_report(claim: Claim, result: RunResult, outcomes: Sequence[Result]) ->
         else:
             end = add_problem(end, name, outcome.reason or outcome.status.name.lower())
     log_key, output_key = places.values()
-    return Finished(claim.run, claim.id, claim.attempt, end, log_key, output_key, result.progress)
+    return Finished(
+        claim.run, claim.id, claim.attempt, end, log_key=log_key, output_key=output_key, progress=result.progress
+    )
 
 
 def add_problem(end: RunEnd, what: str, problem: object) -> RunEnd:

@@ -52,7 +52,7 @@ class Catalog:
         with self._guard:
             before, problems = self._files, self._problems
             self._files, self._problems = {}, {}
-            for script, entry in scripts.walk(self._directory, self._complain):
+            for script, entry in scripts.walk(self._directory, self._problems.__setitem__):
                 self._files[script.path] = _look(script.path, entry, before.get(script.path))
             for directory, reason in self._problems.items() - problems.items():
                 log.warning("scripts can't be looked at", directory=directory, reason=reason)
@@ -66,9 +66,6 @@ class Catalog:
             if changed:
                 log.info("catalog read", directory=self._directory, scripts=len(self._paths), digest=digest)
             return changed
-
-    def _complain(self, directory: str, reason: str) -> None:
-        self._problems[directory] = reason
 
     def _judge(self) -> dict[str, tuple[Verdict, CatalogRow]]:
         """The verdict on each script, with its row."""

@@ -21,10 +21,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from broker import logs
-from broker.messages.runs import NO_PROGRESS, Finished, ProgressTuple, RunEnd, RunState
+from broker.messages.runs import NO_PROGRESS, Claimed, Finished, ProgressTuple, RunEnd, RunState
 from node.errors import StorageError
 from node.jobs.journal import Fields, Journal, Place, pack, unpack
 
@@ -66,7 +66,7 @@ class RunResult(NamedTuple):
         return *self.end, *self[1:]
 
     @classmethod
-    def unpacked(cls, *fields: Any) -> RunResult:
+    def unpacked(cls, fields: Fields) -> RunResult:
         """The result with these fields, as `flat` gave them; raises `ValueError` or `TypeError` for others."""
         *end, log_fields, output_fields, (done, total, text) = fields
         return cls(RunEnd.unpacked(*end), Artifact(*log_fields), Artifact(*output_fields), (done, total, text))
@@ -84,6 +84,10 @@ class Claim:
     acknowledged: bool = False  # the broker was told that the job's message is taken
     result: RunResult | None = None  # set when the run has ended
     places: dict[int, Place] = field(default_factory=dict)  # of its records, by kind
+
+    def report(self, order: bytes) -> Claimed:
+        """The claim as the master is told of it, with the order of a job that has no id."""
+        return Claimed(self.run, self.id, self.attempt, at=self.at, order=order)
 
     def ended_now(self, state: RunState, reason: str) -> RunResult:
         """The result of a run that ended without the runner, at this moment."""
@@ -214,7 +218,7 @@ class Claims:
         """The result of an ended run with its artifacts; raises `StorageError` when these can't be read any more."""
         assert claim.result is not None
         place = claim.places.get(_ENDED)
-        return RunResult.unpacked(*self._journal.read(place)[2:]) if place else claim.result
+        return RunResult.unpacked(self._journal.read(place)[2:]) if place else claim.result
 
     def _rewrite(self) -> None:
         """Rewrite the file without the records that nobody needs any more."""
@@ -241,7 +245,7 @@ class Claims:
 
     def _set_id(self, claim: Claim, job: int) -> None:
         claim.id = job
-        self._attempts[job, claim.attempt] = claim.run
+        self._put(claim)
 
     def _close(self, finished: Finished, record: bytes) -> None:
         attempt = (finished.id, finished.attempt)
@@ -268,5 +272,5 @@ class Claims:
         elif kind == _NAMED:
             self._set_id(claim, rest[0])
         elif kind == _ENDED:
-            claim.result = RunResult.unpacked(*rest)._replace(log=NO_ARTIFACT, output=NO_ARTIFACT)
+            claim.result = RunResult.unpacked(rest)._replace(log=NO_ARTIFACT, output=NO_ARTIFACT)
         claim.places[kind] = place

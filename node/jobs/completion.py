@@ -34,7 +34,7 @@ class Completion:
         self._events = context.events
         self._artifacts = artifacts
         self._store_values = store_values
-        self._staging = 0  # runs whose log or output is being written to a file
+        self._unstaged = 0  # runs whose log or output is still being written to a file
 
     def end(self, claim: Claim, result: RunResult) -> None:
         """Note how a run ended, and report it if the id of its job is known."""
@@ -49,7 +49,7 @@ class Completion:
     def run_ended(self, claim: Claim, outcome: Outcome) -> None:
         """End a run as the runner says. A large log or output is written to a file first, on a thread of its own."""
         if self._artifacts.is_large(outcome.log) or self._artifacts.is_large(outcome.output):
-            self._staging += 1
+            self._unstaged += 1
             threading.Thread(target=self._stage, args=(claim, outcome), name="artifacts", daemon=True).start()
         else:
             self.end(claim, _result(outcome, Artifact.of(outcome.log), Artifact.of(outcome.output)))
@@ -70,7 +70,7 @@ class Completion:
     @property
     def idle(self) -> bool:
         """Whether the broker has every report that can be sent."""
-        return not self._staging and not any(claim.result and claim.id for claim in self._claims.open.values())
+        return not self._unstaged and not any(claim.result and claim.id for claim in self._claims.open.values())
 
     def _stage(self, claim: Claim, outcome: Outcome) -> None:
         artifacts = []
@@ -85,7 +85,7 @@ class Completion:
         self._events.put(self._staged, claim, _result(outcome._replace(end=end), *artifacts))
 
     def _staged(self, claim: Claim, result: RunResult) -> None:
-        self._staging -= 1
+        self._unstaged -= 1
         self.end(claim, result)
 
     def _stored(self, claim: Claim, result: RunResult, outcomes: Sequence[Result]) -> None:

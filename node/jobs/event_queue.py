@@ -15,11 +15,6 @@ class Event(NamedTuple):
     function: Callable[..., None]
     arguments: tuple[object, ...] = ()
 
-    @property
-    def name(self) -> str:
-        """The name of the function, with its class."""
-        return self.function.__qualname__
-
 
 class EventQueue:
     """Calls for the jobs thread, made in the order in which they were put. Thread-safe."""

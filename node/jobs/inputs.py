@@ -19,7 +19,6 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from broker import logs
@@ -38,6 +37,7 @@ _PAUSE_SECS = 0.2
 _TIMEOUT_SECS = 30.0  # for a response, and for each part of it
 _CHUNK_BYTES = 1 << 20
 _SIGNED_SECS = 300
+Exchange = tuple[http.client.HTTPConnection, http.client.HTTPResponse]  # a response, and what to read it from
 
 
 class NoInput(PulzarError):
@@ -46,13 +46,6 @@ class NoInput(PulzarError):
 
 class _Away(PulzarError):
     """Raised when a server is away, or can't give the value just now."""
-
-
-class _Exchange(NamedTuple):
-    """A response with a value, and the connection to read it from."""
-
-    connection: http.client.HTTPConnection
-    response: http.client.HTTPResponse
 
 
 @dataclass
@@ -188,7 +181,7 @@ class Inputs:
         os.chmod(path, 0o444)
         log.debug("input fetched", key=key, bytes=size, seconds=time.monotonic() - began)
 
-    def _request(self, key: str) -> _Exchange:
+    def _request(self, key: str) -> Exchange:
         """Request the value from the node that the master names, else from this node's own data server."""
         path = f"/get_key/{web.quote_key(key)}"
         try:
@@ -202,11 +195,11 @@ class Inputs:
             raise _Away(f"{self._master}: {error or type(error).__name__}") from error
 
 
-def _get(url: str) -> _Exchange:
+def _get(url: str) -> Exchange:
     """Follow all redirects to a response 200. Raises `NoInput` for 404, `_Away`, `OSError` or `HTTPException`."""
     connection, response = client.follow("GET", url, timeout=_TIMEOUT_SECS)
     if response.status == 200:
-        return _Exchange(connection, response)
+        return connection, response
     with closing(connection):
         text = response.read(_CHUNK_BYTES)
     if response.status == 404:

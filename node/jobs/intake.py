@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from broker import logs
@@ -13,7 +14,7 @@ from broker.errors import MalformedMessage
 from broker.link import Delivery
 from broker.messages import jobs
 from broker.messages.jobs import Order
-from broker.messages.runs import Claimed, Finished, Returned, Withdrawn
+from broker.messages.runs import Finished, Returned, Withdrawn
 from node.errors import StorageError
 from node.jobs.catalog import Catalog
 from node.jobs.claims import Claim
@@ -106,9 +107,9 @@ class Intake:
             self._try_at = time.monotonic() + TRY_SECS
             return []
         for candidate in chosen:
-            claim, order = candidate.claim, candidate.kept_order()
-            self._context.reports.add(Claimed(claim.run, claim.id, claim.attempt, claim.at, order))
-            self.slots.ack(candidate.delivery, self._acknowledged(claim, order) if claim.by_hand else None)
+            claim = candidate.claim
+            self._context.reports.add(claim.report(candidate.kept_order()))
+            self.slots.ack(candidate.delivery, partial(self._acknowledged, candidate) if claim.by_hand else None)
         return [(candidate.claim, candidate.order) for candidate in chosen]
 
     def give_back_ahead(self) -> bool:
@@ -210,13 +211,9 @@ class Intake:
 
         self._context.reporter.send([Returned(delivery.body, reason, secrets.token_hex(16))], done)
 
-    def _acknowledged(self, claim: Claim, order: bytes) -> Callable[[bool], None]:
-        """A function to call when the broker was told that the message is taken, or could not be told."""
-
-        def acknowledged(told: bool) -> None:
-            if told:
-                self._events.put(self._claims.acknowledge, claim)
-            else:
-                self._events.put(self._withdrawals.expect, order)
-
-        return acknowledged
+    def _acknowledged(self, candidate: _Candidate, told: bool) -> None:
+        """Note whether the broker was told that a job without an id is taken; else its message comes again."""
+        if told:
+            self._events.put(self._claims.acknowledge, candidate.claim)
+        else:
+            self._events.put(self._withdrawals.expect, candidate.kept_order())

@@ -9,7 +9,7 @@ import time
 from itertools import islice
 
 from broker import logs
-from broker.messages.runs import Claimed, Named
+from broker.messages.runs import Named
 from node.errors import StorageError
 from node.jobs.claims import Claim
 from node.jobs.completion import Completion
@@ -56,7 +56,7 @@ class JobIds:
 
     def _ask(self, claim: Claim) -> None:
         try:
-            self._reports.add(Claimed(claim.run, 0, claim.attempt, claim.at, self._claims.order(claim)))
+            self._reports.add(claim.report(self._claims.order(claim)))
         except StorageError as error:
             log.error("a job without an id is lost", run=claim.run, error=error)
             self._claims.drop(claim)

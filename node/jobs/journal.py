@@ -98,7 +98,7 @@ class Journal:
         new = self._path.with_suffix(".new")
         places = []
         size = 0
-        with guarded(f"{self._path.name} can't be written anew"):
+        with guarded(f"{self._path.name} can't be rewritten"):
             with new.open("wb") as file:
                 for record in records:
                     raw = record if isinstance(record, bytes) else self._raw(record)

@@ -118,7 +118,7 @@ class Jobs:
                 try:
                     event.function(*event.arguments)
                 except Exception:  # one job must not stop all others
-                    log.exception("job event failed", handler=event.name)
+                    log.exception("job event failed", handler=event.function.__qualname__)
         self._claims.close()
 
     def _finish_turn(self) -> None:

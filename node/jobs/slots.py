@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from broker import topology
 from broker.link import Delivery, Link
@@ -25,19 +26,11 @@ class Slots:
 
     def open(self, wanted: bool) -> None:
         """Take jobs, or take none."""
-
-        def open_or_close() -> None:
-            self._open = wanted
-
-        self._do(open_or_close)
+        self._do(partial(setattr, self, "_open", wanted))
 
     def take_ahead(self, count: int) -> None:
         """Set how many jobs to take beyond the free slots."""
-
-        def set_ahead() -> None:
-            self._ahead = count
-
-        self._do(set_ahead)
+        self._do(partial(setattr, self, "_ahead", count))
 
     def release(self) -> None:
         """Free a slot."""

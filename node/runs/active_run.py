@@ -42,7 +42,7 @@ class ActiveRun:
         self._log = LogCapture(limits.log)
         self._trim = Trim()
         self._masks = masks
-        self._masking = MaskedStream(masks) if masks else None
+        self._masked = MaskedStream(masks) if masks else None
         self._events = events.Decoder(limits.output)
         self._output = b""
         self._failure = ""
@@ -77,7 +77,7 @@ class ActiveRun:
         self._keep(self._trim.feed(data))
 
     def _keep(self, data: bytes) -> None:
-        self._log.feed(self._masking.feed(data) if self._masking else data)
+        self._log.feed(self._masked.feed(data) if self._masked else data)
 
     def _shown(self, text: str) -> str:
         return self._masks.cut_text(text) if self._masks else text
@@ -145,15 +145,15 @@ class ActiveRun:
         """Read the rest of its pipes; how it ended, by what the zygote says."""
         self._drain()
         self._keep(self._trim.end())
-        if self._masking:
-            self._log.feed(self._masking.end())
+        if self._masked:
+            self._log.feed(self._masked.end())
         if exit.killed:
             self._log_killed(exit)
         state, reason = self._verdict(exit)
         # By the monotonic clock: the other may have been set meanwhile.
         ended = self.started + int((time.monotonic() - self._began) * 1000)
         end = RunEnd(state, reason, self.started, ended)
-        return Outcome(self.run, end, self._log.text(), self._output, self._progress)
+        return Outcome(self.run, end, self._log.text(), self._output, progress=self._progress)
 
     def _log_killed(self, exit: RunExit) -> None:
         """Name the processes that were killed at the end in the log."""

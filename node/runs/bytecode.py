@@ -10,15 +10,14 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any
 
 
 def keep(cache: str) -> None:
     """Make this process and its forks find and keep compiled modules below this directory too; "" changes nothing."""
     if not cache:
         return
-    importer: Any = importlib.import_module("importlib._bootstrap_external")
-    beside_of = importer.cache_from_source
+    importer = vars(importlib.import_module("importlib._bootstrap_external"))
+    beside_of = importer["cache_from_source"]
 
     def cache_from_source(path: str, *arguments: object, **options: object) -> str:
         beside: str = beside_of(path, *arguments, **options)
@@ -27,5 +26,5 @@ def keep(cache: str) -> None:
         folder, name = os.path.split(os.path.abspath(path))
         return f"{cache}/python{folder}/{os.path.basename(beside)}" if name else beside
 
-    importer.cache_from_source = cache_from_source
+    importer["cache_from_source"] = cache_from_source
     sys.dont_write_bytecode = False

@@ -67,9 +67,3 @@ class Task(NamedTuple):
     scratch: str  # directory, to be made
     temporary: str  # the same, perhaps by a shorter name
     serial: int  # of the mark
-
-
-def read_task(message: Sequence[object]) -> Task:
-    """The task in a message."""
-    order, *rest = message
-    return Task(RunOrder(*order), *rest)  # type: ignore[misc,arg-type]

@@ -19,7 +19,7 @@ from jobs.errors import JobError
 from jobs.scripts import Script, locate
 from node.runs import processes
 from node.runs.framing import Frames
-from node.runs.protocol import Task, read_task
+from node.runs.protocol import RunOrder, Task
 
 EVENTS, LOG = 60, 61  # below 64, up to where a table of descriptors needs no more room
 ENVIRONMENT = {channel.EVENTS_VARIABLE: str(EVENTS), "PULZAR_DATA": "", "PULZAR_DATA_KEY": ""}  # of all runs at first
@@ -77,7 +77,8 @@ def _receive(frames: Frames) -> Task | None:
     os.dup2(LOG, 1)
     os.dup2(LOG, 2)
     frames.close()
-    return read_task(messages[0])
+    order, *rest = messages[0]
+    return Task(RunOrder(*order), *rest)
 
 
 def _lead(task: Task, common: Common) -> int:
@@ -92,7 +93,8 @@ def _lead(task: Task, common: Common) -> int:
     script: Script | None = None
     error: BaseException | None = None
     try:
-        _make_scratch(task.scratch)
+        os.makedirs(task.scratch, 0o700)
+        os.chdir(task.scratch)
         _environment(task, _lend_data(task) if task.order.data_path else "")
         _limit_memory(task.order.memory, common.data_bytes)
         script = locate(task.scripts, task.order.job)
@@ -117,14 +119,6 @@ def _lead(task: Task, common: Common) -> int:
     del error
     closing.finish(script, modules)
     return ended.status
-
-
-def _make_scratch(directory: str) -> None:
-    try:
-        os.mkdir(directory, 0o700)
-    except FileNotFoundError:  # somebody has removed what is above it
-        os.makedirs(directory, 0o700)
-    os.chdir(directory)
 
 
 def _limit_memory(memory: int, data_bytes: int) -> None:

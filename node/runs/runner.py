@@ -60,14 +60,11 @@ class Runner:
 
         Runs get those variables of the `environment` that hold no secrets, and those that are `passed`.
         """
-        self._directory = directory.absolute()
-        self._scripts = scripts.absolute()
+        self._directory, self._scripts = directory.absolute(), scripts.absolute()
         self._limits = limits
-        self._environment = environment
-        self._passed = frozenset(passed)
+        self._environment, self._passed = environment, frozenset(passed)
         self._secrets = RunSecrets(secrets or SecretFile(""))
-        self._on_end = on_end
-        self._on_progress = on_progress
+        self._on_end, self._on_progress = on_end, on_progress
         self._commands: deque[Callable[[], None]] = deque()
         self._guard = threading.Lock()
         self._wakeup = -1  # an eventfd
@@ -97,20 +94,20 @@ class Runner:
     def stop(self) -> None:
         """End everything: TERM, the grace, KILL. `on_end` is not called for what ends by this."""
         if self._thread.is_alive():
-            self._command(self._begin_stop)
+            self._enqueue(self._begin_stop)
             self._thread.join()
 
     def run(self, run: Run) -> None:
         """Run a job; never blocks. Raises `ValueError` for a token that is none."""
         if not _TOKEN.fullmatch(run.token):
             raise ValueError(f"{run.token!r} is no token of a run; hex digits are needed")
-        self._command(lambda: self._begin(run))
+        self._enqueue(lambda: self._begin(run))
 
     def cancel(self, token: str, reason: str = "cancelled") -> None:
         """End a run: TERM, the grace, KILL. Nothing happens when there is no such run."""
-        self._command(lambda: self._cancel(token, reason))
+        self._enqueue(lambda: self._cancel(token, reason))
 
-    def _command(self, command: Callable[[], None]) -> None:
+    def _enqueue(self, command: Callable[[], None]) -> None:
         self._commands.append(command)
         with self._guard:
             # Before the start there is nobody to wake; after the end, the number may be that of another file.
@@ -128,8 +125,7 @@ class Runner:
         while not self._stopping or (self._active and time.monotonic() < self._give_up_at):
             try:
                 self._turn()
-            except Exception:
-                # With a new zygote everything is in a known state again.
+            except Exception:  # with a new zygote, everything is in a known state again
                 log.exception("the runner failed")
                 self._restart_zygote()
         self._end()
@@ -177,7 +173,7 @@ class Runner:
         try:
             function(argument)
         except Exception:  # the other runs must not suffer for it
-            log.exception("callback of the runner failed", function=function, run=argument.run.token)
+            log.exception("callback of the runner failed", run=argument.run.token)
 
     # Runs.
 

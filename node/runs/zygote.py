@@ -18,9 +18,8 @@ import signal
 import socket
 import sys
 import time
-from collections import deque
+from collections import OrderedDict
 from contextlib import suppress
-from typing import NamedTuple
 
 from jobs import loader, scripts
 from jobs.errors import BadScript
@@ -30,28 +29,10 @@ from node.runs.process_tree import ProcessTree, RunProcesses, excess
 from node.runs.protocol import RUN, SIGNAL, RunExit, RunOrder, Task, ZygoteOptions
 from node.runs.scratch import Scratch
 
-# What scripts use most: loaded here, it costs them nothing.
+# The modules that scripts use most: loaded here, they cost a run nothing.
 _COMMON = (
-    "base64",
-    "collections",
-    "csv",
-    "datetime",
-    "hashlib",
-    "jobs.client",
-    "logging",
-    "math",
-    "pathlib",
-    "random",
-    "re",
-    "shutil",
-    "string",
-    "subprocess",
-    "tempfile",
-    "textwrap",
-    "threading",
-    "traceback",
-    "urllib.parse",
-    "uuid",
+    "base64 collections csv datetime hashlib jobs.client logging math pathlib random re shutil string subprocess "
+    "tempfile textwrap threading traceback urllib.parse uuid"
 )
 
 _TICK_SECS = 0.05  # while something runs
@@ -65,13 +46,6 @@ _PACKAGE = (__package__ or "").partition(".")[0]
 _OOM_SCORE = 300  # when the machine has no memory left, runs go before the agent
 
 
-class _Spare(NamedTuple):
-    """A process that waits for a task."""
-
-    pid: int
-    frames: Frames
-
-
 class Zygote:
     """The loop that forks, watches and ends the processes of runs."""
 
@@ -82,7 +56,7 @@ class Zygote:
         self._marks = processes.Marks(options.node)
         self._tree = ProcessTree(self._marks)
         self._sources = loader.Sources()
-        self._spares: deque[_Spare] = deque()
+        self._spares: OrderedDict[int, Frames] = OrderedDict()  # processes that wait for a task, by pid
         self._by_pid: dict[int, RunProcesses] = {}  # by the pid of the leader
         self._by_token: dict[str, RunProcesses] = {}
         self._serial = 0
@@ -162,7 +136,7 @@ class Zygote:
         if not pid:
             run_process.wait(theirs, self._common)
         theirs.close()
-        self._spares.append(_Spare(pid, Frames(ours)))
+        self._spares[pid] = Frames(ours)
 
     def _begin(self, order: RunOrder) -> None:
         """Hand an order to a process, with the two descriptors that came with it."""
@@ -183,19 +157,19 @@ class Zygote:
         self._learn(order.job)
 
     def _hand_over(self, task: Task, descriptors: list[int]) -> int:
-        """Give a process its task; its number. Raises `OSError` when there can't be another process."""
+        """Give a process its task; its pid. Raises `OSError` when there can't be another process."""
         while True:
             if not self._spares:
                 self._fork()
-            spare = self._spares.popleft()
+            pid, frames = self._spares.popitem(last=False)
             copies = [os.dup(descriptor) for descriptor in descriptors]
             try:
-                spare.frames.send(task, copies)
+                frames.send(task, copies)
             except (BrokenPipeError, ConnectionResetError):
                 continue  # that one was killed; the next
             finally:
-                spare.frames.close()
-            return spare.pid
+                frames.close()
+            return pid
 
     def _learn(self, job: str) -> None:
         """Compile a script for the next runs of it."""
@@ -208,7 +182,7 @@ class Zygote:
     # The end of runs.
 
     def _reap(self) -> None:
-        """Take note of the processes that have ended."""
+        """Note which processes have ended, and kill what is left of their runs."""
         while pid := self._ended():
             run = self._by_pid.get(pid)
             if run:
@@ -224,19 +198,12 @@ class Zygote:
                 run.status = status
             elif pid == self._scratch.cleaner:
                 self._scratch.cleaned()
-            else:
-                self._forget_spare(pid)
+            elif frames := self._spares.pop(pid, None):
+                frames.close()
+                self._fork_at = time.monotonic() + _AGAIN_SECS  # whatever ended it may end the next
         for run in list(self._by_pid.values()):
             if run.status is not None:
                 self._clear(run)
-
-    def _forget_spare(self, pid: int) -> None:
-        for spare in self._spares:
-            if spare.pid == pid:
-                spare.frames.close()
-                self._spares.remove(spare)
-                self._fork_at = time.monotonic() + _AGAIN_SECS  # whatever ended it may end the next
-                return
 
     def _ended(self) -> int:
         """A child that has ended, not reaped yet; 0 for none."""
@@ -258,10 +225,10 @@ class Zygote:
         note = "; ".join(filter(None, list(notes)))
         if not self._tree.marked and not self._by_pid:
             processes.kill(self._tree.strays(self._known()))
-        self._frames.send(RunExit(run.token, run.status or 0, run.stopped, run.reason, note, run.killed))
+        self._frames.send(RunExit(run.token, run.status or 0, run.stopped, run.reason, note=note, killed=run.killed))
 
     def _known(self) -> list[int]:
-        return [os.getpid(), self._scratch.cleaner, *self._by_pid, *(spare.pid for spare in self._spares)]
+        return [os.getpid(), self._scratch.cleaner, *self._by_pid, *self._spares]
 
     def _kill(self, run: RunProcesses, spare: bool = True) -> None:
         until = time.monotonic() + processes.TRACKER_SECS if spare else 0.0
@@ -326,7 +293,7 @@ def main() -> None:
     """`python -m node.runs.zygote OPTIONS`, started by the runner only; the options are JSON."""
     options = ZygoteOptions(*json.loads(sys.argv[1]))
     _make_streams()
-    for name in _COMMON:
+    for name in _COMMON.split():
         importlib.import_module(name)
     # Scripts import nothing of ours, but for what is on their own path (`jobs/surroundings.py`).
     sys.path[:] = [path for path in sys.path if path != _ROOT]

@@ -439,10 +439,10 @@ def test_a_large_log_and_progress_arrive(field: Field) -> None:
         assert value(field.cluster, report.log_key) == b"x" * 300_000 + b"\n"
         assert report.output_key == ""
         master.put(jobs.write(Order("test/progress", {"until": str(field.gate)}, id=2)))
-        wait_for(lambda: len(master.progress) >= 2, what="progress")
+        wait_for(lambda: len([one for one in master.progress if one.id == 2]) >= 2, what="progress")
+        first, second = [one for one in master.progress if one.id == 2][:2]
         field.gate.touch()
         report = master.wait(Finished, 1, job=2)[0]
-        first, second = master.progress[:2]
         assert (first.id, first.attempt, first.total, first.text) == (2, 1, 1000.0, "working")
         assert first.done < second.done
         log = value(field.cluster, report.log_key)

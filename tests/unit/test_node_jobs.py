@@ -26,6 +26,7 @@ from node.jobs.withdrawals import Withdrawals
 from node.runs.model import Run, RunProgress
 from node.storage.staging import Staging
 from tests.support import wait_for
+from tests.unit.jobs_thread import FakeLink
 
 RUN = "ab" * 16
 
@@ -112,48 +113,6 @@ def test_a_report_says_what_could_not_be_kept() -> None:
 
 
 # Reports.
-
-
-class FakeLink:
-    """Takes what is published, and does what it is woken for."""
-
-    def __init__(self) -> None:
-        self.sent: list[bytes] = []
-        self.puller = FakePuller()
-
-    def publish(self, _queue: str, body: bytes, **_options: Any) -> None:
-        self.sent.append(body)
-
-    def pull(self, _queues: Any, handler: Any) -> Any:
-        self.puller.handler = handler
-        return self.puller
-
-    def wake(self) -> None:
-        pass
-
-
-class FakePuller:
-    def __init__(self) -> None:
-        self.wanted = 0
-        self.ahead = 0
-        self.done: list[tuple[str, int]] = []
-        self.handler: Any = None
-
-    def want(self, free: int, ahead: int = 0) -> None:
-        self.wanted, self.ahead = free, ahead
-
-    def ack(self, delivery: Delivery, soon: bool = False) -> bool:
-        self.done.append(("ack soon" if soon else "ack", delivery.tag))
-        return True
-
-    def give_back(self, delivery: Delivery) -> None:
-        self.done.append(("back", delivery.tag))
-
-    def deliver(self, tag: int) -> Delivery:
-        delivery = Delivery(b"", "q", tag, 1, {}, False)
-        self.wanted -= 1
-        self.handler(delivery)
-        return delivery
 
 
 def test_reports_travel_in_messages_of_a_size_that_brokers_take() -> None:
@@ -402,6 +361,24 @@ def test_a_master_that_is_away_or_breaks_off_is_asked_again(tmp_path: Path, mast
     master.away, master.short = 2, 1
     assert make_inputs(tmp_path, master).fetch("a", always).read_bytes() == b"value"
     assert master.asked == 4
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+def test_a_value_of_this_node_needs_no_master(tmp_path: Path, master: Master, host: str) -> None:
+    # Given a node whose own data server is there, and a master that is not
+    master.values["a"] = b"value"
+    port = str(master.server_address[1])
+    environment = {"PULZAR_SERVER_ADVERTISE": "127.0.0.1:1", "PULZAR_VOLUME_HOST": host, "PULZAR_VOLUME_PORT": port}
+    Staging(tmp_path)
+    assert Inputs(tmp_path / "inputs", config(tmp_path, **environment)).fetch("a", always).read_bytes() == b"value"
+
+
+def test_redirects_that_never_end_are_not_followed_for_ever(
+    tmp_path: Path, master: Master, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs_module, "PATIENCE_SECS", 0.0)
+    with pytest.raises(NoInput, match="too many redirects"):
+        make_inputs(tmp_path, master).fetch("moved/" * 20 + "a", always)
 
 
 def test_a_key_that_is_unknown_is_so_at_once(tmp_path: Path, master: Master) -> None:

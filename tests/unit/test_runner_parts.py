@@ -192,6 +192,33 @@ def test_memory_that_is_shared_is_counted_once_by_the_slow_look() -> None:
     assert processes.resident(children) == processes.proportional(children) == 0
 
 
+# The zygote: whatever it imports, every run has in its memory, and every start of a node waits for.
+
+
+def test_the_zygote_loads_few_modules_of_ours() -> None:
+    code = "import sys, node.runs.zygote; print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    ours = {name for name in loaded if name.partition(".")[0] in ("broker", "master", "node", "jobs", "extensions")}
+    runs = ("bytecode", "framing", "process_tree", "processes", "protocol", "run_process", "scratch", "zygote")
+    scripts = [
+        "channel",
+        "closing",
+        "context",
+        "errors",
+        "events",
+        "failures",
+        "job",
+        "loader",
+        "scripts",
+        "surroundings",
+    ]
+    assert ours == {
+        *("node", "node.runs", "jobs"),
+        *(f"node.runs.{name}" for name in runs),
+        *(f"jobs.{name}" for name in scripts),
+    }
+
+
 # Words.
 
 
