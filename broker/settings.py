@@ -11,7 +11,9 @@ import difflib
 import hashlib
 import os
 import re
+import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -197,8 +199,18 @@ class Settings:
         return self.values[name]
 
     def address(self, section: str) -> str:
-        """`host:port` that others reach the master ("server") or the node ("volume") at."""
-        return self[section, "advertise"] or f"{self[section, 'host']}:{self[section, 'port']}"
+        """`host:port` that others reach the master ("server") or the node ("volume") at.
+
+        Raises `SettingsError` when it listens on every address and no other one is advertised.
+        """
+        host, port, advertised = (self[section, key] for key in ("host", "port", "advertise"))
+        if not advertised and is_every(host):
+            raise SettingsError(
+                f"[{section}] host = {host!r} is every address of this machine, and nobody reaches it at that: set "
+                f"[{section}] advertise (PULZAR_{section.upper()}_ADVERTISE) to the name or address that others know "
+                f"this machine by, like store.example:{port}"
+            )
+        return advertised or joined(host, port)
 
     def secret(self) -> bytes:
         """The key that URLs are signed with, 32 bytes."""
@@ -255,6 +267,19 @@ def _nearest(section: str, key: str) -> str:
     return f"; {near[0]}?" if near else ""
 
 
+def is_every(host: str) -> bool:
+    """Whether a process that listens on `host` listens on every address of its machine, like 0.0.0.0 and ::."""
+    for parse in (socket.inet_aton, lambda text: socket.inet_pton(socket.AF_INET6, text)):
+        with suppress(OSError):  # it is a name, or an address of the other kind
+            return not any(parse(host))
+    return not host
+
+
 def reachable(host: str) -> str:
-    """An address to connect to, of a process that listens on `host`: there, some mean "all of them"."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    """An address to connect to, on the same machine, of a process that listens on `host`."""
+    return ("::1" if ":" in host else "127.0.0.1") if is_every(host) else host
+
+
+def joined(host: str, port: int) -> str:
+    """`host:port` as URLs have it: an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

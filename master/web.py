@@ -172,7 +172,7 @@ def _extensions(config: settings.Settings, index: Index, directory: Path) -> Ext
     folder = Path(config["extensions", "dir"]).resolve()
     hello = Hello(
         str(folder), str(index.directory.resolve()), config["server", "index_map"], config.address("server"),
-        f"{config['server', 'host']}:{config['server', 'port']}", config["extensions", "fetch"],
+        settings.joined(config["server", "host"], config["server", "port"]), config["extensions", "fetch"],
     )  # fmt: skip
     size = config["extensions", "processes"] or os.cpu_count() or 1
     place = bodies.empty(directory.resolve())

@@ -24,7 +24,7 @@ from urllib.parse import urljoin, urlsplit
 from broker import http as web
 from broker import logs, signing
 from broker.errors import PulzarError
-from broker.settings import Settings
+from broker.settings import Settings, joined, reachable
 from node import disk
 
 log = logs.get(__name__)
@@ -73,9 +73,7 @@ class Inputs:
         self._directory = directory
         self._secret = config.secret()
         self._master = f"http://{config.address('server')}"
-        host = config["volume", "host"]
-        own = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
-        self._own = f"http://{own}:{config['volume', 'port']}"
+        self._own = f"http://{joined(reachable(config['volume', 'host']), config['volume', 'port'])}"
         self._space = disk.Space(directory, config["volume", "reserve"])
         self._copies: dict[str, _Copy] = {}  # by value: those that are for more runs
         self._files: dict[str, _Copy] = {}  # all, by file

@@ -291,8 +291,7 @@ def _volume(advertised: str, id: str, port: int, directory: Path) -> dict[str, s
 
 
 def _url(host: str, port: int) -> str:
-    reachable = settings.reachable(host)
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    return f"http://{settings.joined(settings.reachable(host), port)}"
 
 
 @contextmanager
