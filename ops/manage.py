@@ -8,7 +8,6 @@ Needs nothing but Python. Where the master and the data directories are comes fr
 from __future__ import annotations
 
 import argparse
-import fcntl
 import http.client
 import json
 import os
@@ -24,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from broker import settings
 from broker.errors import PulzarError
+from broker.process import hold
 
 POLL_SECS = 0.2
 SILENCE_SECS = 60.0  # without any progress
@@ -257,13 +257,10 @@ def in_use(place: Place) -> None:
     for folder in (place.master_directory, *(directory / "log" for directory in place.node_directories)):
         if not folder.is_dir():
             continue
-        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as its process does
+            os.close(hold(folder))  # as its process does
         except BlockingIOError:
             raise ManageError(f"{folder} is in use; stop its process first") from None
-        finally:
-            os.close(descriptor)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ import io
 import threading
 import time
 from collections.abc import Collection, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from statistics import mean, median, quantiles
-from urllib.parse import urlsplit
 
+from ops import http_client
 from ops.benchmarks.bench import Bench
 from ops.benchmarks.client import Figures
 from ops.benchmarks.errors import RunFailed
@@ -182,8 +182,5 @@ def _search_row(bench: Bench, cluster: Cluster, what: str, path: str) -> None:
 def _ask(cluster: Cluster, method: str, path: str, body: bytes | None = None) -> tuple[float, int, bytes]:
     """One request to an extension: the seconds it took, status and body."""
     began = time.monotonic()
-    with closing(http.client.HTTPConnection(urlsplit(cluster.master_url).netloc, timeout=LONGEST_SECS)) as connection:
-        connection.request(method, f"/extension/{path}", body)
-        answer = connection.getresponse()
-        content = answer.read()
-    return time.monotonic() - began, answer.status, content
+    reply = http_client.ask(method, f"{cluster.master_url}/extension/{path}", body, timeout=LONGEST_SECS)
+    return time.monotonic() - began, reply.status, reply.body

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import http.client
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from dataclasses import asdict
 from statistics import median
 
+from ops import http_client
 from ops.benchmarks.bench import Bench
 from ops.benchmarks.client import Figures
 from ops.benchmarks.errors import RunFailed
@@ -106,10 +105,10 @@ def _replay(bench: Bench, cluster: Cluster) -> dict[str, float]:
 def entries(cluster: Cluster) -> int:
     """Entries in the master's index, -1 when it doesn't answer yet."""
     try:
-        with urllib.request.urlopen(f"{cluster.master_url}/admin/status", timeout=10) as answer:
-            return int(json.load(answer)["data"]["entries"])
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        reply = http_client.ask("GET", f"{cluster.master_url}/admin/status", timeout=10)
+    except (OSError, http.client.HTTPException):
         return -1
+    return int(reply.data["entries"]) if reply.status == 200 else -1
 
 
 def _compare(bench: Bench, few: Cluster, many: Cluster) -> None:

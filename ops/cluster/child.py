@@ -9,20 +9,19 @@ threads. Started as a file, with -I and -S, it costs about 10 ms.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
+from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from broker.process import die_with_parent
 
 
 def main() -> None:
     """Arrange for the signal, then turn into the command."""
     parent, signal_number, *command = sys.argv[1:]
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(PR_SET_PDEATHSIG, int(signal_number), 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    die_with_parent(int(signal_number))
     # Whoever started this may have died before the kernel knew what to do then.
     if os.getppid() != int(parent):
         sys.exit(f"process {parent} is gone; {command[0]} is not started")

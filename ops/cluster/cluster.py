@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import http.client
-import json
 import os
 import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +16,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from broker import settings
+from broker.process import hold
+from ops import http_client
 from ops.cluster import network, state
 from ops.cluster.errors import ClusterError, DirectoryInUse, NotHealthy
 from ops.cluster.installation import MACHINE, Installation
@@ -204,14 +204,10 @@ class Cluster:
 
     def health(self) -> dict[str, Any]:
         """What the master says of itself; empty when it doesn't answer."""
-        host, port = urlsplit(self.master_url).hostname or "", self.base_port
-        with closing(http.client.HTTPConnection(host, port, timeout=5)) as connection:
-            try:
-                connection.request("GET", "/health")
-                answer = json.loads(connection.getresponse().read())
-            except (OSError, http.client.HTTPException, ValueError):
-                return {}
-        data = answer.get("data") if isinstance(answer, dict) else None
+        try:
+            data = http_client.ask("GET", f"{self.master_url}/health", timeout=5).data
+        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+            return {}
         return data if isinstance(data, dict) else {}
 
     def start_master(self) -> None:
@@ -238,6 +234,52 @@ class Cluster:
         """Stop a node in order."""
         self.nodes[index].process.stop(STOP_SECS)
 
+    def describe(self, running: bool) -> dict[str, Any]:
+        """What `cluster.json` says of it, passwords included."""
+        rabbit = self.rabbit
+        broker = urlsplit(self.broker_url)
+        return {
+            "running": running,
+            "pid": os.getpid(),
+            "directory": str(self.directory),
+            "logs": str(self.logs),
+            "master": {
+                "url": self.master_url,
+                "port": self.base_port,
+                "pid": self.master.pid,
+                "directory": str(self.master_directory),
+            },
+            "nodes": [
+                {
+                    "id": node.id,
+                    "url": node.url,
+                    "port": node.port,
+                    "pid": node.process.pid,
+                    "directory": str(node.directory),
+                }
+                for node in self.nodes
+            ],
+            "broker": {
+                "url": self.broker_url,
+                "host": broker.hostname,
+                "port": broker.port,
+                "user": unquote(broker.username or ""),
+                "password": unquote(broker.password or ""),
+                "vhost": self.vhost,
+                "pid": rabbit.process.pid if rabbit else None,
+            },
+            # Of a broker that was given, the console isn't known.
+            "console": {
+                "url": rabbit.console_url,
+                "port": rabbit.console_port,
+                "user": rabbit.user,
+                "password": rabbit.password,
+            }
+            if rabbit
+            else None,
+            "secret": self.secret,
+        }
+
     @property
     def _own(self) -> list[Child]:
         return [self.master, *(node.process for node in self.nodes)]
@@ -253,15 +295,12 @@ class Cluster:
 
     def _take_directory(self) -> None:
         self.directory.mkdir(0o700, parents=True, exist_ok=True)
-        lock = os.open(self.directory, os.O_RDONLY)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = hold(self.directory)
         except BlockingIOError:
-            os.close(lock)
             raise DirectoryInUse(
                 f"another ops/up is running on {self.directory}; stop it, or choose another directory with --data DIR"
             ) from None
-        self._lock = lock
         for directory in (self.logs, self.master_directory, *(node.directory for node in self.nodes)):
             if directory.is_dir():  # made before these were private
                 directory.chmod(0o700)
@@ -276,7 +315,7 @@ class Cluster:
         self.secret = self._given_secret or (secret if isinstance(secret, str) and secret else secrets.token_hex(16))
 
     def _write_state(self, running: bool = True) -> None:
-        state.write(self, running)
+        state.write(self.directory, self.describe(running))
 
 
 _LOOPBACK = {"PULZAR_SERVER_HOST": "127.0.0.1", "PULZAR_VOLUME_HOST": "127.0.0.1"}

@@ -8,7 +8,6 @@ RabbitMQ's database are tied to it.
 from __future__ import annotations
 
 import base64
-import contextlib
 import http.client
 import json
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ops import http_client
 from ops.cluster import files
 from ops.cluster.errors import ConsoleError, NotHealthy, ProcessDied
 from ops.cluster.installation import MACHINE, Installation
@@ -123,16 +123,14 @@ class Rabbit:
         """A request to the console's HTTP API; `path` begins after `/api/`. Raises `ConsoleError`."""
         login = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
         headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
-        with contextlib.closing(http.client.HTTPConnection(HOST, self.console_port, timeout=10)) as connection:
-            try:
-                connection.request(method, f"/api/{path}", None if body is None else json.dumps(body), headers)
-                response = connection.getresponse()
-                answer = response.read()
-            except (OSError, http.client.HTTPException) as error:
-                raise ConsoleError(f"{method} /api/{path}: the console can't be reached: {error}") from error
-        if response.status >= 300:
-            raise ConsoleError(f"{method} /api/{path}: {response.status} {answer.decode(errors='replace')}")
-        return json.loads(answer) if answer else None
+        sent = None if body is None else json.dumps(body).encode()
+        try:
+            reply = http_client.ask(method, f"{self.console_url}api/{path}", sent, headers, timeout=10)
+        except (OSError, http.client.HTTPException) as error:
+            raise ConsoleError(f"{method} /api/{path}: the console can't be reached: {error}") from error
+        if reply.status >= 300:
+            raise ConsoleError(f"{method} /api/{path}: {reply.status} {reply.text}")
+        return json.loads(reply.body) if reply.body else None
 
     def create_vhost(self, name: str) -> None:
         """A virtual host of its own for one more cluster, which then disturbs no other."""
