@@ -1,4 +1,4 @@
-"""The demonstration: what Pulzar is for, on real input, by plain HTTP."""
+"""The demonstration: Pulzar at work on real files, by plain HTTP."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _PAUSE_SECS = 0.1
 _JOB_SECS = 30.0
 _MOST_REDIRECTS = 5
 
-# Whichever is there first; all are text.
+# The first of these text files that is there is stored.
 _REAL_FILES = ("README.md", "DESIGN.md", "requirements.txt")
 
 
 def run(master_url: str, step: Callable[[str], AbstractContextManager[None]], jobs: Path) -> None:
-    """Store two files, read them back, delete one, run a job when it is in the folder `jobs`.
+    """Store two files, read them back, delete one, and run a job if the folder `jobs` has its script.
 
-    Raises `DemonstrationFailed` where it goes wrong.
+    `step` shows each of these. Raises `DemonstrationFailed`.
     """
     try:
         _run(master_url, step, has_job(jobs))
-    except (ValueError, LookupError, TypeError) as error:  # of an answer that is not as it should be
+    except (ValueError, LookupError, TypeError) as error:  # a response that is not as it should be
         raise DemonstrationFailed(f"an answer can't be understood: {type(error).__name__}: {error}") from error
 
 
 def has_job(jobs: Path) -> bool:
-    """Whether a folder of job scripts has the one that is shown; a folder of one's own need not."""
+    """Whether a folder of job scripts has the one of the demonstration."""
     return (jobs / f"{JOB}.py").is_file()
 
 
@@ -85,7 +85,7 @@ def _run_job(master_url: str) -> None:
 
 
 def commands(master_url: str, directory: Path, jobs: Path) -> list[str]:
-    """Lines to try it, for a shell in `directory`, with the job scripts in the folder `jobs`."""
+    """Commands to try, for a shell in `directory`; the folder `jobs` has the job scripts."""
     name, _ = real_file()
     file = shlex.quote(name if directory == ROOT else str(ROOT / name))
     return [
@@ -102,7 +102,7 @@ def commands(master_url: str, directory: Path, jobs: Path) -> list[str]:
 
 
 def real_file() -> tuple[str, bytes]:
-    """A file of the repository: its name and what is in it."""
+    """The name and the content of a file of the repository."""
     name = next(name for name in _REAL_FILES if (ROOT / name).is_file())
     return name, (ROOT / name).read_bytes()
 

@@ -1,4 +1,4 @@
-"""cluster.json: what scripts need to know of a cluster, passwords included; only its owner may read it."""
+"""cluster.json: addresses, process ids and passwords of a cluster, for scripts. Only its owner may read it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAME = "cluster.json"
 
 
 def read(directory: Path) -> dict[str, Any]:
-    """What was written last in the data directory; empty when nothing was."""
+    """The last description in the data directory; empty without one. Raises `ClusterError`."""
     path = directory / NAME
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
@@ -25,5 +25,5 @@ def read(directory: Path) -> dict[str, Any]:
 
 
 def write(directory: Path, description: dict[str, Any]) -> None:
-    """Write down what a cluster is now."""
+    """Write the description of a cluster into its data directory."""
     files.write(directory / NAME, json.dumps(description, indent=2) + "\n")
