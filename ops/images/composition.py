@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -208,11 +209,10 @@ def _only(where: str, content: Mapping[str, Any], known: set[str]) -> None:
 
 
 def _ordered(services: dict[str, Service]) -> list[Service]:
-    ordered: list[Service] = []
-    while len(ordered) < len(services):
-        done = {service.name for service in ordered}
-        ready = [each for each in services.values() if each.name not in done and set(each.needs) <= done]
-        if not ready:
-            raise Unreadable("some services wait for each other, or for one that is not there")
-        ordered += ready
-    return ordered
+    try:
+        order = tuple(TopologicalSorter({service.name: service.needs for service in services.values()}).static_order())
+        return [services[name] for name in order]
+    except CycleError as error:
+        raise Unreadable(f"these services wait for each other: {' → '.join(error.args[1])}") from error
+    except KeyError as error:
+        raise Unreadable(f"a service waits for {error}, which is no service") from error
