@@ -1,4 +1,4 @@
-"""The store beside an older one: two clusters in the same minutes, whose runs alternate."""
+"""The store beside an older one: two clusters at the same time, measured in turns."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ _PLAN = (("put", 1), ("put", 16), ("put", 64), ("get", 16), ("get", 1), ("follow
 
 @dataclass
 class _Side:
-    """One of the two."""
+    """One of the two clusters."""
 
     name: str
     url: str
     pid: int
 
     def processor_secs(self) -> float:
-        """Seconds of processor time that all of its processes have taken so far."""
+        """Processor time of all its processes so far, in seconds."""
         return sum(sum(process.cpu_times()[:2]) for process in tree(self.pid))
 
 
 @dataclass
 class _Run:
-    """What one run of one side gave."""
+    """The result of one run of one side."""
 
     figures: Figures
-    processor_us: float  # of all processes of the cluster, for each operation
+    processor_us: float  # processor time of the whole cluster per operation, in microseconds
 
 
 def measure(bench: Bench, commit: str, names: list[str]) -> bool:
-    """Compare this checkout with `commit` in those of the operations that are named; False when that failed."""
+    """Compare this checkout with `commit` in the operations of `names`; False when that failed."""
     before = bench.directory / "before"
     try:
         _check_out(commit, before)
@@ -59,7 +59,7 @@ def measure(bench: Bench, commit: str, names: list[str]) -> bool:
             for operation, connections in _PLAN:
                 wanted = "redirect" if operation == "follow" else operation
                 if wanted in names:
-                    _compare(bench, old, new, operation, connections, commit)
+                    _compare(bench, old, new, operation, connections, commit=commit)
     except (BenchError, OSError, subprocess.SubprocessError) as error:
         bench.say(f"the comparison failed: {error}")
         return False
@@ -105,7 +105,7 @@ def _running(bench: Bench, name: str, checkout: Path) -> Iterator[_Side]:
             process.wait(60)
 
 
-def _compare(bench: Bench, old: _Side, new: _Side, operation: str, connections: int, commit: str) -> None:
+def _compare(bench: Bench, old: _Side, new: _Side, operation: str, connections: int, *, commit: str) -> None:
     runs: dict[str, list[_Run]] = {old.name: [], new.name: []}
     for side in (old, new):
         _one(bench, side, operation, connections, -1)  # to warm up
@@ -114,7 +114,7 @@ def _compare(bench: Bench, old: _Side, new: _Side, operation: str, connections: 
             runs[side.name].append(_one(bench, side, operation, connections, number))
     rates = {name: median(run.figures.rate for run in each) for name, each in runs.items()}
     costs = {name: median(run.processor_us for run in each) for name, each in runs.items()}
-    # Pairs of one moment: what else the machine did is in both.
+    # Both runs of a pair had the same machine, with whatever else it did then.
     ratio = median(n.figures.rate / o.figures.rate for n, o in zip(runs[new.name], runs[old.name], strict=True))
     what = "GET 1 KiB through the redirect" if operation == "follow" else f"{operation.upper()} 1 KiB"
     errors: dict[str, int] = {}
@@ -144,7 +144,7 @@ def _one(bench: Bench, side: _Side, operation: str, connections: int, number: in
     if operation == "delete":
         load("put", f"{side.url}/add_key/{name}", 64, count=plan.deletes, size=plan.value)
     elif operation != "put" and number < 0:
-        # A value that the master keeps itself, or one that only its node has.
+        # The master answers a GET of a small value itself; a larger value is on its node alone.
         size = plan.value if operation == "get" else 8 * plan.value
         load("put", f"{side.url}/add_key/bench/{operation}-{connections}-", 64, count=KEYS, size=size)
     before = side.processor_secs()

@@ -1,4 +1,4 @@
-"""Ports on this machine: which are free, and who answers."""
+"""Ports on this machine: which are free, and which are in use."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MOST_NODES = 40
 LAST_BASE = 65535 - EPMD
 MIGRATION = Path("/proc/sys/net/ipv4/tcp_migrate_req")
 
-# Below the ports that the kernel hands out to clients.
+# Below the ports that the kernel gives to clients.
 _RANDOM_BASES = range(10000, 32700, 60)
 
 
 def is_free(port: int) -> bool:
     """Whether a server on this machine could listen on the port."""
     with socket.socket() as probe:
-        # As servers do: connections that linger after a stop don't count.
+        # As servers do: connections that linger after a stop do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -33,7 +33,7 @@ def is_free(port: int) -> bool:
 
 
 def answers(host: str, port: int) -> bool:
-    """Whether somebody listens there."""
+    """Whether a server listens on the port of the host."""
     try:
         socket.create_connection((host, port), timeout=1).close()
     except OSError:
@@ -42,7 +42,7 @@ def answers(host: str, port: int) -> bool:
 
 
 def require(ports: Mapping[str, int], patience: float = 0.0) -> None:
-    """Raises `PortTaken` unless all are free; waits `patience` seconds for those that are not."""
+    """Wait up to `patience` seconds until all ports are free. Raises `PortTaken`."""
     if not wait_until(lambda: all(map(is_free, ports.values())), patience):
         taken = ", ".join(f"port {port} ({name})" for name, port in ports.items() if not is_free(port))
         base = ports["master"]
@@ -52,7 +52,7 @@ def require(ports: Mapping[str, int], patience: float = 0.0) -> None:
 
 
 def free_base() -> int:
-    """A base port, by chance, whose ports are all free now."""
+    """A random base port whose ports are all free now. Raises `PortTaken`."""
     for base in random.sample(_RANDOM_BASES, len(_RANDOM_BASES)):
         if all(is_free(base + offset) for offset in range(EPMD + 1)):
             return base
@@ -60,7 +60,7 @@ def free_base() -> int:
 
 
 def wait_until(condition: Callable[[], bool], timeout: float, pause: float = 0.05) -> bool:
-    """Wait for the condition; False when `timeout` seconds were not enough."""
+    """Wait until the condition is true; False after `timeout` seconds. `pause`: seconds between two looks."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() >= deadline:
@@ -74,7 +74,7 @@ def _all_free(base: int, ports: Mapping[str, int], old_base: int) -> bool:
 
 
 def migration_off(setting: Path = MIGRATION) -> str:
-    """What to say where the kernel drops connections that wait for a web worker that ends; empty where it does not."""
+    """Advice for a kernel that drops the connections of a web worker that ends; empty when it keeps them."""
     try:
         off = setting.read_text().strip() == "0"
     except OSError:  # another system, or a kernel before 5.14
