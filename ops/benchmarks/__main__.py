@@ -1,4 +1,4 @@
-"""./ops/bench: measures Pulzar on this machine, beside yardsticks, and says what was reached."""
+"""./ops/bench: measures Pulzar on this machine beside yardsticks, and says which targets it reached."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ EXTENSIONS = {
 
 
 def main() -> int:
-    """Exit status 0 when everything was measured without errors, reached or not; 1 otherwise."""
+    """Measure; exit status 0 without errors, whether the targets were reached or not, else 1."""
     options = _parse()
     signal.signal(signal.SIGTERM, _stop)
-    # What is needed from .venv; --help does without.
+    # These need .venv; --help does not.
     from ops.benchmarks import against, extensions, jobs, machine, peers, store
     from ops.benchmarks.bench import QUICK, Bench, Plan
     from ops.benchmarks.client import Client
@@ -145,7 +145,7 @@ def _add_options(command: argparse.ArgumentParser, measured: dict[str, str]) -> 
 
 
 def _stop(number: int, frame: object) -> NoReturn:
-    # Everything that was started is stopped on the way out, as after Ctrl-C.
+    # As after Ctrl-C: everything that was started is stopped on the way out.
     raise KeyboardInterrupt
 
 

@@ -1,4 +1,4 @@
-"""The store, or the jobs, beside older ones: two clusters in the same minutes, whose runs alternate."""
+"""The store or the jobs beside an older commit: two clusters at the same time, measured in turns."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _Side:
     pid: int
 
     def processor_secs(self) -> float:
-        """Seconds of processor time that all of its processes have taken so far, with those of runs, which have ended."""
+        """Processor time of all its processes so far, ended runs included, in seconds."""
         found = 0.0
         for process in tree(self.pid):
             with suppress(psutil.NoSuchProcess):
@@ -60,7 +60,7 @@ class _Run:
 
 
 def measure(bench: Bench, commit: str, names: list[str]) -> bool:
-    """Compare this checkout with `commit` in those of the operations that are named; False when that failed."""
+    """Compare this checkout with `commit` in the operations of `names`; False when that failed."""
     try:
         with _both(bench, commit, {}) as (old, new):
             for operation, connections in _PLAN:
@@ -165,7 +165,7 @@ def _compare(bench: Bench, old: _Side, new: _Side, operation: str, connections: 
 
 
 def _row(name: str, old: list[_Run], new: list[_Run], commit: str) -> Row:
-    # Pairs of one moment: what else the machine did is in both.
+    # Both runs of a pair had the same machine, with whatever else it did then.
     ratio = median(n.figures.rate / o.figures.rate for n, o in zip(new, old, strict=True))
     rate, old_rate = (median(run.figures.rate for run in runs) for runs in (new, old))
     p50, old_p50 = (median(run.figures.p50_ms for run in runs) for runs in (new, old))

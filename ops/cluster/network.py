@@ -17,9 +17,9 @@ MOST_NODES = 40
 LAST_BASE = 65535 - EPMD
 MIGRATION = Path("/proc/sys/net/ipv4/tcp_migrate_req")
 
-# Below the ports that the kernel hands out to clients.
+# Below the ports that the kernel gives to clients.
 _RANDOM_BASES = range(10000, 32700, 60)
-_CHANCE = random.SystemRandom()  # the seed of a program, which may be that of its neighbours, counts for nothing
+_CHANCE = random.SystemRandom()  # two test workers may have the same seed
 _KEPT = 32
 _reservations: deque[socket.socket] = deque()
 
@@ -57,9 +57,9 @@ def require(ports: Mapping[str, int], patience: float = 0.0) -> None:
 
 
 def free_base() -> int:
-    """A base port, by chance, whose ports are all free now.
+    """A random base port whose ports are all free now. Raises `PortTaken`.
 
-    Nobody else gets it by this function until this process has ended, or got so many others that it can do without.
+    No other process gets it until this one ends, or has asked for many more.
     """
     for base in _CHANCE.sample(_RANDOM_BASES, len(_RANDOM_BASES)):
         reservation = _reserve(base)
@@ -74,9 +74,9 @@ def free_base() -> int:
 
 
 def _reserve(base: int) -> socket.socket | None:
-    """What keeps others from these ports while it is open; None when another one has it.
+    """Reserve these ports for this process, while the result is open. None when another one has reserved them.
 
-    Between the look at a port and the start of its server, others look too. Linux has names that end with their owner.
+    Linux removes the name of an abstract socket when its owner ends.
     """
     reservation = socket.socket(socket.AF_UNIX)
     try:

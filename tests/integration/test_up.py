@@ -239,8 +239,7 @@ def test_cluster_json_tells_scripts_everything_and_nobody_else(second_start: Up)
     # The console lets its user in, and shows the master and the nodes connected
     login = f"{state['console']['user']}:{state['console']['password']}"
     curl = ["curl", "-sSf", "-u", login, f"{state['console']['url']}api/connections"]
-    # It is some seconds late.
-    wait_for(lambda: len(json.loads(subprocess.run(curl, capture_output=True, check=True).stdout)) >= 3)
+    wait_for(lambda: len(json.loads(subprocess.check_output(curl))) >= 3, 60, "the connections in the console")
     # Every directory is inside the data directory, and a node's is all there is of it
     for place in [state["master"], *state["nodes"]]:
         assert Path(place["directory"]).parent == path.parent
