@@ -7,7 +7,6 @@ ends both; they in turn never outlive it, even when it is killed with -9.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import multiprocessing
 import os
 import resource
@@ -28,6 +27,7 @@ from granian.server import Server
 
 from broker import logs, settings
 from broker.errors import PulzarError, SettingsError
+from broker.process import die_with_parent as die_with_parent  # also for the web workers
 
 log = logs.get(__name__)
 
@@ -37,7 +37,6 @@ CONNECTIONS = 20_000  # most of one web worker, idle ones too
 _BACKOFF_FIRST_SECS = 0.1
 _BACKOFF_MOST_SECS = 5.0
 _STEADY_SECS = 10.0
-_PR_SET_PDEATHSIG = 1
 
 
 def parse_arguments(program: str, description: str) -> settings.Settings:
@@ -53,12 +52,6 @@ def parse_arguments(program: str, description: str) -> settings.Settings:
 def workers(config: settings.Settings) -> int:
     """How many web workers a master has."""
     return config.server.workers or max(1, (os.cpu_count() or 1) // 2)
-
-
-def die_with_parent(signal_number: int) -> None:
-    """Have the kernel send this process the signal when its parent is gone (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal_number)
 
 
 def raise_open_files() -> None:

@@ -86,7 +86,7 @@ def _extensions(config: settings.Settings, index: Index, directory: Path) -> Ext
         str(index.directory.resolve()),
         config.server.index_map,
         config.address(config.server),
-        f"{config.server.host}:{config.server.port}",
+        settings.joined(config.server.host, config.server.port),
         config.extensions.fetch,
     )
     size = config.extensions.processes or os.cpu_count() or 1

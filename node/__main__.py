@@ -16,6 +16,8 @@ def main() -> int:
     try:
         config = service.parse_arguments("node", "A node of a Pulzar cluster: keeps values and serves them.")
         logs.setup(config.general.log_level, "node")
+        for section in (config.volume, config.server):
+            config.address(section)  # refused now rather than in the agent
         identity.load(config)  # made here, before two processes want it
         running = service.Service(
             "node.web.application:create",
