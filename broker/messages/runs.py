@@ -192,13 +192,9 @@ def _item(raw: object) -> Claimed | Finished | Returned:
 
 
 def _progress(*values: object) -> Progress:
-    node, run, job, attempt, done, total, text, log, offset = values
-    return Progress(
-        *(checks.node(node), _run(run), checks.number(job), checks.number(attempt)),
-        *(checks.share(done), checks.share(total), checks.text(text)),
-        log=_body(log),
-        offset=checks.number(offset),
-    )
+    number, share = checks.number, checks.share
+    read = (checks.node, _run, number, number, share, share, checks.text, _body, number)
+    return Progress._make(check(value) for check, value in zip(read, values, strict=True))
 
 
 def _catalog(node: object, digest: object, rows: object) -> NodeCatalog:

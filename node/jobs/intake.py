@@ -134,10 +134,7 @@ class Intake:
                 self.slots.drop(candidate.delivery)
 
     def expect_again(self, claim: Claim) -> None:
-        """Drop the message of a claimed job should it come again; raises `StorageError` if its order can't be read.
-
-        The broker may not know that a job that was published by hand is claimed: it has no id to know it by.
-        """
+        """Expect the message of a job without an id again, and drop it then: it is claimed. Raises `StorageError`."""
         self._withdrawals.expect(self._claims.order(claim))
 
     def _open(self) -> None:

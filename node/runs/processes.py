@@ -144,8 +144,7 @@ class Title:
     """
 
     def __init__(self) -> None:
-        with open("/proc/self/stat", "rb") as file:
-            fields = file.read().rpartition(b") ")[2].split()
+        fields = _proc(os.getpid(), "stat").rpartition(b") ")[2].split()
         self._start, end = int(fields[45]), int(fields[46])
         self._room = max(0, end - self._start)  # 0 where the system does not tell
 
@@ -167,8 +166,7 @@ def session(pid: int) -> int:
 
 def data_bytes() -> int:
     """What RLIMIT_DATA counts of this process."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[5]) * _PAGE_BYTES
+    return int(_proc(os.getpid(), "statm").split()[5]) * _PAGE_BYTES
 
 
 def resident(pids: Iterable[int]) -> int:
