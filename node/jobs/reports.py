@@ -35,7 +35,7 @@ class Reporter:
         self._link = link
 
     def send(self, reports: Sequence[Report], done: Callable[[Sequence[Report], bool], None]) -> None:
-        """Send reports in order. On the link's thread, `done` gets those of a message, and whether the broker has it."""
+        """Send reports in order. On the link's thread, `done` gets those of a message, and whether it is safe."""
         for part in _messages(reports):
             message = encode(runs.Reports(self._node, [_clean(report) for report in part]))
             self._link.publish(topology.RESULTS, message, durable=True, done=partial(done, part))
