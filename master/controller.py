@@ -19,6 +19,7 @@ from typing import NamedTuple
 import lmdb
 
 from broker import logs, service, settings, topology
+from broker.clock import now_ms
 from broker.errors import LinkDown, MalformedMessage, MessageError
 from broker.link import Delivery, Link
 from broker.messages.codec import decode_any, encode
@@ -29,7 +30,7 @@ from broker.refusals import Refused, Unavailable
 from master.channel import ControllerCall, ControllerServer
 from master.index.environment import pack
 from master.index.housekeeping import Housekeeping
-from master.index.index import Index, now_ms
+from master.index.index import Index
 from master.index.projection import Applied, Projection, routing_key
 from master.index.replay_requests import Replays
 from master.jobs.service import Jobs

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from broker.clock import DAY_SECS
+
 Header = tuple[str, str]
 ALL_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
-_PREFLIGHT_SECS = "86400"
+_PREFLIGHT_SECS = str(DAY_SECS)
 _ALLOWED_HEADERS = (
     "Content-Type, Content-Encoding, Content-MD5, X-Checksum-Sha256, Range, "
     "If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, If-Range, *"

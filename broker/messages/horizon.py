@@ -6,10 +6,11 @@ DELETE of its key could come above it. So a command, a result or a heartbeat fro
 
 from __future__ import annotations
 
-import time
 from typing import NamedTuple
 
-AHEAD_MS = 86_400_000
+from broker.clock import DAY_MS, now_ms
+
+AHEAD_MS = DAY_MS
 NUMBERS = 4096  # a version is microseconds since the epoch times this, plus the number of who made it
 _PER_MS = 1000 * NUMBERS
 
@@ -28,7 +29,7 @@ class Horizon(NamedTuple):
     @classmethod
     def now(cls) -> Horizon:
         """As it is seen now."""
-        return cls.at(time.time_ns() // 1_000_000)
+        return cls.at(now_ms())
 
     def objection(self, version: int, time: int) -> str:
         """Why these are not believed, for a person; "" when they are."""

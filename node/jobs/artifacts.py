@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from broker import keys
+from broker.clock import DAY_MS, now_ms
 from broker.messages.horizon import AHEAD_MS, NUMBERS
 from broker.messages.runs import Finished
 from broker.messages.store import Result, Status, Store
@@ -15,7 +16,6 @@ from broker.settings import Settings
 from node.jobs.claims import Claim, Ended, Left
 from node.storage.staging import Staging
 
-_DAY_MS = 86_400_000
 _NAMES = {"log": ("log.txt", "text/plain; charset=utf-8"), "output": ("output.json", "application/json")}
 
 
@@ -39,7 +39,7 @@ class Artifacts:
     def __init__(self, node: str, config: Settings) -> None:
         self._small: int = config["volume", "small"]
         self._staging = Staging(Path(config["volume", "dir"]), config["volume", "reserve"])
-        self._lifetime_ms = config["general", "retention_policy"] * _DAY_MS
+        self._lifetime_ms = config["general", "retention_policy"] * DAY_MS
         self._versions = ArtifactVersions(node)
 
     def is_large(self, data: bytes) -> bool:
@@ -57,7 +57,7 @@ class Artifacts:
 
     def stores(self, claim: Claim, ended: Ended) -> list[Store]:
         """The commands that make keys of what a run has left; none when that is nothing."""
-        now = time.time_ns() // 1_000_000
+        now = now_ms()
         stores = []
         for what, (name, content_type) in _NAMES.items():
             left: Left = getattr(ended, what)

@@ -11,12 +11,12 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from broker import integers
+from broker.clock import DAY_MS
 from broker.http import conditions, dates, request_fields
 from broker.refusals import BadRequest, ConditionFailed
 from master.index.index import Entry
 from master.store.writer import Check
 
-DAY_MS = 86_400_000
 MAX_DAYS = 36_500
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
 _TTL = re.compile(r"([0-9]{1,12})([smhd])")

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from broker import integers, keys, logs
+from broker.clock import DAY_MS, now_ms
 from broker.errors import BadSignature
 from broker.http import checksums, content_types, request_fields, responses, signed_addresses, signing
 from broker.http.checksums import BadChecksum, Checksums
@@ -20,7 +21,6 @@ from broker.refusals import BadRequest, Forbidden, Unavailable
 from broker.server import client_quirks
 from broker.server.request import Request
 from master.cluster.nodes import Nodes
-from master.index.index import now_ms
 from master.store.writer import Put, Writer
 from master.web.keys import parameters
 from master.web.keys.redirects import Place, Redirects
@@ -160,7 +160,7 @@ class Writes:
             raise Forbidden(str(error)) from error
         upload = json.loads(body)
         try:
-            life = integers.parse(signed.get("life", "0"), 0, parameters.MAX_DAYS * parameters.DAY_MS)
+            life = integers.parse(signed.get("life", "0"), 0, parameters.MAX_DAYS * DAY_MS)
         except ValueError as error:
             raise BadRequest(f"life: {error}") from error
         return await self._store(
