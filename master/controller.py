@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import lmdb
 
-from broker import logs, service, settings, topology
+from broker import logs, settings, topology
 from broker.clock import now_ms
 from broker.errors import LinkDown, MalformedMessage, MessageError
 from broker.link import Delivery, Link
@@ -27,6 +27,7 @@ from broker.messages.horizon import Horizon
 from broker.messages.runs import NodeCatalog, Progress, Reports
 from broker.messages.store import Announce, Heartbeat, Result, Results
 from broker.refusals import Refused, Unavailable
+from broker.service.companion import run_companion
 from master.channel import ControllerCall, ControllerServer
 from master.index.environment import pack
 from master.index.housekeeping import Housekeeping
@@ -226,4 +227,4 @@ class Controller:
 
 
 if __name__ == "__main__":
-    sys.exit(service.run_companion("controller", "master", Controller))
+    sys.exit(run_companion("controller", "master", Controller))

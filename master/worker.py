@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import time
 from pathlib import Path
 
-from broker import logs, service, settings, topology
+from broker import logs, processes, settings, topology
 from broker.http import responses
 from broker.link import Link
 from broker.server import connections
 from broker.server.client_timeouts import ClientTimeouts
+from broker.service.arguments import web_workers
 from master.channel import ControllerClient
 from master.cluster.nodes import Nodes
 from master.extensions import bodies
@@ -44,7 +44,7 @@ LINK_SECS = 2.0  # a worker that can't store yet had better not take requests ye
 
 def create() -> Application:
     """A web worker's application; called once in each worker process."""
-    service.die_with_parent(signal.SIGKILL)
+    processes.die_with_parent()
     config = settings.load()
     logs.setup(config["general", "log_level"], "web")
     directory = Path(config["server", "dir"])
@@ -58,7 +58,7 @@ def create() -> Application:
     redirects = Redirects(network, config.secret(), config.address("server"))
     cors = config["server", "cors"]
     controller = ControllerClient(directory / "controller.sock", origin, dispatcher.answered)
-    writer = Writer(index, network, dispatcher, KeyLocks(directory, service.workers(config) == 1), versions, timeout)
+    writer = Writer(index, network, dispatcher, KeyLocks(directory, web_workers(config) == 1), versions, timeout)
     reads = Reads(index, network, redirects, responses.cors_headers(cors))
     inline, relayed = config["volume", "inline"], config["server", "relay"]
     writes = Writes(writer, network, redirects, config.secret(), inline, relayed, timeout, cors)
@@ -71,7 +71,7 @@ def create() -> Application:
     link.start()
     link.wait(LINK_SECS)
     log.info("web worker started", origin=origin)
-    service.raise_open_files()
+    processes.raise_open_files()
     connections.guard(config["server", "port"], config["server", "client_timeout"])
     behind = Bridge(flask.wsgi_app, config["server", "threads"])
     patience = ClientTimeouts(config["server", "client_timeout"], config["server", "client_rate"])

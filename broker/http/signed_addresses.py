@@ -10,10 +10,10 @@ size       Content-Length of the upload; another one is refused
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from broker.errors import BadSignature, Expired, InvalidKey
 from broker.http import request_fields, signing
+from broker.http.environ import Environ
 from broker.refusals import BadRequest
 
 _METHODS = {"/get_key/": "GET", "/add_key/": "PUT"}
@@ -69,14 +69,14 @@ def way_back(secret: bytes, key: str, query: str, now: float, open_reads: bool) 
     return None
 
 
-def allowed_origin(secret: bytes, environ: Mapping[str, Any], configured: str) -> str:
+def allowed_origin(secret: bytes, environ: Environ, configured: str) -> str:
     """The Access-Control-Allow-Origin of a node's answer: `configured`, or any for who was sent here by the master.
 
     A browser that follows a redirect to another host says `Origin: null`. The master has looked at its true one; that the
     address is authentic, too old or not, shows that it came from there.
     """
-    path: str = environ["PATH_INFO"]
-    query: str = environ["QUERY_STRING"]
+    path = environ["PATH_INFO"]
+    query = environ["QUERY_STRING"]
     prefix = path[: path.find("/", 1) + 1]
     if configured in ("", "*") or "signature=" not in query or prefix not in _METHODS:
         return configured

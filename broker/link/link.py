@@ -18,6 +18,7 @@ import pika
 import pika.exceptions
 
 from broker import logs
+from broker.backoff import Backoff
 from broker.errors import LinkDown
 from broker.link.consumers import DEAF_SECS, PING, WATCH_SECS, Consumers, Delivery
 from broker.link.declare import declare
@@ -29,8 +30,6 @@ from broker.topology import DEAD, Declaration
 
 log = logs.get(__name__)
 
-BACKOFF_FIRST_SECS = 0.1
-BACKOFF_MOST_SECS = 5.0
 _STEADY_SECS = 30.0
 
 
@@ -165,7 +164,7 @@ class Link:
     # The I/O thread.
 
     def _run(self) -> None:
-        backoff = BACKOFF_FIRST_SECS
+        backoff = Backoff(_STEADY_SECS)
         while not self._stopping.is_set():
             started = time.monotonic()
             connection = pika.SelectConnection(
@@ -185,11 +184,7 @@ class Link:
             with self._guard:
                 self._connection = None
             self._discard(connection)
-            if time.monotonic() - started > _STEADY_SECS:
-                backoff = BACKOFF_FIRST_SECS
-            if self._stopping.wait(backoff * random.uniform(0.7, 1.3)):
-                break
-            backoff = min(backoff * 2, BACKOFF_MOST_SECS)
+            self._stopping.wait(backoff.pause(time.monotonic() - started) * random.uniform(0.7, 1.3))
 
     def _discard(self, connection: Any) -> None:
         try:

@@ -64,7 +64,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "broker.http": BASE,
     "broker.server": (*BASE, "broker.http"),
     "broker.link": (*BASE, "broker.topology"),
-    "broker.service": (*BASE, "broker.settings"),
+    "broker.service": (*BASE, "broker.settings", "broker.server"),
     "jobs": (),
     "extensions": (*BASE, "broker.http", "jobs"),
     "master": (),
