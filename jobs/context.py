@@ -38,7 +38,7 @@ class _Told(Generic[T]):
 class Run:
     """This run. All objects of this class, `Job` included, speak of the same one.
 
-    It stands in environment variables (`PULZAR_…`, see the README), so the processes that a run starts have it too.
+    It stands in environment variables (`PULZAR_…`, see docs/jobs.md), so the processes that a run starts have it too.
     """
 
     @_Told

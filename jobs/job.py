@@ -9,7 +9,7 @@ from jobs import context
 
 
 class Job(context.Run, ABC):
-    """A job is a class with this base and a method `execute`, named like its file or the only one in it; see the README."""
+    """A job is a class with this base and a method `execute`, named like its file or alone in it; see docs/jobs.md."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """A script that makes a job itself needs nobody to find and make it."""

@@ -19,9 +19,9 @@ def main() -> int:
     """Run a node until SIGTERM; exit status 0, 1 when it can't go on, 2 for a bad configuration."""
     try:
         config = parse_arguments("node", "A node of a Pulzar cluster: keeps values and serves them.")
-        logs.setup(config["general", "log_level"], "node")
+        logs.setup(config.general.log_level, "node")
         identity.load(config)  # made here, before two processes want it
-        host, port = config["volume", "host"], config["volume", "port"]
+        host, port = config.volume.host, config.volume.port
         server = WebServer("node.web.application:create", Interfaces.ASGINL, host, port, workers=1)
     except PulzarError as error:
         print(f"pulzar node: {error}", file=sys.stderr)

@@ -22,4 +22,4 @@ def parse_arguments(program: str, description: str) -> Settings:
 
 def web_workers(config: Settings) -> int:
     """The number of web workers of a master."""
-    return config["server", "workers"] or max(1, (os.cpu_count() or 1) // 2)
+    return config.server.workers or max(1, (os.cpu_count() or 1) // 2)

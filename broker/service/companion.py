@@ -36,7 +36,7 @@ def run_companion(role: str, program: str, make: Callable[[settings.Settings], C
     processes.die_with_parent(signal.SIGTERM)
     try:
         config = settings.load()
-        logs.setup(config["general", "log_level"], role)
+        logs.setup(config.general.log_level, role)
         companion = make(config)
     except PulzarError as error:
         print(f"pulzar {program}: {error}", file=sys.stderr)

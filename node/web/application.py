@@ -47,16 +47,16 @@ class Application:
     ) -> None:
         """`announce` makes the node tell the master of itself at once."""
         self._node = identity.load(settings)
-        self._url = f"http://{settings.address('volume')}"
-        self._cors = settings["server", "cors"]
+        self._url = f"http://{settings.address(settings.volume)}"
+        self._cors = settings.server.cors
         self._reader = reader
         self._announce = announce
-        self._patience = ClientTimeouts(settings["server", "client_timeout"], settings["server", "client_rate"])
+        self._patience = ClientTimeouts(settings.server.client_timeout, settings.server.client_rate)
         self._secret = secret = settings.secret()
-        committer = Committer(secret, settings["server", "put_timeout"])
-        threads = settings["volume", "threads"]
+        committer = Committer(secret, settings.server.put_timeout)
+        threads = settings.volume.threads
         uploads = Uploads(self._node, staging, committer, secret, threads)
-        downloads = Downloads(reader, secret, settings["volume", "open_reads"], self._patience, threads)
+        downloads = Downloads(reader, secret, settings.volume.open_reads, self._patience, threads)
         self._looks = ThreadPoolExecutor(1, "health")
         self._routes: dict[str, dict[str, Handler]] = {
             "/get_key/": {"GET": downloads, "HEAD": downloads},
@@ -140,10 +140,10 @@ def create() -> Application:
     """The data server's application; called once in its process."""
     processes.die_with_parent()
     settings = configuration.load()
-    logs.setup(settings["general", "log_level"], "data")
+    logs.setup(settings.general.log_level, "data")
     processes.raise_open_files()
-    connections.guard(settings["volume", "port"], settings["server", "client_timeout"])
-    directory = Path(settings["volume", "dir"])
-    made = Application(settings, Reader(directory), Staging(directory, settings["volume", "reserve"]))
+    connections.guard(settings.volume.port, settings.server.client_timeout)
+    directory = Path(settings.volume.dir)
+    made = Application(settings, Reader(directory), Staging(directory, settings.volume.reserve))
     log.info("data server started", directory=directory)
     return made

@@ -18,7 +18,7 @@ UNITS = {"master": ROOT / "ops/systemd/pulzar-master.service", "node": ROOT / "o
 INSTALLER = ROOT / "ops" / "install"
 CODE = "/opt/pulzar/current"
 MOST_EXPOSURE = 20  # tenths; systemd calls less than 30 "OK", and an unhardened service has 96
-GRACE = settings.load(None, {})["jobs", "grace"]
+GRACE = settings.load(None, {}).jobs.grace
 
 needs_systemd = pytest.mark.skipif(
     not shutil.which("systemd-analyze"), reason="needs systemd-analyze: apt-get install systemd (ops/test does)"
@@ -74,7 +74,7 @@ def test_it_starts_what_the_installer_makes(role: str) -> None:
         assert f"\n{line}\n" in installer
     # And it may write where its data are by default
     section = {"master": "server", "node": "volume"}[role]
-    directory = settings.load(None, {})[section, "dir"]
+    directory = getattr(settings.load(None, {}), section).dir
     assert directory in [f"/var/lib/{name}" for name in known["StateDirectory"].split()]
 
 
@@ -82,7 +82,7 @@ def test_it_starts_what_the_installer_makes(role: str) -> None:
 def test_it_has_time_to_stop_and_is_not_started_again_in_vain(role: str) -> None:
     known = unit(role)["Service"]
     assert known["Restart"] == "on-failure"
-    assert known["RestartPreventExitStatus"] == "2"  # bad configuration, see README
+    assert known["RestartPreventExitStatus"] == "2"  # bad configuration, see docs/quickstart.md
     assert int(known["TimeoutStopSec"]) > 2 * (STOP_SECS + GRACE)
     assert unit(role)["Unit"]["StartLimitIntervalSec"] == "0"  # a broker or a disk may be away for long
 
