@@ -10,6 +10,7 @@ from pathlib import Path
 from broker import logs, processes, settings, topology
 from broker.http import responses
 from broker.link import Link
+from broker.messages import upload
 from broker.server import connections
 from broker.server.client_timeouts import ClientTimeouts
 from broker.service.arguments import web_workers
@@ -35,7 +36,7 @@ from master.web.jobs.files import JobFiles
 from master.web.jobs.routes import Launches
 from master.web.keys.reads import Reads
 from master.web.keys.redirects import Redirects
-from master.web.keys.writes import COMMIT, Writes
+from master.web.keys.writes import WriteLimits, Writes
 
 log = logs.get(__name__)
 
@@ -60,8 +61,8 @@ def create() -> Application:
     controller = ControllerClient(directory / "controller.sock", origin, dispatcher.answered)
     writer = Writer(index, network, dispatcher, KeyLocks(directory, web_workers(config) == 1), versions, timeout)
     reads = Reads(index, network, redirects, responses.cors_headers(cors))
-    inline, relayed = config.volume.inline, config.server.relay
-    writes = Writes(writer, network, redirects, config.secret(), inline, relayed, timeout, cors)
+    limits = WriteLimits(config.volume.inline, config.server.relay, timeout)
+    writes = Writes(writer, network, redirects, limits, secret=config.secret(), cors=cors)
     kept = JobFiles(index, redirects, SHOWN_BYTES)
     ledger = Ledger(directory / "ledger", map_size=config.jobs.ledger_map)
     launches = Launches(controller, ledger, cors)
@@ -107,7 +108,7 @@ def routes(reads: Reads, writes: Writes, launches: Launches, extensions: Extensi
         ("delete_key", "DELETE"): writes.delete,
         ("get_node", "GET"): writes.place,
         ("get_node", "PUT"): writes.place,
-        (COMMIT, "POST"): writes.commit,
+        (upload.PATH, "POST"): writes.commit,
         ("launch_job", "POST"): launches.launch,
         ("cancel_job", "POST"): launches.cancel,
         ("extension", "GET"): extensions,

@@ -13,6 +13,7 @@ from typing import Any
 from broker import logs
 from broker.http import responses
 from broker.http.responses import Response
+from broker.messages import upload
 from broker.refusals import response_to
 from broker.server import lingering_close, request_headers
 from broker.server.client_timeouts import ClientTimeouts
@@ -21,7 +22,6 @@ from broker.server.request import Request
 from master.extensions.streaming_response import StreamingResponse
 from master.store.dispatcher import Dispatcher
 from master.web.flask_routes.context import UNEXPECTED
-from master.web.keys.writes import COMMIT
 
 log = logs.get(__name__)
 
@@ -71,8 +71,8 @@ class Application:
         path: str = incoming.environ["PATH_INFO"]
         method: str = incoming.environ["REQUEST_METHOD"]
         segment = path[1 : path.find("/", 1)]
-        if segment == "skynet" and path.startswith(COMMIT):
-            segment = COMMIT
+        if segment == "internal" and path.startswith(upload.PATH):
+            segment = upload.PATH
         try:
             request_headers.check(incoming.environ)
             handler = self._routes.get((segment, method)) or self._other(segment, method)

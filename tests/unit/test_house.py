@@ -61,7 +61,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "broker.setting_types": ("broker.integers",),
     "broker.settings": ("broker.errors", "broker.setting_types"),
     "broker.rights": ("broker.topology",),
-    "broker.messages": BASE,
+    "broker.messages": (*BASE, "broker.http"),
     "broker.http": BASE,
     "broker.server": (*BASE, "broker.http"),
     "broker.link": (*BASE, "broker.topology"),
