@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from broker.clock import DAY_SECS
 
@@ -20,7 +20,7 @@ _EXPOSED_HEADERS = "ETag, Content-Encoding, Content-Range, Accept-Ranges, Last-M
 _NO_SNIFFING: Header = ("X-Content-Type-Options", "nosniff")
 
 
-def envelope(status: int, data: Any, message: str) -> bytes:
+def envelope(status: int, data: object, message: str) -> bytes:
     """The body of every answer that is not a value. Who is sent elsewhere is told "ko": nothing has been done yet."""
     return json.dumps({"data": data, "msg": message, "status": "ok" if status < 300 else "ko"}).encode("ascii") + b"\n"
 
@@ -38,12 +38,12 @@ class Response(NamedTuple):
         return Response(self.status, [*kept, ("Content-Length", "0")])
 
 
-def make(status: int, data: Any, message: str, headers: Iterable[Header], cors: str) -> Response:
+def make(status: int, data: object, message: str, headers: Iterable[Header], cors: str) -> Response:
     """An answer with the envelope, and with the headers of every answer."""
     return make_plain(status, data, message, [*headers, *_cors(cors)])
 
 
-def make_plain(status: int, data: Any, message: str, headers: Iterable[Header]) -> Response:
+def make_plain(status: int, data: object, message: str, headers: Iterable[Header]) -> Response:
     """An answer with the envelope."""
     body = envelope(status, data, message)
     return Response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *headers], body)
