@@ -1,25 +1,25 @@
 """Every exchange, queue and binding, in one table, and the only place that names them.
 
-| queue                               | fed by                    | consumed by     | carries                               |
-| ----------------------------------- | ------------------------- | --------------- | ------------------------------------- |
-| `pulzar.node.<id>` (durable)        | master                    | that node alone | store and delete commands, replays    |
-| `pulzar.control.<id>.…` (exclusive) | `pulzar.control` (fanout) | that node       | announce, withdraw a job              |
-| `pulzar.jobs` (quorum)              | master, **and anyone**    | every free slot | jobs that any node can run            |
-| `pulzar.jobs.high`, `.low` (quorum) | the same                  | the same        | jobs of these priorities              |
-| `pulzar.node.<id>.jobs` (quorum)    | master                    | that node       | jobs bound to that node               |
-| `pulzar.node.<id>.data` (quorum)    | master                    | that node       | jobs for data it has, for a while     |
-| `pulzar.results` (durable)          | nodes                     | controller      | outcomes of commands; replays; runs   |
-| `pulzar.progress` (bounded)         | nodes                     | controller      | progress and log of runs              |
-| `pulzar.heartbeats` (bounded, TTL)  | nodes                     | controller      | state of every node                   |
-| `pulzar.events` (topic exchange)    | controller                | whoever binds   | `key.added`, `key.deleted`            |
-| `pulzar.dead` (bounded)             | nodes, controller         | people          | what could not be handled, and why    |
+| queue                               | fed by                    | consumed by     | carries                          |
+| ----------------------------------- | ------------------------- | --------------- | -------------------------------- |
+| `pulzar.node.<id>` (durable)        | master                    | that node alone | commands, replays                |
+| `pulzar.control.<id>.…` (exclusive) | `pulzar.control` (fanout) | that node       | announce, withdraw a job         |
+| `pulzar.jobs` (quorum)              | master, **and anyone**    | every free slot | jobs that any node can run       |
+| `pulzar.jobs.high`, `.low` (quorum) | the same                  | the same        | jobs of these priorities         |
+| `pulzar.node.<id>.jobs` (quorum)    | master                    | that node       | jobs bound to that node          |
+| `pulzar.node.<id>.data` (quorum)    | master                    | that node       | jobs for its data, for a while   |
+| `pulzar.results` (durable)          | nodes                     | controller      | outcomes of commands; replays    |
+| `pulzar.progress` (bounded)         | nodes                     | controller      | progress and log of runs         |
+| `pulzar.heartbeats` (bounded, TTL)  | nodes                     | controller      | state of every node              |
+| `pulzar.events` (topic exchange)    | controller                | whoever binds   | `key.added`, `key.deleted`       |
+| `pulzar.dead` (bounded)             | nodes, controller         | people          | unusable messages, with a reason |
 
 The arguments mean the same on RabbitMQ 3.10 and 4.x. The queue type is always given, and nothing is used that one of
 them has dropped (`x-queue-mode`, `x-max-priority`, transient shared queues). The queues of jobs are quorum queues,
 because the management console publishes non-persistent messages, and such a queue keeps them.
 
-A job that is sent to a node for its data has a TTL; when it ends, RabbitMQ moves the job to `pulzar.jobs`. RabbitMQ looks
-at the first message of a queue only. So these jobs, which all have the same TTL, have a queue of their own.
+A job that is sent to a node for its data has a TTL. When that ends, RabbitMQ moves the job to `pulzar.jobs`. It
+looks at the first message of a queue only. So these jobs, which all have the same TTL, have a queue of their own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a client says the digest of its body is: Content-MD5 and X-Checksum-Sha256."""
+"""Checksums that a client gives for its body: Content-MD5 and X-Checksum-Sha256."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from broker.http.environ import Environ
 
 
 class BadChecksum(PulzarError):
-    """Raised when a checksum is malformed, or is not that of the body."""
+    """Raised when a checksum is malformed, or differs from that of the body."""
 
 
 class Checksums(NamedTuple):
-    """Those that a request carries; None for one it does not."""
+    """The checksums of a request; None for one that it does not have."""
 
     md5: bytes | None
     sha256: bytes | None
 
     def compare(self, md5: bytes, sha256: bytes) -> None:
-        """Raises `BadChecksum` when the body's digests are not those promised."""
+        """Raises `BadChecksum` when the digests of the body differ from the checksums."""
         if self.sha256 is not None and self.sha256 != sha256:
             raise BadChecksum(
                 f"the body's SHA-256 is {sha256.hex()}, not what X-Checksum-Sha256 says; nothing was stored"

@@ -1,6 +1,6 @@
 """Requests between master and nodes, on the event loop: a stalled client or peer holds no thread.
 
-Not a client for the world: one request on a connection of its own, to a server that says how long its answer is.
+Each request has a connection of its own. The server must give the length of its response.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ _WRITE_BYTES = 1 << 20  # of a body on its way to the kernel
 
 
 class PeerFailed(PulzarError):
-    """Raised when the peer can't be reached, or ended the exchange before its end."""
+    """Raised when the peer can't be reached, or breaks the exchange."""
 
 
 class PeerResponse(NamedTuple):
-    """The peer's answer."""
+    """The response of a peer."""
 
     status: int
     headers: http.client.HTTPMessage
     body: bytes
 
     def picked(self, names: Iterable[str]) -> list[Header]:
-        """Those of these headers that it has."""
+        """Those of the named headers that it has."""
         return [(name, value) for name in names if (value := self.headers[name]) is not None]
 
 
 class PeerClient:
-    """One request and its answer. Everything raises `PeerFailed`; `secs` is for how long the peer may stand still."""
+    """One request and its response. The peer may stand still for `secs` seconds. All methods raise `PeerFailed`."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str, secs: float) -> None:
         self._reader = reader
@@ -49,7 +49,7 @@ class PeerClient:
 
     @classmethod
     async def connect(cls, address: str, secs: float) -> PeerClient:
-        """A connection to `host:port`."""
+        """Connect to `host:port`."""
         host, _, port = address.rpartition(":")
         try:
             async with asyncio.timeout(min(secs, CONNECT_SECS)):
@@ -60,7 +60,7 @@ class PeerClient:
         return cls(reader, writer, address, secs)
 
     def begin(self, method: str, target: str, headers: Iterable[Header], length: int | None) -> None:
-        """Send the head of the request. `length` is that of its body in bytes, None when it is not known."""
+        """Send the head of the request. `length` is that of the body in bytes, None when it is not known."""
         self._chunked = length is None
         framing = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self._address}", "Connection: close", framing]
@@ -71,11 +71,11 @@ class PeerClient:
 
     @property
     def answered(self) -> bool:
-        """Whether the answer is there: what is left of the body is not wanted."""
+        """Whether the response is there: the rest of the body is not wanted."""
         return self._reply is not None and self._reply.done()
 
     async def send(self, piece: bytes) -> None:
-        """Send a piece of the body; of a chunked one b"" is the end."""
+        """Send a piece of the body; b"" ends a chunked one."""
         try:
             if self._chunked:
                 self._writer.write(b"%x\r\n" % len(piece))
@@ -90,7 +90,7 @@ class PeerClient:
                 raise PeerFailed(f"{self._address} took no more of the body: {_text(error)}") from error
 
     async def reply(self, secs: float) -> PeerResponse:
-        """Wait for the answer, for so many seconds."""
+        """Wait up to `secs` seconds for the response."""
         assert self._reply is not None
         try:
             async with asyncio.timeout(secs):
@@ -99,7 +99,7 @@ class PeerClient:
             raise PeerFailed(f"{self._address} did not answer: {_text(error)}") from error
 
     def close(self) -> None:
-        """End it; a body that was not sent to its end is seen to be cut off."""
+        """Close the connection; the peer sees that a body which was not sent to its end is cut off."""
         if self._reply is not None:
             self._reply.cancel()
         self._writer.transport.abort()
@@ -126,7 +126,7 @@ async def _read(reader: asyncio.StreamReader) -> PeerResponse:
 
 def _look_at(reply: asyncio.Task[PeerResponse]) -> None:
     if not reply.cancelled():
-        reply.exception()  # nobody may be waiting for it
+        reply.exception()  # so that asyncio does not warn when nobody waits for it
 
 
 def _text(error: Exception) -> str:

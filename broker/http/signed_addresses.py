@@ -14,7 +14,7 @@ def way_back(secret: bytes, key: str, query: str, now: float, open_reads: bool) 
     """Where a read at a node is sent instead; None when the node may answer it itself.
 
     A read that comes too late goes to the master: players and downloads go on reading at the address that they were
-    once redirected to. Raises `BadSignature` when this cluster's master did not make the address, or made it for another use.
+    once redirected to. Raises `BadSignature` when this cluster's master did not make the address for this use.
     """
     if open_reads and "signature=" not in query:
         return None
@@ -31,7 +31,7 @@ def way_back(secret: bytes, key: str, query: str, now: float, open_reads: bool) 
 
 
 def allowed_origin(secret: bytes, environ: Environ, configured: str) -> str:
-    """The Access-Control-Allow-Origin of a node's response: `configured`, or any for a client that the master sent here.
+    """The Access-Control-Allow-Origin of a node's response: `configured`, or any for clients that the master sent here.
 
     A browser that follows a redirect to another host says `Origin: null`. The master has looked at the true origin. An
     authentic address, too old or not, shows that the client came from there.

@@ -1,4 +1,4 @@
-"""Signed URLs: how the master tells a node, through a client, that it sent it there.
+"""Signed URLs: proof for a node that the master has sent a client to it.
 
 A signed query is `name=value&…&until=SECONDS&signature=HEX`. The HMAC-SHA256 covers the method, the key, every
 parameter and the end of its life; the signature is the last parameter and nothing may follow it. Each parameter
@@ -42,7 +42,7 @@ def verify(secret: bytes, method: str, key: str, query: str, now: float) -> dict
         given = parse_qsl(signed, keep_blank_values=True, strict_parsing=True)
     except ValueError as error:
         raise BadSignature("the URL was changed: its query can't be read") from error
-    # Written again in our way: a client may have encoded it in another.
+    # Written again in our way: a client may have encoded it in another way.
     query = _query(given)
     if not hmac.compare_digest(_url_digest(secret, method, key, query).encode(), signature.encode()):
         raise BadSignature("the URL was changed, or signed by another cluster's master")
@@ -60,7 +60,7 @@ def verify(secret: bytes, method: str, key: str, query: str, now: float) -> dict
 
 
 def sign_body(secret: bytes, body: bytes) -> str:
-    """The proof that a request between nodes and master comes from one of them: an HMAC of its body."""
+    """The HMAC of a body: proof that a request comes from a node or master of this cluster."""
     return hmac.digest(secret, b"body\n" + body, "sha256").hex()
 
 

@@ -1,7 +1,7 @@
-"""What master and nodes say over HTTP: values as RFC 9110 wants them served, and the envelope of all other answers.
+"""Responses to GET and HEAD of a value, as RFC 9110 wants them.
 
-`plan` decides everything about a GET or HEAD of a value from the request's headers and what is known of the
-value; whoever has the bytes then sends them. Nothing here does I/O.
+`plan` decides everything from the headers of the request and the properties of the value. Its caller sends the bytes.
+Nothing here does I/O.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from broker.http.environ import Environ
 from broker.http.ranges import Multipart, Span
 from broker.http.responses import Header, envelope
 
-# A key can get another value at any time, so whoever keeps a copy has to ask.
+# A key can get another value at any time, so a cache has to ask.
 _CACHE_CONTROL: Header = ("Cache-Control", "no-cache")
 _ACCEPT_RANGES: Header = ("Accept-Ranges", "bytes")
-# A value that is a page must not act in the name of the master's other pages. Where it is embedded this says nothing.
+# A value that is a page must not act in the name of other pages of the master. This has no effect on embedded values.
 _SANDBOX: Header = ("Content-Security-Policy", "sandbox; default-src 'none'")
-# These can do nothing as documents, and browsers refuse to show them in a sandbox.
+# These types run no code as documents, and browsers refuse to show them in a sandbox.
 _SHOWN_ALONE = re.compile(r"(?:(?:audio|video)/[\w.+-]+|application/pdf)(?:;[^,]*)?", re.ASCII | re.IGNORECASE)
 
 
 class StoredValue(Protocol):
-    """What index and log say of a value; an entry of the one or the other."""
+    """A value as the index or the log describes it."""
 
     @property
     def size(self) -> int:
@@ -40,11 +40,11 @@ class StoredValue(Protocol):
 
     @property
     def created(self) -> int:
-        """When it was stored, in ms since the epoch."""
+        """The time it was stored, in ms since the epoch."""
 
     @property
     def content_type(self) -> str:
-        """What `media.pack` made."""
+        """Type and encoding, see `content_types.pack`."""
 
 
 def etag(digest: bytes) -> str:
@@ -53,7 +53,7 @@ def etag(digest: bytes) -> str:
 
 
 class Resource(NamedTuple):
-    """What is known of a value that is asked for."""
+    """The properties of a value that a response needs."""
 
     size: int  # bytes
     digest: bytes  # SHA-256
@@ -68,28 +68,28 @@ class Resource(NamedTuple):
 
 
 def resource(key: str, kept: StoredValue) -> Resource:
-    """A value as its key and what is kept of it tell."""
+    """The properties of a value, from its key and its description."""
     content_type, encoding = content_types.type_of(key, kept.content_type)
     return Resource(kept.size, kept.digest, kept.created, content_type, encoding)
 
 
 class Plan(NamedTuple):
-    """How to answer: status and headers, and either stretches of the value or a body of its own."""
+    """A response to be sent: status and headers, and either ranges of the value or a body of its own."""
 
     status: int
     headers: list[Header]
-    ranges: Sequence[Span] = ()  # stretches of the value that are sent; none for HEAD, 304, 412, 416
+    ranges: Sequence[Span] = ()  # of the value that are sent; none for HEAD, 304, 412, 416
     text: bytes = b""  # the body when it is not from the value
-    multipart: Multipart | None = None  # how the stretches travel when they are several
+    multipart: Multipart | None = None  # the body when there are several ranges
 
     def pieces(self) -> Iterable[bytes | Span]:
-        """The body, in order: bytes as they are, and stretches of the value."""
+        """The body, in order: bytes, and ranges of the value."""
         if self.multipart is not None:
             return self.multipart.pieces()
         return self.ranges or ([self.text] if self.text else [])
 
     def body(self, value: bytes | None) -> bytes:
-        """The whole body, from a value that is in memory. None will do when `ranges` is empty."""
+        """The whole body, from a value in memory; `value` may be None when `ranges` is empty."""
         if value is None or not self.ranges:
             return self.text
         if self.multipart is None:
@@ -104,7 +104,7 @@ def _filled(pieces: Iterable[bytes | Span], value: bytes) -> Iterator[bytes]:
 
 
 def plan(environ: Environ, resource: Resource) -> Plan:
-    """How to answer a GET or HEAD of a value; `environ` is the request's WSGI environment."""
+    """The response to a GET or HEAD of a value."""
     size, digest, created, content_type, _ = resource
     tag = etag(digest)
     head = environ["REQUEST_METHOD"] == "HEAD"
@@ -125,7 +125,7 @@ def plan(environ: Environ, resource: Resource) -> Plan:
             return Plan(304, headers[2:5])
         if outcome is Outcome.FAILED:
             return _refusal(412, f"the condition does not hold: the value has ETag {tag}", headers[2:5], head)
-        # RFC 9110 knows ranges of GET only: a HEAD is told of the whole value.
+        # RFC 9110 has ranges for GET only: the response to HEAD describes the whole value.
         wanted = None if head else environ.get("HTTP_RANGE")
         if wanted is not None and conditions.wants_range(environ.get("HTTP_IF_RANGE"), tag, modified, time.time()):
             return _partial(wanted, resource, headers)

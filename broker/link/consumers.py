@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from pika import BasicProperties
@@ -27,17 +28,15 @@ class Delivery(NamedTuple):
     redelivered: bool
 
 
+@dataclass(slots=True, eq=False)
 class _Consumer:
-    __slots__ = ("exclusive", "handler", "heard", "name", "prefetch", "queue", "unacked")
-
-    def __init__(self, queue: Callable[[], str], handler: Callable[[Delivery], None], prefetch: int, exclusive: bool):
-        self.queue = queue
-        self.handler = handler
-        self.prefetch = prefetch
-        self.exclusive = exclusive
-        self.name = ""
-        self.unacked = 0
-        self.heard = 0.0
+    queue: Callable[[], str]
+    handler: Callable[[Delivery], None]
+    prefetch: int
+    exclusive: bool
+    name: str = ""
+    unacked: int = 0
+    heard: float = 0.0
 
 
 class Consumers:

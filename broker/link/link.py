@@ -133,7 +133,7 @@ class Link:
         self.wake()
 
     def bury(self, delivery: Delivery, reason: str) -> None:
-        """Send a message that can't be handled to `pulzar.dead`, with the reason. Acknowledge it afterwards as usual."""
+        """Send a message that can't be handled to `pulzar.dead`, with the reason. Acknowledge it afterwards."""
         log.warning("message can't be handled", queue=delivery.queue, bytes=len(delivery.body), reason=reason)
         reason = reason[:1000].encode("utf-8", "backslashreplace").decode()
         headers = {"reason": reason, "queue": delivery.queue, "by": self.name}
@@ -154,7 +154,7 @@ class Link:
         self._io.ioloop.call_later(seconds, function)
 
     def count(self, queues: Sequence[str], done: Callable[[Depths], None]) -> None:
-        """Call `done` on the I/O thread with the number of ready messages of each queue; never while the link is down."""
+        """Call `done` on the I/O thread with the number of ready messages of each queue; never while it is down."""
         if self.ready:
             self._call(lambda: count(self._io, queues, done))
 

@@ -1,4 +1,4 @@
-"""What a field of a message may be. Each function raises `ValueError`, `TypeError` or `InvalidKey` with what was received."""
+"""Checks fields of messages. Each raises `ValueError`, `TypeError` or `InvalidKey` with what was received."""
 
 from __future__ import annotations
 

@@ -51,16 +51,14 @@ class UploadPermit(NamedTuple):
 
     def fields(self) -> dict[str, str]:
         """The parameters of a signed address; what is not said is left out."""
-        fields = {signing.MASTER: self.master}
-        if self.lifetime_ms:
-            fields["life"] = str(self.lifetime_ms)
-        if self.overwrite:
-            fields["overwrite"] = "1"
-        if self.if_match is not None:
-            fields["if_match"] = self.if_match
-        if self.length is not None:
-            fields["size"] = str(self.length)
-        return fields
+        given = {
+            signing.MASTER: self.master,
+            "life": self.lifetime_ms or None,
+            "overwrite": "1" if self.overwrite else None,
+            "if_match": self.if_match,
+            "size": self.length,
+        }
+        return {name: str(value) for name, value in given.items() if value is not None}
 
     @property
     def replaces(self) -> bool:

@@ -13,39 +13,13 @@ Assumed of Granian 2.8, and held by tests/unit/test_granian.py:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from typing import Protocol, TypedDict
+from typing import TypedDict
 
-from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
+from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope  # type: ignore[attr-defined]
 
 from broker.server import request_headers
 from broker.server.client_timeouts import ClientTimeouts
 from broker.server.request import BROKEN, BrokenBody, Request
-
-
-class _RsgiHeaders(Protocol):
-    def keys(self) -> list[str]: ...
-    def items(self) -> list[tuple[str, str]]: ...
-    def __len__(self) -> int: ...
-
-
-class RsgiScope(Protocol):
-    """The head of a request in RSGI."""
-
-    http_version: str
-    method: str
-    path: str
-    query_string: str
-    headers: _RsgiHeaders  # made anew each time it is asked for
-    client: str
-    server: str
-
-
-class RsgiProtocol(Protocol):
-    """The body of a request in RSGI."""
-
-    def __call__(self) -> Awaitable[bytes]: ...
-    def __aiter__(self) -> AsyncIterator[bytes]: ...
-    def client_disconnect(self) -> Awaitable[None]: ...
 
 
 class AsgiScope(TypedDict):
@@ -61,11 +35,12 @@ class AsgiScope(TypedDict):
 
 
 AsgiReceive = Callable[[], Awaitable[Mapping[str, object]]]
+AsgiSend = Callable[[Mapping[str, object]], Awaitable[None]]
 
 
-def from_rsgi(scope: RsgiScope, protocol: RsgiProtocol, timeouts: ClientTimeouts) -> Request:
+def from_rsgi(scope: Scope, protocol: HTTPProtocol, timeouts: ClientTimeouts) -> Request:
     """The request that RSGI hands over; headers that it has left out are in the environment as `HIDDEN`."""
-    shown = scope.headers
+    shown = scope.headers  # made anew each time it is asked for
     headers = shown.items()
     request = Request(
         RsgiBody(protocol),
@@ -79,7 +54,8 @@ def from_rsgi(scope: RsgiScope, protocol: RsgiProtocol, timeouts: ClientTimeouts
         server=scope.server,
     )
     # Another number than there are names: some may have been left out.
-    if len(headers) != len(shown) and (hidden := request_headers.hidden(shown.keys(), headers)):
+    missing = len(headers) != len(shown)  # type: ignore[arg-type]
+    if missing and (hidden := request_headers.hidden(shown.keys(), headers)):
         request.environ[request_headers.HIDDEN] = hidden
     return request
 
@@ -108,19 +84,17 @@ class RsgiBody:
 
     __slots__ = ("_pieces", "_protocol")
 
-    def __init__(self, protocol: RsgiProtocol) -> None:
+    def __init__(self, protocol: HTTPProtocol) -> None:
         self._protocol = protocol
         self._pieces: AsyncIterator[bytes] | None = None
 
     async def whole(self) -> bytes:
-        """The whole body; raises `BrokenBody`."""
         try:
             return await self._protocol()
         except ProtocolClosed:
             raise BrokenBody(BROKEN) from None
 
     async def piece(self) -> bytes:
-        """The next piece, b"" at the end; raises `BrokenBody`."""
         if self._pieces is None:
             self._pieces = aiter(self._protocol)
         # Not anext() with a default: with the awaitables of Granian that ends the process.
@@ -134,7 +108,6 @@ class RsgiBody:
         raise BrokenBody(BROKEN)
 
     async def gone(self) -> None:
-        """Returns when the client has gone away."""
         await self._protocol.client_disconnect()
 
 
@@ -147,14 +120,12 @@ class AsgiBody:
         self._receive = receive
 
     async def whole(self) -> bytes:
-        """The whole body; raises `BrokenBody`."""
         pieces = []
         while piece := await self.piece():
             pieces.append(piece)
         return b"".join(pieces)
 
     async def piece(self) -> bytes:
-        """The next piece, b"" at the end; raises `BrokenBody`."""
         while True:
             message = await self._receive()
             if message["type"] != "http.request":
@@ -165,6 +136,5 @@ class AsgiBody:
                 return piece
 
     async def gone(self) -> None:
-        """Returns when the client has gone away; what else comes is dropped."""
         while (await self._receive())["type"] == "http.request":
-            continue
+            continue  # what else comes is dropped

@@ -51,7 +51,7 @@ class Request:
         client: str,
         server: str,
     ) -> None:
-        """`version` is that of HTTP, like 1.1; `path` has no percent-encoding; `client` and `server` are `address:port`."""
+        """`version` is that of HTTP, like 1.1; `path` has no percent-encoding; `client` is `address:port`."""
         if not path.isascii():
             path = path.encode().decode("latin-1")
         environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query}

@@ -13,7 +13,7 @@ class Versions(VersionMaker):
     """Makes versions with a number that no other living process of this master has."""
 
     def __init__(self, directory: Path) -> None:
-        """`directory` is the master's own, shared by its processes. Raises `RuntimeError` when all numbers are taken."""
+        """`directory` is the master's own, shared by its processes. Raises `RuntimeError` without a free number."""
         self._file = os.open(directory / "processes.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         super().__init__(self._claim())
 

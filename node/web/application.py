@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from broker import VERSION, keys, logs, processes
 from broker import settings as configuration
@@ -19,7 +18,7 @@ from broker.http.responses import Response
 from broker.refusals import response_to
 from broker.server import connections, lingering_close, request_headers
 from broker.server.client_timeouts import ClientTimeouts
-from broker.server.granian_requests import AsgiReceive, AsgiScope, from_asgi
+from broker.server.granian_requests import AsgiReceive, AsgiScope, AsgiSend, from_asgi
 from broker.server.request import Request
 from broker.settings import Settings
 from node import identity
@@ -65,7 +64,7 @@ class Application:
             "/health": {"GET": self._health, "HEAD": self._health},
         }
 
-    async def __call__(self, scope: AsgiScope, receive: AsgiReceive, send: Any) -> None:
+    async def __call__(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
         """Answer one request."""
         incoming = from_asgi(scope, receive, self._patience)
         answer = await self._answer(incoming)

@@ -14,7 +14,7 @@ from broker.messages.upload import PATH, SIGNATURE, UploadCommit
 
 log = logs.get(__name__)
 
-_MARGIN_SECS = 5.0  # the master answers within its own time; this is for the way
+_MARGIN_SECS = 5.0  # for the way, beside the timeout of the master
 _PAUSE_SECS = 0.2  # between two attempts to reach the master
 _RELAYED = ("Content-Type", "ETag", "Retry-After")
 
@@ -60,7 +60,7 @@ class Committer:
             exchange.close()
 
     async def _connected(self, address: str) -> PeerClient:
-        """A connection to the master, which may just be starting again: a large upload is worth some waiting."""
+        """A connection to the master. It may be restarting, and a large upload is worth a wait."""
         deadline = time.monotonic() + self._timeout
         while True:
             try:

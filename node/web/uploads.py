@@ -1,7 +1,7 @@
 """`PUT /add_key/{key}` on a node: a value too large for the master, sent here by it.
 
-The body is streamed into a staged file while its digest is computed. When it is complete and durable the
-master is asked to commit it, and its answer is the client's. An upload that does not become the key's value is removed.
+The body is streamed into a staged file while its digest is computed. When it is complete and durable, the node asks the
+master to commit it, and passes the response on. An upload that does not become the value of the key is removed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logs.get(__name__)
 
 CHUNK_BYTES = 1 << 20  # written at once
 MOST = 2_000  # uploads at once
-_FEW = 32  # with more uploads than this, each holds less in memory
+_FEW = 32  # up to this number of uploads, each holds more in memory
 _SMALL_CHUNK_BYTES = 1 << 17
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ class Uploads:
         environ = request.environ
         key = request_fields.key_of(environ, "/add_key/")
         query: str = environ["QUERY_STRING"]
-        # All that can be refused is, before the body is read: who waits for "100 Continue" sends it once.
+        # All refusals come before the body is read: a client that waits for "100 Continue" sends it once.
         permit = UploadPermit.read(signing.verify(self._secret, "PUT", key, query, time.time()))
         content_types.read(environ)
         promised = checksums.read(environ)
@@ -90,7 +90,7 @@ class Uploads:
         except Unreachable as error:
             raise Unavailable(f"the value was not stored: {error}") from error
         except ResponseLost as error:
-            # The agent may be making it the key's value just now; if not, it is removed after a day.
+            # The agent may store it at this moment; otherwise it is removed after a day.
             keep = True
             log.warning("commit not answered", key=keys.encode(key), upload=upload.token, reason=error)
             raise Unavailable(f"the value may be stored, or not: {error}") from error
@@ -99,7 +99,7 @@ class Uploads:
                 await self._do(upload.abort)
 
     async def _receive(self, request: Request, upload: Upload) -> None:
-        """Read the body into the upload; raises `BrokenBody` when the client stopped before its end, or `SlowClient`."""
+        """Read the body into the upload; raises `BrokenBody` for a body that is cut off, or `SlowClient`."""
         writing: asyncio.Future[None] | None = None
         gathered: list[bytes] = []
         size = 0

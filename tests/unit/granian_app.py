@@ -60,6 +60,10 @@ async def _facts(request: Request, timeouts: ClientTimeouts) -> dict[str, Any]:
     }
 
 
+def _close(request: Request) -> list[tuple[str, str]]:
+    return [("connection", "close")] if request.unread else []
+
+
 class Rsgi:
     """Speaks RSGI."""
 
@@ -76,7 +80,7 @@ class Rsgi:
                 sent[0] += 1
             return
         body = json.dumps(await _facts(request, self._timeouts)).encode()
-        protocol.response_bytes(200, [("content-length", str(len(body)))], body)
+        protocol.response_bytes(200, [("content-length", str(len(body))), *_close(request)], body)
 
 
 class Asgi:
@@ -96,7 +100,8 @@ class Asgi:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             return
         body = json.dumps(await _facts(request, self._timeouts)).encode()
-        headers = [(b"content-length", str(len(body)).encode())]
+        given = [("content-length", str(len(body))), *_close(request)]
+        headers = [(name.encode(), value.encode()) for name, value in given]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
 

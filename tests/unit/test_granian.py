@@ -122,6 +122,15 @@ def test_a_length_that_can_mean_two_things_does_not_arrive(served: Served, lengt
         assert connection.recv(100).startswith(b"HTTP/1.1 400")
 
 
+def test_a_response_comes_before_the_body_and_the_connection_ends_with_it(served: Served) -> None:
+    with served.send("/", "Content-Length: 1000000", body=b"begun") as connection:
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert answer.headers["connection"] == "close"
+        assert json.loads(answer.read())["length"] == "1000000"
+        assert connection.recv(1) == b""
+
+
 def test_the_path_has_no_percent_encoding_any_more(served: Served) -> None:
     assert served.ask("/a%20b%2Fc")["path"] == "/a b/c"
 

@@ -1,4 +1,4 @@
-"""What a request to the key routes asks for: its parameters and headers, checked.
+"""Reads and checks the parameters and conditions of requests to the key routes.
 
 Everything here raises `BadRequest` with a message that says what was received and how to put it right.
 """
@@ -24,12 +24,12 @@ _FLAG = {"1": True, "true": True, "0": False, "false": False, "": True}
 
 
 def parameters(query: str) -> dict[str, str]:
-    """The query's parameters; of one given several times, the last."""
+    """The parameters of a query; of one given several times, the last."""
     return {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()} if query else {}
 
 
 def lifetime(parameters: dict[str, str]) -> int:
-    """How long the value lives, in ms; 0 for ever."""
+    """The lifetime of the value in ms; 0: for ever."""
     days, ttl = parameters.get("temporal"), parameters.get("ttl")
     if days is not None and ttl is not None:
         raise BadRequest("temporal and ttl were both given; give one of them")
@@ -69,7 +69,7 @@ def flag(name: str, given: str | None) -> bool:
 
 
 def permit(master: str, environ: Environ, parameters: dict[str, str]) -> UploadPermit:
-    """What the address for an upload permits: what the request asks for, and of a PUT the length of its body."""
+    """What the address for an upload permits: what the request asks for, and for a PUT only a body of its length."""
     if_match = environ.get("HTTP_IF_MATCH")
     if if_match is not None and len(if_match) > _MATCH_CHARS:
         raise BadRequest(
@@ -81,7 +81,7 @@ def permit(master: str, environ: Environ, parameters: dict[str, str]) -> UploadP
 
 
 def sent_on(environ: Environ) -> str:
-    """What a client is told whose PUT is answered with the address of a node."""
+    """The message for a client whose PUT gets the address of a node."""
     what = "send it" if environ["PATH_INFO"].startswith("/get_node/") else "this value is large, send it"
     return f"nothing is stored yet: {what} to data.node (curl: -L; httpx: follow_redirects=True)"
 
@@ -94,7 +94,7 @@ def overwrite(parameters: dict[str, str]) -> bool:
 def check(if_match: str | None, if_none_match: str | None, if_unmodified_since: str | None = None) -> Check:
     """A function that raises `ConditionFailed` when the conditions do not hold for an entry.
 
-    Raises `BadRequest` for an If-None-Match that is none: it would guard nothing.
+    Raises `BadRequest` for a malformed If-None-Match: it would guard nothing.
     """
     if if_none_match is not None and not conditions.is_list(if_none_match):
         raise BadRequest(f"If-None-Match {if_none_match[:80]!r} is neither * nor a list of entity tags")
@@ -102,7 +102,7 @@ def check(if_match: str | None, if_none_match: str | None, if_unmodified_since: 
     def holds(entry: Entry | None) -> None:
         etag = None if entry is None else values.etag(entry.digest)
         modified = None if entry is None else entry.created // 1000
-        # If-Match is the better of the two; with it the date does not count.
+        # With If-Match the date does not count.
         if if_match is None and not conditions.unmodified_since(if_unmodified_since, modified):
             raise ConditionFailed(
                 f"If-Unmodified-Since {if_unmodified_since} does not hold: the key {_state(etag)}, "

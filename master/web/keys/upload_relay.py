@@ -30,8 +30,8 @@ async def relay(
     """PUT a request's body at a node; returns the node's response.
 
     `begun` is what was read of the body already, `length` that of the whole body in bytes, None when it is not known.
-    `timeout` is for the response, in seconds. Raises `BrokenBody` or `SlowClient`, and then the node knows that the body
-    was cut off, too; and `PeerFailed`.
+    `timeout` is for the response, in seconds. Raises `PeerFailed`, `BrokenBody` or `SlowClient`; the node then
+    sees that the body was cut off.
     """
     try:
         exchange.begin("PUT", target, _headers(request.environ), length)

@@ -1,4 +1,4 @@
-"""Changes of keys: `PUT /add_key/{key}`, `DELETE /delete_key/{key}`, `GET|PUT /get_node/{key}`, and commits of uploads."""
+"""`PUT /add_key/{key}`, `DELETE /delete_key/{key}`, `GET|PUT /get_node/{key}`, and the commit of an upload."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class Writes:
         return self._respond(201, {"url": url}, "key added", [("ETag", values.etag(put.digest))])
 
     async def _beginning(self, request: Request) -> tuple[list[bytes], bool]:
-        """What is stored from here of a body of unknown length, or a little more, and whether that is all of it."""
+        """The beginning of a body of unknown length: what the master itself may store, or a little more. True: it is all."""
         pieces: list[bytes] = []
         room = self._limits.inline
         while piece := await request.chunk():
@@ -214,7 +214,7 @@ class Writes:
 
 
 def _key(environ: Environ, prefix: str) -> str:
-    """The key of a request that would change it."""
+    """The key of a request that changes it; raises `InvalidKey`, or `Forbidden` for names that only nodes write."""
     key = request_fields.key_of(environ, prefix)
     if keys.is_system_name(key):
         raise Forbidden(
