@@ -1,4 +1,4 @@
-"""What can go wrong in the contract between master and nodes.
+"""The errors of the contract between master and nodes.
 
 PulzarError
 ├── SettingsError        the configuration can't be used

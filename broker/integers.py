@@ -28,7 +28,7 @@ def bounded(value: object, least: int = 0, most: int = MAX) -> int:
 
 
 def short(value: object) -> str:
-    """What was received, short enough for a message."""
+    """A value that was received, as text short enough for a message."""
     if type(value) is int and abs(value) > MAX:
         return f"an integer of {value.bit_length()} bits"  # Python refuses to write one of thousands of digits
     text = repr(value)

@@ -1,4 +1,4 @@
-"""What a process asks of the kernel for itself. Linux alone can do it; elsewhere nothing happens.
+"""Asks the kernel for properties of this process. Outside Linux `die_with_parent` and `adopt_orphans` do nothing.
 
 `node/runs/processes.py` has its own copy: the zygote imports nothing of this package, so that no script sees it.
 """

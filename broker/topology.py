@@ -11,7 +11,7 @@
 | `pulzar.results` (durable)          | nodes                     | controller      | outcomes of commands; replays    |
 | `pulzar.progress` (bounded)         | nodes                     | controller      | progress and log of runs         |
 | `pulzar.heartbeats` (bounded, TTL)  | nodes                     | controller      | state of every node              |
-| `pulzar.events` (topic exchange)    | controller                | whoever binds   | `key.added`, `key.deleted`       |
+| `pulzar.events` (topic exchange)    | controller                | any binding     | `key.added`, `key.deleted`       |
 | `pulzar.dead` (bounded)             | nodes, controller         | people          | unusable messages, with a reason |
 
 The arguments mean the same on RabbitMQ 3.10 and 4.x. The queue type is always given, and nothing is used that one of
@@ -102,7 +102,7 @@ def control_queue(node: str) -> str:
 
 
 def master() -> Sequence[Declaration]:
-    """What the master declares whenever it connects."""
+    """The declarations of the master at every connection."""
     return (
         Queue(RESULTS, _classic()),
         Queue(HEARTBEATS, _classic(**{"x-message-ttl": HEARTBEAT_TTL_MS, "x-max-length": MAX_HEARTBEATS})),
@@ -115,7 +115,7 @@ def master() -> Sequence[Declaration]:
 
 
 def node(node_id: str, control: str) -> Sequence[Declaration]:
-    """What a node declares whenever it connects: all that the master does, and its own four queues."""
+    """The declarations of a node at every connection: those of the master, and its own four queues."""
     return (
         *master(),
         Queue(node_queue(node_id), _classic()),

@@ -86,13 +86,8 @@ class Multipart:
         boundary = secrets.token_hex(16)
         self.content_type = f"multipart/byteranges; boundary={boundary}"
         self._end = f"\r\n--{boundary}--\r\n".encode("ascii")
-        self._parts = [
-            (
-                f"\r\n--{boundary}\r\n{described}Content-Range: {content_range(span, size)}\r\n\r\n".encode("latin-1"),
-                span,
-            )
-            for span in spans
-        ]
+        head = f"\r\n--{boundary}\r\n{described}Content-Range: "
+        self._parts = [(f"{head}{content_range(span, size)}\r\n\r\n".encode("latin-1"), span) for span in spans]
         self.length = len(self._end) + sum(len(head) + span.stop - span.start for head, span in self._parts)
 
     def pieces(self) -> Iterator[bytes | Span]:

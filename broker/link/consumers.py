@@ -1,4 +1,4 @@
-"""What arrives through a link: deliveries, acknowledgements, and a watch for consumers gone deaf."""
+"""Receives through a link: deliveries, acknowledgements, and a watch for consumers that get nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What leaves through a link: asynchronous confirms, a window, and what is sent again after a reconnect."""
+"""Publishes through a link: asynchronous confirms, a window, and repetition after a reconnect."""
 
 from __future__ import annotations
 

@@ -3,10 +3,10 @@
 | message     | from → to            | queue                | carries                                            |
 | ----------- | -------------------- | -------------------- | -------------------------------------------------- |
 | `Commands`  | master → one node    | `pulzar.node.<id>`   | a batch of `Store` and `Delete` commands           |
-| `Replay`    | master → one node    | `pulzar.node.<id>`   | "send me your log again, from here"                |
-| `Announce`  | master → every node  | `pulzar.control`     | "send a heartbeat now"                             |
-| `Results`   | node → controller    | `pulzar.results`     | what became of commands, or a stretch of a replay  |
-| `Heartbeat` | node → controller    | `pulzar.heartbeats`  | who and where the node is, how it feels, its `seq` |
+| `Replay`    | master → one node    | `pulzar.node.<id>`   | a request for the log from a seq on                |
+| `Announce`  | master → every node  | `pulzar.control`     | a request for a heartbeat                          |
+| `Results`   | node → controller    | `pulzar.results`     | outcomes of commands, or a part of a replay        |
+| `Heartbeat` | node → controller    | `pulzar.heartbeats`  | identity, address and state of a node, its `seq`   |
 
 On the wire a message is one msgpack array `[PROTOCOL, code, field, …]`, with the fields in the order of the class.
 Messages are named tuples: msgpack packs a tuple as it stands, and thousands of commands are built every second.
@@ -23,23 +23,10 @@ import msgpack
 
 from broker.errors import InvalidKey, MalformedMessage, UnknownProtocol, Unsendable
 from broker.integers import short
-from broker.messages import checks, runs
-from broker.messages.store import (
-    DIGEST_BYTES,
-    Announce,
-    Commands,
-    Delete,
-    Heartbeat,
-    Kind,
-    Replay,
-    Result,
-    Results,
-    Status,
-    Store,
-)
+from broker.messages import checks, runs, store
+from broker.messages.store import Announce, Commands, Delete, Heartbeat, Kind, Replay, Result, Results, Store
 
 PROTOCOL = 1
-
 
 Message = Commands | Replay | Announce | Results | Heartbeat | runs.RunMessage
 
@@ -159,16 +146,16 @@ def read_command(fields: object) -> Store | Delete:
         raise TypeError(f"no command looks like {short(fields)}")
     types = tuple(map(type, fields[1:]))
     if fields[0] == Kind.PUT and types in _STORES:
-        store = Store._make(fields[1:])
-        checks.key(store.key)
-        checks.numbers(store.ticket, store.version, store.created, store.expires, store.size)
-        if store.staged:
-            checks.token(store.staged)
-        elif store.value is None or len(store.value) != store.size:
+        put = Store._make(fields[1:])
+        checks.key(put.key)
+        checks.numbers(put.ticket, put.version, put.created, put.expires, put.size)
+        if put.staged:
+            checks.token(put.staged)
+        elif put.value is None or len(put.value) != put.size:
             raise ValueError("a Store has neither a staged upload nor a value of its size")
-        if len(store.digest) != DIGEST_BYTES:
+        if len(put.digest) != store.DIGEST_BYTES:
             raise ValueError("a Store has a digest of another length")
-        return store
+        return put
     if fields[0] == Kind.DELETE and types == _DELETE:
         delete = Delete._make(fields[1:])
         checks.key(delete.key)
@@ -182,7 +169,7 @@ def _result(fields: object) -> Result:
         raise TypeError(f"no result looks like {short(fields)}")
     result = Result._make(fields)
     checks.numbers(result.ticket, result.seq, result.version, result.created, result.expires, result.size)
-    Status(result.status)
+    store.Status(result.status)
     if Kind(result.kind) is Kind.EPOCH:
         checks.chain(msgpack.unpackb(result.value or b""))
     else:

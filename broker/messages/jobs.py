@@ -14,7 +14,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import msgpack
 
@@ -183,7 +183,7 @@ def _unpack(body: bytes) -> object:
         raise MalformedMessage("the job begins with a byte order mark; send UTF-8 without one")
     try:
         if body.lstrip()[:1] in (b"{", b"[", b'"'):
-            return json.loads(body.decode(), parse_constant=_no_constant)  # bytes might be UTF-16, too
+            return json.loads(body.decode(), parse_constant=no_constant)  # bytes might be UTF-16, too
         return msgpack.unpackb(body, strict_map_key=True)
     except RecursionError:
         raise MalformedMessage("the job has lists or objects too deep in each other") from None
@@ -191,7 +191,8 @@ def _unpack(body: bytes) -> object:
         raise MalformedMessage(f"the job is neither JSON nor msgpack: {error}; it begins with {body[:40]!r}") from error
 
 
-def _no_constant(name: str) -> object:
+def no_constant(name: str) -> NoReturn:
+    """Refuse NaN and the infinities, as `parse_constant` of `json.loads`: Python reads them, JSON has none."""
     raise ValueError(f"{name} is no JSON")
 
 

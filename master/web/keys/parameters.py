@@ -69,7 +69,7 @@ def flag(name: str, given: str | None) -> bool:
 
 
 def permit(master: str, environ: Environ, parameters: dict[str, str]) -> UploadPermit:
-    """What the address for an upload permits: what the request asks for, and for a PUT only a body of its length."""
+    """The permit in an address for an upload: it has the length of a PUT's body, and its If-Match."""
     if_match = environ.get("HTTP_IF_MATCH")
     if if_match is not None and len(if_match) > _MATCH_CHARS:
         raise BadRequest(
