@@ -28,9 +28,9 @@ def pack(content_type: str, encoding: str) -> str:
     return f"{content_type}{_BETWEEN}{encoding}" if encoding else content_type
 
 
-def unpack(kept: str) -> tuple[str, str]:
+def unpack(packed: str) -> tuple[str, str]:
     """Content-Type and Content-Encoding that `pack` was given."""
-    content_type, _, encoding = kept.partition(_BETWEEN)
+    content_type, _, encoding = packed.partition(_BETWEEN)
     return content_type, encoding
 
 
@@ -44,9 +44,9 @@ def _read(content_type: str, encoding: str) -> str:
     return check(pack(content_type, encoding))
 
 
-def check(kept: str) -> str:
+def check(packed: str) -> str:
     """A packed text, checked and without what has no meaning; raises `BadRequest`."""
-    content_type, encoding = unpack(kept)
+    content_type, encoding = unpack(packed)
     return pack(_content_type(content_type.strip()), _encoding(encoding))
 
 
@@ -111,11 +111,11 @@ _TYPES = mimetypes.MimeTypes().types_map[True] | {
 _ENDINGS = {"gzip": ".gz", "x-gzip": ".gz", "br": ".br", "zstd": ".zst"}
 
 
-def type_of(key: str, kept: str) -> tuple[str, str]:
+def type_of(key: str, packed: str) -> tuple[str, str]:
     """Content-Type and Content-Encoding of a value from its packed text; a type that was not given is guessed."""
-    if kept and _BETWEEN not in kept:
-        return kept, ""
-    content_type, encoding = unpack(kept)
+    if packed and _BETWEEN not in packed:
+        return packed, ""
+    content_type, encoding = unpack(packed)
     if not content_type:
         # The type is that of the decoded value.
         content_type = guess_type(key.removesuffix(_ENDINGS.get(encoding.lower(), "")) if encoding else key)

@@ -45,7 +45,7 @@ class PeerClient:
         self._address = address
         self._secs = secs
         self._chunked = False
-        self._reply: asyncio.Task[PeerResponse] | None = None
+        self._response: asyncio.Task[PeerResponse] | None = None
 
     @classmethod
     async def connect(cls, address: str, secs: float) -> PeerClient:
@@ -66,13 +66,13 @@ class PeerClient:
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self._address}", "Connection: close", framing]
         lines += [f"{name}: {value}" for name, value in headers]
         self._writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
-        self._reply = asyncio.ensure_future(_read(self._reader))
-        self._reply.add_done_callback(_look_at)
+        self._response = asyncio.ensure_future(_read(self._reader))
+        self._response.add_done_callback(_look_at)
 
     @property
-    def answered(self) -> bool:
+    def has_response(self) -> bool:
         """Whether the response is there: the rest of the body is not wanted."""
-        return self._reply is not None and self._reply.done()
+        return self._response is not None and self._response.done()
 
     async def send(self, piece: bytes) -> None:
         """Send a piece of the body; b"" ends a chunked one."""
@@ -86,22 +86,22 @@ class PeerClient:
             async with asyncio.timeout(self._secs):
                 await self._writer.drain()
         except (OSError, RuntimeError) as error:  # RuntimeError: uvloop's word for a connection that has ended
-            if not self.answered:
+            if not self.has_response:
                 raise PeerFailed(f"{self._address} took no more of the body: {_text(error)}") from error
 
-    async def reply(self, secs: float) -> PeerResponse:
+    async def response(self, secs: float) -> PeerResponse:
         """Wait up to `secs` seconds for the response."""
-        assert self._reply is not None
+        assert self._response is not None
         try:
             async with asyncio.timeout(secs):
-                return await self._reply
+                return await self._response
         except (OSError, EOFError, ValueError, http.client.HTTPException) as error:
             raise PeerFailed(f"{self._address} did not answer: {_text(error)}") from error
 
     def close(self) -> None:
         """Close the connection; the peer sees that a body which was not sent to its end is cut off."""
-        if self._reply is not None:
-            self._reply.cancel()
+        if self._response is not None:
+            self._response.cancel()
         self._writer.transport.abort()
 
 
@@ -124,9 +124,9 @@ async def _read(reader: asyncio.StreamReader) -> PeerResponse:
     return PeerResponse(status, headers, await reader.readexactly(int(length)))
 
 
-def _look_at(reply: asyncio.Task[PeerResponse]) -> None:
-    if not reply.cancelled():
-        reply.exception()  # so that asyncio does not warn when nobody waits for it
+def _look_at(response: asyncio.Task[PeerResponse]) -> None:
+    if not response.cancelled():
+        response.exception()  # so that asyncio does not warn when nobody waits for it
 
 
 def _text(error: Exception) -> str:

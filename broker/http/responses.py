@@ -34,8 +34,8 @@ class Response(NamedTuple):
 
     def bare(self) -> Response:
         """The same response without its body."""
-        kept = [header for header in self.headers if header[0] not in ("Content-Length", "Content-Type")]
-        return Response(self.status, [*kept, ("Content-Length", "0")])
+        others = [header for header in self.headers if header[0] not in ("Content-Length", "Content-Type")]
+        return Response(self.status, [*others, ("Content-Length", "0")])
 
 
 def make(status: int, data: object, message: str, headers: Iterable[Header], cors: str) -> Response:

@@ -28,23 +28,16 @@ _SHOWN_ALONE = re.compile(r"(?:(?:audio|video)/[\w.+-]+|application/pdf)(?:;[^,]
 
 
 class StoredValue(Protocol):
-    """A value as the index or the log describes it."""
+    """A value as the index or the log describes it; the fields are those of `Resource`, with a packed content type."""
 
     @property
-    def size(self) -> int:
-        """Its length in bytes."""
-
+    def size(self) -> int: ...
     @property
-    def digest(self) -> bytes:
-        """Its SHA-256."""
-
+    def digest(self) -> bytes: ...
     @property
-    def created(self) -> int:
-        """The time it was stored, in ms since the epoch."""
-
+    def created(self) -> int: ...
     @property
-    def content_type(self) -> str:
-        """Type and encoding, see `content_types.pack`."""
+    def content_type(self) -> str: ...
 
 
 def etag(digest: bytes) -> str:
@@ -67,10 +60,10 @@ class Resource(NamedTuple):
         return etag(self.digest)
 
 
-def resource(key: str, kept: StoredValue) -> Resource:
+def resource(key: str, stored: StoredValue) -> Resource:
     """The properties of a value, from its key and its description."""
-    content_type, encoding = content_types.type_of(key, kept.content_type)
-    return Resource(kept.size, kept.digest, kept.created, content_type, encoding)
+    content_type, encoding = content_types.type_of(key, stored.content_type)
+    return Resource(stored.size, stored.digest, stored.created, content_type, encoding)
 
 
 class Plan(NamedTuple):

@@ -115,9 +115,9 @@ class Link:
     ) -> None:
         """Publish a message, from any thread.
 
-        A durable one survives a restart of the broker, and is sent again until it is confirmed. Any other is sent once,
-        and expires after `ttl_ms` milliseconds. `done` is called on the I/O thread: True, the broker has it; False, it
-        was not sent or found no queue. Raises `LinkDown` when there is no connection and the message is not durable,
+        A durable one survives a restart of the broker, and is sent again until it is confirmed. Another one is sent
+        once. It expires after `ttl_ms` milliseconds. `done` is called on the I/O thread: True, the broker has it; False,
+        it was not sent or found no queue. Raises `LinkDown` when there is no connection and the message is not durable,
         `Unsendable` for what can't be written.
         """
         if not durable and not self.ready:

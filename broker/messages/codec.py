@@ -110,14 +110,14 @@ def _build(cls: type[Message], fields: list[object]) -> Message:
     if cls is Results:
         node, origin, request, after, upto, end, last, raw = fields
         return Results(
-            checks.node(node),
-            checks.text(origin),
-            checks.text(request),
-            checks.number(after),
-            checks.number(upto),
-            checks.number(end),
-            checks.flag(last),
-            [_result(item) for item in checks.items(raw)],
+            node=checks.node(node),
+            origin=checks.text(origin),
+            request=checks.text(request),
+            after=checks.number(after),
+            upto=checks.number(upto),
+            end=checks.number(end),
+            last=checks.flag(last),
+            items=[_result(item) for item in checks.items(raw)],
         )
     if cls is Replay:
         return Replay(checks.text(fields[0]), checks.number(fields[1]))

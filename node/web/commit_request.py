@@ -51,11 +51,11 @@ class Committer:
             except PeerFailed as error:
                 raise Unreachable(f"the master could not be told: {error}") from error
             try:
-                reply = await exchange.reply(self._timeout + _MARGIN_SECS)
+                response = await exchange.response(self._timeout + _MARGIN_SECS)
             except PeerFailed as error:
                 raise ResponseLost(f"the master's answer did not come: {error}") from error
-            length = ("Content-Length", str(len(reply.body)))
-            return Response(reply.status, [*reply.picked(_RELAYED), length], reply.body)
+            length = ("Content-Length", str(len(response.body)))
+            return Response(response.status, [*response.picked(_RELAYED), length], response.body)
         finally:
             exchange.close()
 

@@ -79,7 +79,7 @@ class Downloads:
 
 
 def _body(found: Found, plan: Plan) -> bytes | None:
-    """The whole body when it is small; None for a large one, which is checked if it is not too large. Raises `StorageError`."""
+    """The whole body when it is small, else None. Not too large ones are checked first. Raises `StorageError`."""
     if not plan.ranges or found.data is not None:
         return plan.body(found.data)
     length = sum(stop - start for start, stop in plan.ranges)

@@ -39,12 +39,12 @@ async def relay(
         for piece in begun:
             await exchange.send(piece)
             sent += len(piece)
-        while not exchange.answered and (piece := await request.chunk()):
+        while not exchange.has_response and (piece := await request.chunk()):
             await exchange.send(piece)
             sent += len(piece)
-        if not exchange.answered and length is None:
+        if not exchange.has_response and length is None:
             await exchange.send(b"")
-        return await exchange.reply(timeout + sent / _FLUSHED_BYTES)
+        return await exchange.response(timeout + sent / _FLUSHED_BYTES)
     finally:
         exchange.close()
 

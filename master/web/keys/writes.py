@@ -171,7 +171,7 @@ class Writes:
         return self._respond(201, {"url": url}, "key added", [("ETag", values.etag(put.digest))])
 
     async def _beginning(self, request: Request) -> tuple[list[bytes], bool]:
-        """The beginning of a body of unknown length: what the master itself may store, or a little more. True: it is all."""
+        """The beginning of a body of unknown length, a little more than is stored here. True: it is all of the body."""
         pieces: list[bytes] = []
         room = self._limits.inline
         while piece := await request.chunk():
@@ -196,15 +196,15 @@ class Writes:
                 self._network.doubt(place.node)
                 tried.append(place.node)
         try:
-            reply = await relay(
+            response = await relay(
                 exchange, f"{url.path}?{url.query}", request, begun=begun, length=length, timeout=self._limits.timeout
             )
         except PeerFailed as error:
             log.warning("upload could not be passed on", node=place.node, error=error)
             self._network.doubt(place.node)
             raise Unavailable(f"the node may have stored the value, or not: {error}") from error
-        envelope = json.loads(reply.body)
-        return self._respond(reply.status, envelope["data"], envelope["msg"], reply.picked(PASSED_BACK))
+        envelope = json.loads(response.body)
+        return self._respond(response.status, envelope["data"], envelope["msg"], response.picked(PASSED_BACK))
 
     async def _digest(self, value: bytes) -> bytes:
         if len(value) <= _QUICK_BYTES:
