@@ -116,8 +116,8 @@ class Link:
         """Publish a message, from any thread.
 
         A durable one survives a restart of the broker, and is sent again until it is confirmed. Another one is sent
-        once. It expires after `ttl_ms` milliseconds. `done` is called on the I/O thread: True, the broker has it; False,
-        it was not sent or found no queue. Raises `LinkDown` when there is no connection and the message is not durable,
+        once. It expires after `ttl_ms` milliseconds. `done` is called on the I/O thread: True, the broker has it;
+        False, it was not sent or found no queue. Raises `LinkDown` for one that is not durable without a connection,
         `Unsendable` for what can't be written.
         """
         if not durable and not self.ready:
