@@ -1,4 +1,4 @@
-"""Requests that are not done, by master or node, each with the HTTP status of its answer.
+"""Requests that master or node refuse, each with the HTTP status of the response.
 
 PulzarError
 └── Refused
@@ -21,14 +21,14 @@ from broker.errors import InvalidKey, LinkDown, PulzarError
 
 
 class Refused(PulzarError):
-    """Raised when a request gets an error answer instead of what it asked for."""
+    """Raised when a request gets an error response."""
 
     status = 400
     retry_after: int | None = None  # seconds
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """What goes with the answer."""
+        """Headers of the response."""
         return [] if self.retry_after is None else [("Retry-After", str(self.retry_after))]
 
 
@@ -37,7 +37,7 @@ class BadRequest(Refused):
 
 
 class Forbidden(Refused):
-    """Raised when a request is not signed by this cluster, or no longer, or would write what only nodes do."""
+    """Raised when a request is not signed by this cluster, is too old, or would write what only nodes write."""
 
     status = 403
 
@@ -49,7 +49,7 @@ class NotFound(Refused):
 
 
 class SlowClient(Refused):
-    """Raised when a client sends its body, or takes an answer, too slowly or not at all."""
+    """Raised when a client sends its body, or takes a response, too slowly or not at all."""
 
     status = 408
 
@@ -61,7 +61,7 @@ class Conflict(Refused):
 
 
 class LengthRequired(Refused):
-    """Raised when a request may have a body whose end can't be told."""
+    """Raised when a request may have a body and does not say where it ends."""
 
     status = 411
 
@@ -79,13 +79,13 @@ class TooLarge(Refused):
 
 
 class NotSupported(Refused):
-    """Raised when a request needs something of HTTP that is not done here."""
+    """Raised when a request needs a part of HTTP that is not supported."""
 
     status = 501
 
 
 class Unavailable(Refused):
-    """Raised when it can't be done just now: nothing was changed, or it can't be said whether it was."""
+    """Raised when a request can't be done at the moment. Nothing was changed, or it is not known whether it was."""
 
     status = 503
     retry_after = 1
@@ -98,13 +98,13 @@ class NoRoom(Refused):
 
 
 def refusal(status: int, message: str) -> Refused:
-    """The error whose answer has this status."""
+    """The error whose response has this status."""
     kinds = (BadRequest, Forbidden, NotFound, Conflict, ConditionFailed, NoRoom)
     return {kind.status: kind for kind in kinds}.get(status, Unavailable)(message)
 
 
 def response_to(error: Exception) -> Refused | None:
-    """What a client is told of an error; None for one that nobody has thought of."""
+    """The refusal that a client gets for an error; None for an unexpected error."""
     match error:
         case Refused():
             return error
