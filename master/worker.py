@@ -10,6 +10,7 @@ from pathlib import Path
 
 from broker import logs, service, settings, topology
 from broker.http import responses
+from broker.http.router import Router
 from broker.link import Link
 from broker.server import connections
 from broker.server.client_timeouts import ClientTimeouts
@@ -75,7 +76,8 @@ def create() -> Application:
     connections.guard(config["server", "port"], config["server", "client_timeout"])
     behind = Bridge(flask.wsgi_app, config["server", "threads"])
     patience = ClientTimeouts(config["server", "client_timeout"], config["server", "client_rate"])
-    return Application(routes(reads, writes, launches, extensions), behind, dispatcher, patience, cors)
+    router = Router(routes(reads, writes, launches, extensions))
+    return Application(router, behind, dispatcher, patience, cors)
 
 
 def _extensions(config: settings.Settings, index: Index, directory: Path) -> Extensions:
@@ -97,19 +99,15 @@ def _extensions(config: settings.Settings, index: Index, directory: Path) -> Ext
     return Extensions(folder, pool, request_headers, config["extensions", "timeout"], config["server", "cors"])
 
 
-def routes(reads: Reads, writes: Writes, launches: Launches, extensions: Extensions) -> dict[tuple[str, str], Handler]:
-    """The hot routes: first segment of the path and method, and what answers them."""
+def routes(reads: Reads, writes: Writes, launches: Launches, extensions: Extensions) -> dict[str, dict[str, Handler]]:
+    """The hot routes: the handlers of each path by method."""
     return {
-        ("get_key", "GET"): reads,
-        ("get_key", "HEAD"): reads,
-        ("add_key", "HEAD"): reads,  # some clients look first whether it is there
-        ("add_key", "PUT"): writes.put,
-        ("delete_key", "DELETE"): writes.delete,
-        ("get_node", "GET"): writes.place,
-        ("get_node", "PUT"): writes.place,
-        (COMMIT, "POST"): writes.commit,
-        ("launch_job", "POST"): launches.launch,
-        ("cancel_job", "POST"): launches.cancel,
-        ("extension", "GET"): extensions,
-        ("extension", "PUT"): extensions,
+        "/get_key/": {"GET": reads, "HEAD": reads},
+        "/add_key/": {"HEAD": reads, "PUT": writes.put},  # some clients look first whether it is there
+        "/delete_key/": {"DELETE": writes.delete},
+        "/get_node/": {"GET": writes.place, "PUT": writes.place},
+        COMMIT: {"POST": writes.commit},
+        "/launch_job/": {"POST": launches.launch},
+        "/cancel_job/": {"POST": launches.cancel},
+        "/extension/": {"GET": extensions, "PUT": extensions},
     }
