@@ -11,7 +11,7 @@ PulzarError
     ├── LengthRequired       411
     ├── ConditionFailed      412
     ├── TooLarge             413
-    ├── Unexpected           500
+    ├── ServerError          500
     ├── NotSupported         501
     ├── Unavailable          503  with Retry-After
     └── NoRoom               507
@@ -97,7 +97,7 @@ class TooLarge(Refused):
     status = 413
 
 
-class Unexpected(Refused):
+class ServerError(Refused):
     """Raised when a request fails and its client can do nothing about it; a log says more."""
 
     status = 500

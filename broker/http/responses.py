@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from broker import logs
-from broker.refusals import Refused, Unexpected, response_to
+from broker.refusals import Refused, ServerError, response_to
 
 log = logs.get(__name__)
 
@@ -62,7 +62,7 @@ def from_error(error: Exception, environ: Mapping[str, object], process: str, he
     method = environ["REQUEST_METHOD"]
     if refused is None:
         log.exception("request failed", method=method, path=environ["PATH_INFO"])
-        refused = Unexpected(f"something went wrong in the {process}; its log says what")
+        refused = ServerError(f"something went wrong in the {process}; its log says what")
     response = make_plain(refused.status, None, str(refused), [*refused.headers, *headers])
     return response._replace(body=b"") if method == "HEAD" else response
 

@@ -21,14 +21,14 @@ from broker.server.request import Request, RsgiBody
 from master.store.dispatcher import Dispatcher
 
 
-class Streamed(Protocol):
+class ResponseStream(Protocol):
     """A response that is sent while it is made."""
 
     async def send(self, protocol: HTTPProtocol) -> None:
         """Send all of it; when that fails, the client can see that it is not complete."""
 
 
-Handler = Callable[[Request], Response | Awaitable[Response | Streamed]]
+Handler = Callable[[Request], Response | Awaitable[Response | ResponseStream]]
 
 
 class Application:
@@ -81,7 +81,7 @@ class Application:
         if request.unread:
             await lingering_close.linger(request, self._patience)
 
-    async def _response(self, request: Request) -> Response | Streamed:
+    async def _response(self, request: Request) -> Response | ResponseStream:
         path: str = request.environ["PATH_INFO"]
         method: str = request.environ["REQUEST_METHOD"]
         try:

@@ -18,7 +18,7 @@ from broker import settings as configuration
 from broker.http import responses, signed_addresses
 from broker.http.responses import Response
 from broker.http.router import Router
-from broker.refusals import NotFound, Unavailable, Unexpected
+from broker.refusals import NotFound, ServerError, Unavailable
 from broker.server import connections, lingering_close, request_headers
 from broker.server.client_timeouts import ClientTimeouts
 from broker.server.request import AsgiBody, Request
@@ -131,7 +131,7 @@ def _for_client(error: Exception, request: Request) -> Exception:
             event = "value damaged" if isinstance(error, Corrupt) else "storage failed"
             method, path = request.environ["REQUEST_METHOD"], request.environ["PATH_INFO"]
             log.error(event, method=method, path=path, reason=error)
-            return Unexpected(f"{event}; the node's log says more")
+            return ServerError(f"{event}; the node's log says more")
     return error
 
 
