@@ -52,7 +52,7 @@ def parse_arguments(program: str, description: str) -> settings.Settings:
 
 def workers(config: settings.Settings) -> int:
     """How many web workers a master has."""
-    return config["server", "workers"] or max(1, (os.cpu_count() or 1) // 2)
+    return config.server.workers or max(1, (os.cpu_count() or 1) // 2)
 
 
 def die_with_parent(signal_number: int) -> None:
@@ -82,7 +82,7 @@ def run_companion(role: str, program: str, make: Callable[[settings.Settings], C
     die_with_parent(signal.SIGTERM)
     try:
         config = settings.load()
-        logs.setup(config["general", "log_level"], role)
+        logs.setup(config.general.log_level, role)
         companion = make(config)
     except PulzarError as error:
         print(f"pulzar {program}: {error}", file=sys.stderr)

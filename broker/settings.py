@@ -1,7 +1,7 @@
-"""The one table of settings, and how they are read: the configuration file, then the environment.
+"""The settings: a class for each section, and how they are read from the configuration file and the environment.
 
 `ops/server.conf` shows every setting with its default. `PULZAR_<SECTION>_<KEY>` in the environment
-beats the file. An unknown key or a value that can't be used stops the program with a clear message.
+beats the file. An unknown key or a value that cannot be used stops the program with a clear message.
 """
 
 from __future__ import annotations
@@ -10,490 +10,361 @@ import configparser
 import difflib
 import hashlib
 import os
-import re
+import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from broker import integers
+from broker import setting_types as types
 from broker.errors import SettingsError
 
 # Not a setting: the path of the configuration file itself, handed to child processes.
 CONFIG_VARIABLE = "PULZAR_CONFIG"
 
+T = TypeVar("T")
+
 
 class Setting(NamedTuple):
-    """One row of the table."""
+    """One setting: where it stands, and how a text becomes its value."""
 
     section: str
     key: str
-    default: Any
-    parse: Callable[[str], Any]
-    unit: str
+    default: object
+    parse: Callable[[str], object]
     help: str
+    secret: bool  # never shown
 
+    @property
+    def name(self) -> str:
+        """As people write it."""
+        return f"[{self.section}] {self.key}"
 
-def _text(raw: str) -> str:
-    return "" if raw in ("None", "") else raw
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return f"PULZAR_{self.section}_{self.key}".upper()
 
-
-def _flag(raw: str) -> bool:
-    value = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-    if raw.lower() not in value:
-        raise ValueError("True or False is needed")
-    return value[raw.lower()]
-
-
-def _integer(least: int, most: int) -> Callable[[str], int]:
-    def parse(raw: str) -> int:
+    def read(self, raw: str, where: str) -> object:
+        """Its value from a text that stands at `where`; raises `SettingsError`."""
         try:
-            return integers.parse(raw, least, most)
-        except ValueError:
-            raise ValueError(f"an integer from {least} to {most} is needed") from None
-
-    return parse
+            return self.parse(raw.strip())
+        except ValueError as error:
+            raise SettingsError(f"{where} = {'(hidden)' if self.secret else repr(raw)}: {error}") from error
 
 
-def _seconds(least: float, most: float) -> Callable[[str], float]:
-    def parse(raw: str) -> float:
-        try:
-            number = float(raw)
-        except ValueError:
-            number = float("nan")
-        if not least <= number <= most:
-            raise ValueError(f"a number from {least:g} to {most:g} is needed")
-        return number
-
-    return parse
+def setting(default: T, parse: Callable[[str], T], help: str, *, secret: bool = False) -> T:
+    """A field of a section: its default, and the function that reads it (raises `ValueError`)."""
+    made: T = field(default=default, metadata={"parse": parse, "help": help, "secret": secret})
+    return made
 
 
-def _size(least: int, most: int) -> Callable[[str], int]:
-    units = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+@dataclass(frozen=True)
+class Server:
+    """The master, and what holds for clients of master and nodes."""
 
-    def parse(raw: str) -> int:
-        digits = raw.lower().removesuffix("ib").rstrip("kmgt")
-        unit = raw.lower().removesuffix("ib")[len(digits) :]
-        try:
-            number = integers.parse(digits) * units[unit]
-        except (ValueError, KeyError):
-            number = -1
-        if not least <= number <= most:
-            raise ValueError(f"a size from {least} to {most} bytes is needed, like 4096, 64K or 1M")
-        return number
-
-    return parse
-
-
-def _choice(*choices: str) -> Callable[[str], str]:
-    def parse(raw: str) -> str:
-        if raw not in choices:
-            raise ValueError(f"one of {', '.join(choices)} is needed")
-        return raw
-
-    return parse
-
-
-def _hosts(raw: str) -> str:
-    for one in filter(None, (part.strip() for part in _text(raw).split(","))):
-        try:
-            parts = urlsplit(f"//{one}")
-            usable = bool(parts.hostname) and parts.netloc == one and "@" not in one and parts.port != 0
-        except ValueError:
-            usable = False
-        if not usable:
-            raise ValueError("hosts like pictures.example or 10.0.0.5:8080 with commas between them are needed, or *")
-    return _text(raw)
-
-
-def _names(raw: str) -> tuple[str, ...]:
-    names = tuple(name for name in raw.replace(",", " ").split() if name)
-    for name in names:
-        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) or name.startswith("PULZAR_"):
-            raise ValueError(
-                "names of environment variables are needed, like HTTPS_PROXY, OMP_NUM_THREADS; none of PULZAR_…"
-            )
-    return names
-
-
-_PORT = _integer(0, 65535)
-_TB = 1 << 40
-
-TABLE: tuple[Setting, ...] = (
-    Setting("server", "host", "localhost", _text, "", "address the master listens on"),
-    Setting("server", "port", 31414, _PORT, "", "port the master listens on"),
-    Setting(
-        "server",
-        "advertise",
-        "",
-        _text,
-        "host:port",
-        "address that nodes and clients reach the master at; empty: host and port",
-    ),
-    Setting("server", "dir", "/var/lib/pulzar/master", _text, "", "the master's data directory: the index"),
-    Setting(
-        "server",
-        "index_map",
+    host: str = setting("localhost", types.text, "address the master listens on")
+    port: int = setting(31414, types.PORT, "port the master listens on")
+    advertise: str = setting("", types.text, "address that nodes and clients reach the master at; empty: host and port")
+    dir: str = setting("/var/lib/pulzar/master", types.text, "the master's data directory: the index")
+    index_map: int = setting(
         256 << 30,
-        _size(16 << 20, 64 * _TB),
-        "bytes",
-        "most the index may grow to; this is address space, not disk or memory",
-    ),
-    Setting("server", "workers", 0, _integer(0, 64), "processes", "web workers of the master; 0: half of the cores"),
-    Setting(
-        "server",
-        "threads",
+        types.size(16 << 20, 64 * types.TB),
+        "most the index may grow to; this is address space, not disk or memory (bytes)",
+    )
+    workers: int = setting(0, types.integer(0, 64), "web workers of the master; 0: half of the cores")
+    threads: int = setting(
         32,
-        _integer(1, 4096),
-        "threads",
+        types.integer(1, 4096),
         "requests one web worker of the master answers at once, those for single keys not counted",
-    ),
-    Setting(
-        "server",
-        "cached",
+    )
+    cached: int = setting(
         4096,
-        _size(0, 65536),
-        "bytes",
-        "values up to this size are kept beside their index entry and answered by the master",
-    ),
-    Setting(
-        "server",
-        "put_timeout",
-        10.0,
-        _seconds(0.5, 600),
-        "seconds",
-        "a PUT or DELETE is answered within this time, with 503 at the worst",
-    ),
-    Setting(
-        "server",
-        "relay",
+        types.size(0, 65536),
+        "values up to this size are kept beside their index entry and answered by the master (bytes)",
+    )
+    put_timeout: float = setting(
+        10.0, types.seconds(0.5, 600), "a PUT or DELETE is answered within this time, with 503 at the worst (seconds)"
+    )
+    relay: int = setting(
         64 << 20,
-        _size(0, 64 * _TB),
-        "bytes",
-        "larger values, up to this size, are passed on to a node when their client sends them without Expect; beyond it is redirected",
-    ),
-    Setting(
-        "server",
-        "client_timeout",
+        types.size(0, 64 * types.TB),
+        "larger values, up to this size, are passed on to a node when their client sends them without Expect; beyond it is redirected (bytes)",
+    )
+    client_timeout: float = setting(
         60.0,
-        _seconds(0.5, 86_400),
-        "seconds",
-        "a client that sends or takes nothing for so long is given up, by master and nodes",
-    ),
-    Setting(
-        "server",
-        "client_rate",
+        types.seconds(0.5, 86_400),
+        "a client that sends or takes nothing for so long is given up, by master and nodes (seconds)",
+    )
+    client_rate: int = setting(
         1024,
-        _size(1, _TB),
-        "bytes per second",
-        "a client that is slower than this, after client_timeout, is given up",
-    ),
-    Setting(
-        "server",
-        "cors",
-        "*",
-        _text,
-        "origin",
-        "Access-Control-Allow-Origin (of a node to a signed address: *); empty: none",
-    ),
-    Setting("volume", "dir", "/var/lib/pulzar/data", _text, "", "the node's data directory: all there is of a node"),
-    Setting("volume", "host", "localhost", _text, "", "address the node listens on"),
-    Setting("volume", "port", 31415, _PORT, "", "port the node listens on"),
-    Setting(
-        "volume", "advertise", "", _text, "host:port", "address that clients reach the node at; empty: host and port"
-    ),
-    Setting(
-        "volume",
-        "node",
-        "",
-        _text,
-        "",
-        "the node's name; empty: one is made at the first start and kept in the data directory",
-    ),
-    Setting(
-        "volume",
-        "threads",
-        64,
-        _integer(1, 4096),
-        "threads",
-        "threads of a node that read values, and as many that write uploads",
-    ),
-    Setting(
-        "volume",
-        "inline",
-        1 << 20,
-        _size(0, 8 << 20),
-        "bytes",
-        "values up to this size are taken by the master; larger ones are sent to a node",
-    ),
-    Setting(
-        "volume",
-        "small",
-        65536,
-        _size(0, 1 << 20),
-        "bytes",
-        "values up to this size live in the value log, larger ones in a file each",
-    ),
-    Setting(
-        "volume",
-        "segment",
-        64 << 20,
-        _size(65536, 4 << 30),
-        "bytes",
-        "size at which a segment of the value log is sealed",
-    ),
-    Setting(
-        "volume",
-        "reserve",
-        256 << 20,
-        _size(0, _TB),
-        "bytes",
-        "free disk space below which a node takes no more values",
-    ),
-    Setting(
-        "volume", "compact_rate", 32 << 20, _size(65536, _TB), "bytes per second", "how fast compaction reads the log"
-    ),
-    Setting(
-        "volume",
-        "scrub_days",
-        30.0,
-        _seconds(0, 3650),
-        "days",
-        "every value is read and checked once in this time; 0: never",
-    ),
-    Setting("volume", "open_reads", True, _flag, "", "whether the node answers a GET without its master's signature"),
-    Setting("general", "retention_policy", 90, _integer(1, 36500), "days", "how long finished jobs are kept"),
-    Setting(
-        "general",
-        "tombstone_days",
-        90,
-        _integer(1, 36500),
-        "days",
-        "how long a deletion is remembered; backups older than this may bring deleted keys back",
-    ),
-    Setting(
-        "general",
-        "secret",
-        "",
-        _text,
-        "",
-        "signs the URLs that the master sends clients to; empty: derived from the credentials in [broker] url",
-    ),
-    Setting(
-        "general",
-        "heartbeat",
-        2.0,
-        _seconds(0.1, 60),
-        "seconds",
-        "time between two heartbeats of a node; three missed ones and it is out of synch",
-    ),
-    Setting(
-        "general",
-        "events",
-        False,
-        _flag,
-        "",
-        "whether events (key.added, key.deleted, job.finished) are published, for users",
-    ),
-    Setting(
-        "general", "log_level", "info", _choice("debug", "info", "warning", "error"), "", "least level that is logged"
-    ),
-    Setting("broker", "url", "amqp://guest:guest@localhost:5672/%2F", _text, "", "where RabbitMQ is, with credentials"),
-    Setting("jobs", "dir", "jobs", _text, "", "folder of the job scripts, of a node"),
-    Setting("jobs", "slots", 0, _integer(0, 1024), "runs", "jobs a node runs at once; 0: one per core"),
-    Setting(
-        "jobs",
-        "timeout",
-        86_400.0,
-        _seconds(0, 30 * 86_400),
-        "seconds",
-        "a run is ended after this time unless its job says otherwise; 0: never",
-    ),
-    Setting("jobs", "grace", 5.0, _seconds(0, 600), "seconds", "between SIGTERM and SIGKILL when a run is ended"),
-    Setting(
-        "jobs",
-        "memory",
-        0,
-        _size(0, 64 * _TB),
-        "bytes",
-        "memory a run may use unless its job says otherwise; 0: no limit",
-    ),
-    Setting("jobs", "processes", 512, _integer(1, 1 << 20), "processes", "most processes of one run"),
-    Setting(
-        "jobs",
-        "log_limit",
-        1 << 20,
-        _size(1024, 1 << 30),
-        "bytes",
-        "of a run's log so much is kept, its beginning and its end",
-    ),
-    Setting("jobs", "output_limit", 1 << 20, _size(1024, 64 << 20), "bytes", "largest output of a run"),
-    Setting("jobs", "environment", (), _names, "", "variables of the node that its runs get, with commas between them"),
-    Setting(
-        "jobs", "secrets", "", _text, "", "file of secrets for scripts, which only its owner may read; empty: none"
-    ),
-    Setting(
-        "jobs",
-        "cache",
-        4 << 30,
-        _size(0, 64 * _TB),
-        "bytes",
-        "libraries' caches are kept from run to run, and emptied at a node's start when they are larger; 0: never kept",
-    ),
-    Setting(
-        "jobs",
-        "data_wait",
-        10.0,
-        _seconds(0, 86_400),
-        "seconds",
-        "how long a job waits for a free slot on a node that has its pulzar_data; then any node takes it, and fetches the value",
-    ),
-    Setting(
-        "jobs",
-        "lease",
-        30.0,
-        _seconds(1, 86_400),
-        "seconds",
-        "a run whose node is silent for so long is lost, and its job starts elsewhere",
-    ),
-    Setting(
-        "jobs",
-        "lost_attempts",
-        3,
-        _integer(1, 100),
-        "attempts",
-        "attempts at a job whose runs are lost, unless the job says how many",
-    ),
-    Setting(
-        "jobs",
-        "max_pending",
-        100_000,
-        _integer(1, 100_000_000),
-        "jobs",
-        "most jobs that may be pending; a launch beyond that is answered 503",
-    ),
-    Setting(
-        "jobs",
-        "max_pending_bytes",
-        256 << 20,
-        _size(1 << 20, _TB),
-        "bytes",
-        "most that the arguments of all pending jobs may have together, and as much for those of all schedules",
-    ),
-    Setting("jobs", "max_schedules", 10_000, _integer(1, 1_000_000), "schedules", "most schedules that may be active"),
-    Setting(
-        "jobs",
-        "ledger_map",
-        64 << 30,
-        _size(16 << 20, 64 * _TB),
-        "bytes",
-        "most the master's ledger of jobs may grow to; this is address space",
-    ),
-    Setting("extensions", "dir", "extensions", _text, "", "folder of the extensions, of the master"),
-    Setting(
-        "extensions",
-        "timeout",
-        60.0,
-        _seconds(0.1, 86_400),
-        "seconds",
-        "an extension that runs longer is ended; a request waits as long for a free process",
-    ),
-    Setting("extensions", "max_body", 64 << 20, _size(0, 64 * _TB), "bytes", "largest body of a PUT to an extension"),
-    Setting(
-        "extensions",
-        "processes",
-        0,
-        _integer(0, 1024),
-        "processes",
-        "extensions that one web worker of the master runs at once; 0: one per core",
-    ),
-    Setting(
-        "extensions",
-        "fetch",
-        "",
-        _hosts,
-        "hosts",
-        "where image_url may lead besides keys of this cluster: host or host:port, with commas between them; *: anywhere",
-    ),
-    Setting("backup", "active", False, _flag, "", "automatic backups"),
-    Setting("backup", "type", "", _text, "", "kind of backup"),
-    Setting("backup", "address", "", _text, "", "where backups go"),
-    Setting("backup", "user", "", _text, "", "user there"),
-    Setting("backup", "psw", "", _text, "", "password there"),
-)
+        types.size(1, types.TB),
+        "a client that is slower than this, after client_timeout, is given up (bytes per second)",
+    )
+    cors: str = setting("*", types.text, "Access-Control-Allow-Origin (of a node to a signed address: *); empty: none")
 
-SECRETS = frozenset({("general", "secret"), ("broker", "url"), ("backup", "psw")})
+
+@dataclass(frozen=True)
+class Volume:
+    """A node. Its section keeps the name that the first Pulzar gave it."""
+
+    dir: str = setting("/var/lib/pulzar/data", types.text, "the node's data directory: all there is of a node")
+    host: str = setting("localhost", types.text, "address the node listens on")
+    port: int = setting(31415, types.PORT, "port the node listens on")
+    advertise: str = setting("", types.text, "address that clients reach the node at; empty: host and port")
+    node: str = setting(
+        "", types.text, "the node's name; empty: one is made at the first start and kept in the data directory"
+    )
+    threads: int = setting(
+        64, types.integer(1, 4096), "threads of a node that read values, and as many that write uploads"
+    )
+    inline: int = setting(
+        1 << 20,
+        types.size(0, 8 << 20),
+        "values up to this size are taken by the master; larger ones are sent to a node (bytes)",
+    )
+    small: int = setting(
+        65536,
+        types.size(0, 1 << 20),
+        "values up to this size live in the value log, larger ones in a file each (bytes)",
+    )
+    segment: int = setting(
+        64 << 20, types.size(65536, 4 << 30), "size at which a segment of the value log is sealed (bytes)"
+    )
+    reserve: int = setting(
+        256 << 20, types.size(0, types.TB), "free disk space below which a node takes no more values (bytes)"
+    )
+    compact_rate: int = setting(
+        32 << 20, types.size(65536, types.TB), "how fast compaction reads the log (bytes per second)"
+    )
+    scrub_days: float = setting(
+        30.0, types.seconds(0, 3650), "every value is read and checked once in this time; 0: never (days)"
+    )
+    open_reads: bool = setting(True, types.flag, "whether the node answers a GET without its master's signature")
+
+
+@dataclass(frozen=True)
+class General:
+    """The whole cluster."""
+
+    retention_policy: int = setting(90, types.integer(1, 36500), "how long finished jobs are kept (days)")
+    tombstone_days: int = setting(
+        90,
+        types.integer(1, 36500),
+        "how long a deletion is remembered; backups older than this may bring deleted keys back (days)",
+    )
+    secret: str = setting(
+        "",
+        types.text,
+        "signs the URLs that the master sends clients to; empty: derived from the credentials in [broker] url",
+        secret=True,
+    )
+    heartbeat: float = setting(
+        2.0,
+        types.seconds(0.1, 60),
+        "time between two heartbeats of a node; three missed ones and it is out of synch (seconds)",
+    )
+    events: bool = setting(
+        False, types.flag, "whether events (key.added, key.deleted, job.finished) are published, for users"
+    )
+    log_level: str = setting("info", types.choice("debug", "info", "warning", "error"), "least level that is logged")
+
+
+@dataclass(frozen=True)
+class Broker:
+    """RabbitMQ."""
+
+    url: str = setting(
+        "amqp://guest:guest@localhost:5672/%2F", types.text, "where RabbitMQ is, with credentials", secret=True
+    )
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """Jobs: their scripts, limits and leases."""
+
+    dir: str = setting("jobs", types.text, "folder of the job scripts, of a node")
+    slots: int = setting(0, types.integer(0, 1024), "jobs a node runs at once; 0: one per core")
+    timeout: float = setting(
+        86_400.0,
+        types.seconds(0, 30 * 86_400),
+        "a run is ended after this time unless its job says otherwise; 0: never (seconds)",
+    )
+    grace: float = setting(5.0, types.seconds(0, 600), "between SIGTERM and SIGKILL when a run is ended (seconds)")
+    memory: int = setting(
+        0, types.size(0, 64 * types.TB), "memory a run may use unless its job says otherwise; 0: no limit (bytes)"
+    )
+    processes: int = setting(512, types.integer(1, 1 << 20), "most processes of one run")
+    log_limit: int = setting(
+        1 << 20, types.size(1024, 1 << 30), "of a run's log so much is kept, its beginning and its end (bytes)"
+    )
+    output_limit: int = setting(1 << 20, types.size(1024, 64 << 20), "largest output of a run (bytes)")
+    environment: tuple[str, ...] = setting(
+        (), types.names, "variables of the node that its runs get, with commas between them"
+    )
+    secrets: str = setting("", types.text, "file of secrets for scripts, which only its owner may read; empty: none")
+    cache: int = setting(
+        4 << 30,
+        types.size(0, 64 * types.TB),
+        "libraries' caches are kept from run to run, and emptied at a node's start when they are larger; 0: never kept (bytes)",
+    )
+    data_wait: float = setting(
+        10.0,
+        types.seconds(0, 86_400),
+        "how long a job waits for a free slot on a node that has its pulzar_data; then any node takes it, and fetches the value (seconds)",
+    )
+    lease: float = setting(
+        30.0,
+        types.seconds(1, 86_400),
+        "a run whose node is silent for so long is lost, and its job starts elsewhere (seconds)",
+    )
+    lost_attempts: int = setting(
+        3, types.integer(1, 100), "attempts at a job whose runs are lost, unless the job says how many"
+    )
+    max_pending: int = setting(
+        100_000, types.integer(1, 100_000_000), "most jobs that may be pending; a launch beyond that is answered 503"
+    )
+    max_pending_bytes: int = setting(
+        256 << 20,
+        types.size(1 << 20, types.TB),
+        "most that the arguments of all pending jobs may have together, and as much for those of all schedules (bytes)",
+    )
+    max_schedules: int = setting(10_000, types.integer(1, 1_000_000), "most schedules that may be active")
+    ledger_map: int = setting(
+        64 << 30,
+        types.size(16 << 20, 64 * types.TB),
+        "most the master's ledger of jobs may grow to; this is address space (bytes)",
+    )
+
+
+@dataclass(frozen=True)
+class Extensions:
+    """Extensions of the master."""
+
+    dir: str = setting("extensions", types.text, "folder of the extensions, of the master")
+    timeout: float = setting(
+        60.0,
+        types.seconds(0.1, 86_400),
+        "an extension that runs longer is ended; a request waits as long for a free process (seconds)",
+    )
+    max_body: int = setting(64 << 20, types.size(0, 64 * types.TB), "largest body of a PUT to an extension (bytes)")
+    processes: int = setting(
+        0,
+        types.integer(0, 1024),
+        "extensions that one web worker of the master runs at once; 0: one per core",
+    )
+    fetch: str = setting(
+        "",
+        types.hosts,
+        "where image_url may lead besides keys of this cluster: host or host:port, with commas between them; *: anywhere",
+    )
+
+
+@dataclass(frozen=True)
+class Backup:
+    """Automatic backups. The first Pulzar's configuration has these; nothing uses them yet."""
+
+    active: bool = setting(False, types.flag, "automatic backups")
+    type: str = setting("", types.text, "kind of backup")
+    address: str = setting("", types.text, "where backups go")
+    user: str = setting("", types.text, "user there")
+    psw: str = setting("", types.text, "password there", secret=True)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings; `settings["volume", "port"]` is one of them."""
+    """All settings. `settings.volume.port` is one of them."""
 
-    values: Mapping[tuple[str, str], Any]
+    server: Server = Server()
+    volume: Volume = Volume()
+    general: General = General()
+    broker: Broker = Broker()
+    jobs: Jobs = Jobs()
+    extensions: Extensions = Extensions()
+    backup: Backup = Backup()
 
-    def __getitem__(self, name: tuple[str, str]) -> Any:
-        return self.values[name]
+    def address(self, section: Server | Volume) -> str:
+        """`host:port` that others reach the master or the node at.
 
-    def address(self, section: str) -> str:
-        """`host:port` that others reach the master ("server") or the node ("volume") at."""
-        return self[section, "advertise"] or f"{self[section, 'host']}:{self[section, 'port']}"
+        Raises `SettingsError` when it listens on every address and no other one is advertised.
+        """
+        if not section.advertise and is_every(section.host):
+            name = type(section).__name__.lower()
+            raise SettingsError(
+                f"[{name}] host = {section.host!r} is every address of this machine, and nobody reaches it at that: set "
+                f"[{name}] advertise (PULZAR_{name.upper()}_ADVERTISE) to the name or address that others know "
+                f"this machine by, like store.example:{section.port}"
+            )
+        return section.advertise or joined(section.host, section.port)
 
     def secret(self) -> bytes:
         """The key that URLs are signed with, 32 bytes."""
-        secret = self["general", "secret"]
+        secret = self.general.secret
         if not secret:
-            parts = urlsplit(self["broker", "url"])
+            parts = urlsplit(self.broker.url)
             secret = f"{parts.username}:{parts.password}"
         return hashlib.sha256(b"pulzar url signature\0" + secret.encode()).digest()
+
+
+SECTIONS: dict[str, type[Server | Volume | General | Broker | Jobs | Extensions | Backup]] = {
+    section.__name__.lower(): section for section in (Server, Volume, General, Broker, Jobs, Extensions, Backup)
+}
+TABLE = tuple(
+    Setting(section, one.name, one.default, **one.metadata) for section, cls in SECTIONS.items() for one in fields(cls)
+)
 
 
 def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings from the file (when one is given) and the environment; raises `SettingsError`."""
     path = path or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
-    table = {(row.section, row.key): row for row in TABLE}
-    values = {name: row.default for name, row in table.items()}
-    for (section, key), raw in (_read(path) if path else {}).items():
-        row = table.get((section, key))
-        if row is None:
-            raise SettingsError(f"{path}: [{section}] {key} is no setting{_nearest(section, key)}")
-        values[section, key] = _parse(row, raw, f"{path}: [{section}] {key}")
-    variables = {f"PULZAR_{row.section}_{row.key}".upper(): row for row in TABLE}
+    given: dict[str, dict[str, object]] = {section: {} for section in SECTIONS}
+    names = {one.name: one for one in TABLE}
+    for name, raw in (_read(path) if path else {}).items():
+        if name not in names:
+            raise SettingsError(f"{path}: {name} is no setting{_nearest(name, names)}")
+        row = names[name]
+        given[row.section][row.key] = row.read(raw, f"{path}: {name}")
+    variables = {one.variable: one for one in TABLE}
     for name, raw in environ.items():
         if not name.startswith("PULZAR_") or name == CONFIG_VARIABLE:
             continue
-        row = variables.get(name)
-        if row is None:
-            near = difflib.get_close_matches(name, variables, 1)
-            raise SettingsError(f"{name} in the environment is no setting" + (f"; {near[0]}?" if near else ""))
-        values[row.section, row.key] = _parse(row, raw, name)
-    return Settings(values)
+        if name not in variables:
+            raise SettingsError(f"{name} in the environment is no setting{_nearest(name, variables)}")
+        row = variables[name]
+        given[row.section][row.key] = row.read(raw, name)
+    return Settings(**{section: SECTIONS[section](**values) for section, values in given.items()})  # type: ignore[arg-type]
 
 
-def _read(path: Path) -> dict[tuple[str, str], str]:
+def _read(path: Path) -> dict[str, str]:
     parser = configparser.ConfigParser(interpolation=None, default_section="\0")
     try:
         with path.open(encoding="utf-8") as file:
             parser.read_file(file)
     except (OSError, UnicodeDecodeError, configparser.Error) as error:
         raise SettingsError(f"{path} can't be read: {error}") from error
-    return {(section, key): raw for section in parser.sections() for key, raw in parser.items(section)}
+    return {f"[{section}] {key}": raw for section in parser.sections() for key, raw in parser.items(section)}
 
 
-def _parse(row: Setting, raw: str, where: str) -> Any:
-    try:
-        return row.parse(raw.strip())
-    except ValueError as error:
-        shown = "(hidden)" if (row.section, row.key) in SECRETS else repr(raw)
-        raise SettingsError(f"{where} = {shown}: {error}") from error
-
-
-def _nearest(section: str, key: str) -> str:
-    names = {f"[{row.section}] {row.key}" for row in TABLE}
-    near = difflib.get_close_matches(f"[{section}] {key}", names, 1)
+def _nearest(name: str, names: Mapping[str, Setting]) -> str:
+    near = difflib.get_close_matches(name, names, 1)
     return f"; {near[0]}?" if near else ""
 
 
+def is_every(host: str) -> bool:
+    """Whether a process that listens on `host` listens on every address of its machine, like 0.0.0.0 and ::."""
+    for parse in (socket.inet_aton, lambda text: socket.inet_pton(socket.AF_INET6, text)):
+        with suppress(OSError):  # it is a name, or an address of the other kind
+            return not any(parse(host))
+    return not host
+
+
 def reachable(host: str) -> str:
-    """An address to connect to, of a process that listens on `host`: there, some mean "all of them"."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    """An address to connect to, on the same machine, of a process that listens on `host`."""
+    return ("::1" if ":" in host else "127.0.0.1") if is_every(host) else host
+
+
+def joined(host: str, port: int) -> str:
+    """`host:port` as URLs have it: an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -20,19 +20,19 @@ def main() -> int:
     """Run the master until SIGTERM; exit status 0, 1 when it can't go on, 2 for a bad configuration."""
     try:
         config = service.parse_arguments("master", "The master of a Pulzar cluster: REST API, index and placement.")
-        logs.setup(config["general", "log_level"], "master")
-        held = hold(Path(config["server", "dir"]))
+        logs.setup(config.general.log_level, "master")
+        held = hold(Path(config.server.dir))
         # What a master that was killed had received for extensions.
-        bodies.empty(Path(config["server", "dir"]) / bodies.FOLDER)
+        bodies.empty(Path(config.server.dir) / bodies.FOLDER)
         # The workers only read these, so they must be there before the workers are.
-        Index(Path(config["server", "dir"]) / "index", config["server", "index_map"], write=True).close()
-        Ledger(Path(config["server", "dir"]) / "ledger", True, config["jobs", "ledger_map"]).close()
+        Index(Path(config.server.dir) / "index", config.server.index_map, write=True).close()
+        Ledger(Path(config.server.dir) / "ledger", True, config.jobs.ledger_map).close()
         running = service.Service(
-            "master.web.application:create",
+            "master.worker:create",
             Interfaces.RSGI,
             "master.controller",
-            config["server", "host"],
-            config["server", "port"],
+            config.server.host,
+            config.server.port,
             service.workers(config),
         )
     except PulzarError as error:

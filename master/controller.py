@@ -54,21 +54,21 @@ class Controller:
     """Runs until `stop` is called. Everything but the link's callbacks happens on the thread that calls `run`."""
 
     def __init__(self, config: settings.Settings) -> None:
-        directory = Path(config["server", "dir"])
-        self._index = Index(directory / "index", config["server", "index_map"], write=True)
+        directory = Path(config.server.dir)
+        self._index = Index(directory / "index", config.server.index_map, write=True)
         self._projection = Projection(self._index)
         self._inbox: queue.SimpleQueue[Delivery | ControllerCall | None] = queue.SimpleQueue()  # None: look at the jobs
         self._answers = ControllerServer(directory / "controller.sock", self._inbox.put)
-        self._events = config["general", "events"]
+        self._events = config.general.events
         self._stopping = threading.Event()
-        self._link = Link(config["broker", "url"], "pulzar master controller", topology.master)
+        self._link = Link(config.broker.url, "pulzar master controller", topology.master)
         self._link.on_up = self._up
         self._link.consume(topology.RESULTS, self._inbox.put, PREFETCH)
         self._link.consume(topology.HEARTBEATS, self._inbox.put, PREFETCH)
         self._link.consume(topology.PROGRESS, self._inbox.put, PREFETCH)
         self._jobs = Jobs(self._index, self._link, config, lambda: self._inbox.put(None))
         self._replays = Replays(self._index, self._projection, self._link)
-        self._housekeeping = Housekeeping(self._index, self._link, config["general", "tombstone_days"])
+        self._housekeeping = Housekeeping(self._index, self._link, config.general.tombstone_days)
 
     def stop(self) -> None:
         """Have `run` return soon."""

@@ -47,24 +47,24 @@ def create() -> Application:
     """A web worker's application; called once in each worker process."""
     service.die_with_parent(signal.SIGKILL)
     config = settings.load()
-    logs.setup(config["general", "log_level"], "web")
-    directory = Path(config["server", "dir"])
-    timeout = config["server", "put_timeout"]
-    index = Index(directory / "index", config["server", "index_map"])
+    logs.setup(config.general.log_level, "web")
+    directory = Path(config.server.dir)
+    timeout = config.server.put_timeout
+    index = Index(directory / "index", config.server.index_map)
     versions = Versions(directory)
     origin = f"{versions.number}.{secrets.token_hex(4)}"
-    network = Nodes(index, config["general", "heartbeat"])
-    link = Link(config["broker", "url"], f"pulzar master web {versions.number}", topology.master)
+    network = Nodes(index, config.general.heartbeat)
+    link = Link(config.broker.url, f"pulzar master web {versions.number}", topology.master)
     dispatcher = Dispatcher(link, origin, int(timeout * 1000), network.choose)
-    redirects = Redirects(network, config.secret(), config.address("server"))
-    cors = config["server", "cors"]
+    redirects = Redirects(network, config.secret(), config.address(config.server))
+    cors = config.server.cors
     controller = ControllerClient(directory / "controller.sock", origin, dispatcher.answered)
     writer = Writer(index, network, dispatcher, KeyLocks(directory, service.workers(config) == 1), versions, timeout)
     reads = Reads(index, network, redirects, responses.cors_headers(cors))
-    inline, relayed = config["volume", "inline"], config["server", "relay"]
+    inline, relayed = config.volume.inline, config.server.relay
     writes = Writes(writer, network, redirects, config.secret(), inline, relayed, timeout, cors)
     kept = JobFiles(index, redirects, SHOWN_BYTES)
-    ledger = Ledger(directory / "ledger", map_size=config["jobs", "ledger_map"])
+    ledger = Ledger(directory / "ledger", map_size=config.jobs.ledger_map)
     launches = Launches(controller, ledger, cors)
     flask = create_app(Context(config, index, network, link, controller, time.time(), ledger, kept))
     extensions = _extensions(config, index, directory / bodies.FOLDER / str(versions.number))
@@ -73,30 +73,30 @@ def create() -> Application:
     link.wait(LINK_SECS)
     log.info("web worker started", origin=origin)
     service.raise_open_files()
-    connections.guard(config["server", "port"], config["server", "client_timeout"])
-    behind = Bridge(flask.wsgi_app, config["server", "threads"])
-    patience = ClientTimeouts(config["server", "client_timeout"], config["server", "client_rate"])
+    connections.guard(config.server.port, config.server.client_timeout)
+    behind = Bridge(flask.wsgi_app, config.server.threads)
+    patience = ClientTimeouts(config.server.client_timeout, config.server.client_rate)
     router = Router(routes(reads, writes, launches, extensions))
     return Application(router, behind, dispatcher, patience, cors)
 
 
 def _extensions(config: settings.Settings, index: Index, directory: Path) -> Extensions:
     """What runs extensions; `directory` is for the temporary files of this worker."""
-    folder = Path(config["extensions", "dir"]).resolve()
+    folder = Path(config.extensions.dir).resolve()
     hello = Hello(
         str(folder),
         str(index.directory.resolve()),
-        config["server", "index_map"],
-        config.address("server"),
-        f"{config['server', 'host']}:{config['server', 'port']}",
-        config["extensions", "fetch"],
+        config.server.index_map,
+        config.address(config.server),
+        f"{config.server.host}:{config.server.port}",
+        config.extensions.fetch,
     )
-    size = config["extensions", "processes"] or os.cpu_count() or 1
+    size = config.extensions.processes or os.cpu_count() or 1
     place = bodies.empty(directory.resolve())
     # A process that was killed while it read the index holds pages of it.
     pool = Pool(hello, size, place, index.forget_dead)
-    request_headers = Bodies(place, config["extensions", "max_body"])
-    return Extensions(folder, pool, request_headers, config["extensions", "timeout"], config["server", "cors"])
+    request_headers = Bodies(place, config.extensions.max_body)
+    return Extensions(folder, pool, request_headers, config.extensions.timeout, config.server.cors)
 
 
 def routes(reads: Reads, writes: Writes, launches: Launches, extensions: Extensions) -> dict[str, dict[str, Handler]]:

@@ -15,14 +15,14 @@ def main() -> int:
     """Run a node until SIGTERM; exit status 0, 1 when it can't go on, 2 for a bad configuration."""
     try:
         config = service.parse_arguments("node", "A node of a Pulzar cluster: keeps values and serves them.")
-        logs.setup(config["general", "log_level"], "node")
+        logs.setup(config.general.log_level, "node")
         identity.load(config)  # made here, before two processes want it
         running = service.Service(
             "node.web.application:create",
             Interfaces.ASGINL,
             "node.agent",
-            config["volume", "host"],
-            config["volume", "port"],
+            config.volume.host,
+            config.volume.port,
             1,
         )
     except PulzarError as error:

@@ -41,10 +41,10 @@ class Agent:
     """Runs until `stop` is called; `run` returns the exit status."""
 
     def __init__(self, config: settings.Settings) -> None:
-        self._directory = Path(config["volume", "dir"])
+        self._directory = Path(config.volume.dir)
         self.node = identity.load(config)
-        self._url = f"http://{config.address('volume')}"
-        self._heartbeat_secs = config["general", "heartbeat"]
+        self._url = f"http://{config.address(config.volume)}"
+        self._heartbeat_secs = config.general.heartbeat
         self._inbox: list[Delivery] = []
         self._own: deque[tuple[Sequence[Store], Kept]] = deque()
         self._stopping = threading.Event()
@@ -56,7 +56,7 @@ class Agent:
         self._control = ""
         self._storage = Storage.open(config)
         self._told_seq = self._storage.epoch_seq  # up to here the master asks by itself, when it sees the new epoch
-        self._link = Link(config["broker", "url"], f"pulzar node {self.node}", self._topology)
+        self._link = Link(config.broker.url, f"pulzar node {self.node}", self._topology)
         self._link.on_up = self._up
         self._link.on_wake = self._work
         self._link.on_down = self._down

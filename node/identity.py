@@ -21,8 +21,8 @@ def load(settings: Settings) -> str:
 
     Raises `SettingsError` when `[volume] node` names another one, or the directory can't be used.
     """
-    directory = Path(settings["volume", "dir"])
-    wanted = settings["volume", "node"]
+    directory = Path(settings.volume.dir)
+    wanted = settings.volume.node
     if wanted and not checks.is_node_name(wanted):
         raise SettingsError(f"[volume] node = {wanted!r}: letters, digits, '.', '_' and '-' are needed, at most 100")
     try:

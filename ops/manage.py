@@ -55,7 +55,7 @@ class Place:
         """From `cluster.json` in a data directory of `ops/up`, else from the settings."""
         if data is None:
             loaded = settings.load(config)
-            return cls(loaded.address("server"), Path(loaded["server", "dir"]), [Path(loaded["volume", "dir"])])
+            return cls(loaded.address(loaded.server), Path(loaded.server.dir), [Path(loaded.volume.dir)])
         try:
             cluster = json.loads((data / "cluster.json").read_text())
             nodes = [Path(node["directory"]) for node in cluster["nodes"]]

@@ -24,7 +24,7 @@ class CapacityLimits(NamedTuple):
     @classmethod
     def of(cls, config: Settings) -> CapacityLimits:
         """As they are configured."""
-        return cls(config["jobs", "max_pending"], config["jobs", "max_pending_bytes"], config["jobs", "max_schedules"])
+        return cls(config.jobs.max_pending, config.jobs.max_pending_bytes, config.jobs.max_schedules)
 
 
 class Capacity:

@@ -48,16 +48,16 @@ class Jobs:
     def __init__(self, index: Index, link: Link, config: Settings, wake: Callable[[], None]) -> None:
         self._index = index
         self._link = link
-        self._silence = config["general", "heartbeat"] * MISSED_HEARTBEATS
-        self._ledger = Ledger(Path(config["server", "dir"]) / "ledger", True, config["jobs", "ledger_map"])
-        self._runs = Transitions(self._ledger, self._place, config["jobs", "lost_attempts"])
-        self._waiting = Requeue(self._runs, config["general", "retention_policy"])
+        self._silence = config.general.heartbeat * MISSED_HEARTBEATS
+        self._ledger = Ledger(Path(config.server.dir) / "ledger", True, config.jobs.ledger_map)
+        self._runs = Transitions(self._ledger, self._place, config.jobs.lost_attempts)
+        self._waiting = Requeue(self._runs, config.general.retention_policy)
         self._room = Capacity(self._ledger, CapacityLimits.of(config))
         self._schedules = Schedules(self._runs, self._room)
-        self._leases = Leases(self._runs, config["jobs", "lease"], time.monotonic())
+        self._leases = Leases(self._runs, config.jobs.lease, time.monotonic())
         self._ticked = self._answered = time.monotonic()
         self._carrier = EffectRunner(
-            link, config.secret(), config["jobs", "data_wait"], config["general", "events"], self._may_move, wake
+            link, config.secret(), config.jobs.data_wait, config.general.events, self._may_move, wake
         )
         self._safe: list[Attempt] = []  # confirmed, and not noted in the ledger yet
         self._beats: dict[str, Heartbeat] = {}

@@ -53,7 +53,7 @@ class ActiveRuns:
         post: Post,
     ) -> None:
         """Raises `StorageError`, and `SettingsError` for a file of secrets that can't be used."""
-        directory = Path(config["volume", "dir"]) / "runs"
+        directory = Path(config.volume.dir) / "runs"
         self._claims = claims
         self._reporter = reporter
         self._settling = settling
@@ -61,30 +61,30 @@ class ActiveRuns:
         self._post = post
         self._slots = slots
         self._pace = Prefetch(slots)
-        self._timeout: float = config["jobs", "timeout"]
-        self._memory: int = config["jobs", "memory"]
+        self._timeout: float = config.jobs.timeout
+        self._memory: int = config.jobs.memory
         self._runs: dict[str, _Run] = {}
         self._stopping = False
         self._tidy_at = 0.0
         self._inputs = Inputs(directory / "inputs", config)
         limits = RunLimits(
-            config["jobs", "log_limit"],
-            config["jobs", "output_limit"],
-            config["jobs", "grace"],
-            config["jobs", "processes"],
+            config.jobs.log_limit,
+            config.jobs.output_limit,
+            config.jobs.grace,
+            config.jobs.processes,
             min(slots, _MOST_SPARES),
-            config["jobs", "cache"],
+            config.jobs.cache,
         )
-        passed = config["jobs", "environment"]
+        passed = config.jobs.environment
         missing = [name for name in passed if name not in os.environ]
         if missing:
             log.warning("variables of [jobs] environment are not set", names=", ".join(missing))
         try:
-            secrets = SecretFile(config["jobs", "secrets"])
+            secrets = SecretFile(config.jobs.secrets)
         except BadSecrets as error:
             raise SettingsError(f"[jobs] secrets: {error}") from error
-        environment = os.environ | {"PULZAR_MASTER": f"http://{config.address('server')}"}
-        scripts = Path(config["jobs", "dir"])
+        environment = os.environ | {"PULZAR_MASTER": f"http://{config.address(config.server)}"}
+        scripts = Path(config.jobs.dir)
         self._runner = Runner(
             directory / "work", scripts, limits, environment, self._run_ended, self._progressed, passed, secrets
         )

@@ -37,9 +37,9 @@ class Artifacts:
     """Of the agent; `left` may be called by any thread."""
 
     def __init__(self, node: str, config: Settings) -> None:
-        self._small: int = config["volume", "small"]
-        self._staging = Staging(Path(config["volume", "dir"]), config["volume", "reserve"])
-        self._lifetime_ms = config["general", "retention_policy"] * _DAY_MS
+        self._small: int = config.volume.small
+        self._staging = Staging(Path(config.volume.dir), config.volume.reserve)
+        self._lifetime_ms = config.general.retention_policy * _DAY_MS
         self._versions = ArtifactVersions(node)
 
     def is_large(self, data: bytes) -> bool:

@@ -73,11 +73,11 @@ class Inputs:
         """`directory` is emptied; raises `StorageError`."""
         self._directory = directory
         self._secret = config.secret()
-        self._master = f"http://{config.address('server')}"
-        host = config["volume", "host"]
+        self._master = f"http://{config.address(config.server)}"
+        host = config.volume.host
         own = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
-        self._own = f"http://{own}:{config['volume', 'port']}"
-        self._space = space.Space(directory, config["volume", "reserve"])
+        self._own = f"http://{own}:{config.volume.port}"
+        self._space = space.Space(directory, config.volume.reserve)
         self._copies: dict[str, _Copy] = {}  # by value: those that are for more runs
         self._files: dict[str, _Copy] = {}  # all, by file
         self._numbers = itertools.count(1)

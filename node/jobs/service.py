@@ -39,8 +39,8 @@ class Jobs:
 
     def __init__(self, config: Settings, node: str, link: Link, keep: Keep) -> None:
         """`keep` has stores applied and calls back with their results. Raises `StorageError`."""
-        self.slots: int = config["jobs", "slots"] or os.cpu_count() or 1
-        self.catalog = Catalog(Path(config["jobs", "dir"]).absolute())
+        self.slots: int = config.jobs.slots or os.cpu_count() or 1
+        self.catalog = Catalog(Path(config.jobs.dir).absolute())
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
         self._connected = False
@@ -48,7 +48,7 @@ class Jobs:
         self._done = False
         post = self._events.put
         reporter = Reporter(node, link)
-        self._claims = Claims(Path(config["volume", "dir"]) / "runs")
+        self._claims = Claims(Path(config.volume.dir) / "runs")
         self._settling = Completion(self._claims, Artifacts(node, config), reporter, keep, post)
         self._intake = Intake(
             node, self.slots, link, config.secret(), self.catalog, self._claims, reporter, self._settling, post

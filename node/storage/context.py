@@ -30,13 +30,13 @@ class StorageLimits(NamedTuple):
     def of(cls, config: Settings) -> StorageLimits:
         """The limits that the settings say."""
         return cls(
-            small=config["volume", "small"],
-            cached=config["server", "cached"],
-            segment=config["volume", "segment"],
-            reserve=config["volume", "reserve"],
-            compact_rate=config["volume", "compact_rate"],
-            tombstone_ms=config["general", "tombstone_days"] * DAY_SECS * 1000,
-            scrub_secs=config["volume", "scrub_days"] * DAY_SECS,
+            small=config.volume.small,
+            cached=config.server.cached,
+            segment=config.volume.segment,
+            reserve=config.volume.reserve,
+            compact_rate=config.volume.compact_rate,
+            tombstone_ms=config.general.tombstone_days * DAY_SECS * 1000,
+            scrub_secs=config.volume.scrub_days * DAY_SECS,
         )
 
 

@@ -22,7 +22,7 @@ class Maintenance:
 
     def __init__(self, storage: Storage, config: settings.Settings) -> None:
         self._storage = storage
-        self._scrub_secs = config["volume", "scrub_days"] * DAY_SECS
+        self._scrub_secs = config.volume.scrub_days * DAY_SECS
         self._stopping = threading.Event()
         self._threads = [threading.Thread(target=self._compact, name="compaction", daemon=True)]
         if self._scrub_secs:

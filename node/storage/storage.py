@@ -52,7 +52,7 @@ class Storage:
 
         Raises `StorageError` when it can't be used, or is in use.
         """
-        places = Layout.of(Path(config["volume", "dir"]))
+        places = Layout.of(Path(config.volume.dir))
         with guarded("the data directory can't be made ready"):
             places.log.mkdir(parents=True, exist_ok=True)
             lock_fd = os.open(places.log, os.O_RDONLY | os.O_DIRECTORY)

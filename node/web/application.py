@@ -44,15 +44,15 @@ class Application:
 
     def __init__(self, settings: Settings, reader: Reader, staging: Staging) -> None:
         self._node = identity.load(settings)
-        self._url = f"http://{settings.address('volume')}"
-        self._cors = settings["server", "cors"]
+        self._url = f"http://{settings.address(settings.volume)}"
+        self._cors = settings.server.cors
         self._reader = reader
-        self._patience = ClientTimeouts(settings["server", "client_timeout"], settings["server", "client_rate"])
+        self._patience = ClientTimeouts(settings.server.client_timeout, settings.server.client_rate)
         self._secret = secret = settings.secret()
-        committer = Committer(secret, settings["server", "put_timeout"])
-        threads = settings["volume", "threads"]
+        committer = Committer(secret, settings.server.put_timeout)
+        threads = settings.volume.threads
         uploads = Uploads(self._node, staging, committer, secret, threads)
-        downloads = Downloads(reader, secret, settings["volume", "open_reads"], self._patience, threads)
+        downloads = Downloads(reader, secret, settings.volume.open_reads, self._patience, threads)
         self._health_thread = ThreadPoolExecutor(1, "health")
         routes: dict[str, dict[str, Handler]] = {
             "/get_key/": {"GET": downloads, "HEAD": downloads},
@@ -147,10 +147,10 @@ def create() -> Application:
     """The data server's application; called once in its process."""
     service.die_with_parent(signal.SIGKILL)
     settings = configuration.load()
-    logs.setup(settings["general", "log_level"], "data")
+    logs.setup(settings.general.log_level, "data")
     service.raise_open_files()
-    connections.guard(settings["volume", "port"], settings["server", "client_timeout"])
-    directory = Path(settings["volume", "dir"])
-    made = Application(settings, Reader(directory), Staging(directory, settings["volume", "reserve"]))
+    connections.guard(settings.volume.port, settings.server.client_timeout)
+    directory = Path(settings.volume.dir)
+    made = Application(settings, Reader(directory), Staging(directory, settings.volume.reserve))
     log.info("data server started", directory=directory)
     return made

@@ -105,18 +105,18 @@ class Cluster:
         hosts = {} if environment.get(settings.CONFIG_VARIABLE) else _LOOPBACK
         self._environment = hosts | self._environment
         known = settings.load(environ=self._environment)
-        self._given_secret: str = known["general", "secret"]
-        self.jobs = ROOT / known["jobs", "dir"]  # the processes run there
+        self._given_secret: str = known.general.secret
+        self.jobs = ROOT / known.jobs.dir  # the processes run there
         self.master_directory = self.directory / "master"
-        self.master_url = _url(known["server", "host"], base_port)
+        self.master_url = _url(known.server.host, base_port)
         self._environment |= {"PULZAR_SERVER_PORT": str(base_port), "PULZAR_SERVER_DIR": str(self.master_directory)}
         self.master = self._child("master", self._environment, "master")
         self.nodes: list[Node] = []
         for number in range(1, nodes + 1):
             id, port = f"node-{number}", base_port + number
             own = self.directory / id
-            process = self._child(id, self._environment | _volume(known["volume", "advertise"], id, port, own), "node")
-            self.nodes.append(Node(id, _url(known["volume", "host"], port), port, own, process))
+            process = self._child(id, self._environment | _volume(known.volume.advertise, id, port, own), "node")
+            self.nodes.append(Node(id, _url(known.volume.host, port), port, own, process))
 
     @property
     def vhost(self) -> str:

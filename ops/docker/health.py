@@ -29,7 +29,8 @@ def main() -> int:
     except PulzarError as error:
         print(error)
         return 1
-    host, port = settings.reachable(known[section, "host"]), known[section, "port"]
+    own = known.server if section == "server" else known.volume
+    host, port = settings.reachable(own.host), own.port
     try:
         with closing(http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECS)) as connection:
             connection.request("GET", "/health?live=1")

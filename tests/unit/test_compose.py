@@ -105,17 +105,17 @@ def test_master_console_and_nodes_are_where_they_are_said_to_be(composed: Compos
 
 def test_a_service_listens_where_it_is_published_and_says_so(composed: Composition) -> None:
     for service in own(composed):
-        section = "volume" if service in nodes(composed) else "server"
         known = settings.load(None, service.environment)  # a name that is no setting would be refused
-        port = known[section, "port"]
+        own_section = known.volume if service in nodes(composed) else known.server
+        port = own_section.port
         assert [published for _, published in service.ports] == [port]
         # And the name in that address is one of its own inside too
-        name, _, advertised = known.address(section).rpartition(":")
+        name, _, advertised = known.address(own_section).rpartition(":")
         assert (name in service.names, advertised) == (True, str(port))
         assert name != "localhost"
         # And all agree on where the master is
-        assert known.address("server") == "pulzar.localhost:31414"
-        assert known["broker", "url"] == "amqp://pulzar:0123abcd@rabbitmq:5672/pulzar"
+        assert known.address(known.server) == "pulzar.localhost:31414"
+        assert known.broker.url == "amqp://pulzar:0123abcd@rabbitmq:5672/pulzar"
 
 
 def test_a_node_keeps_its_name_and_its_data(composed: Composition) -> None:
@@ -177,7 +177,7 @@ def test_connections_outlive_a_web_worker_of_the_master() -> None:
 
 
 def test_it_has_time_to_stop(composed: Composition) -> None:
-    grace = settings.load(None, {})["jobs", "grace"]
+    grace = settings.load(None, {}).jobs.grace
     assert all(service.stop_secs > 2 * (services.STOP_SECS + grace) for service in own(composed))
 
 

@@ -95,9 +95,10 @@ def test_it_runs_the_service_as_nobody_in_particular(role: str) -> None:
 def test_its_port_and_its_directory_are_those_of_the_settings(role: str) -> None:
     variables = dict(re.findall(r"(PULZAR_\w+)=(\S+)", said(role, "ENV")))
     known = settings.load(None, variables)  # a name that is no setting would be refused
-    assert said(role, "EXPOSE") == str(known[SECTION[role], "port"])
-    assert known[SECTION[role], "host"] == "0.0.0.0"
-    assert known[SECTION[role], "dir"].startswith(said(role, "VOLUME") + "/")
+    section = getattr(known, SECTION[role])
+    assert said(role, "EXPOSE") == str(section.port)
+    assert section.host == "0.0.0.0"
+    assert section.dir.startswith(said(role, "VOLUME") + "/")
 
 
 @pytest.mark.parametrize("role", SECTION)

@@ -506,7 +506,7 @@ def test_the_limits_are_below_those_of_a_request() -> None:
     from broker import settings
 
     known = settings.load(environ={})
-    assert known["extensions", "timeout"] / 2 > _fetching.SECS
+    assert known.extensions.timeout / 2 > _fetching.SECS
 
 
 def test_drawn_text_has_ink(tmp_path: Path) -> None:

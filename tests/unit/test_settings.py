@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from broker import settings
+from broker import setting_types, settings
 from broker.errors import SettingsError
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,7 @@ def test_the_sample_file_has_every_setting_with_its_default() -> None:
     parser.read(SAMPLE)
     shown = {(section, key) for section in parser.sections() for key in parser[section]}
     assert shown == {(row.section, row.key) for row in settings.TABLE}
-    assert settings.load(SAMPLE, {}).values == settings.load(None, {}).values
+    assert settings.load(SAMPLE, {}) == settings.load(None, {})
 
 
 def test_the_readme_names_every_setting() -> None:
@@ -32,14 +32,14 @@ def test_the_environment_beats_the_file(tmp_path: Path) -> None:
     file = tmp_path / "server.conf"
     file.write_text("[server]\nport=1000\n[volume]\ninline=64K\n")
     loaded = settings.load(file, {"PULZAR_SERVER_PORT": "2000", "HOME": "/"})
-    assert loaded["server", "port"] == 2000
-    assert loaded["volume", "inline"] == 65536
+    assert loaded.server.port == 2000
+    assert loaded.volume.inline == 65536
 
 
 def test_the_file_may_be_named_by_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "server.conf"
     file.write_text("[server]\nport=1000\n")
-    assert settings.load(None, {settings.CONFIG_VARIABLE: str(file)})["server", "port"] == 1000
+    assert settings.load(None, {settings.CONFIG_VARIABLE: str(file)}).server.port == 1000
 
 
 def test_the_first_pulzars_file_is_read_as_it_is(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_the_first_pulzars_file_is_read_as_it_is(tmp_path: Path) -> None:
         "[server]\nhost=localhost\nport=31414\n[volume]\ndir=/var/lib/pulzar/data\nport=31415\n[general]\n"
         "retention_policy=90\n[jobs]\ndir=jobs\n[backup]\nactive=False\ntype=None\naddress=None\nuser=None\npsw=None\n"
     )
-    assert settings.load(file, {}).values == settings.load(None, {}).values
+    assert settings.load(file, {}) == settings.load(None, {})
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,9 @@ def test_a_bad_variable_is_refused() -> None:
 
 
 def test_a_secret_never_shows_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = settings.Setting("general", "secret", "", settings._integer(0, 1), "", "")
+    row = next(row for row in settings.TABLE if row.secret)._replace(parse=setting_types.integer(0, 1))
     with pytest.raises(SettingsError) as error:
-        settings._parse(row, "hunter2", "here")
+        row.read("hunter2", "here")
     assert "hunter2" not in str(error.value)
 
 

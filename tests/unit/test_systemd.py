@@ -17,7 +17,7 @@ UNITS = {"master": ROOT / "ops/systemd/pulzar-master.service", "node": ROOT / "o
 INSTALLER = ROOT / "ops" / "install"
 CODE = "/opt/pulzar/current"
 MOST_EXPOSURE = 20  # tenths; systemd calls less than 30 "OK", and an unhardened service has 96
-GRACE = settings.load(None, {})["jobs", "grace"]
+GRACE = settings.load(None, {}).jobs.grace
 
 needs_systemd = pytest.mark.skipif(
     not shutil.which("systemd-analyze"), reason="needs systemd-analyze: apt-get install systemd (ops/test does)"
@@ -73,7 +73,7 @@ def test_it_starts_what_the_installer_makes(role: str) -> None:
         assert f"\n{line}\n" in installer
     # And it may write where its data are by default
     section = {"master": "server", "node": "volume"}[role]
-    directory = settings.load(None, {})[section, "dir"]
+    directory = getattr(settings.load(None, {}), section).dir
     assert directory in [f"/var/lib/{name}" for name in known["StateDirectory"].split()]
 
 

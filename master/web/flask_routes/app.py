@@ -19,7 +19,7 @@ log = logs.get(__name__)
 def _secrets(settings: Settings) -> SecretFile:
     """The secrets that are masked in the arguments shown: those of this machine, if nodes have the same file here."""
     try:
-        return SecretFile(settings["jobs", "secrets"])
+        return SecretFile(settings.jobs.secrets)
     except BadSecrets as error:
         log.warning("arguments of jobs are shown as they are", reason=error)
         return SecretFile("")
@@ -38,7 +38,7 @@ def create_app(parts: Context) -> Flask:
     app.register_blueprint(admin.blueprint)
     app.register_blueprint(job_admin.blueprint)
     app.register_error_handler(Exception, _failed)
-    origin = parts.settings["server", "cors"]
+    origin = parts.settings.server.cors
 
     @app.after_request
     def allow_origin(response: Response) -> Response:
