@@ -63,10 +63,10 @@ def create() -> Application:
     reads = Reads(index, network, redirects, responses.cors_headers(cors))
     inline, relayed = config.volume.inline, config.server.relay
     writes = Writes(writer, network, redirects, config.secret(), inline, relayed, timeout, cors)
-    kept = JobFiles(index, redirects, SHOWN_BYTES)
+    job_files = JobFiles(index, redirects, SHOWN_BYTES)
     ledger = Ledger(directory / "ledger", map_size=config.jobs.ledger_map)
     launches = Launches(controller, ledger, cors)
-    flask = create_app(Context(config, index, network, link, controller, time.time(), ledger, kept))
+    flask = create_app(Context(config, index, network, link, controller, time.time(), ledger, job_files))
     extensions = _extensions(config, index, directory / bodies.FOLDER / str(versions.number))
     link.on_up = network.connected
     link.start()

@@ -65,7 +65,7 @@ def test_every_operation_has_a_summary_a_name_and_what_it_answers() -> None:
 
 
 def test_every_route_of_the_application_is_documented() -> None:
-    app = create_app(SimpleNamespace(settings=settings.load(environ={}), ledger=Mock(), kept=Mock()))  # type: ignore[arg-type]
+    app = create_app(SimpleNamespace(settings=settings.load(environ={}), ledger=Mock(), job_files=Mock()))  # type: ignore[arg-type]
     routes = {
         (template(rule.rule), method)
         for rule in app.url_map.iter_rules()
