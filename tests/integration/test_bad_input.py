@@ -521,7 +521,7 @@ TARGETS = [
     "/health?ready={}",
     "/openapi.json",
     "/skynet/commit/{}",
-    "/skynet/restore/{}",
+    "/internal/restore/{}",
     "/{}",
     "*",
     "/add_key/{}?temporal={}",

@@ -1,4 +1,4 @@
-"""`/admin/…`, `/health` and the internal `/skynet/restore`: the state of the cluster, and what an operator can do."""
+"""`/admin/…`, `/health` and the internal `/internal/restore`: the state of the cluster, and what an operator can do."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def openapi() -> Response:
     return send_file(Path(__file__).parent / "openapi.json", mimetype="application/json", max_age=300)
 
 
-@blueprint.post("/skynet/restore")
+@blueprint.post("/internal/restore")
 def restore() -> Response:
     """Apply the log of one node (`{"node": "…"}`) or of all (`{}`) to the index from its beginning."""
     parts = context()
@@ -116,10 +116,10 @@ def restore() -> Response:
     if silent:
         raise Conflict(f"not heard from lately: {', '.join(silent)}; start them first, or name the others one by one")
     parts.controller.call("restore", node).result(CALL_SECS)
-    return ok({"node": node or None}, "restore started; GET /skynet/restore tells how far it is", 202)
+    return ok({"node": node or None}, "restore started; GET /internal/restore tells how far it is", 202)
 
 
-@blueprint.get("/skynet/restore")
+@blueprint.get("/internal/restore")
 def restoring() -> Response:
     """Per node, how far its log is applied."""
     parts = context()
