@@ -18,7 +18,7 @@ from master.channel import ControllerClient
 from master.cluster.nodes import Nodes
 from master.extensions import bodies
 from master.extensions.bodies import Bodies
-from master.extensions.frames import Hello
+from master.extensions.frames import Setup
 from master.extensions.pool import Pool
 from master.extensions.route import Extensions
 from master.index.index import Index
@@ -81,20 +81,20 @@ def create() -> Application:
 
 
 def _extensions(config: settings.Settings, index: Index, directory: Path) -> Extensions:
-    """What runs extensions; `directory` is for the temporary files of this worker."""
+    """The route that runs extensions; `directory` is for the temporary files of this worker."""
     folder = Path(config.extensions.dir).resolve()
-    hello = Hello(
-        str(folder),
-        str(index.directory.resolve()),
-        config.server.index_map,
-        config.address(config.server),
-        f"{config.server.host}:{config.server.port}",
-        config.extensions.fetch,
+    setup = Setup(
+        directory=str(folder),
+        index_directory=str(index.directory.resolve()),
+        index_map=config.server.index_map,
+        master=config.address(config.server),
+        listen=f"{config.server.host}:{config.server.port}",
+        fetch=config.extensions.fetch,
     )
     size = config.extensions.processes or os.cpu_count() or 1
     place = bodies.empty(directory.resolve())
     # A process that was killed while it read the index holds pages of it.
-    pool = Pool(hello, size, place, index.forget_dead)
+    pool = Pool(setup, size, place, index.forget_dead)
     request_headers = Bodies(place, config.extensions.max_body)
     return Extensions(folder, pool, request_headers, config.extensions.timeout, config.server.cors)
 
