@@ -95,8 +95,8 @@ def _extensions(config: settings.Settings, index: Index, directory: Path) -> Ext
     place = bodies.empty(directory.resolve())
     # A process that was killed while it read the index holds pages of it.
     pool = Pool(setup, size, place, index.forget_dead)
-    request_headers = Bodies(place, config.extensions.max_body)
-    return Extensions(folder, pool, request_headers, config.extensions.timeout, config.server.cors)
+    request_bodies = Bodies(place, config.extensions.max_body)
+    return Extensions(folder, pool, request_bodies, config.extensions.timeout, config.server.cors)
 
 
 def routes(reads: Reads, writes: Writes, launches: Launches, extensions: Extensions) -> dict[str, dict[str, Handler]]:

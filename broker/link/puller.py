@@ -71,11 +71,6 @@ class Puller:
         self._wanted = free + ahead
         self._work()
 
-    @property
-    def subscribed(self) -> bool:
-        """Whether all queues were found empty, and messages are handed over as they come."""
-        return bool(self._tags)
-
     def attach(
         self, channel: Any, later: Callable[[float, Callable[[], None]], Any], reopen: Callable[[], None]
     ) -> None:

@@ -18,7 +18,7 @@ Versions are 63-bit integers that rise with time (`master.store.versions`). Mess
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import msgpack
 
@@ -60,8 +60,6 @@ CODES: dict[type[Any], int] = {
 }
 _TYPES: dict[int, type[Any]] = {code: cls for cls, code in CODES.items()}
 
-M = TypeVar("M")
-
 
 def encode(message: Message) -> bytes:
     """The message as bytes for the wire; raises `Unsendable`."""
@@ -85,20 +83,11 @@ def packed(value: Any) -> bytes:
     return body
 
 
-def decode(body: bytes, expected: type[M]) -> M:
-    """The message in `body`, which must be an `expected`.
-
-    Raises `UnknownProtocol` for a message of another protocol version and `MalformedMessage` for
-    anything that is no such message.
-    """
-    message = decode_any(body)
-    if not isinstance(message, expected):
-        raise MalformedMessage(f"expected a {expected.__name__} message, received a {type(message).__name__}")
-    return message
-
-
 def decode_any(body: bytes) -> Message:
-    """The message in `body`, whichever it is; raises as `decode` does."""
+    """The message in `body`, whichever it is.
+
+    Raises `UnknownProtocol` for another version of the protocol, `MalformedMessage` for what is no message.
+    """
     try:
         fields = msgpack.unpackb(body, raw=False, strict_map_key=True)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:

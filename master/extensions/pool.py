@@ -10,12 +10,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from broker import logs
 from master.extensions.errors import Failed, ProcessDied
 from master.extensions.frames import Setup
 from master.extensions.process_client import Process
-
-log = logs.get(__name__)
 
 START_SECS = 30.0  # for a process to be ready, on a busy machine
 IDLE_SECS = 300.0  # after which an idle process is ended
