@@ -97,5 +97,5 @@ def _cors(origin: str) -> tuple[Header, ...]:
 
 
 def cors_headers(origin: str) -> list[Header]:
-    """The headers of every response: browsers trust its Content-Type, and pages from `origin` ("": none) may read it."""
+    """The headers of every response: its Content-Type is right, and pages from `origin` ("": none) may read it."""
     return list(_cors(origin))

@@ -33,7 +33,7 @@ class StreamingResponse:
     patience: float  # seconds that a client may take nothing
 
     async def send(self, protocol: HTTPProtocol) -> None:
-        """Send it. When it can't be finished, the connection is cut, so that the client sees that it is not complete."""
+        """Send all of it. When that fails, cut the connection, so that the client sees that it is not complete."""
         sent = 0
         with ClientSocket(self.client) as peer:
             try:

@@ -37,7 +37,7 @@ class Application:
     def __init__(
         self, router: Router[Handler], fallback: Handler, dispatcher: Dispatcher, patience: ClientTimeouts, cors: str
     ) -> None:
-        """`fallback` handles what the router has no route for. `cors` is the origin of pages that may read responses."""
+        """`fallback` handles paths without a route. Pages from the origin `cors` may read responses ("": none)."""
         self._router = router
         self._fallback = fallback
         self._dispatcher = dispatcher

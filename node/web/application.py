@@ -1,7 +1,7 @@
 """The application of a node's data server: reads, uploads, and who this is.
 
-It speaks ASGI; the master's speaks RSGI. ASGI waits until a client has taken what is sent. It also tells a body that was
-cut off from one with trailers.
+It speaks ASGI; the master's speaks RSGI. ASGI waits until a client has taken what is sent. It also tells a body that
+was cut off from one with trailers.
 """
 
 from __future__ import annotations
