@@ -266,11 +266,11 @@ class Extensions:
 class Backup:
     """Automatic backups. The first Pulzar's configuration has these; nothing uses them yet."""
 
-    active: bool = setting(False, types.flag, "automatic backups")
-    type: str = setting("", types.text, "kind of backup")
-    address: str = setting("", types.text, "where backups go")
-    user: str = setting("", types.text, "user there")
-    psw: str = setting("", types.text, "password there", secret=True)
+    active: bool = setting(False, types.flag, "kept for the first Pulzar's file; not used yet")
+    type: str = setting("", types.text, "the same: kind of backup")
+    address: str = setting("", types.text, "the same: where backups go")
+    user: str = setting("", types.text, "the same: user there")
+    psw: str = setting("", types.text, "the same: password there", secret=True)
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class Trial:
                 self._podman.remove(service.name)
         self._up("making them anew, with their volumes")
         self._again(jobs)
-        with self._step("filling the index again, as the README says"):
+        with self._step("filling the index again, as docs/install.md says"):
             self._podman.execute("master", "python", "ops/manage.py", "--restore")
         self._read("reading once more")
         self._stop()

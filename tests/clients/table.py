@@ -47,7 +47,8 @@ def page_table() -> str:
 
 def columns() -> str:
     """What the columns are, for the page."""
-    return " · ".join(f"**{name}** {column.title}" for name, column in COLUMNS.items())
+    lines = [f"| {name} | {column.title} |" for name, column in COLUMNS.items()]
+    return "\n".join(["| column | what is tried |", "| --- | --- |", *lines])
 
 
 def parts(text: str) -> tuple[str, str, str]:

@@ -561,14 +561,14 @@ def test_an_extension_reads_and_writes_values(cluster: Cluster) -> None:
 
 
 def snippets() -> dict[str, str]:
-    """The extensions that the README shows, by name of the file."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    """The extensions that the docs show, by name of the file."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extensions.md").read_text(), re.DOTALL)
     found = {match[1]: block for block in blocks if (match := re.match(r"# extensions/(\w+\.py)\n", block))}
     assert set(found) >= {"wordcount.py", "digest.py"}
     return found
 
 
-def test_the_extension_of_the_readme_has_ten_lines_and_works(cluster: Cluster, folder: Path) -> None:
+def test_the_extension_of_the_docs_has_ten_lines_and_works(cluster: Cluster, folder: Path) -> None:
     text = snippets()["wordcount.py"]
     assert sum(bool(line.strip()) for line in text.splitlines()[1:]) <= 10
     (folder / "wordcount.py").write_text(text)
@@ -577,7 +577,7 @@ def test_the_extension_of_the_readme_has_ten_lines_and_works(cluster: Cluster, f
     refused(call(cluster, "wordcount"), 400, "PUT a text, and its words are counted")
 
 
-def test_the_other_extension_of_the_readme_uses_the_store(cluster: Cluster, folder: Path) -> None:
+def test_the_other_extension_of_the_docs_uses_the_store(cluster: Cluster, folder: Path) -> None:
     (folder / "digest.py").write_text(snippets()["digest.py"])
     prefix = unique("digest")
     for number in range(3):

@@ -102,10 +102,11 @@ def test_rabbitmqadmin_2_publishes_as_the_readme_says(rabbit: Rabbit, installati
         pytest.skip("needs rabbitmqadmin 2: --broker DIR with RabbitMQ 4.3")
     if installation.root and not (installation.root / "etc/ssl/certs/ca-certificates.crt").exists():
         pytest.skip("rabbitmqadmin 2 does not start without certificates: debootstrap --include=…,ca-certificates")
-    [command] = re.findall(r"^`(rabbitmqadmin .*)`,$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    page = (ROOT / "docs" / "jobs.md").read_text()
+    [command] = re.findall(r"^```bash\n(rabbitmqadmin .*?)\n```$", page, re.DOTALL | re.MULTILINE)
     queue = f"admin-{uuid.uuid4().hex}"
     rabbit.api("PUT", f"queues/%2F/{queue}", {"durable": True})
-    # When the README's line is run, with another queue
+    # When the page's command is run, with another queue
     script = f"CONSOLE=$1 LOGIN=$2; {command.replace('pulzar.jobs', queue)}"
     arguments = ["bash", "-euc", script, "bash", rabbit.console_url.rstrip("/"), f"{rabbit.user}:{rabbit.password}"]
     done = subprocess.run([*enter, *arguments], capture_output=True, text=True, timeout=30)

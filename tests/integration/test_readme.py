@@ -1,4 +1,4 @@
-"""Every block of the README is run here, or said to be run elsewhere."""
+"""Every block of the README and of docs is run here, or said to be run elsewhere."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -18,10 +19,12 @@ from ops.cluster import Cluster
 from tests.support import Clusters, http_request, put, wait_for
 
 ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 SECS = 60
 
 # By how they begin: what can't be run here, and where it is.
 ELSEWHERE = {
+    "./ops/up  ": "tests/integration/test_up.py starts it; the other is how tests are run",
     "./ops/up\n": "tests/integration/test_up.py starts it",
     "            REST": "a picture",
     "./ops/up --exit": "they start clusters of their own; tests/integration/test_up.py and tests/integration/test_manage.py",
@@ -29,6 +32,11 @@ ELSEWHERE = {
     "cd /opt/pulzar/current": "tests/integration/test_install.py and tests/integration/test_rights.py",
     "sudo systemctl edit": "it opens an editor; tests/integration/test_install.py has a job inside this hardening",
     "cp .env.example .env": "they need Docker; ops/test-images and tests/unit/test_compose.py",
+    "./ops/bench": "it measures for an hour; ops/benchmarks/__main__.py is what it runs",
+    "rabbitmqadmin": "rabbitmqadmin 2 comes with RabbitMQ 4.3; tests/integration/test_rabbitmq.py",
+    "# Scripts of these folders": "tests/unit/test_secrets.py has such files",
+    "sudo systemctl stop": "as root, with a new RabbitMQ; tests/integration/test_install.py and tests/integration/test_rabbitmq.py",
+    "sudo sysctl": "as root; tests/faults/test_workers.py looks at both values",
     "docker build": "they need Docker; ops/test-images and tests/unit/test_dockerfiles.py",
 }
 FILE = re.compile(r"# ((?:extensions|jobs/mine)/[a-z_]+\.py)\n")  # its first line says where it goes
@@ -40,8 +48,9 @@ CURL = 'curl() { command curl -sS --fail-with-body "$@" || { echo "status $?: cu
 
 
 class Block(NamedTuple):
-    """A fenced block of the README."""
+    """A fenced block of a page."""
 
+    page: str
     line: int
     language: str
     text: str
@@ -52,24 +61,25 @@ class Block(NamedTuple):
         return [begins for begins in ELSEWHERE if self.text.startswith(begins)]
 
 
-def blocks() -> list[Block]:
-    text = (ROOT / "README.md").read_text()
+def blocks(page: str) -> list[Block]:
+    text = (ROOT / page).read_text()
     found = re.finditer(r"^```([a-z]*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    return [Block(text[: match.start()].count("\n") + 1, match[1], match[2]) for match in found]
+    return [Block(page, text[: match.start()].count("\n") + 1, match[1], match[2]) for match in found]
 
 
-RUN = [block for block in blocks() if not block.elsewhere and not FILE.match(block.text)]
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+RUN = [block for block in BLOCKS if not block.elsewhere and not FILE.match(block.text)]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the top of a checkout is for a reader, with the README's extensions and job."""
+    """A folder as the top of a checkout is for a reader, with the extensions and the job that pages show."""
     place = tmp_path_factory.mktemp("readme")
     shutil.copy(ROOT / "README.md", place)
-    (place / "extensions").mkdir()
-    shutil.copytree(ROOT / "jobs", place / "jobs", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("extensions", "jobs"):
+        shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (place / "jobs" / "mine").mkdir()
-    for block in blocks():
+    for block in BLOCKS:
         if match := FILE.match(block.text):
             (place / match[1]).write_text(block.text)
     return place
@@ -142,11 +152,12 @@ def console(block: Block, cluster: Cluster) -> None:
 
 
 def test_every_block_is_run_here_or_elsewhere() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert len(FENCE.findall(text)) == 2 * len(blocks()), "a fence that this test does not understand"
+    fences = {page: len(FENCE.findall((ROOT / page).read_text())) for page in PAGES}
+    seen = {page: 2 * sum(block.page == page for block in BLOCKS) for page in PAGES}
+    assert fences == seen, "a fence that this test does not understand"
     unknown = {block.language for block in RUN} - {"bash", "console", "python", "javascript", "csharp"}
     assert not unknown
-    begun = [begins for block in blocks() for begins in block.elsewhere]
+    begun = [begins for block in BLOCKS for begins in block.elsewhere]
     assert sorted(begun) == sorted(ELSEWHERE), "each is the beginning of one block"
     assert {block.language for block in RUN} >= {"bash", "console", "python", "javascript", "csharp"}
     # And what is said to run the others is there
@@ -155,15 +166,42 @@ def test_every_block_is_run_here_or_elsewhere() -> None:
 
 
 def test_every_route_is_named() -> None:
-    text = (ROOT / "README.md").read_text()
+    text = "".join((ROOT / page).read_text() for page in PAGES)
     routes = json.loads((ROOT / "master" / "web" / "flask_routes" / "openapi.json").read_text())["paths"]
     missing = [route for route in routes if not re.search(rf"(?<=[ `]){re.escape(route)}(?=[`?])", text)]
     assert {route for route in missing if not route.startswith(("/internal/", "/skynet/"))} == set()
 
 
-def test_what_stands_in_the_readme_does_what_it_says(cluster: Cluster, place: Path) -> None:
+def jobs_have_run(cluster: Cluster) -> None:
+    """The job that the page shows how to write, and those that it publishes by hand."""
+
+    def rows() -> list[Any]:
+        return list(http_request("GET", f"{cluster.master_url}/admin/all_jobs").data)
+
+    def area() -> Any:
+        number = next(row["job_id"] for row in rows() if row["job_path"] == "mine/area")
+        return http_request("GET", f"{cluster.master_url}/admin/jobs/{number}").data
+
+    def by_hand() -> list[Any]:
+        return [row for row in rows() if row["source"] == "queue" and row["state"] == "completed"]
+
+    wait_for(lambda: area()["status"] != "pending", 20, "the end of the job that the page shows how to write")
+    assert (area()["status"], area()["output"]) == ("completed", 12)
+    wait_for(lambda: len(by_hand()) == 12, 20, "the jobs that were published by hand")
+
+
+def backup_is_whole(cluster: Cluster) -> None:
+    """The backup has the node's log."""
+    assert "node-1/log/00000001.seg" in run(["tar", "-tzf", "node-1.tar.gz"])
+
+
+AFTERWARDS: dict[str, Callable[[Cluster], None]] = {"docs/jobs.md": jobs_have_run, "docs/operate.md": backup_is_whole}
+
+
+@pytest.mark.parametrize("page", dict.fromkeys(block.page for block in RUN))
+def test_what_stands_on_a_page_does_what_it_says(page: str, cluster: Cluster, place: Path) -> None:
     # In the order of a reader, since some go on from others
-    for block in RUN:
+    for block in (block for block in RUN if block.page == page):
         text = here(block.text, cluster)
         if block.language == "console":
             console(block, cluster)
@@ -177,21 +215,7 @@ def test_what_stands_in_the_readme_does_what_it_says(cluster: Cluster, place: Pa
             (place / "Program.cs").write_text(text)
             run(["mcs", "-r:System.Net.Http.dll", "Program.cs"])
             assert run(["mono", "Program.exe"]) == "from C#\n"
-
-    def area() -> Any:
-        rows = http_request("GET", f"{cluster.master_url}/admin/all_jobs").data
-        number = next(row["job_id"] for row in rows if row["job_path"] == "mine/area")
-        return http_request("GET", f"{cluster.master_url}/admin/jobs/{number}").data
-
-    # Then the jobs that were published by hand are there, and the backup has the node's log
-    def by_hand() -> list[Any]:
-        rows = http_request("GET", f"{cluster.master_url}/admin/all_jobs").data
-        return [row for row in rows if row["source"] == "queue" and row["state"] == "completed"]
-
-    wait_for(lambda: area()["status"] != "pending", 20, "the end of the job that the README shows how to write")
-    assert (area()["status"], area()["output"]) == ("completed", 12)
-    wait_for(lambda: len(by_hand()) == 12, 20, "the jobs that were published by hand")
-    assert "node-1/log/00000001.seg" in run(["tar", "-tzf", "node-1.tar.gz"])
+    AFTERWARDS.get(page, lambda cluster: None)(cluster)
 
 
 def test_the_extension_that_uses_the_store_does_what_it_says(cluster: Cluster) -> None:

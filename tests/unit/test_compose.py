@@ -1,4 +1,4 @@
-"""compose.yaml: by the specification, safe from outside, one with settings, Dockerfile and README; and more nodes from it."""
+"""compose.yaml: by the specification, safe from outside, one with settings, Dockerfile and docs; and more nodes from it."""
 
 from __future__ import annotations
 
@@ -254,8 +254,8 @@ def test_a_trial_refuses_what_it_can_not_carry_out(tmp_path: Path, old: str, new
         composition.read(path, GIVEN)
 
 
-def test_the_readmes_commands_name_what_there_is() -> None:
-    section = (ROOT / "README.md").read_text().split("\n## Docker\n")[1].split("\n## ")[0]
+def test_the_commands_of_the_docs_name_what_there_is() -> None:
+    section = (ROOT / "docs/install.md").read_text().split("\n## Docker compose\n")[1].split("\n## Production\n")[0]
     dockerfile = (ROOT / "ops/docker/Dockerfile").read_text()
     builds = re.findall(r"docker build -f (\S+) --target (\w+)", section)
     assert {target for _, target in builds} == {"master", "node"}

@@ -1,8 +1,9 @@
-"""The table of settings, the sample file and the README."""
+"""The table of settings, the sample file and the page of the docs."""
 
 from __future__ import annotations
 
 import configparser
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from broker.errors import SettingsError
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "ops" / "server.conf"
+PAGE = ROOT / "docs" / "configuration.md"
 
 
 def test_the_sample_file_has_every_setting_with_its_default() -> None:
@@ -22,10 +24,14 @@ def test_the_sample_file_has_every_setting_with_its_default() -> None:
     assert settings.load(SAMPLE, {}) == settings.load(None, {})
 
 
-def test_the_readme_names_every_setting() -> None:
-    text = (ROOT / "README.md").read_text()
-    missing = [f"[{row.section}] {row.key}" for row in settings.TABLE if f"`[{row.section}] {row.key}`" not in text]
-    assert not missing
+def test_the_page_has_every_setting_with_its_default() -> None:
+    rows = re.findall(r"^\| `\[(\w+)\] (\w+)` \| (.*?) \|", PAGE.read_text(), re.MULTILINE)
+    shown = {(section, key): "" if default == "none" else default for section, key, default in rows}
+    assert len(shown) == len(rows), "each is there once"
+    assert {row: row.parse(shown.get((row.section, row.key), "?")) for row in settings.TABLE} == {
+        row: row.default for row in settings.TABLE
+    }
+    assert set(shown) == {(row.section, row.key) for row in settings.TABLE}
 
 
 def test_the_environment_beats_the_file(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_it_starts_what_the_installer_makes(role: str) -> None:
 def test_it_has_time_to_stop_and_is_not_started_again_in_vain(role: str) -> None:
     known = unit(role)["Service"]
     assert known["Restart"] == "on-failure"
-    assert known["RestartPreventExitStatus"] == "2"  # bad configuration, see README
+    assert known["RestartPreventExitStatus"] == "2"  # bad configuration, see docs/quickstart.md
     assert int(known["TimeoutStopSec"]) > 2 * (service.STOP_SECS + GRACE)
     assert unit(role)["Unit"]["StartLimitIntervalSec"] == "0"  # a broker or a disk may be away for long
 

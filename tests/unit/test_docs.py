@@ -1,0 +1,113 @@
+"""The form of every page: lines and sentences of a readable length, links that lead somewhere, files that exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker import settings
+
+ROOT = Path(__file__).parents[2]
+MOST_COLUMNS = 120
+MOST_WORDS = 30
+MOST_README_LINES = 150
+# CHANGELOG.md is a list of what changed, written as it changed.
+PAGES = sorted(
+    path
+    for path in ROOT.rglob("*.md")
+    if path.name != "CHANGELOG.md"
+    and not any(part.startswith(".") or part == "node_modules" for part in path.relative_to(ROOT).parts)
+)
+FENCED = re.compile(r"^ *(```|~~~).*?^ *\1 *$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+NAMED_FILE = re.compile(r"`((?:broker|master|node|ops|tests|docs)/[\w./-]*\w\.(?:py|md|conf|json|yaml|mjs))`")
+# A sentence ends with these, before a space and what may begin the next one.
+END = re.compile(r"(?<=[.!?:;])[)\"*]*\s+(?=[A-Z0-9`\"(*\[])")
+
+
+def prose(text: str) -> str:
+    """The text without fenced blocks and tables; their lines are left empty, so that numbers of lines stay."""
+    text = FENCED.sub(lambda block: "\n" * block[0].count("\n"), text)
+    return "\n".join("" if line.lstrip().startswith(("|", "<!--")) else line for line in text.split("\n"))
+
+
+def sentences(text: str) -> Iterator[str]:
+    """Each sentence of a page. A heading, an item of a list and a paragraph end a sentence."""
+    for paragraph in re.split(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.) )|\n(?=#)|(?<=\n)(?=#)", prose(text)):
+        plain = LINK.sub(lambda link: link[0][1:].partition("]")[0], " ".join(paragraph.split()))
+        # What stands in backticks is one word, whatever is in it
+        yield from END.split(re.sub(r"`[^`]*`", "`code`", plain))
+
+
+def anchors(path: Path) -> set[str]:
+    """The names that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", FENCED.sub("", path.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_rules_see_what_they_forbid() -> None:
+    # Given a page with a long line in prose, in a table and in code
+    long = "word " * 36
+    page = f"# Title\n\n{long}\n\n| {long} |\n\n```bash\n{long}\n```\n- One item.\n- Another: `{long}`.\n"
+    # Then only the one in prose counts, as a line and as a sentence
+    assert [line for line in prose(page).split("\n") if len(line) > MOST_COLUMNS] == [long, f"- Another: `{long}`."]
+    assert [len(sentence.split()) for sentence in sentences(page) if len(sentence.split()) > MOST_WORDS] == [36]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+class TestPage:
+    """Every page of the project, CHANGELOG.md apart."""
+
+    def test_no_line_of_prose_is_too_long(self, path: Path) -> None:
+        lines = enumerate(prose(path.read_text()).split("\n"), 1)
+        assert not [f"{number}: {len(line)} columns" for number, line in lines if len(line) > MOST_COLUMNS]
+
+    def test_no_sentence_is_too_long(self, path: Path) -> None:
+        long = [text for text in sentences(path.read_text()) if len(text.split()) > MOST_WORDS]
+        assert not [f"{len(text.split())} words: {text}" for text in long]
+
+    def test_its_links_lead_somewhere(self, path: Path) -> None:
+        broken = []
+        for target in LINK.findall(FENCED.sub("", path.read_text())):
+            if "://" in target:
+                continue
+            name, _, anchor = target.partition("#")
+            page = path.parent / name if name else path
+            if not page.exists() or (anchor and anchor not in anchors(page)):
+                broken.append(target)
+        assert not broken
+
+    def test_the_files_it_names_exist(self, path: Path) -> None:
+        # Files of the project; a folder's own README may name its files from within
+        names = NAMED_FILE.findall(FENCED.sub("", path.read_text()))
+        assert not [name for name in names if not (ROOT / name).exists() and not (path.parent / name).exists()]
+
+
+def test_the_readme_is_one_page() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= MOST_README_LINES
+
+
+def test_the_index_of_the_docs_names_every_page() -> None:
+    named = set(LINK.findall((ROOT / "docs" / "README.md").read_text()))
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"} <= named
+
+
+def test_what_is_not_built_is_promised_nowhere_else() -> None:
+    planned = re.compile(r"\breplicas?\b|tests/ui|/metrics\b|Prometheus|\bweb page\b|\bdrain", re.IGNORECASE)
+    built, heading, missing = (ROOT / "DESIGN.md").read_text().partition("\n## 10. Not built yet\n")
+    assert heading, "DESIGN.md has a section for what is planned"
+    pages = {path.name: path.read_text() for path in PAGES if path.name != "DESIGN.md"} | {"DESIGN.md": built}
+    assert {name: planned.findall(text) for name, text in pages.items() if planned.search(text)} == {}
+    assert set(map(str.lower, planned.findall(missing))) >= {"replicas", "web page", "drain"}
+
+
+def test_settings_of_backups_are_said_to_be_unused_while_nothing_uses_them() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    rows = [row for row in settings.TABLE if row.section == "backup"]
+    said = re.findall(r"^\| `\[backup\] (\w+)` \|.*\bnot used yet\b", text, re.MULTILINE)
+    sources = [path for folder in ("broker", "master", "node", "ops") for path in (ROOT / folder).rglob("*.py")]
+    users = [path for path in sources if path.name != "settings.py" and '"backup"' in path.read_text()]
+    assert said == ([] if users else [row.key for row in rows])
