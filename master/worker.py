@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import time
 from pathlib import Path
 
-from broker import logs, service, settings, topology
+from broker import logs, processes, settings, topology
 from broker.http import responses
 from broker.http.router import Router
 from broker.link import Link
+from broker.messages import upload
 from broker.server import connections
 from broker.server.client_timeouts import ClientTimeouts
+from broker.service.arguments import web_workers
 from master.channel import ControllerClient
 from master.cluster.nodes import Nodes
 from master.extensions import bodies
@@ -36,7 +37,7 @@ from master.web.jobs.files import JobFiles
 from master.web.jobs.routes import Launches
 from master.web.keys.reads import Reads
 from master.web.keys.redirects import Redirects
-from master.web.keys.writes import COMMIT, Writes
+from master.web.keys.writes import WriteLimits, Writes
 
 log = logs.get(__name__)
 
@@ -45,7 +46,7 @@ LINK_SECS = 2.0  # a worker that can't store yet had better not take requests ye
 
 def create() -> Application:
     """A web worker's application; called once in each worker process."""
-    service.die_with_parent(signal.SIGKILL)
+    processes.die_with_parent()
     config = settings.load()
     logs.setup(config.general.log_level, "web")
     directory = Path(config.server.dir)
@@ -59,10 +60,10 @@ def create() -> Application:
     redirects = Redirects(network, config.secret(), config.address(config.server))
     cors = config.server.cors
     controller = ControllerClient(directory / "controller.sock", origin, dispatcher.answered)
-    writer = Writer(index, network, dispatcher, KeyLocks(directory, service.workers(config) == 1), versions, timeout)
+    writer = Writer(index, network, dispatcher, KeyLocks(directory, web_workers(config) == 1), versions, timeout)
     reads = Reads(index, network, redirects, responses.cors_headers(cors))
-    inline, relayed = config.volume.inline, config.server.relay
-    writes = Writes(writer, network, redirects, config.secret(), inline, relayed, timeout, cors)
+    limits = WriteLimits(config.volume.inline, config.server.relay, timeout)
+    writes = Writes(writer, network, redirects, limits, secret=config.secret(), cors=cors)
     job_files = JobFiles(index, redirects, SHOWN_BYTES)
     ledger = Ledger(directory / "ledger", map_size=config.jobs.ledger_map)
     launches = Launches(controller, ledger, cors)
@@ -72,12 +73,12 @@ def create() -> Application:
     link.start()
     link.wait(LINK_SECS)
     log.info("web worker started", origin=origin)
-    service.raise_open_files()
+    processes.raise_open_files()
     connections.guard(config.server.port, config.server.client_timeout)
     behind = Bridge(flask.wsgi_app, config.server.threads)
-    patience = ClientTimeouts(config.server.client_timeout, config.server.client_rate)
+    timeouts = ClientTimeouts(config.server.client_timeout, config.server.client_rate)
     router = Router(routes(reads, writes, launches, extensions))
-    return Application(router, behind, dispatcher, patience, cors)
+    return Application(router, behind, dispatcher, timeouts, cors)
 
 
 def _extensions(config: settings.Settings, index: Index, directory: Path) -> Extensions:
@@ -106,7 +107,7 @@ def routes(reads: Reads, writes: Writes, launches: Launches, extensions: Extensi
         "/add_key/": {"HEAD": reads, "PUT": writes.put},  # some clients look first whether it is there
         "/delete_key/": {"DELETE": writes.delete},
         "/get_node/": {"GET": writes.place, "PUT": writes.place},
-        COMMIT: {"POST": writes.commit},
+        upload.PATH: {"POST": writes.commit},
         "/launch_job/": {"POST": launches.launch},
         "/cancel_job/": {"POST": launches.cancel},
         "/extension/": {"GET": extensions, "PUT": extensions},

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from broker import logs
+from broker.clock import DAY_SECS
 from broker.refusals import Refused, ServerError, response_to
 
 log = logs.get(__name__)
@@ -15,7 +16,7 @@ log = logs.get(__name__)
 Header = tuple[str, str]
 ALL_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
 CLOSE: Header = ("Connection", "close")
-_PREFLIGHT_SECS = "86400"
+_PREFLIGHT_SECS = str(DAY_SECS)
 _ALLOWED_HEADERS = (
     "Content-Type, Content-Encoding, Content-MD5, X-Checksum-Sha256, Range, "
     "If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, If-Range, *"

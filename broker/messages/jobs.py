@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from broker import integers, keys
+from broker.clock import DAY_SECS
 from broker.errors import InvalidKey, MalformedMessage
 from broker.integers import short as _short
 from broker.messages import checks
@@ -26,7 +27,7 @@ from broker.messages import checks
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32  # of lists and objects in each other
 MAX_ATTEMPTS = 100
-MAX_SECS = 30 * 86_400
+MAX_SECS = 30 * DAY_SECS
 MAX_TOKEN = 200  # characters
 PRIORITIES = ("high", "normal", "low")
 SEAL = "pulzar-seal"  # the header with the seal

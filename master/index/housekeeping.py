@@ -10,6 +10,7 @@ from typing import Any
 import msgpack
 
 from broker import logs, topology
+from broker.clock import DAY_MS
 from broker.link import Link
 from broker.messages.codec import encode
 from broker.messages.store import Commands, Delete
@@ -19,7 +20,6 @@ from master.index.index import Discard, Index, unpack_entry, unpack_tomb
 log = logs.get(__name__)
 
 BATCH = 5_000  # keys in one transaction
-DAY_MS = 86_400_000
 TOMBS_EVERY_SECS = 3600.0
 
 

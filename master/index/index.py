@@ -16,7 +16,6 @@ one is filled again by replay. Its databases:
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,11 +62,6 @@ class Node(NamedTuple):
 
     heartbeat: Heartbeat
     received: int  # ms, the master's clock
-
-
-def now_ms() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 class Index:

@@ -10,14 +10,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
+from granian.rsgi import HTTPProtocol  # type: ignore[attr-defined]
 
 from broker.http import responses
 from broker.http.responses import Response
 from broker.http.router import Router
 from broker.server import lingering_close, request_headers
 from broker.server.client_timeouts import ClientTimeouts
-from broker.server.request import Request, RsgiBody
+from broker.server.granian_requests import RsgiScope, from_rsgi
+from broker.server.request import Request
 from master.store.dispatcher import Dispatcher
 
 
@@ -35,13 +36,13 @@ class Application:
     """Sends each request to its handler, and the response to the client."""
 
     def __init__(
-        self, router: Router[Handler], fallback: Handler, dispatcher: Dispatcher, patience: ClientTimeouts, cors: str
+        self, router: Router[Handler], fallback: Handler, dispatcher: Dispatcher, timeouts: ClientTimeouts, cors: str
     ) -> None:
         """`fallback` handles paths without a route. Pages from the origin `cors` may read responses ("": none)."""
         self._router = router
         self._fallback = fallback
         self._dispatcher = dispatcher
-        self._patience = patience
+        self._timeouts = timeouts
         self._cors = cors
         self._cors_headers = responses.cors_headers(cors)
 
@@ -49,37 +50,21 @@ class Application:
         """Called once, when the worker's event loop is there."""
         self._dispatcher.run_on(loop)
 
-    async def __rsgi__(self, scope: Scope, protocol: HTTPProtocol) -> None:
+    async def __rsgi__(self, scope: RsgiScope, protocol: HTTPProtocol) -> None:
         """Answer one request."""
-        given = scope.headers  # made anew each time it is asked for
-        headers = given.items()
-        request = Request(
-            scope.http_version,
-            scope.method,
-            scope.path,
-            scope.query_string,
-            headers,
-            scope.client,
-            scope.server,
-            RsgiBody(protocol),
-            self._patience,
-        )
-        # Granian leaves out headers that are no visible ASCII, but counts them.
-        shown, sent = len(headers), len(given)  # type: ignore[arg-type]
-        if shown != sent and (hidden := request_headers.hidden(given.keys(), headers)):
-            request.environ[request_headers.HIDDEN] = hidden
+        request = from_rsgi(scope, protocol, self._timeouts)
         response = await self._response(request)
         if isinstance(response, Response):
             if "HTTP_EXPECT" in request.environ and request.deaf:
                 response = response.bare()
             headers = response.headers
             if request.unread or request.spoiled:
-                headers = [*headers, *await lingering_close.headers(request, self._patience)]
+                headers = [*headers, *await lingering_close.headers(request, self._timeouts)]
             protocol.response_bytes(response.status, headers, response.body)
         else:
             await response.send(protocol)
         if request.unread:
-            await lingering_close.linger(request, self._patience)
+            await lingering_close.linger(request, self._timeouts)
 
     async def _response(self, request: Request) -> Response | ResponseStream:
         path: str = request.environ["PATH_INFO"]

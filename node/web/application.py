@@ -7,13 +7,11 @@ was cut off from one with trailers.
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-from broker import VERSION, keys, logs, service
+from broker import VERSION, keys, logs, processes
 from broker import settings as configuration
 from broker.http import responses, signed_addresses
 from broker.http.responses import Response
@@ -21,7 +19,8 @@ from broker.http.router import Router
 from broker.refusals import NotFound, ServerError, Unavailable
 from broker.server import connections, lingering_close, request_headers
 from broker.server.client_timeouts import ClientTimeouts
-from broker.server.request import AsgiBody, Request
+from broker.server.granian_requests import AsgiReceive, AsgiScope, from_asgi
+from broker.server.request import Request
 from broker.settings import Settings
 from node import identity
 from node.errors import Corrupt, StorageError, StorageUnavailable
@@ -36,7 +35,6 @@ log = logs.get(__name__)
 _PROBE = keys.encode("health")  # any key will do
 
 Handler = Callable[[Request], Awaitable[Response | Download]]
-Message = dict[str, Any]  # of ASGI
 
 
 class Application:
@@ -47,12 +45,12 @@ class Application:
         self._url = f"http://{settings.address(settings.volume)}"
         self._cors = settings.server.cors
         self._reader = reader
-        self._patience = ClientTimeouts(settings.server.client_timeout, settings.server.client_rate)
+        self._timeouts = ClientTimeouts(settings.server.client_timeout, settings.server.client_rate)
         self._secret = secret = settings.secret()
         committer = Committer(secret, settings.server.put_timeout)
         threads = settings.volume.threads
         uploads = Uploads(self._node, staging, committer, secret, threads)
-        downloads = Downloads(reader, secret, settings.volume.open_reads, self._patience, threads)
+        downloads = Downloads(reader, secret, settings.volume.open_reads, self._timeouts, threads)
         self._health_thread = ThreadPoolExecutor(1, "health")
         routes: dict[str, dict[str, Handler]] = {
             "/get_key/": {"GET": downloads, "HEAD": downloads},
@@ -63,22 +61,12 @@ class Application:
         self._router = Router(routes, listed=("OPTIONS",))
 
     async def __call__(
-        self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
+        self, scope: AsgiScope, receive: AsgiReceive, send: Callable[[dict[str, object]], Awaitable[None]]
     ) -> None:
         """Answer one request."""
-        request = Request(
-            scope["http_version"],
-            scope["method"],
-            scope["path"],
-            scope["query_string"].decode("latin-1"),
-            _headers(scope["headers"]),
-            _address(scope["client"]),
-            _address(scope["server"]),
-            AsgiBody(receive),
-            self._patience,
-        )
+        request = from_asgi(scope, receive, self._timeouts)
         response = await self._response(request)
-        response.headers.extend(await lingering_close.headers(request, self._patience))
+        response.headers.extend(await lingering_close.headers(request, self._timeouts))
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.headers]
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         if isinstance(response, Download):
@@ -87,7 +75,7 @@ class Application:
         body = b"" if request.environ["REQUEST_METHOD"] == "HEAD" else response.body
         await send({"type": "http.response.body", "body": body, "more_body": False})
         if request.unread:
-            await lingering_close.linger(request, self._patience)
+            await lingering_close.linger(request, self._timeouts)
 
     async def _response(self, request: Request) -> Response | Download:
         environ = request.environ
@@ -135,20 +123,12 @@ def _for_client(error: Exception, request: Request) -> Exception:
     return error
 
 
-def _headers(given: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[str, str]]:
-    return ((name.decode("latin-1"), value.decode("latin-1")) for name, value in given)
-
-
-def _address(given: tuple[str, int] | None) -> str:
-    return f"{given[0]}:{given[1]}" if given else ""
-
-
 def create() -> Application:
     """The data server's application; called once in its process."""
-    service.die_with_parent(signal.SIGKILL)
+    processes.die_with_parent()
     settings = configuration.load()
     logs.setup(settings.general.log_level, "data")
-    service.raise_open_files()
+    processes.raise_open_files()
     connections.guard(settings.volume.port, settings.server.client_timeout)
     directory = Path(settings.volume.dir)
     made = Application(settings, Reader(directory), Staging(directory, settings.volume.reserve))

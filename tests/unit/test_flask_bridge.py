@@ -41,9 +41,17 @@ class Pieces:
 
 
 def make_request(method: str, path: str, body: Pieces, *headers: tuple[str, str]) -> Request:
-    server, client = "127.0.0.1:31414", "[::1]:5000"
-    patience = ClientTimeouts(30, 1)
-    return Request("1.1", method, path, "x=1", headers, client, server, body, patience)
+    return Request(
+        body,
+        ClientTimeouts(30, 1),
+        headers,
+        version="1.1",
+        method=method,
+        path=path,
+        query="x=1",
+        client="[::1]:5000",
+        server="127.0.0.1:31414",
+    )
 
 
 def run(application: Any, request: Request) -> Response:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from broker import keys
+from broker.clock import now_ms
 from broker.messages.store import Delete, Status, Store
 from broker.refusals import Conflict, NoRoom, NotFound, Unavailable
 from master.index.environment import pack, stamped
-from master.index.index import Entry, Index, now_ms
+from master.index.index import Entry, Index
 from master.store.dispatcher import NOWHERE, Ticket
 from master.store.key_locks import KeyLocks
 from master.store.versions import Versions
