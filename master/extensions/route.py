@@ -76,7 +76,7 @@ class Extensions:
             pieces=pieces,
             client=client,
             gone=gone,
-            patience=self._timeout,
+            max_pause=self._timeout,
         )
 
     async def _pieces(

@@ -30,7 +30,7 @@ class StreamingResponse:
     pieces: AsyncGenerator[bytes, None]  # the rest of it
     client: str  # address and port
     gone: asyncio.Future[None]  # done when the client has closed the connection
-    patience: float  # seconds that a client may take nothing
+    max_pause: float  # seconds that a client may take nothing
 
     async def send(self, protocol: HTTPProtocol) -> None:
         """Send all of it. When that fails, cut the connection, so that the client sees that it is not complete."""
@@ -66,6 +66,6 @@ class StreamingResponse:
                 last, moved = received, time.monotonic()
             if self.gone.done():
                 raise ClientGone("it closed the connection")
-            if time.monotonic() - moved > self.patience:
-                raise ClientGone(f"it took nothing for {self.patience:g} s")
+            if time.monotonic() - moved > self.max_pause:
+                raise ClientGone(f"it took nothing for {self.max_pause:g} s")
             await asyncio.sleep(_POLL_SECS)
