@@ -128,7 +128,7 @@ def refusal(status: int, message: str) -> Refused:
     return {kind.status: kind for kind in kinds}.get(status, Unavailable)(message)
 
 
-def response_to(error: Exception) -> Refused | None:
+def as_refusal(error: Exception) -> Refused | None:
     """What a client is told of an error; None for one that nobody has thought of."""
     match error:
         case Refused():

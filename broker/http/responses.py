@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from broker import logs
 from broker.clock import DAY_SECS
-from broker.refusals import Refused, ServerError, response_to
+from broker.refusals import Refused, ServerError, as_refusal
 
 log = logs.get(__name__)
 
@@ -59,7 +59,7 @@ def from_error(error: Exception, environ: Mapping[str, object], process: str, he
 
     `environ` is the WSGI environment of the request, `process` the word for this process in the message.
     """
-    refused: Refused | None = response_to(error)
+    refused: Refused | None = as_refusal(error)
     method = environ["REQUEST_METHOD"]
     if refused is None:
         log.exception("request failed", method=method, path=environ["PATH_INFO"])
