@@ -16,7 +16,7 @@ from jobs.client import Client
 _BATCH = 1000  # entries read at once; a longer read would keep pages of the index from being used again
 
 
-class Index(Protocol):
+class KeyIndex(Protocol):
     """The source of the entries: `master.index.index.Index`."""
 
     def scan(self, prefix: str, after: str) -> Iterator[tuple[str, Any]]:
@@ -58,7 +58,7 @@ class Entry(NamedTuple):
 class Store:
     """The keys and the jobs of the cluster. Methods raise `StoreError` when something goes wrong."""
 
-    def __init__(self, index: Index, master: str) -> None:
+    def __init__(self, index: KeyIndex, master: str) -> None:
         """`master` is its `host:port`."""
         self._index = index
         self._master = master
