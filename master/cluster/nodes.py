@@ -122,7 +122,7 @@ class Nodes:
 
     def _waiting(self, node: str) -> str:
         if self._heard(node):
-            return f"the log of node {node} is being applied; GET /skynet/restore tells how far it is"
+            return f"the log of node {node} is being applied; GET /internal/restore tells how far it is"
         return (
             f"the index may lack keys of node {node}, which was not heard from lately; start it, or, if it is gone for good,"
             f" have it forgotten: manage.py forget {node}"

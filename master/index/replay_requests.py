@@ -93,7 +93,7 @@ class Replays:
                 end = watch.heartbeat.seq if watch.heartbeat else cursor.complete_to
                 raise Conflict(
                     f"the log of {name} is being applied from the beginning already: {min(cursor.seq, end):,} of"
-                    f" {end:,} records; GET /skynet/restore tells how far it is"
+                    f" {end:,} records; GET /internal/restore tells how far it is"
                 )
         for name in names:
             with self._index.env.begin(write=True) as txn:

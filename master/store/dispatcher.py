@@ -20,14 +20,12 @@ from collections import deque
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
-from broker import logs, topology
+from broker import topology
 from broker.errors import LinkDown
 from broker.link import Link
 from broker.messages.batches import CommandPacker, batch
 from broker.messages.codec import encode
 from broker.messages.store import Commands, Delete, Status, Store
-
-log = logs.get(__name__)
 
 MAX_ITEMS = 1_000
 MAX_BYTES = 4 << 20

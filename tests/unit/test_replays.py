@@ -11,7 +11,6 @@ import msgpack
 import pytest
 
 from broker.errors import LinkDown
-from broker.messages.codec import decode
 from broker.messages.store import Heartbeat, Kind, Replay, Result, Results, Status
 from broker.refusals import Conflict
 from master.index import replay_requests
@@ -19,6 +18,7 @@ from master.index.environment import pack
 from master.index.index import Index
 from master.index.projection import Projection
 from master.index.replay_requests import EMPTY_SECS, SETTLE_SECS, Replays
+from tests.support import decode
 
 NOW = 1_700_000_000_000
 
