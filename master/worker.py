@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import time
 from pathlib import Path
 
-from broker import logs, service, settings, topology
+from broker import logs, processes, settings, topology
 from broker.http import responses
 from broker.link import Link
+from broker.messages import upload
 from broker.server import connections
 from broker.server.client_timeouts import ClientTimeouts
+from broker.service.arguments import web_workers
 from master.channel import ControllerClient
 from master.cluster.nodes import Nodes
 from master.extensions import bodies
@@ -35,7 +36,7 @@ from master.web.jobs.files import JobFiles
 from master.web.jobs.routes import Launches
 from master.web.keys.reads import Reads
 from master.web.keys.redirects import Redirects
-from master.web.keys.writes import COMMIT, Writes
+from master.web.keys.writes import WriteLimits, Writes
 
 log = logs.get(__name__)
 
@@ -44,7 +45,7 @@ LINK_SECS = 2.0  # a worker that can't store yet had better not take requests ye
 
 def create() -> Application:
     """A web worker's application; called once in each worker process."""
-    service.die_with_parent(signal.SIGKILL)
+    processes.die_with_parent()
     config = settings.load()
     logs.setup(config.general.log_level, "web")
     directory = Path(config.server.dir)
@@ -58,11 +59,11 @@ def create() -> Application:
     redirects = Redirects(network, config.secret(), config.address(config.server))
     cors = config.server.cors
     controller = ControllerClient(directory / "controller.sock", origin, dispatcher.settle)
-    locks = KeyLocks(directory, alone=service.workers(config) == 1)
+    locks = KeyLocks(directory, alone=web_workers(config) == 1)
     writer = Writer(index, network, dispatcher, locks, versions, timeout=timeout)
     reads = Reads(index, network, redirects, responses.cors_headers(cors))
-    inline, relayed = config.volume.inline, config.server.relay
-    writes = Writes(writer, network, redirects, config.secret(), inline, relayed, timeout, cors)
+    limits = WriteLimits(config.volume.inline, config.server.relay, timeout)
+    writes = Writes(writer, network, redirects, limits, secret=config.secret(), cors=cors)
     kept = JobFiles(index, redirects, SHOWN_BYTES)
     ledger = Ledger(directory / "ledger", map_size=config.jobs.ledger_map)
     launches = Launches(controller, ledger, cors)
@@ -74,7 +75,7 @@ def create() -> Application:
     link.start()
     link.wait(LINK_SECS)
     log.info("web worker started", origin=origin)
-    service.raise_open_files()
+    processes.raise_open_files()
     connections.guard(config.server.port, config.server.client_timeout)
     behind = Bridge(flask.wsgi_app, config.server.threads)
     patience = ClientTimeouts(config.server.client_timeout, config.server.client_rate)
@@ -110,7 +111,7 @@ def routes(reads: Reads, writes: Writes, launches: Launches, extensions: Extensi
         ("delete_key", "DELETE"): writes.delete,
         ("get_node", "GET"): writes.place,
         ("get_node", "PUT"): writes.place,
-        (COMMIT, "POST"): writes.commit,
+        (upload.PATH, "POST"): writes.commit,
         ("launch_job", "POST"): launches.launch,
         ("cancel_job", "POST"): launches.cancel,
         ("extension", "GET"): extensions,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from broker.errors import PulzarError
+from broker.http.environ import Environ
 
 
 class BadChecksum(PulzarError):
@@ -31,7 +31,7 @@ class Checksums(NamedTuple):
             raise BadChecksum(f"the body's MD5 is {shown}, not what Content-MD5 says; nothing was stored")
 
 
-def read(environ: Mapping[str, Any]) -> Checksums:
+def read(environ: Environ) -> Checksums:
     """The checksums in a request's headers; raises `BadChecksum` when one is malformed."""
     md5, sha256 = environ.get("HTTP_CONTENT_MD5"), environ.get("HTTP_X_CHECKSUM_SHA256")
     return Checksums(None if md5 is None else _md5(md5), None if sha256 is None else _sha256(sha256))

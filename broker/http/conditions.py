@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from enum import Enum
-from typing import Any
 
 from broker.http import dates
+from broker.http.environ import Environ
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 # One element of a list, which may be empty, and what ends it. No two ways to match, so no backtracking.
@@ -22,7 +21,7 @@ class Outcome(Enum):
     FAILED = 412  # they do not hold
 
 
-def given(environ: Mapping[str, Any]) -> bool:
+def given(environ: Environ) -> bool:
     """Whether a request has any precondition."""
     return (
         "HTTP_IF_NONE_MATCH" in environ
@@ -77,19 +76,19 @@ def unmodified_since(header: str | None, modified: int | None) -> bool:
     return limit is None or modified is None or modified <= limit
 
 
-def evaluate(environ: Mapping[str, Any], etag: str | None, modified: int | None) -> Outcome:
+def evaluate(environ: Environ, etag: str | None, modified: int | None) -> Outcome:
     """What a request's preconditions make of it, in the order of section 13.2.2.
 
     `etag` and `modified` (seconds since the epoch) are those of what is there, None when nothing is.
     """
     reading = environ["REQUEST_METHOD"] in ("GET", "HEAD")
-    if_match: str | None = environ.get("HTTP_IF_MATCH")
+    if_match = environ.get("HTTP_IF_MATCH")
     if if_match is not None:
         if not matches(if_match, etag, strong=True):
             return Outcome.FAILED
     elif not unmodified_since(environ.get("HTTP_IF_UNMODIFIED_SINCE"), modified):
         return Outcome.FAILED
-    if_none_match: str | None = environ.get("HTTP_IF_NONE_MATCH")
+    if_none_match = environ.get("HTTP_IF_NONE_MATCH")
     if if_none_match is not None:
         if matches(if_none_match, etag, strong=False):
             return Outcome.NOT_MODIFIED if reading else Outcome.FAILED

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import mimetypes
 import re
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
+from broker.http.environ import Environ
 from broker.refusals import BadRequest
 
 DEFAULT_TYPE = "application/octet-stream"
@@ -35,7 +34,7 @@ def unpack(kept: str) -> tuple[str, str]:
     return content_type, encoding
 
 
-def read(environ: Mapping[str, Any]) -> str:
+def read(environ: Environ) -> str:
     """What is to be kept of a PUT's headers; raises `BadRequest` when the body is no value or they can't be kept."""
     return _read(environ.get("CONTENT_TYPE", ""), environ.get("HTTP_CONTENT_ENCODING", ""))
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from broker.clock import DAY_SECS
 
 Header = tuple[str, str]
 ALL_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
-_PREFLIGHT_SECS = "86400"
+_PREFLIGHT_SECS = str(DAY_SECS)
 _ALLOWED_HEADERS = (
     "Content-Type, Content-Encoding, Content-MD5, X-Checksum-Sha256, Range, "
     "If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, If-Range, *"
@@ -18,7 +20,7 @@ _EXPOSED_HEADERS = "ETag, Content-Encoding, Content-Range, Accept-Ranges, Last-M
 _NO_SNIFFING: Header = ("X-Content-Type-Options", "nosniff")
 
 
-def envelope(status: int, data: Any, message: str) -> bytes:
+def envelope(status: int, data: object, message: str) -> bytes:
     """The body of every answer that is not a value. Who is sent elsewhere is told "ko": nothing has been done yet."""
     return json.dumps({"data": data, "msg": message, "status": "ok" if status < 300 else "ko"}).encode("ascii") + b"\n"
 
@@ -36,12 +38,12 @@ class Response(NamedTuple):
         return Response(self.status, [*kept, ("Content-Length", "0")])
 
 
-def make(status: int, data: Any, message: str, headers: Iterable[Header], cors: str) -> Response:
+def make(status: int, data: object, message: str, headers: Iterable[Header], cors: str) -> Response:
     """An answer with the envelope, and with the headers of every answer."""
     return make_plain(status, data, message, [*headers, *_cors(cors)])
 
 
-def make_plain(status: int, data: Any, message: str, headers: Iterable[Header]) -> Response:
+def make_plain(status: int, data: object, message: str, headers: Iterable[Header]) -> Response:
     """An answer with the envelope."""
     body = envelope(status, data, message)
     return Response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *headers], body)

@@ -2,7 +2,8 @@
 
 A signed query is `name=value&…&until=SECONDS&signature=HEX`. The HMAC-SHA256 covers the method, the key, every
 parameter and the end of its life; the signature is the last parameter and nothing may follow it. Each parameter
-is there once. They can be read by anyone and never hold a secret; `broker.http.signed_addresses` says what they mean.
+is there once. They can be read by anyone and never hold a secret; `broker.messages.upload` says what
+those of an upload mean.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from urllib.parse import parse_qsl, quote
 
 from broker.errors import BadSignature, Expired
 
+MASTER = "url"  # the parameter with the master's host:port
 _SIGNATURE = "&signature="
 _HEX_DIGITS = 32  # 128 bits of the HMAC
 _SECONDS = re.compile(r"[0-9]{1,18}")
@@ -29,7 +31,7 @@ def sign(secret: bytes, method: str, key: str, parameters: Mapping[str, str], un
 def verify(secret: bytes, method: str, key: str, query: str, now: float) -> dict[str, str]:
     """The parameters of a signed query; raises `BadSignature` with the reason, `Expired` when it is too old at `now`.
 
-    One for an upload has `url`, the master's address.
+    One for an upload has `MASTER`.
     """
     signed, found, signature = query.rpartition(_SIGNATURE)
     if not found:
@@ -50,7 +52,7 @@ def verify(secret: bytes, method: str, key: str, query: str, now: float) -> dict
     until = parameters.pop("until", "")
     if not _SECONDS.fullmatch(until):
         raise BadSignature("the URL does not say until when it is good; ask the master for another")
-    if method == "PUT" and not parameters.get("url"):
+    if method == "PUT" and not parameters.get(MASTER):
         raise BadSignature("the URL does not say which master sent it here; ask the master for another")
     if int(until) < now:
         raise Expired(f"the URL expired {now - int(until):.0f} s ago; ask the master again", parameters)

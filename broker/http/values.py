@@ -10,10 +10,11 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from broker.http import conditions, content_types, dates, ranges
 from broker.http.conditions import Outcome
+from broker.http.environ import Environ
 from broker.http.ranges import Multipart, Span
 from broker.http.responses import Header, envelope
 
@@ -46,6 +47,11 @@ class StoredValue(Protocol):
         """What `media.pack` made."""
 
 
+def etag(digest: bytes) -> str:
+    """The strong entity tag of a value with this SHA-256."""
+    return f'"{digest.hex()}"'
+
+
 class Resource(NamedTuple):
     """What is known of a value that is asked for."""
 
@@ -58,7 +64,7 @@ class Resource(NamedTuple):
     @property
     def etag(self) -> str:
         """Its strong entity tag."""
-        return f'"{self.digest.hex()}"'
+        return etag(self.digest)
 
 
 def resource(key: str, kept: StoredValue) -> Resource:
@@ -97,16 +103,16 @@ def _filled(pieces: Iterable[bytes | Span], value: bytes) -> Iterator[bytes]:
         yield value[piece.start : piece.stop] if isinstance(piece, Span) else piece
 
 
-def plan(environ: dict[str, Any], resource: Resource) -> Plan:
+def plan(environ: Environ, resource: Resource) -> Plan:
     """How to answer a GET or HEAD of a value; `environ` is the request's WSGI environment."""
     size, digest, created, content_type, _ = resource
-    etag = f'"{digest.hex()}"'
+    tag = etag(digest)
     head = environ["REQUEST_METHOD"] == "HEAD"
     modified = created // 1000
     headers = [
         ("Content-Type", content_type),
         ("Content-Length", str(size)),
-        ("ETag", etag),
+        ("ETag", tag),
         ("Last-Modified", dates.write(modified)),
         _CACHE_CONTROL,
         _ACCEPT_RANGES,
@@ -114,14 +120,14 @@ def plan(environ: dict[str, Any], resource: Resource) -> Plan:
     if _sandboxed(content_type):
         headers.append(_SANDBOX)
     if "HTTP_RANGE" in environ or conditions.given(environ):
-        outcome = conditions.evaluate(environ, etag, modified)
+        outcome = conditions.evaluate(environ, tag, modified)
         if outcome is Outcome.NOT_MODIFIED:
             return Plan(304, headers[2:5])
         if outcome is Outcome.FAILED:
-            return _refusal(412, f"the condition does not hold: the value has ETag {etag}", headers[2:5], head)
+            return _refusal(412, f"the condition does not hold: the value has ETag {tag}", headers[2:5], head)
         # RFC 9110 knows ranges of GET only: a HEAD is told of the whole value.
         wanted = None if head else environ.get("HTTP_RANGE")
-        if wanted is not None and conditions.wants_range(environ.get("HTTP_IF_RANGE"), etag, modified, time.time()):
+        if wanted is not None and conditions.wants_range(environ.get("HTTP_IF_RANGE"), tag, modified, time.time()):
             return _partial(wanted, resource, headers)
     return _whole(resource, headers, head)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from broker.http.environ import Environ
 
 # They answer a redirect while they send a stream with another mixture of its bytes, of the right length: seen of axios 1.21.1
 # and got 14.6.6.
@@ -12,13 +11,11 @@ _SEND_ONCE = ("axios/", "got ")
 _WANT_CONTINUE = "Java-http-client/"
 
 
-def sends_once(environ: Mapping[str, Any]) -> bool:
+def sends_once(environ: Environ) -> bool:
     """Whether a client may store something else when it is sent elsewhere while it sends."""
-    agent: str = environ.get("HTTP_USER_AGENT", "")
-    return agent.startswith(_SEND_ONCE)
+    return environ.get("HTTP_USER_AGENT", "").startswith(_SEND_ONCE)
 
 
-def wants_continue(environ: Mapping[str, Any]) -> bool:
+def wants_continue(environ: Environ) -> bool:
     """Whether a client that sent `Expect: 100-continue` must get 100 before any answer."""
-    agent: str = environ.get("HTTP_USER_AGENT", "")
-    return agent.startswith(_WANT_CONTINUE)
+    return environ.get("HTTP_USER_AGENT", "").startswith(_WANT_CONTINUE)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from types import TracebackType
-from typing import Any
 
 from broker.refusals import SlowClient
 
@@ -58,23 +57,23 @@ class ClientTimeouts:
 class Wait:
     """One wait; see `ClientTimeouts.wait`."""
 
-    __slots__ = ("_ended", "_patience", "_task", "until")
+    __slots__ = ("_ended", "_task", "_timeouts", "until")
 
-    def __init__(self, patience: ClientTimeouts, secs: float) -> None:
-        self._patience = patience
+    def __init__(self, timeouts: ClientTimeouts, secs: float) -> None:
+        self._timeouts = timeouts
         self._ended = False
-        self._task: asyncio.Task[Any] | None = None
+        self._task: asyncio.Task[object] | None = None
         self.until = time.monotonic() + secs
 
     def __enter__(self) -> Wait:
         self._task = asyncio.current_task()
-        self._patience._add(self)
+        self._timeouts._add(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        self._patience._waits.discard(self)
+        self._timeouts._waits.discard(self)
         # Cancelled by somebody else too: then that goes on.
         if self._ended and self._task and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise SlowClient("the client sent or took nothing, or too little, for too long; nothing was done")

@@ -28,38 +28,38 @@ SHORT_BYTES = 256 * 1024  # a body that is read to its end, so that the connecti
 _finder = ThreadPoolExecutor(1, "linger")
 
 
-async def headers(incoming: Request, patience: ClientTimeouts) -> list[Header]:
+async def headers(request: Request, timeouts: ClientTimeouts) -> list[Header]:
     """What an answer says of its connection when the body was not read, or could not be; to be called before it is given."""
-    if incoming.unread and "HTTP_EXPECT" in incoming.environ and not incoming.waits:
+    if request.unread and "HTTP_EXPECT" in request.environ and not request.waits:
         with (
             suppress(Refused),
-            patience.wait(IDLE_SECS),
+            timeouts.wait(IDLE_SECS),
         ):  # who must be asked first is: the beginning is read and dropped
-            await incoming.chunk()
-    return [responses.CLOSE] if incoming.spoiled or (incoming.unread and not _stays(incoming)) else []
+            await request.chunk()
+    return [responses.CLOSE] if request.spoiled or (request.unread and not _stays(request)) else []
 
 
-def _stays(incoming: Request) -> bool:
+def _stays(request: Request) -> bool:
     """Whether the connection is of use afterwards: what is left is short, and on its way."""
-    length = incoming.environ.get("CONTENT_LENGTH", "")
-    told = "HTTP_TRANSFER_ENCODING" not in incoming.environ and "HTTP_EXPECT" not in incoming.environ
+    length = request.environ.get("CONTENT_LENGTH", "")
+    told = "HTTP_TRANSFER_ENCODING" not in request.environ and "HTTP_EXPECT" not in request.environ
     return told and len(length) < 10 and int(length or 0) <= SHORT_BYTES
 
 
-async def linger(incoming: Request, patience: ClientTimeouts) -> None:
+async def linger(request: Request, timeouts: ClientTimeouts) -> None:
     """Read and drop what is left of the body; to be called when the answer was given to the server."""
-    if incoming.waits:
+    if request.waits:
         await asyncio.sleep(_ANSWER_SECS)
     closing = None
-    if not _stays(incoming):
+    if not _stays(request):
         closing = asyncio.get_running_loop().call_later(
-            _OPEN_SECS, lambda: _finder.submit(_finish_sending, incoming.client)
+            _OPEN_SECS, lambda: _finder.submit(_finish_sending, request.client)
         )
     until = time.monotonic() + WHOLE_SECS
     try:
-        while incoming.unread and (left := until - time.monotonic()) > 0:
-            with patience.wait(min(IDLE_SECS, left)):
-                await incoming.chunk()
+        while request.unread and (left := until - time.monotonic()) > 0:
+            with timeouts.wait(min(IDLE_SECS, left)):
+                await request.chunk()
     except Refused:
         return  # the client has gone, or sends nothing: the server closes the connection
     finally:

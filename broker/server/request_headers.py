@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
 
 from broker.http import request_fields
+from broker.http.environ import Environ
 from broker.refusals import BadRequest, LengthRequired, NotSupported
 
 # A name, an IPv4 address, or an IPv6 address in brackets; a port may follow. Never a comma: that means two of them.
@@ -35,7 +35,7 @@ def variable(name: str) -> str:
     return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
 
 
-def add_headers(environ: dict[str, Any], headers: Iterable[tuple[str, str]]) -> None:
+def add_headers(environ: dict[str, str], headers: Iterable[tuple[str, str]]) -> None:
     """Put a request's headers into its WSGI environment; those of one name as a list."""
     for name, value in headers:
         if key := variable(name):
@@ -57,7 +57,7 @@ def _decides(name: str) -> bool:
     return name.startswith(("if-", "content-")) or name in _DECIDING
 
 
-def check(environ: Mapping[str, Any]) -> None:
+def check(environ: Environ) -> None:
     """Raises `BadRequest`, `LengthRequired` or `NotSupported` for a request that is not to be answered in any other way."""
     if HIDDEN in environ:
         raise BadRequest(f"{environ[HIDDEN]}: only visible ASCII may stand in this header; nothing was done")

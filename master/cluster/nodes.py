@@ -11,9 +11,10 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from broker.clock import now_ms
 from broker.refusals import NotFound, Refused, Unavailable
 from master.cluster.placement import Candidate, Placement
-from master.index.index import Index, Node, now_ms
+from master.index.index import Index, Node
 
 _FRESH_SECS = 0.25
 _SOON_SECS = 0.005

@@ -7,7 +7,6 @@ whatever came from it, also what changed its process group or session: orphans b
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
@@ -16,10 +15,9 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
+from broker import processes
 from master.extensions.children import children
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
 _SIGNALLED = 128  # and the signal's number are the exit status, as in a shell
 _NICE = 10  # the routes of the keys come first
 
@@ -27,12 +25,11 @@ _NICE = 10  # the routes of the keys come first
 def main() -> int:
     """The exit status is that of the process; 0 when it was ended from outside."""
     sock = socket.socket(fileno=int(sys.argv[1]))
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    processes.adopt_orphans()
     guard = os.getpid()
     pid = os.fork()
     if not pid:
-        _be_process(sock, prctl, guard)
+        _be_process(sock, guard)
     with suppress(OSError):  # the process did it already, or is gone
         os.setpgid(pid, pid)
     poll = select.poll()
@@ -45,11 +42,11 @@ def main() -> int:
     return status if ended else 0
 
 
-def _be_process(sock: socket.socket, prctl: ctypes._NamedFuncPointer, guard: int) -> NoReturn:
+def _be_process(sock: socket.socket, guard: int) -> NoReturn:
     status = 1
     try:
         os.setpgid(0, 0)
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        processes.die_with_parent()
         if os.getppid() == guard:
             os.nice(_NICE)
             from master.extensions.request_runner import RequestRunner  # not in the guard, which is to stay small

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from broker import keys, logs, topology
+from broker.clock import now_ms
 from broker.link import Link
 from broker.messages import jobs
 from broker.messages.jobs import Order
@@ -19,7 +20,7 @@ from broker.refusals import BadRequest, Conflict, NotFound, Refused, Unavailable
 from broker.settings import Settings
 from master.channel import Cancel, ControllerCall, Launch
 from master.cluster.nodes import MISSED_HEARTBEATS
-from master.index.index import Index, now_ms
+from master.index.index import Index
 from master.jobs import routing, script_catalog, unique_tokens
 from master.jobs.capacity import Capacity, CapacityLimits
 from master.jobs.effect_runner import Attempt, EffectRunner

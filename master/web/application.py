@@ -13,14 +13,15 @@ from typing import Any
 from broker import logs
 from broker.http import responses
 from broker.http.responses import Response
+from broker.messages import upload
 from broker.refusals import response_to
 from broker.server import lingering_close, request_headers
 from broker.server.client_timeouts import ClientTimeouts
-from broker.server.request import Request, RsgiBody
+from broker.server.granian_requests import from_rsgi
+from broker.server.request import Request
 from master.extensions.streaming_response import StreamingResponse
 from master.store.dispatcher import Dispatcher
 from master.web.flask_routes.context import UNEXPECTED
-from master.web.keys.writes import COMMIT
 
 log = logs.get(__name__)
 
@@ -52,22 +53,7 @@ class Application:
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         """Answer one request."""
-        shown = scope.headers  # made anew each time it is asked for
-        headers = shown.items()
-        incoming = Request(
-            scope.http_version,
-            scope.method,
-            scope.path,
-            scope.query_string,
-            headers,
-            scope.client,
-            scope.server,
-            RsgiBody(protocol),
-            self._patience,
-        )
-        # Another number than there are names: some may have been left out.
-        if len(headers) != len(shown) and (hidden := request_headers.hidden(shown.keys(), headers)):
-            incoming.environ[request_headers.HIDDEN] = hidden
+        incoming = from_rsgi(scope, protocol, self._patience)
         answer = await self._answer(incoming)
         if isinstance(answer, StreamingResponse):
             await answer.send(protocol)
@@ -85,8 +71,8 @@ class Application:
         path: str = incoming.environ["PATH_INFO"]
         method: str = incoming.environ["REQUEST_METHOD"]
         segment = path[1 : path.find("/", 1)]
-        if segment == "skynet" and path.startswith(COMMIT):
-            segment = COMMIT
+        if segment == "internal" and path.startswith(upload.PATH):
+            segment = upload.PATH
         try:
             request_headers.check(incoming.environ)
             handler = self._routes.get((segment, method)) or self._other(segment, method)

@@ -7,20 +7,20 @@ from one with trailers.
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from broker import VERSION, keys, logs, service
+from broker import VERSION, keys, logs, processes
 from broker import settings as configuration
 from broker.http import responses, signed_addresses
 from broker.http.responses import Response
 from broker.refusals import response_to
 from broker.server import connections, lingering_close, request_headers
 from broker.server.client_timeouts import ClientTimeouts
-from broker.server.request import AsgiBody, Request
+from broker.server.granian_requests import AsgiReceive, AsgiScope, from_asgi
+from broker.server.request import Request
 from broker.settings import Settings
 from node import identity
 from node.errors import Corrupt, StorageError
@@ -65,19 +65,9 @@ class Application:
             "/health": {"GET": self._health, "HEAD": self._health},
         }
 
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    async def __call__(self, scope: AsgiScope, receive: AsgiReceive, send: Any) -> None:
         """Answer one request."""
-        incoming = Request(
-            scope["http_version"],
-            scope["method"],
-            scope["path"],
-            scope["query_string"].decode("latin-1"),
-            _headers(scope["headers"]),
-            _address(scope["client"]),
-            _address(scope["server"]),
-            AsgiBody(receive),
-            self._patience,
-        )
+        incoming = from_asgi(scope, receive, self._patience)
         answer = await self._answer(incoming)
         answer.headers.extend(await lingering_close.headers(incoming, self._patience))
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers]
@@ -146,20 +136,12 @@ def _refuse(status: int, message: str, *headers: responses.Header) -> Response:
     return responses.make_plain(status, None, message, headers)
 
 
-def _headers(given: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[str, str]]:
-    return ((name.decode("latin-1"), value.decode("latin-1")) for name, value in given)
-
-
-def _address(given: tuple[str, int] | None) -> str:
-    return f"{given[0]}:{given[1]}" if given else ""
-
-
 def create() -> Application:
     """The data server's application; called once in its process."""
-    service.die_with_parent(signal.SIGKILL)
+    processes.die_with_parent()
     settings = configuration.load()
     logs.setup(settings.general.log_level, "data")
-    service.raise_open_files()
+    processes.raise_open_files()
     connections.guard(settings.volume.port, settings.server.client_timeout)
     directory = Path(settings.volume.dir)
     made = Application(settings, Reader(directory), Staging(directory, settings.volume.reserve))

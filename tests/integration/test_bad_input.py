@@ -520,7 +520,7 @@ TARGETS = [
     "/admin/network/{}",
     "/health?ready={}",
     "/openapi.json",
-    "/skynet/commit/{}",
+    "/internal/commit/{}",
     "/skynet/restore/{}",
     "/{}",
     "*",

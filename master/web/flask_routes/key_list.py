@@ -5,9 +5,10 @@ from __future__ import annotations
 from flask import Blueprint, Response, current_app, request
 
 from broker import keys
+from broker.clock import now_ms
 from broker.http import content_types
 from broker.refusals import BadRequest
-from master.index.index import Entry, now_ms
+from master.index.index import Entry
 from master.web.flask_routes.context import Context, ok
 from master.web.keys import parameters
 

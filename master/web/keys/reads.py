@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from broker import keys
+from broker.clock import now_ms
 from broker.http import request_fields, responses, values
 from broker.http.responses import Response
 from broker.server.request import Request
 from master.cluster.nodes import Nodes, missing
-from master.index.index import Index, now_ms
+from master.index.index import Index
 from master.web.keys.redirects import Redirects
 
 
