@@ -47,6 +47,10 @@ def _be_process(sock: socket.socket, guard: int) -> NoReturn:
     try:
         os.setpgid(0, 0)
         processes.die_with_parent()
+        # What `nohup` has the master ignore is not ignored by programs that extensions start.
+        for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if os.getppid() == guard:
             os.nice(_NICE)
             from master.extensions.request_runner import RequestRunner  # not in the guard, which is to stay small

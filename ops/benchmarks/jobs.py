@@ -62,10 +62,7 @@ def one(bench: Bench, cluster: Cluster, rest: Rest) -> None:
             _timed(rest, script)
 
         def run(_: int, path: str = script) -> Figures:
-            took = [_timed(rest, path) for _ in range(count)]
-            cuts = quantiles(took, n=100)
-            asked = f"POST /launch_job/{path}, then GET /admin/jobs/<id> until it has ended, {count} times"
-            return Figures(1000 * count / sum(took), cuts[49], cuts[98], {}, asked)
+            return one_by_one(rest, path, count)
 
         what = "no-op job" if script == NOOP else "job with a line of log and an output"
         bench.add(rate_row(f"{what}, launch to result, one at a time", bench.repeat(run), p50_below_ms=below))
@@ -74,6 +71,14 @@ def one(bench: Bench, cluster: Cluster, rest: Rest) -> None:
         with peer() as started:
             runs = [started.one(count) for _ in range(bench.plan.runs)]
         bench.add(rate_row(f"{name}: no-op job, launch to result, one at a time", runs))
+
+
+def one_by_one(rest: Rest, script: str, count: int) -> Figures:
+    """Launch a script, and wait for its end, so many times."""
+    took = [_timed(rest, script) for _ in range(count)]
+    cuts = quantiles(took, n=100)
+    asked = f"POST /launch_job/{script}, then GET /admin/jobs/<id> until it has ended, {count} times"
+    return Figures(1000 * count / sum(took), cuts[49], cuts[98], {}, asked)
 
 
 def _timed(rest: Rest, script: str) -> float:

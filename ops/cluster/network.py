@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import socket
+import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,6 +19,9 @@ MIGRATION = Path("/proc/sys/net/ipv4/tcp_migrate_req")
 
 # Below the ports that the kernel hands out to clients.
 _RANDOM_BASES = range(10000, 32700, 60)
+_CHANCE = random.SystemRandom()  # the seed of a program, which may be that of its neighbours, counts for nothing
+_KEPT = 32
+_reservations: deque[socket.socket] = deque()
 
 
 def is_free(port: int) -> bool:
@@ -52,11 +57,35 @@ def require(ports: Mapping[str, int], patience: float = 0.0) -> None:
 
 
 def free_base() -> int:
-    """A base port, by chance, whose ports are all free now."""
-    for base in random.sample(_RANDOM_BASES, len(_RANDOM_BASES)):
-        if all(is_free(base + offset) for offset in range(EPMD + 1)):
+    """A base port, by chance, whose ports are all free now.
+
+    Nobody else gets it by this function until this process has ended, or got so many others that it can do without.
+    """
+    for base in _CHANCE.sample(_RANDOM_BASES, len(_RANDOM_BASES)):
+        reservation = _reserve(base)
+        if reservation and all(is_free(base + offset) for offset in range(EPMD + 1)):
+            _reservations.append(reservation)
+            if len(_reservations) > _KEPT:
+                _reservations.popleft().close()
             return base
+        if reservation:
+            reservation.close()
     raise PortTaken(f"no {EPMD + 1} free ports in a row between {_RANDOM_BASES.start} and {_RANDOM_BASES.stop}")
+
+
+def _reserve(base: int) -> socket.socket | None:
+    """What keeps others from these ports while it is open; None when another one has it.
+
+    Between the look at a port and the start of its server, others look too. Linux has names that end with their owner.
+    """
+    reservation = socket.socket(socket.AF_UNIX)
+    try:
+        if sys.platform == "linux":
+            reservation.bind(f"\0pulzar-ports-{base}")
+    except OSError:
+        reservation.close()
+        return None
+    return reservation
 
 
 def wait_until(condition: Callable[[], bool], timeout: float, pause: float = 0.05) -> bool:
