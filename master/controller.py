@@ -99,6 +99,7 @@ class Controller:
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK_SECS
                 self._persist(self._tick)
+        self._channel.close()
         self._link.stop()
         self._jobs.close()
         self._index.close()

@@ -133,7 +133,7 @@ class Nodes:
 
     def _lack(self, node: str) -> str:
         if self._heard(node):
-            return f"the log of node {node} is being applied; GET /skynet/restore tells how far it is"
+            return f"the log of node {node} is being applied; GET /internal/restore tells how far it is"
         return (
             f"the index may lack keys of node {node}, which was not heard from lately; start it, or,"
             f" if it is gone for good, have it forgotten: manage.py forget {node}"

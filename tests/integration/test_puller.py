@@ -65,7 +65,7 @@ class Taker:
         return [delivery.body for delivery in self.taken]
 
     def idle(self) -> bool:
-        return self.puller.subscribed
+        return bool(self.puller._tags)
 
     def depths(self) -> dict[str, int]:
         found: list[dict[str, int]] = []

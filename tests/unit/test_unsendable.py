@@ -12,10 +12,10 @@ from broker import keys
 from broker.errors import Unsendable
 from broker.link.publisher import Publication
 from broker.messages.batches import CommandPacker, batch
-from broker.messages.codec import decode, encode
+from broker.messages.codec import encode
 from broker.messages.store import Announce, Commands, Delete, Store
 from master.channel import Cancel, ControllerCall, ControllerClient, ControllerServer, Restore
-from tests.support import wait_for
+from tests.support import decode, wait_for
 
 STORE = Store(7, keys.encode("a/key"), 1 << 50, 1, 0, "text/plain", b"\x01" * 32, 3, b"abc", "")
 DELETE = Delete(8, keys.encode("other"), 5)
