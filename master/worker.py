@@ -59,8 +59,9 @@ def create() -> Application:
     dispatcher = Dispatcher(link, origin, int(timeout * 1000), network.choose)
     redirects = Redirects(network, config.secret(), config.address(config.server))
     cors = config.server.cors
-    controller = ControllerClient(directory / "controller.sock", origin, dispatcher.answered)
-    writer = Writer(index, network, dispatcher, KeyLocks(directory, web_workers(config) == 1), versions, timeout)
+    controller = ControllerClient(directory / "controller.sock", origin, dispatcher.settle)
+    locks = KeyLocks(directory, alone=web_workers(config) == 1)
+    writer = Writer(index, network, dispatcher, locks, versions, timeout=timeout)
     reads = Reads(index, network, redirects, responses.cors_headers(cors))
     limits = WriteLimits(config.volume.inline, config.server.relay, timeout)
     writes = Writes(writer, network, redirects, limits, secret=config.secret(), cors=cors)
@@ -69,7 +70,9 @@ def create() -> Application:
     launches = Launches(controller, ledger, cors)
     flask = create_app(Context(config, index, network, link, controller, time.time(), ledger, job_files))
     extensions = _extensions(config, index, directory / bodies.FOLDER / str(versions.number))
-    link.on_up = network.connected
+    link.on_up.append(network.connected)
+    link.on_wake.append(dispatcher.work)
+    link.on_down.append(dispatcher.fail_all)
     link.start()
     link.wait(LINK_SECS)
     log.info("web worker started", origin=origin)
