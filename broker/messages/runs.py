@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 from broker.messages import checks
 
@@ -182,7 +182,9 @@ def _item(raw: object) -> Claimed | Finished | Returned:
             return Claimed(_run(run), checks.number(job), checks.number(attempt), checks.number(at), _body(order))
         case [2, run, job, attempt, state, reason, started, ended, log_key, output_key, progress]:
             name, number, attempt = _run(run), checks.number(job), checks.number(attempt)
-            end = RunEnd(RunState(state), checks.text(reason), checks.number(started), checks.number(ended))
+            end = RunEnd(
+                RunState(checks.number(state)), checks.text(reason), checks.number(started), checks.number(ended)
+            )
             done, total, words = checks.items(progress)
             told = checks.share(done), checks.share(total), checks.text(words)
             return Finished(name, number, attempt, end, checks.text(log_key), checks.text(output_key), told)
@@ -201,7 +203,7 @@ def _catalog(node: object, digest: object, rows: object) -> NodeCatalog:
     for row in checks.items(rows):
         if not isinstance(row, dict) or not isinstance(row.get("path"), str):
             raise ValueError(f"no row of a catalog looks like {row!r:.60}")
-    return NodeCatalog(checks.node(node), checks.text(digest), checks.items(rows))
+    return NodeCatalog(checks.node(node), checks.text(digest), cast("list[CatalogRow]", rows))
 
 
 def _withdrawn(entries: object) -> Withdrawn:

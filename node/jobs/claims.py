@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from broker import logs
+from broker.clock import now_ms
 from broker.messages.runs import NO_PROGRESS, Claimed, Finished, ProgressTuple, RunEnd, RunState
 from node.errors import StorageError
 from node.jobs.journal import Fields, Journal, Place, pack, unpack
@@ -91,7 +92,7 @@ class Claim:
 
     def ended_now(self, state: RunState, reason: str) -> RunResult:
         """The result of a run that ended without the runner, at this moment."""
-        return RunResult(RunEnd(state, reason, self.at, max(time.time_ns() // 1_000_000, self.at)))
+        return RunResult(RunEnd(state, reason, self.at, max(now_ms(), self.at)))
 
 
 class _Record(NamedTuple):

@@ -20,7 +20,7 @@ from node.storage.storage import Storage
 
 CONTENT_TYPE = "application/octet-stream"
 GROUP = 2000  # values made durable at once
-VERSIONS = 4096  # the distance of two versions of one process, in one microsecond (`master.store.versions`)
+VERSIONS = 4096  # the distance of two versions of one process, in one microsecond (`broker.messages.versions`)
 
 
 def fill(directory: Path, prefix: str, count: int, size: int) -> None:

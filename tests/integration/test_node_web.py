@@ -124,7 +124,7 @@ class _Commit(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         path, _, query = self.path.partition("?")
-        key = unquote(path.removeprefix("/skynet/commit/"))
+        key = unquote(path.removeprefix("/internal/commit/"))
         signing.verify_body(self.server.secret, body, self.headers["X-Pulzar-Signature"])
         signing.verify(self.server.secret, "PUT", key, query, time.time())
         upload = json.loads(body)
@@ -660,7 +660,7 @@ def test_who_this_is(server: DataServer, node: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/", "/nothing", "/get_key", "/health/x", "/add_keys/x", "/skynet/commit/x", "//"]
+    "path", ["", "/", "/nothing", "/get_key", "/health/x", "/add_keys/x", "/internal/commit/x", "//"]
 )
 def test_a_path_that_is_not_there_is_404(node: Client, path: str) -> None:
     refused(node.request("GET", path or "/?x"), 404)

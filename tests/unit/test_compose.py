@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from broker import service as services
 from broker import settings
 from broker.rights import rights
+from broker.server.web_server import STOP_SECS
 from ops.images import composition
 from ops.images.composition import Composition, Service
 from ops.images.errors import Unreadable
@@ -178,7 +178,7 @@ def test_connections_outlive_a_web_worker_of_the_master() -> None:
 
 def test_it_has_time_to_stop(composed: Composition) -> None:
     grace = settings.load(None, {}).jobs.grace
-    assert all(service.stop_secs > 2 * (services.STOP_SECS + grace) for service in own(composed))
+    assert all(service.stop_secs > 2 * (STOP_SECS + grace) for service in own(composed))
 
 
 def test_the_user_of_rabbitmq_has_the_rights_that_are_needed() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from broker import service, settings
+from broker import settings
+from broker.server.web_server import STOP_SECS
 from ops.installer.places import Places
 from ops.installer.release import PARTS
 from tests.support import ROOT
@@ -87,7 +88,7 @@ def test_it_has_time_to_stop_and_is_not_started_again_in_vain(role: str) -> None
     known = unit(role)["Service"]
     assert known["Restart"] == "on-failure"
     assert known["RestartPreventExitStatus"] == "2"  # bad configuration, see docs/quickstart.md
-    assert int(known["TimeoutStopSec"]) > 2 * (service.STOP_SECS + GRACE)
+    assert int(known["TimeoutStopSec"]) > 2 * (STOP_SECS + GRACE)
     assert unit(role)["Unit"]["StartLimitIntervalSec"] == "0"  # a broker or a disk may be away for long
 
 
