@@ -67,7 +67,7 @@ class ReportQueue:
         self._resend_at = 0.0
 
     def add(self, report: Report) -> None:
-        """Have a report sent with the next ones."""
+        """Add a report to those that are sent next."""
         self._reports.append(report)
 
     def send(self) -> None:

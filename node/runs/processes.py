@@ -149,7 +149,7 @@ class Title:
         self._room = max(0, end - self._start)  # 0 where the system does not tell
 
     def put(self, name: str, text: str) -> None:
-        """`name` is that of the process, of which 15 characters are kept, `text` its command line."""
+        """Show `name`, cut to 15 characters, as the name of the process, and `text` as its command line."""
         _prctl(_PR_SET_NAME, name.encode("ascii", "replace")[:15])
         if self._room:
             # Its last byte must be a zero, else the kernel takes the environment for more of it.
