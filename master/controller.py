@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 import lmdb
 
-from broker import logs, service, settings, topology
+from broker import logs, settings, topology
+from broker.clock import now_ms
 from broker.errors import LinkDown, MalformedMessage, MessageError
 from broker.link import Delivery, Link
 from broker.messages.codec import decode_any, encode
@@ -28,9 +29,10 @@ from broker.messages.horizon import Horizon
 from broker.messages.runs import NodeCatalog, Progress, Reports
 from broker.messages.store import Announce, Heartbeat, Result, Results
 from broker.refusals import Refused, Unavailable
+from broker.service.companion import run_companion
 from master.channel import ControllerCall, ControllerServer, Forget, Restore
 from master.index.housekeeping import Housekeeping
-from master.index.index import Index, now_ms
+from master.index.index import Index
 from master.index.projection import Applied, Projection
 from master.index.replay_requests import ReplayRequests
 from master.jobs.service import Jobs
@@ -97,6 +99,7 @@ class Controller:
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK_SECS
                 self._persist(self._tick)
+        self._channel.close()
         self._link.stop()
         self._jobs.close()
         self._index.close()
@@ -233,4 +236,4 @@ class Controller:
 
 
 if __name__ == "__main__":
-    sys.exit(service.run_companion("controller", "master", Controller))
+    sys.exit(run_companion("controller", "master", Controller))

@@ -14,13 +14,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from broker import logs, service, settings, topology
+from broker import logs, settings, topology
 from broker.errors import LinkDown, MessageError, SettingsError, Unsendable
 from broker.link import Delivery, Link
 from broker.messages.codec import decode_any, encode
 from broker.messages.horizon import Horizon
 from broker.messages.runs import AskCatalog, Named, NodeCatalog, Withdraw, Withdrawn
 from broker.messages.store import Announce, Commands, Delete, Kind, Replay, Result, Results, Status, Store
+from broker.service.companion import run_companion
 from node import identity
 from node.errors import Broken
 from node.heartbeat import measure
@@ -255,4 +256,4 @@ class Agent:
 
 
 if __name__ == "__main__":
-    sys.exit(service.run_companion("agent", "node", Agent))
+    sys.exit(run_companion("agent", "node", Agent))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import psutil
 
 from broker import VERSION
+from broker.clock import now_ms
 from broker.messages.store import Heartbeat
 from node.jobs.service import Jobs
 from node.storage.storage import Storage
@@ -29,7 +29,7 @@ def measure(node: str, url: str, storage: Storage, jobs: Jobs, directory: Path) 
     return Heartbeat(
         node=node,
         url=url,
-        at=time.time_ns() // 1_000_000,
+        at=now_ms(),
         version=VERSION,
         epoch=storage.epoch,
         epoch_seq=storage.epoch_seq,

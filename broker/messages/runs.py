@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 from broker.messages import checks
 
@@ -182,7 +182,9 @@ def _item(raw: object) -> Claimed | Finished | Returned:
             return Claimed(_run(run), checks.number(job), checks.number(attempt), checks.number(at), _body(order))
         case [2, run, job, attempt, state, reason, started, ended, log_key, output_key, progress]:
             name, number, attempt = _run(run), checks.number(job), checks.number(attempt)
-            end = RunEnd(RunState(state), checks.text(reason), checks.number(started), checks.number(ended))
+            end = RunEnd(
+                RunState(checks.number(state)), checks.text(reason), checks.number(started), checks.number(ended)
+            )
             done, total, words = checks.items(progress)
             told = checks.share(done), checks.share(total), checks.text(words)
             return Finished(name, number, attempt, end, checks.text(log_key), checks.text(output_key), told)
@@ -192,20 +194,16 @@ def _item(raw: object) -> Claimed | Finished | Returned:
 
 
 def _progress(*values: object) -> Progress:
-    node, run, job, attempt, done, total, text, log, offset = values
-    return Progress(
-        *(checks.node(node), _run(run), checks.number(job), checks.number(attempt)),
-        *(checks.share(done), checks.share(total), checks.text(text)),
-        log=_body(log),
-        offset=checks.number(offset),
-    )
+    number, share = checks.number, checks.share
+    read = (checks.node, _run, number, number, share, share, checks.text, _body, number)
+    return Progress._make(check(value) for check, value in zip(read, values, strict=True))
 
 
 def _catalog(node: object, digest: object, rows: object) -> NodeCatalog:
     for row in checks.items(rows):
         if not isinstance(row, dict) or not isinstance(row.get("path"), str):
             raise ValueError(f"no row of a catalog looks like {row!r:.60}")
-    return NodeCatalog(checks.node(node), checks.text(digest), checks.items(rows))
+    return NodeCatalog(checks.node(node), checks.text(digest), cast("list[CatalogRow]", rows))
 
 
 def _withdrawn(entries: object) -> Withdrawn:

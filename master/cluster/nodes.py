@@ -11,9 +11,10 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from broker.clock import now_ms
 from broker.refusals import NotFound, Refused, Unavailable
 from master.cluster.placement import Candidate, Placement
-from master.index.index import Index, Node, now_ms
+from master.index.index import Index, Node
 
 _FRESH_SECS = 0.25
 _SOON_SECS = 0.005
@@ -132,7 +133,7 @@ class Nodes:
 
     def _lack(self, node: str) -> str:
         if self._heard(node):
-            return f"the log of node {node} is being applied; GET /skynet/restore tells how far it is"
+            return f"the log of node {node} is being applied; GET /internal/restore tells how far it is"
         return (
             f"the index may lack keys of node {node}, which was not heard from lately; start it, or,"
             f" if it is gone for good, have it forgotten: manage.py forget {node}"

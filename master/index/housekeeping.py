@@ -7,6 +7,7 @@ import time
 from itertools import islice
 
 from broker import logs, topology
+from broker.clock import DAY_MS
 from broker.link import Link
 from broker.messages.codec import encode
 from broker.messages.store import Commands, Delete
@@ -15,7 +16,6 @@ from master.index.index import Deletion, Discard, Index
 log = logs.get(__name__)
 
 BATCH = 5_000  # keys in one transaction
-DAY_MS = 86_400_000
 DELETIONS_SECS = 3600.0  # between two looks for deletions that may be forgotten
 
 

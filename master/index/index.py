@@ -17,7 +17,6 @@ one is filled again by replay. Only this module knows its tables:
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -105,11 +104,6 @@ class Lifetime(NamedTuple):
     expires: int  # ms since the epoch
     version: int
     key: bytes
-
-
-def now_ms() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 class Tables(Transaction):

@@ -115,7 +115,7 @@ class ReplayRequests:
                 end = node_log.heartbeat.seq if node_log.heartbeat else cursor.complete_to
                 raise Conflict(
                     f"the log of {name} is being applied from the beginning already: {min(cursor.seq, end):,} of"
-                    f" {end:,} records; GET /skynet/restore tells how far it is"
+                    f" {end:,} records; GET /internal/restore tells how far it is"
                 )
         for name in names:
             with self._index.write() as tables:

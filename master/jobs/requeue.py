@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from itertools import islice
 
 from broker import logs
+from broker.clock import DAY_MS
 from broker.messages.jobs import PRIORITIES
 from master.jobs.effects import Effect
 from master.jobs.ledger import LedgerTables, LedgerView
@@ -17,7 +18,6 @@ from master.jobs.transitions import Setback, Transitions
 
 log = logs.get(__name__)
 
-DAY_MS = 86_400_000
 MOST = 1_000  # jobs published in one go
 MOST_FORGOTTEN = 2_000
 SETTLE_MS = 5_000  # a message younger than this may be on its way

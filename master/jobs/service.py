@@ -13,6 +13,7 @@ from typing import NamedTuple
 import schedule
 
 from broker import keys, logs
+from broker.clock import now_ms
 from broker.link import Link
 from broker.messages import jobs
 from broker.messages.runs import AskCatalog, Claimed, Finished, NodeCatalog, Progress, Reports, Withdrawn
@@ -21,7 +22,7 @@ from broker.refusals import BadRequest, Conflict, NotFound, Refused, Unavailable
 from broker.settings import Settings
 from master.channel import Cancel, ControllerCall, Launch
 from master.cluster.nodes import MISSED_HEARTBEATS
-from master.index.index import Index, now_ms
+from master.index.index import Index
 from master.jobs import script_catalog, unique_tokens
 from master.jobs.capacity import Capacity, CapacityLimits
 from master.jobs.effect_runner import EffectRunner

@@ -21,14 +21,12 @@ from collections.abc import Callable, Collection, Iterable
 from enum import Enum
 from typing import NamedTuple
 
-from broker import logs, topology
+from broker import topology
 from broker.errors import LinkDown
 from broker.link import Link
 from broker.messages.batches import CommandPacker, batch
 from broker.messages.codec import encode
 from broker.messages.store import Commands, Delete, Outcome, Status, Store
-
-log = logs.get(__name__)
 
 MAX_ITEMS = 1_000
 MAX_BYTES = 4 << 20

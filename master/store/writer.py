@@ -12,12 +12,13 @@ from functools import partial
 from typing import NamedTuple
 
 from broker import keys, logs
+from broker.clock import now_ms
 from broker.errors import LinkDown
 from broker.messages.horizon import Horizon
 from broker.messages.store import Delete, Status, Store
 from broker.refusals import Conflict, NoRoom, Refused, Unavailable
 from master.cluster.nodes import Nodes, missing
-from master.index.index import Entry, Index, now_ms
+from master.index.index import Entry, Index
 from master.store.dispatcher import Command, Dispatcher, Failure, Ticket
 from master.store.key_locks import KeyLocks
 from master.store.versions import Versions

@@ -81,7 +81,7 @@ class ActiveRuns:
         )
 
     def start(self) -> None:
-        """Start the runner; whatever the last process ran has ended then. Raises `SettingsError`."""
+        """Start the runner, which ends what the last process ran; raises `SettingsError`."""
         self._runner.start()
 
     def stop(self, seconds: float) -> bool:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from broker import logs
+from broker.clock import now_ms
 from broker.messages.runs import NO_PROGRESS, Claimed, Finished, ProgressTuple, RunEnd, RunState
 from node.errors import StorageError
 from node.jobs.journal import Fields, Journal, Place, pack, unpack
@@ -91,7 +92,7 @@ class Claim:
 
     def ended_now(self, state: RunState, reason: str) -> RunResult:
         """The result of a run that ended without the runner, at this moment."""
-        return RunResult(RunEnd(state, reason, self.at, max(time.time_ns() // 1_000_000, self.at)))
+        return RunResult(RunEnd(state, reason, self.at, max(now_ms(), self.at)))
 
 
 class _Record(NamedTuple):
@@ -131,10 +132,7 @@ class Claims:
     # Changes.
 
     def add(self, claims: Sequence[tuple[Claim, bytes]]) -> None:
-        """Claim runs durably; each comes with its order when that was published by hand.
-
-        Raises `StorageError`: then none of them is claimed.
-        """
+        """Claim runs durably, each with its order if it has no id; raises `StorageError`: then none is claimed."""
         self.flush()
         before = self._journal.size
         records = [pack(_CLAIMED, claim.run, claim.id, claim.attempt, claim.at, order) for claim, order in claims]
@@ -155,7 +153,8 @@ class Claims:
 
     def name(self, claim: Claim, job: int) -> None:
         """Note the id of a job that was published by hand."""
-        self._set_id(claim, job)
+        claim.id = job
+        self._put(claim)
         self._note(claim, _NAMED, claim.run, job)
 
     def end(self, claim: Claim, result: RunResult) -> None:
@@ -243,10 +242,6 @@ class Claims:
         if claim.id:
             self._attempts[claim.id, claim.attempt] = claim.run
 
-    def _set_id(self, claim: Claim, job: int) -> None:
-        claim.id = job
-        self._put(claim)
-
     def _close(self, finished: Finished, record: bytes) -> None:
         attempt = (finished.id, finished.attempt)
         if self.open.pop(finished.run, None):
@@ -270,7 +265,8 @@ class Claims:
         if kind == _ACKNOWLEDGED:
             claim.acknowledged = True
         elif kind == _NAMED:
-            self._set_id(claim, rest[0])
+            (claim.id,) = rest
+            self._put(claim)
         elif kind == _ENDED:
             claim.result = RunResult.unpacked(rest)._replace(log=NO_ARTIFACT, output=NO_ARTIFACT)
         claim.places[kind] = place

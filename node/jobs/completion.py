@@ -6,7 +6,6 @@ A job that was published by hand has no id until the master has named it. Until 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 from broker import logs
@@ -95,11 +94,6 @@ class Completion:
         say = log.debug if state is RunState.COMPLETED and not reason else log.info
         say("run ended", job=claim.id, attempt=claim.attempt, run=claim.run, state=name, seconds=took, reason=reason)
         self._reports.add(finished)
-
-
-def now_ms() -> int:
-    """The time in milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 def _result(outcome: Outcome, log_artifact: Artifact, output: Artifact) -> RunResult:

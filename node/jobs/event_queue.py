@@ -23,7 +23,7 @@ class EventQueue:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
 
     def put(self, function: Callable[[*Ts], None], *arguments: *Ts) -> None:
-        """Have the jobs thread call the function, which it logs by its name should it fail."""
+        """Call the function on the jobs thread; if it fails, its name is logged."""
         self._events.put(Event(function, arguments))
 
     def take(self, seconds: float) -> list[Event]:

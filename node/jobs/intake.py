@@ -10,6 +10,7 @@ from functools import partial
 from typing import NamedTuple
 
 from broker import logs
+from broker.clock import now_ms
 from broker.errors import MalformedMessage
 from broker.link import Delivery
 from broker.messages import jobs
@@ -18,7 +19,6 @@ from broker.messages.runs import Finished, Returned, Withdrawn
 from node.errors import StorageError
 from node.jobs.catalog import Catalog
 from node.jobs.claims import Claim
-from node.jobs.completion import now_ms
 from node.jobs.context import JobContext
 from node.jobs.prefetch import HOLD_SECS
 from node.jobs.reports import Report
@@ -134,10 +134,7 @@ class Intake:
                 self.slots.drop(candidate.delivery)
 
     def expect_again(self, claim: Claim) -> None:
-        """Drop the message of a claimed job should it come again; raises `StorageError` if its order can't be read.
-
-        The broker may not know that a job that was published by hand is claimed: it has no id to know it by.
-        """
+        """Expect the message of a job without an id again, and drop it then: it is claimed. Raises `StorageError`."""
         self._withdrawals.expect(self._claims.order(claim))
 
     def _open(self) -> None:

@@ -37,10 +37,7 @@ class Journal:
     """The file. Used on one thread."""
 
     def __init__(self, path: Path, replay: Replay) -> None:
-        """Open the file, or make it, and call `replay` with each record; a torn tail is cut off.
-
-        Raises `StorageError`.
-        """
+        """Open or make the file, cut off a torn tail, call `replay` with each record; raises `StorageError`."""
         self._path = path
         self.size = 0
         with guarded(f"{path.name} can't be opened"):
@@ -91,10 +88,7 @@ class Journal:
         return fields
 
     def rewrite(self, records: Iterable[bytes | Place]) -> list[Place]:
-        """Replace all records, durably, by these: new ones, and those at places in the file.
-
-        Raises `StorageError`: then the file is as it was.
-        """
+        """Replace all records durably by new ones and those at places; raises `StorageError`: then nothing changes."""
         new = self._path.with_suffix(".new")
         places = []
         size = 0

@@ -35,10 +35,7 @@ class Reporter:
         self._link = link
 
     def send(self, reports: Sequence[Report], done: Callable[[Sequence[Report], bool], None]) -> None:
-        """Send reports, in order.
-
-        `done` is called on the link's thread with the reports of each message, and whether the broker has them.
-        """
+        """Send reports in order. On the link's thread, `done` gets those of a message, and whether it is safe."""
         for part in _messages(reports):
             message = encode(runs.Reports(self._node, [_clean(report) for report in part]))
             self._link.publish(topology.RESULTS, message, durable=True, done=partial(done, part))
@@ -70,7 +67,7 @@ class ReportQueue:
         self._resend_at = 0.0
 
     def add(self, report: Report) -> None:
-        """Have a report sent with the next ones."""
+        """Add a report to those that are sent next."""
         self._reports.append(report)
 
     def send(self) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TypeGuard
 
+from broker.clock import now_ms
 from broker.masks import MaskedStream, Masks
 from broker.messages.runs import RunEnd, RunState
 from jobs import events
@@ -24,11 +25,6 @@ _MOST_LEFT_BYTES = 4 << 20  # in a pipe: more than any holds
 _MOST_NAMED = 10  # processes killed at the end that the log names
 _COMMAND_CHARACTERS = 80  # of the command line of each
 _NEVER = math.inf
-
-
-def now_ms() -> int:
-    """The time in milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 class ActiveRun:

@@ -34,10 +34,7 @@ class Frames:
         self._outgoing: deque[tuple[memoryview, Sequence[int]]] = deque()
 
     def send(self, message: Sequence[object], descriptors: Sequence[int] = ()) -> bool:
-        """Send a message and close the descriptors that go with it; False: the rest waits for `flush`.
-
-        Raises `OSError` when the other end is gone.
-        """
+        """Send a message, close its descriptors; False: the rest waits for `flush`. Raises `OSError` as that does."""
         body = msgpack.packb(message)
         first = not self._outgoing
         self._outgoing.append((memoryview(_LENGTH.pack(len(body)) + body), descriptors))

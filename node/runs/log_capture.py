@@ -1,4 +1,4 @@
-"""The log of a run, of which the beginning and the end are kept."""
+"""The log of a run: its beginning and its end are kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ LIVE_BYTES = 16 << 10
 
 
 class LogCapture:
-    """A buffer of fixed size for a log of whatever length."""
+    """A buffer of fixed size for a log of any length."""
 
     def __init__(self, limit: int) -> None:
         """`limit` is how many bytes are kept; half of them from the beginning."""

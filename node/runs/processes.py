@@ -26,9 +26,10 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PAGE_BYTES = resource.getpagesize()
-TRACKER_SECS = 2.0  # for trackers to remove shared memory when all others are gone; it takes milliseconds
+TRACKER_SECS = 4.0  # for trackers to remove shared memory when all others are gone; mostly milliseconds
 _TRACKER = b"resource_tracker import main"
-_OF_PYTHON = (_TRACKER, b"multiprocessing.forkserver import main")  # they end by themselves when they are not needed
+_TRACKERS = (_TRACKER, b"torch_shm_manager")
+_OF_PYTHON = (*_TRACKERS, b"multiprocessing.forkserver import main")  # they end by themselves when they are not needed
 _COMMAND_BYTES = 4096
 _RANGE = 512  # fewer pids than this are tried one by one; for more, /proc is listed
 
@@ -143,13 +144,12 @@ class Title:
     """
 
     def __init__(self) -> None:
-        with open("/proc/self/stat", "rb") as file:
-            fields = file.read().rpartition(b") ")[2].split()
+        fields = _proc(os.getpid(), "stat").rpartition(b") ")[2].split()
         self._start, end = int(fields[45]), int(fields[46])
         self._room = max(0, end - self._start)  # 0 where the system does not tell
 
     def put(self, name: str, text: str) -> None:
-        """`name` is that of the process, of which 15 characters are kept, `text` its command line."""
+        """Show `name`, cut to 15 characters, as the name of the process, and `text` as its command line."""
         _prctl(_PR_SET_NAME, name.encode("ascii", "replace")[:15])
         if self._room:
             # Its last byte must be a zero, else the kernel takes the environment for more of it.
@@ -166,8 +166,7 @@ def session(pid: int) -> int:
 
 def data_bytes() -> int:
     """What RLIMIT_DATA counts of this process."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[5]) * _PAGE_BYTES
+    return int(_proc(os.getpid(), "statm").split()[5]) * _PAGE_BYTES
 
 
 def resident(pids: Iterable[int]) -> int:
@@ -180,6 +179,17 @@ def proportional(pids: Iterable[int]) -> int:
     """The memory that some processes hold, in bytes; what several share is counted once. Slow for large ones."""
     lines = [line for pid in pids for line in _proc(pid, "smaps_rollup").splitlines()]
     return sum(int(line.split()[1]) for line in lines if line.startswith(b"Pss:")) << 10
+
+
+def heed_signals() -> None:
+    """Make signals work as in a program that a person starts, whatever this process was told to ignore.
+
+    `nohup node &` ignores some, and every process that comes from here would inherit that.
+    """
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # those Python ignores itself
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def signal_group(group: int, number: int) -> bool:
@@ -218,8 +228,12 @@ def kill_but_trackers(pids: Collection[int], until: float) -> None:
 
 
 def _is_tracker(pid: int) -> bool:
-    """Whether a process removes shared memory and semaphores for multiprocessing or joblib."""
-    return _TRACKER in _proc(pid, "cmdline", _COMMAND_BYTES)
+    """Whether a process removes shared memory and semaphores for multiprocessing, joblib or PyTorch.
+
+    One that has no command line as yet may become one: it is about to be another program.
+    """
+    command = _proc(pid, "cmdline", _COMMAND_BYTES)
+    return any(tracker in command for tracker in _TRACKERS) if command else not ended(pid)
 
 
 def ended(pid: int) -> bool:

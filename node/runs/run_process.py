@@ -138,10 +138,7 @@ def _may_ask(memory: int) -> int:
 
 
 def _lend_data(task: Task) -> str:
-    """Give the value that the run works on a name of its own, which ends like its key; the path.
-
-    Other runs use the same file. A script that moves or deletes this name loses it only for itself.
-    """
+    """Give the value a name of the run's own, which ends like its key, and which the script may delete; the path."""
     directory = f"{task.scratch}.data"
     os.mkdir(directory, 0o700)
     path = f"{directory}/{task.order.data_key.rpartition('/')[2][-_NAME_BYTES:] or 'data'}"

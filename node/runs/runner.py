@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from broker import logs
+from broker.clock import now_ms
 from broker.errors import SettingsError
 from broker.messages.runs import RunEnd, RunState
 from jobs.secret_file import SecretFile
 from node.runs import processes, scratch
-from node.runs.active_run import ActiveRun, now_ms
+from node.runs.active_run import ActiveRun
 from node.runs.model import Outcome, Run, RunLimits, RunProgress
 from node.runs.protocol import RUN, SIGNAL, RunExit, RunOrder
 from node.runs.secrets import RunSecrets

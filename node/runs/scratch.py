@@ -28,10 +28,7 @@ _REMOVE = 'rm -rf -- "$1" 2>/dev/null || { chmod -R u+rwx -- "$1"; rm -rf -- "$1
 
 
 def prepare(directory: Path) -> str:
-    """Make the directory ready for a zygote and move what earlier runs left into the trash; raises `OSError`.
-
-    Returns a text that only this directory has, and no copy of it.
-    """
+    """Move what earlier runs left to the trash; a text that only this directory has. Raises `OSError`."""
     for name in ("scratch", "trash"):
         (directory / name).mkdir(parents=True, exist_ok=True)
     mark = directory / _MARK

@@ -23,7 +23,7 @@ from contextlib import suppress
 
 from jobs import loader, scripts
 from jobs.errors import BadScript
-from node.runs import bytecode, processes, run_process
+from node.runs import bytecode, early_tracker, processes, run_process
 from node.runs.framing import Frames, Message
 from node.runs.process_tree import ProcessTree, RunProcesses, excess
 from node.runs.protocol import RUN, SIGNAL, RunExit, RunOrder, Task, ZygoteOptions
@@ -68,7 +68,7 @@ class Zygote:
 
     def serve(self) -> None:
         """Work until the agent is gone."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # as scripts expect; here it is never handled
+        processes.heed_signals()  # as scripts expect
         # Blocked, not ignored: a signal that comes before a run's process is ready for it waits there.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -300,8 +300,8 @@ def main() -> None:
     os.environ["PYTHONPATH"] = os.environ.get("PYTHONPATH", "").removeprefix(f"{_ROOT}{os.pathsep}")
     os.environ |= run_process.ENVIRONMENT
     bytecode.keep(options.cache)
-    # Processes of runs inherit this, so it writes to the log of the run that breaks.
-    faulthandler.enable(2, all_threads=False)
+    early_tracker.arrange()
+    faulthandler.enable(2, all_threads=False)  # to the log of a run that breaks, since its processes inherit this
     processes.prefer_to_die(_OOM_SCORE)
     Zygote(options).serve()
 

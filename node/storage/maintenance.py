@@ -6,6 +6,7 @@ import threading
 import time
 
 from broker import logs, settings
+from broker.clock import DAY_SECS
 from node.errors import StorageError
 from node.storage.storage import Storage
 
@@ -14,7 +15,6 @@ log = logs.get(__name__)
 COMPACT_EVERY_SECS = 30.0
 FULL_EVERY_SECS = 2.0  # on a full disk, where somebody waits for room
 SCRUB_PAUSE_SECS = 60.0
-DAY_SECS = 86_400.0
 
 
 class Maintenance:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from broker import logs
+from broker.clock import DAY_SECS
 from node.errors import DiskFull
 from node.storage.disk.files import guarded, remove, start_writing, write_at
 from node.storage.disk.space import Space
@@ -22,7 +23,7 @@ from node.storage.value_files import HEAD_BYTES, Sums
 
 log = logs.get(__name__)
 
-ABANDONED_SECS = 86_400  # an upload not touched for so long has nobody who waits for it
+ABANDONED_SECS = DAY_SECS  # an upload not touched for so long has nobody who waits for it
 _WRITE_BEHIND_BYTES = 32 << 20  # so that the flush at the end finds little left to do
 
 

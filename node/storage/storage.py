@@ -9,13 +9,13 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgpack
 
 from broker import logs
+from broker.clock import now_ms
 from broker.messages.store import Delete, Kind, Result, Status, Store
 from broker.settings import Settings
 from node.errors import Broken, DiskFull, StorageError
@@ -78,12 +78,12 @@ class Storage:
         return storage
 
     def _prepare(self, rebuilt: bool) -> None:
-        compaction.sweep(self._core, _now())
+        compaction.sweep(self._core, now_ms())
         value_file_repair.reconcile(self._core, self.apply, rebuilt)
         try:
             self._begin_epoch()
         except DiskFull:
-            compaction.compact(self._core, _now())
+            compaction.compact(self._core, now_ms())
             self._begin_epoch()
 
     def close(self) -> None:
@@ -207,7 +207,7 @@ class Storage:
         epoch = secrets.token_hex(8)
         seq = self.seq + 1
         epochs = [*self.epochs, (seq, epoch)][-_EPOCHS_KEPT:]
-        header = Header(Kind.EPOCH, b"", 0, seq, _now(), 0, "", b"", 0, "")
+        header = Header(Kind.EPOCH, b"", 0, seq, now_ms(), 0, "", b"", 0, "")
         record = records.encode(header, msgpack.packb(epochs), core.active.base, core.active.size)
         core.active.append(record)
         with core.index.snapshot() as view:
@@ -230,12 +230,8 @@ class Storage:
 
         `now` is in ms since the epoch. Returns what it came to; ends early when the storage is closed.
         """
-        return compaction.compact(self._core, _now() if now is None else now)
+        return compaction.compact(self._core, now_ms() if now is None else now)
 
     def scrub(self, rate: float | None = None) -> scrub.Report:
         """Read and check everything, at `rate` bytes per second (as `[volume] scrub_days` says unless given)."""
         return scrub.scrub(self._core, rate)
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

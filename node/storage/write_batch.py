@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import NamedTuple
 
 from broker import logs
+from broker.clock import now_ms
 from broker.messages.store import Delete, Kind, Result, Status, Store
 from node.errors import StorageError
 from node.storage import value_files
@@ -49,7 +49,7 @@ class WriteBatch:
         self._cached = core.limits.cached
         self._stores = stores
         self._deletes = deletes
-        self._now = time.time_ns() // 1_000_000
+        self._now = now_ms()
         self._records: list[bytes] = []
         self._offset = core.active.size
         self._adopted: dict[str, bool] = {}  # staged uploads that become value files → whether made here

@@ -8,14 +8,13 @@ from typing import Any
 
 from broker import settings, topology
 from broker.link import Delivery
-from broker.messages.codec import decode
 from broker.messages.runs import Reports
 from broker.messages.store import Kind, Result, Status, Store
 from node.jobs.claims import Claim, Claims
 from node.jobs.context import JobContext
 from node.jobs.event_queue import EventQueue
 from node.jobs.reports import Report, Reporter, ReportQueue
-from tests.support import wait_for
+from tests.support import decode, wait_for
 
 RUNS = [f"{number:032x}" for number in range(20)]
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from broker.errors import SettingsError
-from broker.messages.codec import decode
 from broker.messages.jobs import Options, Order
 from broker.messages.runs import Claimed, Finished, Progress, RunEnd, RunState, Withdraw
 from node.jobs import active_runs as module
@@ -21,6 +20,7 @@ from node.jobs.completion import Completion
 from node.jobs.service import Jobs
 from node.jobs.slots import Slots
 from node.runs.model import Outcome, Run, RunProgress
+from tests.support import decode
 from tests.unit.jobs_thread import RUNS, JobsThread
 
 

@@ -50,7 +50,9 @@ class Ends:
 
 @pytest.fixture
 def ends(tmp_path: Path) -> Iterator[Ends]:
-    return Ends(tmp_path)
+    ends = Ends(tmp_path)
+    yield ends
+    ends.server.close()
 
 
 @pytest.mark.parametrize("request_", REQUESTS)
@@ -120,6 +122,7 @@ def test_a_call_that_is_open_when_the_controller_ends_fails_and_the_next_one_rea
     again = worker.call(Cancel(2))
     ends.calls.get(timeout=10).reply("done")
     assert again.result(10) == "done"
+    ends.server.close()
 
 
 def test_a_call_without_a_controller_fails_at_once(tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ import pytest
 
 from broker import keys, settings, topology
 from broker.link import Delivery
-from broker.messages.codec import decode, encode
+from broker.messages.codec import encode
 from broker.messages.store import Commands, Heartbeat, Kind, Outcome, Replay, Result, Results, Status
 from broker.refusals import Conflict, NotFound
 from master.channel import Cancel, ControllerClient, Forget, Restore
 from master.controller import Controller
 from master.index.index import Index
 from master.index.projection import Projection
-from tests.support import wait_for
+from tests.support import decode, wait_for
 
 BAD = keys.encode("bad")
 

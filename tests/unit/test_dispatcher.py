@@ -10,9 +10,9 @@ import pytest
 
 from broker import keys
 from broker.errors import LinkDown, Unsendable
-from broker.messages.codec import decode
 from broker.messages.store import Commands, Delete, Status, Store
 from master.store.dispatcher import Dispatcher, Failure, Ticket
+from tests.support import decode
 
 KEY = keys.encode("key")
 

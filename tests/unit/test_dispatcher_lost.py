@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from broker import keys
-from broker.messages.codec import decode
 from broker.messages.store import Commands, Status, Store
 from master.store.dispatcher import STALLED_SECS, Dispatcher, Ticket
+from tests.support import decode
 
 LINGER_SECS = 0.1  # long enough for a busy machine to do several things in it
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from broker import keys
-from broker.messages.codec import decode
+from broker.clock import DAY_MS
 from broker.messages.store import Commands
 from master.index import housekeeping
-from master.index.housekeeping import DAY_MS, DELETIONS_SECS, Housekeeping
+from master.index.housekeeping import DELETIONS_SECS, Housekeeping
 from master.index.index import Deletion, Discard, Entry, Index
+from tests.support import decode
 
 NOW = 1_700_000_000_000
 A, B, C, D = (keys.encode(name) for name in "abcd")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from broker import settings, topology
+from broker.clock import DAY_MS
 from broker.messages import jobs
 from broker.messages.codec import decode_any
 from broker.messages.jobs import Options, Order
@@ -33,7 +34,7 @@ from master.jobs import service
 from master.jobs.empty_queues import DEPTHS_SECS
 from master.jobs.ledger import Ledger
 from master.jobs.model import JobState
-from master.jobs.requeue import DAY_MS, SETTLE_MS
+from master.jobs.requeue import SETTLE_MS
 from master.jobs.service import Jobs
 from tests.support import wait_for
 from tests.unit.desk import NOW, token

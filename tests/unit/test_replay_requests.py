@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from broker.errors import LinkDown
-from broker.messages.codec import decode
 from broker.messages.store import Heartbeat, Kind, Replay, Result, Results, Status
 from broker.refusals import Conflict
 from master.index import replay_requests
 from master.index.index import Index
 from master.index.projection import Projection
 from master.index.replay_requests import EMPTY_SECS, PATIENCE_SECS, SETTLE_SECS, ReplayRequests
+from tests.support import decode
 
 NOW = 1_700_000_000_000
 

@@ -13,13 +13,14 @@ import msgpack
 import pytest
 
 from broker.errors import MalformedMessage
-from broker.messages.codec import decode, encode
+from broker.messages.codec import encode
 from broker.messages.jobs import Options
 from broker.messages.runs import Claimed, Finished, Reports, Returned, RunEnd, RunState
 from master.index.environment import pack
 from master.jobs.ledger import Ledger
 from master.jobs.model import Attempt, Job, JobState, unpack_job
 from node.jobs.claims import Artifact, Claim, Claims, RunResult
+from tests.support import decode
 
 RUNS = [f"{number:032x}" for number in range(5)]
 OLD_CLAIMS = (

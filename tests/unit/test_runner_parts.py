@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -192,6 +193,38 @@ def test_memory_that_is_shared_is_counted_once_by_the_slow_look() -> None:
     assert processes.resident(children) == processes.proportional(children) == 0
 
 
+# Those that tidy up.
+
+BARE = """
+import ctypes, time
+start = int(open("/proc/self/stat").read().rpartition(") ")[2].split()[45])
+stack = next(line for line in open("/proc/self/maps") if line.endswith("[stack]\\n"))
+end = int(stack.split()[0].partition("-")[2], 16)
+print("ready", flush=True)
+page = start & -4096
+ctypes.CDLL(None).munmap(ctypes.c_void_p(page), ctypes.c_size_t(end - page))  # where its command line is
+time.sleep(600)
+"""
+
+
+def test_a_process_that_is_about_to_become_a_program_may_become_one_that_tidies_up() -> None:
+    # Given a process as it is in the middle of exec: it has no command line
+    with subprocess.Popen([sys.executable, "-c", BARE], stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == b"ready\n"
+            wait_for(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes() == b"")
+            # When all are to be killed but those that tidy up, then it may become one for a while
+            processes.kill_but_trackers([process.pid], time.monotonic() + 60)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.2)
+            # and not for ever
+            processes.kill_but_trackers([process.pid], time.monotonic() - 1)
+            assert process.wait(30) == -9
+        finally:
+            process.kill()
+
+
 # The zygote: whatever it imports, every run has in its memory, and every start of a node waits for.
 
 
@@ -199,7 +232,17 @@ def test_the_zygote_loads_few_modules_of_ours() -> None:
     code = "import sys, node.runs.zygote; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     ours = {name for name in loaded if name.partition(".")[0] in ("broker", "master", "node", "jobs", "extensions")}
-    runs = ("bytecode", "framing", "process_tree", "processes", "protocol", "run_process", "scratch", "zygote")
+    runs = (
+        "bytecode",
+        "early_tracker",
+        "framing",
+        "process_tree",
+        "processes",
+        "protocol",
+        "run_process",
+        "scratch",
+        "zygote",
+    )
     scripts = [
         "channel",
         "closing",

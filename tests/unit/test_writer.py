@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from broker import keys
+from broker.clock import now_ms
 from broker.messages.store import Delete, Status, Store
 from broker.refusals import Conflict, NoRoom, NotFound, Unavailable
-from master.index.index import Deletion, Entry, Index, now_ms
+from master.index.index import Deletion, Entry, Index
 from master.store.dispatcher import Failure, Ticket
 from master.store.key_locks import KeyLocks
 from master.store.versions import Versions
