@@ -25,6 +25,7 @@ def main() -> int:
     try:
         config = parse_arguments("master", "The master of a Pulzar cluster: REST API, index and placement.")
         logs.setup(config.general.log_level, "master")
+        config.address(config.server)  # refused now rather than in each web worker
         held = hold(Path(config.server.dir))
         # What a master that was killed had received for extensions.
         bodies.empty(Path(config.server.dir) / bodies.FOLDER)

@@ -79,6 +79,7 @@ class ControllerServer:
 
     def __init__(self, path: Path, on_call: Callable[[ControllerCall], None]) -> None:
         self._on_call = on_call
+        self._closed = False
         path.unlink(missing_ok=True)
         self._listener = Listener(str(path), "AF_UNIX", backlog=64)
         path.chmod(0o600)
@@ -100,12 +101,18 @@ class ControllerServer:
                 log.warning("a web worker is gone", origin=origin, error=error)
                 self._workers.pop(origin, None)
 
+    def close(self) -> None:
+        """Take no more workers; the socket is gone."""
+        self._closed = True
+        self._listener.close()
+
     def _accept(self) -> None:
         while True:
             try:
                 connection = self._listener.accept()
             except OSError as error:
-                log.error("the socket for web workers failed", error=error)
+                if not self._closed:
+                    log.error("the socket for web workers failed", error=error)
                 return
             threading.Thread(target=self._serve, args=(connection,), name="answers-worker", daemon=True).start()
 

@@ -7,7 +7,7 @@ import secrets
 import time
 from pathlib import Path
 
-from broker import logs, processes, settings, topology
+from broker import logs, process, settings, topology
 from broker.http import responses
 from broker.link import Link
 from broker.messages import upload
@@ -45,7 +45,7 @@ LINK_SECS = 2.0  # a worker that can't store yet had better not take requests ye
 
 def create() -> Application:
     """A web worker's application; called once in each worker process."""
-    processes.die_with_parent()
+    process.die_with_parent()
     config = settings.load()
     logs.setup(config.general.log_level, "web")
     directory = Path(config.server.dir)
@@ -72,7 +72,7 @@ def create() -> Application:
     link.start()
     link.wait(LINK_SECS)
     log.info("web worker started", origin=origin)
-    processes.raise_open_files()
+    process.raise_open_files()
     connections.guard(config.server.port, config.server.client_timeout)
     behind = Bridge(flask.wsgi_app, config.server.threads)
     patience = ClientTimeouts(config.server.client_timeout, config.server.client_rate)
@@ -87,7 +87,7 @@ def _extensions(config: settings.Settings, index: Index, directory: Path) -> Ext
         str(index.directory.resolve()),
         config.server.index_map,
         config.address(config.server),
-        f"{config.server.host}:{config.server.port}",
+        settings.joined(config.server.host, config.server.port),
         config.extensions.fetch,
     )
     size = config.extensions.processes or os.cpu_count() or 1

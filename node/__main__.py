@@ -20,6 +20,8 @@ def main() -> int:
     try:
         config = parse_arguments("node", "A node of a Pulzar cluster: keeps values and serves them.")
         logs.setup(config.general.log_level, "node")
+        for section in (config.volume, config.server):
+            config.address(section)  # refused now rather than in the agent
         identity.load(config)  # made here, before two processes want it
         host, port = config.volume.host, config.volume.port
         server = WebServer("node.web.application:create", Interfaces.ASGINL, host, port, workers=1)

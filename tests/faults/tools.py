@@ -56,7 +56,7 @@ def _family(child: Child) -> list[psutil.Process]:
 
 def kill_part(child: Child, kind: str) -> None:
     """Kill (-9) the companion, or the youngest worker, of a process; its main process has to start another one."""
-    before = wait_for(lambda: processes(child, kind), 10, f"a {kind} of {child.name} to kill")
+    before = wait_for(lambda: processes(child, kind), 30, f"a {kind} of {child.name} to kill")
     os.kill(before[-1], signal.SIGKILL)
     wait_for(
         lambda: len(now := processes(child, kind)) >= len(before) and before[-1] not in now,

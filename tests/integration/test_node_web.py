@@ -75,7 +75,7 @@ class DataServer:
         """End it."""
         self._process.terminate()
         try:
-            self._process.wait(10)
+            self._process.wait(30)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -286,9 +286,9 @@ def test_a_key_may_have_every_printable_character(node: Client, master: StandIn,
 def test_a_key_that_is_not_there_or_whose_life_has_ended_is_404(node: Client, master: StandIn) -> None:
     key = unique()
     assert key in refused(node.get(key), 404)
-    master.store(key, b"short-lived", expires=int(time.time() * 1000) + 300)
+    master.store(key, b"short-lived", expires=int(time.time() * 1000) + 3_000)
     assert node.get(key).body == b"short-lived"
-    wait_for(lambda: node.get(key).status == 404, timeout=2, what="the end of the value's life")
+    wait_for(lambda: node.get(key).status == 404, what="the end of the value's life")
 
 
 def test_an_empty_value_comes_empty(node: Client, master: StandIn) -> None:

@@ -33,7 +33,7 @@ class Taker:
 
     def start(self) -> Taker:
         self.link.start()
-        assert self.link.wait(20)
+        assert self.link.wait(30)
         return self
 
     def want(self, free: int, ahead: int = 0) -> None:
@@ -59,7 +59,7 @@ class Taker:
         for body in bodies:
             self.link.publish(self.queues[queue], body, durable=True, done=lambda _: confirmed.release())
         for _ in bodies:
-            assert confirmed.acquire(timeout=10)
+            assert confirmed.acquire(timeout=30)
 
     def bodies(self) -> list[bytes]:
         return [delivery.body for delivery in self.taken]

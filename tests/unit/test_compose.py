@@ -246,6 +246,8 @@ def test_a_number_of_nodes_that_is_none_is_refused(checkout: Path, wanted: str) 
         ("condition: service_healthy", "condition: service_started", "it may depend on rabbitmq as service_healthy"),
         ("stop_grace_period: 30s", "stop_grace_period: soon", "a time like 30s or 2m is needed, not 'soon'"),
         ("  node-2:\n\n", "\n", "the volume node-2 is not among"),
+        ("rabbitmq:\n      condition", "broker:\n      condition", "a service waits for 'broker', which is no service"),
+        ("rabbitmq:\n      condition", "master:\n      condition", "these services wait for each other: master → "),
     ],
 )
 def test_a_trial_refuses_what_it_can_not_carry_out(tmp_path: Path, old: str, new: str, reason: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -78,7 +80,7 @@ def test_a_process_answers_one_request_after_the_other(hello: Hello, tmp_path: P
     first, *others = with_pool(hello, tmp_path, work)
     assert others == [first, first]
     pid, nice, group = map(int, first.strip(b"[]").split(b","))
-    assert nice == 10
+    assert nice == min(19, os.nice(0) + 10)  # the tests may run with nice themselves
     assert group == pid
     assert not psutil.pid_exists(pid)
     assert not list((tmp_path / "scratch").iterdir())
@@ -336,7 +338,7 @@ def test_who_waits_for_a_process_gets_one_in_turn_also_when_others_give_up(hello
         # The turn of the first one that waits has just been given to it; it gives up before it knows.
         tasks[1].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        async with asyncio.timeout(5), pool.slot():
+        async with asyncio.timeout(60), pool.slot():
             order.append(99)
 
     with_pool(hello, tmp_path, work, size=1)
@@ -351,7 +353,7 @@ def test_an_idle_process_that_was_killed_is_not_used_again(hello: Hello, tmp_pat
         _, first, _ = await ask(process, request)
         pool.give_back(process)
         os.kill(int(first.strip(b"[]")), 9)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while not process.ended:
             assert time.monotonic() < until
             await asyncio.sleep(0.02)
@@ -391,6 +393,27 @@ def test_extensions_do_not_see_the_settings_which_hold_credentials(
         return data
 
     assert with_pool(hello, tmp_path, work) == b'["OF_THE_OPERATOR"]'
+
+
+def test_signals_end_the_programs_of_extensions_also_when_the_master_was_told_to_ignore_them(
+    hello: Hello, tmp_path: Path
+) -> None:
+    line = "return [subprocess.check_output(['grep', '-E', 'Sig(Blk|Ign)', '/proc/self/status']).decode().split()]"
+    request = app(hello, "asker", line)
+
+    async def work(pool: Pool) -> bytes:
+        process = await pool.take()
+        _, data, _ = await ask(process, request)
+        pool.give_back(process)
+        return data
+
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGQUIT)}
+    try:
+        found = with_pool(hello, tmp_path, work)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert json.loads(found) == [["SigBlk:", "0" * 16, "SigIgn:", "0" * 16]]
 
 
 def test_a_killed_guard_takes_its_process_along(hello: Hello, tmp_path: Path) -> None:
