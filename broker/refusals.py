@@ -5,17 +5,21 @@ PulzarError
     ├── BadRequest           400
     ├── Forbidden            403
     ├── NotFound             404
+    ├── MethodNotAllowed     405  with Allow
     ├── SlowClient           408
     ├── Conflict             409
     ├── LengthRequired       411
     ├── ConditionFailed      412
     ├── TooLarge             413
+    ├── ServerError          500
     ├── NotSupported         501
     ├── Unavailable          503  with Retry-After
     └── NoRoom               507
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from broker.errors import InvalidKey, LinkDown, PulzarError
 
@@ -48,6 +52,21 @@ class NotFound(Refused):
     status = 404
 
 
+class MethodNotAllowed(Refused):
+    """Raised when a path has no such method; `path` is shown, `allowed` are those it has."""
+
+    status = 405
+
+    def __init__(self, method: str, path: str, allowed: Iterable[str]) -> None:
+        self.allowed = ", ".join(allowed)
+        super().__init__(f"{method} is not possible on {path}; {self.allowed} is")
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """What goes with the answer."""
+        return [("Allow", self.allowed)]
+
+
 class SlowClient(Refused):
     """Raised when a client sends its body, or takes a response, too slowly or not at all."""
 
@@ -78,6 +97,12 @@ class TooLarge(Refused):
     status = 413
 
 
+class ServerError(Refused):
+    """Raised when a request fails and its client can do nothing about it; a log says more."""
+
+    status = 500
+
+
 class NotSupported(Refused):
     """Raised when a request needs a part of HTTP that is not supported."""
 
@@ -103,8 +128,8 @@ def refusal(status: int, message: str) -> Refused:
     return {kind.status: kind for kind in kinds}.get(status, Unavailable)(message)
 
 
-def response_to(error: Exception) -> Refused | None:
-    """The refusal that a client gets for an error; None for an unexpected error."""
+def as_refusal(error: Exception) -> Refused | None:
+    """What a client is told of an error; None for one that nobody has thought of."""
     match error:
         case Refused():
             return error

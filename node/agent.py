@@ -58,14 +58,14 @@ class Agent:
         self._storage = Storage.open(config)
         self._told_seq = self._storage.epoch_seq  # up to here the master asks by itself, when it sees the new epoch
         self._link = Link(config.broker.url, f"pulzar node {self.node}", self._topology)
-        self._link.on_up = self._up
-        self._link.on_wake = self._work
-        self._link.on_down = self._down
         self._link.consume(topology.node_queue(self.node), self._commanded, PREFETCH, exclusive=True)
         self._link.consume(lambda: self._control, self._controlled, PREFETCH)
         self._replayer = Replayer(self.node, self._storage, self._link)
         self._upkeep = Maintenance(self._storage, config)
         self._jobs = Jobs(config, self.node, self._link, self.keep)
+        self._link.on_up += [self._up, self._jobs.link_up]
+        self._link.on_wake += [self._jobs.work_link, self._work]
+        self._link.on_down += [self._down, self._jobs.link_down]
 
     def stop(self) -> None:
         """Have `run` return soon."""
@@ -113,15 +113,12 @@ class Agent:
     def _up(self) -> None:
         self._tell_catalog = True
         self._beat_now.set()
-        self._jobs.link_up()
 
     def _down(self) -> None:
         self._inbox.clear()  # all of it comes again
-        self._jobs.link_down()
 
     def _work(self) -> None:
         """Carry out what has come."""
-        self._jobs.work_link()
         if not (self._inbox or self._own) or self._closed or self._failure:
             return
         deliveries = self._inbox[:]

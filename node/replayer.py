@@ -5,13 +5,11 @@ from __future__ import annotations
 import queue
 import threading
 
-import msgpack
-
 from broker import logs, topology
 from broker.errors import LinkDown
 from broker.link import Link
 from broker.messages.codec import encode
-from broker.messages.store import Kind, Replay, Result, Results, Status
+from broker.messages.store import Replay, Result, Results
 from node.errors import StorageError
 from node.storage.storage import Storage
 
@@ -46,23 +44,7 @@ class Replayer:
 
     def epoch(self) -> Result:
         """The result that says which log this is: the epochs it is made of, oldest first."""
-        storage = self._storage
-        chain = msgpack.packb(storage.epochs)
-        return Result(
-            0,
-            Status.DONE,
-            "",
-            storage.epoch_seq,
-            Kind.EPOCH,
-            storage.epoch.encode(),
-            0,
-            0,
-            0,
-            "",
-            b"",
-            len(chain),
-            chain,
-        )
+        return Result.of_epochs(self._storage.epochs)
 
     def _run(self) -> None:
         while True:

@@ -134,11 +134,11 @@ def restore(master: str, wanted: str) -> int:
     silent = [node["node"] for node in nodes if node["node"] in names and not node["synch"]]
     if silent:
         raise ManageError(f"not heard from lately: {', '.join(silent)}; start them first")
-    before = {row["node"]: row["generation"] for row in request(master, "GET", "/skynet/restore")["nodes"]}
+    before = {row["node"]: row["generation"] for row in request(master, "GET", "/internal/restore")["nodes"]}
     started = time.monotonic()
     for name in names:
         try:
-            request(master, "POST", "/skynet/restore", {"node": name})
+            request(master, "POST", "/internal/restore", {"node": name})
         except Conflicting as error:
             # Somebody else has started it already.
             print(f"{str(error).partition(';')[0]}; following it")
@@ -156,7 +156,7 @@ def follow(master: str, names: list[str], before: dict[str, int]) -> dict[str, A
     """Show a bar until the logs of these nodes are applied; the last state. Raises `ManageError`."""
     last, moved = -1, time.monotonic()
     while True:
-        state: dict[str, Any] = request(master, "GET", "/skynet/restore")
+        state: dict[str, Any] = request(master, "GET", "/internal/restore")
         rows = [row for row in state["nodes"] if row["node"] in names]
         begun = [row for row in rows if row["generation"] > before.get(row["node"], 0)]
         done = sum(min(row["applied"], row["seq"]) for row in begun)

@@ -18,6 +18,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import psutil
 
+from broker.messages.codec import Message, decode_any
 from ops.cluster import Cluster, Installation, Rabbit
 from ops.cluster.installation import MACHINE
 from ops.cluster.network import free_base
@@ -28,8 +29,16 @@ ROOT = Path(__file__).resolve().parents[1]
 MARK = "PYTEST_SESSION_OF_PULZAR"
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 
 _numbers = itertools.count(1)
+
+
+def decode(body: bytes, expected: type[M]) -> M:
+    """The message in `body`, which must be an `expected`."""
+    message = decode_any(body)
+    assert isinstance(message, expected)
+    return message
 
 
 def wait_for(condition: Callable[[], T], timeout: float = 30.0, what: str = "", pause: float = 0.02) -> T:

@@ -1,16 +1,21 @@
-"""Whole responses, their envelope, and the headers that every response has."""
+"""Whole responses: the envelope, the headers of every response, and what an error becomes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
+from broker import logs
 from broker.clock import DAY_SECS
+from broker.refusals import Refused, ServerError, as_refusal
+
+log = logs.get(__name__)
 
 Header = tuple[str, str]
 ALL_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
+CLOSE: Header = ("Connection", "close")
 _PREFLIGHT_SECS = str(DAY_SECS)
 _ALLOWED_HEADERS = (
     "Content-Type, Content-Encoding, Content-MD5, X-Checksum-Sha256, Range, "
@@ -21,12 +26,12 @@ _NO_SNIFFING: Header = ("X-Content-Type-Options", "nosniff")
 
 
 def envelope(status: int, data: object, message: str) -> bytes:
-    """The body of every response that is not a value. A redirect has "ko", too: nothing has been done yet."""
+    """The body of every response that is not a value. A redirect has "ko": nothing is done yet."""
     return json.dumps({"data": data, "msg": message, "status": "ok" if status < 300 else "ko"}).encode("ascii") + b"\n"
 
 
 class Response(NamedTuple):
-    """A whole response."""
+    """A whole response to a request."""
 
     status: int
     headers: list[Header]
@@ -34,12 +39,12 @@ class Response(NamedTuple):
 
     def bare(self) -> Response:
         """The same response without its body."""
-        others = [header for header in self.headers if header[0] not in ("Content-Length", "Content-Type")]
-        return Response(self.status, [*others, ("Content-Length", "0")])
+        left = [header for header in self.headers if header[0] not in ("Content-Length", "Content-Type")]
+        return Response(self.status, [*left, ("Content-Length", "0")])
 
 
 def make(status: int, data: object, message: str, headers: Iterable[Header], cors: str) -> Response:
-    """A response with the envelope and the headers of every response."""
+    """A response with the envelope and the headers of every response; `cors` is an origin, "*" or "" (none)."""
     return make_plain(status, data, message, [*headers, *_cors(cors)])
 
 
@@ -49,15 +54,29 @@ def make_plain(status: int, data: object, message: str, headers: Iterable[Header
     return Response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *headers], body)
 
 
-def redirect(location: str, cors: Iterable[Header], *, head: bool = False) -> Response:
-    """A redirect of a read to the URL of the value."""
+def from_error(error: Exception, environ: Mapping[str, object], process: str, headers: Iterable[Header]) -> Response:
+    """The response to a request that failed. Logs an error that nobody has foreseen.
+
+    `environ` is the WSGI environment of the request, `process` the word for this process in the message.
+    """
+    refused: Refused | None = as_refusal(error)
+    method = environ["REQUEST_METHOD"]
+    if refused is None:
+        log.exception("request failed", method=method, path=environ["PATH_INFO"])
+        refused = ServerError(f"something went wrong in the {process}; its log says what")
+    response = make_plain(refused.status, None, str(refused), [*refused.headers, *headers])
+    return response._replace(body=b"") if method == "HEAD" else response
+
+
+def redirect(location: str, cors: Iterable[Header]) -> Response:
+    """The response to a read that sends its client to where the value is."""
     body = f"the value is at {location}\n".encode("ascii")
     own = [("Location", location), ("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
-    return Response(307, [*own, *cors], b"" if head else body)
+    return Response(307, [*own, *cors], body)
 
 
 def options(methods: Iterable[str], cors: str) -> Response:
-    """The response to OPTIONS, also to the one that a browser sends before a request from another origin."""
+    """The response to OPTIONS, and to the preflight request of a browser."""
     allowed = ", ".join(sorted({*methods, "OPTIONS"}))
     headers = [("Allow", allowed), *_cors(cors)]
     if cors:
@@ -79,8 +98,5 @@ def _cors(origin: str) -> tuple[Header, ...]:
 
 
 def cors_headers(origin: str) -> list[Header]:
-    """The headers of every response. Pages from `origin` ("": none) may read it."""
+    """The headers of every response: its Content-Type is right, and pages from `origin` ("": none) may read it."""
     return list(_cors(origin))
-
-
-CLOSE: Header = ("Connection", "close")

@@ -38,8 +38,8 @@ _STEADY_SECS = 30.0  # a connection that lasted longer was a good one
 class Link:
     """A connection to RabbitMQ that keeps itself alive.
 
-    These are called on the I/O thread when they are set: `on_up` after each connection made, `on_down` after each
-    connection lost, `on_wake` soon after `wake`.
+    Append listeners to three lists before `start`. They are called on the I/O thread: `on_up` after each connection
+    made, `on_down` after each connection lost, `on_wake` soon after `wake`.
     """
 
     def __init__(self, url: str, name: str, topology: Callable[[], Sequence[Declaration]]) -> None:
@@ -49,9 +49,9 @@ class Link:
         """
         self._parameters = parameters(url, name)
         self.name = name
-        self.on_up: Callable[[], None] | None = None
-        self.on_down: Callable[[], None] | None = None
-        self.on_wake: Callable[[], None] | None = None
+        self.on_up: list[Callable[[], None]] = []
+        self.on_down: list[Callable[[], None]] = []
+        self.on_wake: list[Callable[[], None]] = []
         self.up = False
         self.problem = "not connected yet"
         self._topology = topology
@@ -257,16 +257,17 @@ class Link:
         self._was_up.set()
         log.info("link up", link=self.name, connection=self._number)
         self._io.ioloop.call_later(WATCH_SECS, self._watch)
-        if self.on_up:
-            self.on_up()
+        for listener in self.on_up:
+            listener()
         self._drain()
 
     # While it is up.
 
     def _drain(self) -> None:
         self._awake = False
-        if self.on_wake and self.ready:
-            self.on_wake()
+        if self.ready:
+            for listener in self.on_wake:
+                listener()
         if self.up and not self._failed:
             self._consumers.drain()
         if self.ready:
@@ -327,6 +328,6 @@ class Link:
         if self._puller is not None:
             self._puller.lost()
         self._publisher.lost()
-        if was_up and self.on_down:
-            self.on_down()
+        for listener in self.on_down if was_up else ():
+            listener()
         self._io.ioloop.stop()

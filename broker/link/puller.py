@@ -75,11 +75,6 @@ class Puller:
         self._wanted = free + ahead
         self._work()
 
-    @property
-    def subscribed(self) -> bool:
-        """Whether all queues were empty, and messages are handed over as they come."""
-        return bool(self._tags)
-
     def attach(self, channel: Channel, later: Later, reopen: Callable[[], None]) -> None:
         """Take messages through this channel from now on. `reopen` asks for another channel when this one is stuck."""
         self.lost()

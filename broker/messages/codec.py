@@ -17,8 +17,6 @@ Times are integers, milliseconds since the epoch, UTC. Keys are encoded keys (`b
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import msgpack
 
 from broker.errors import InvalidKey, MalformedMessage, UnknownProtocol, Unsendable
@@ -46,8 +44,6 @@ CODES: dict[type[Message], int] = {
 }
 _TYPES: dict[int, type[Message]] = {code: cls for cls, code in CODES.items()}
 
-M = TypeVar("M")
-
 
 def encode(message: Message) -> bytes:
     """The message as bytes for the wire; raises `Unsendable`."""
@@ -70,20 +66,11 @@ def packed(value: object) -> bytes:
     return body
 
 
-def decode(body: bytes, expected: type[M]) -> M:
-    """The message in `body`, which must be an `expected`.
-
-    Raises `UnknownProtocol` for a message of another protocol version and `MalformedMessage` for
-    anything that is no such message.
-    """
-    message = decode_any(body)
-    if not isinstance(message, expected):
-        raise MalformedMessage(f"expected a {expected.__name__} message, received a {type(message).__name__}")
-    return message
-
-
 def decode_any(body: bytes) -> Message:
-    """The message in `body`, whichever it is; raises as `decode` does."""
+    """The message in `body`, whichever it is.
+
+    Raises `UnknownProtocol` for another version of the protocol, `MalformedMessage` for what is no message.
+    """
     try:
         fields = msgpack.unpackb(body, raw=False, strict_map_key=True)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, Self
+
+import msgpack
 
 DIGEST_BYTES = 32
+
+Outcome = tuple[int, int, str]  # ticket, status and reason: what the request that waits for a command is told
+Epoch = tuple[int, str]  # seq of its record in the node's log, and its id: random, made when the agent started
 
 
 class Kind(IntEnum):
@@ -95,6 +101,17 @@ class Result(NamedTuple):
     digest: bytes
     size: int
     value: bytes | None  # the value when it is small enough for the index
+
+    @classmethod
+    def of_epochs(cls, epochs: Sequence[Epoch]) -> Self:
+        """The result of kind EPOCH: the epochs that a node's log is made of, the oldest first."""
+        seq, epoch = epochs[-1]
+        packed: bytes = msgpack.packb(epochs)
+        return cls(0, Status.DONE, "", seq, Kind.EPOCH, epoch.encode(), 0, 0, 0, "", b"", len(packed), packed)
+
+    def epochs(self) -> list[Epoch]:
+        """What `of_epochs` was given."""
+        return [(int(seq), str(epoch)) for seq, epoch in msgpack.unpackb(self.value or b"\x90")]
 
 
 class Results(NamedTuple):

@@ -110,10 +110,6 @@ class ValueFile:
         if os.fstat(self._fd).st_size != file_bytes(self.size):
             raise Corrupt(f"value file {token} has not the length it should have")
 
-    def fileno(self) -> int:
-        """The descriptor; the value's bytes begin at `HEAD_BYTES`. What is read from it directly is not checked."""
-        return self._fd
-
     def pread(self, length: int, offset: int) -> bytes:
         """Up to `length` bytes of the value from `offset` on, checked; whole blocks are cheapest.
 

@@ -97,9 +97,11 @@ class Recorder:
 
     def note_deleted(self, key: str, node: str) -> None:
         """The last request deleted this."""
-        entry, version = self._index.get_with_tomb(keys.encode(key))
+        with self._index.read() as tables:
+            entry, deletion = tables.entry(keys.encode(key)), tables.deletion(keys.encode(key))
         assert entry is None
-        assert version
+        assert deletion
+        version = deletion.version
         self.commands.append((node, Delete(0, keys.encode(key), version)))
         self._result(
             node,

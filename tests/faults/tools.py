@@ -98,10 +98,10 @@ def settle(cluster: Cluster, timeout: float = 30.0) -> None:
 
     def applied() -> bool:
         with closing(Client(cluster.master_url)) as client:
-            answer = client.request("GET", "/skynet/restore")
+            answer = client.request("GET", "/internal/restore")
             if answer.status != 200:
                 return False
-            rows = {row["node"]: row for row in client.json("/skynet/restore")["nodes"]}
+            rows = {row["node"]: row for row in client.json("/internal/restore")["nodes"]}
             heard = {row["node"]: row["last_seen"] for row in client.json("/admin/network")}
         return all(
             node in rows

@@ -119,8 +119,8 @@ def test_a_node_says_who_it_is(cluster: Cluster) -> None:
 
 def test_restore_refuses_what_it_does_not_understand(master: Client) -> None:
     for body in (b"", b"x", b"[]", b'{"node": 1}', b'{"nodes": "node-1"}', b'"node-1"', b"\xff"):
-        refused(master.request("POST", "/skynet/restore", body, {"Content-Type": "application/json"}), 400)
-    refused(master.request("POST", "/skynet/restore", b'{"node": "nobody"}'), 404)
+        refused(master.request("POST", "/internal/restore", body, {"Content-Type": "application/json"}), 400)
+    refused(master.request("POST", "/internal/restore", b'{"node": "nobody"}'), 404)
 
 
 def test_values_are_spread_over_both_nodes(cluster: Cluster) -> None:

@@ -521,7 +521,7 @@ TARGETS = [
     "/health?ready={}",
     "/openapi.json",
     "/internal/commit/{}",
-    "/skynet/restore/{}",
+    "/internal/restore/{}",
     "/{}",
     "*",
     "/add_key/{}?temporal={}",

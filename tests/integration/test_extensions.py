@@ -419,7 +419,7 @@ def test_an_error_at_the_beginning_of_a_stream_is_a_500(cluster: Cluster) -> Non
 def test_an_error_in_the_middle_of_a_stream_breaks_the_answer_off(cluster: Cluster) -> None:
     with pytest.raises((http.client.IncompleteRead, ConnectionError)):
         call(cluster, "stream?count=20000&bad=5000")
-    wait_for(lambda: "answer was cut short" in log_of(cluster), what="the line in the log")
+    wait_for(lambda: "response was cut short" in log_of(cluster), what="the line in the log")
     assert call(cluster, "old").status == 200
 
 

@@ -250,7 +250,7 @@ def seq_of(master: Client, cluster: Cluster, number: int) -> int:
 
 def applied(master: Client, cluster: Cluster, number: int) -> int:
     """How far the index has followed the node's log."""
-    rows = good(master.request("GET", "/skynet/restore"))["nodes"]
+    rows = good(master.request("GET", "/internal/restore"))["nodes"]
     seq: int = next(row["applied"] for row in rows if row["node"] == cluster.nodes[number].id)
     return seq
 

@@ -26,7 +26,7 @@ class Taker:
         self.link = Link(url, name, self._topology)
         self.puller = self.link.pull(self.queues, self.taken.append)
         self._todo: list[tuple[str, tuple[Any, ...]]] = []
-        self.link.on_wake = self._work
+        self.link.on_wake.append(self._work)
 
     def _topology(self) -> list[Declaration]:
         return [Queue(queue, {"x-queue-type": "quorum", "x-delivery-limit": 20}) for queue in self.queues]
@@ -65,7 +65,7 @@ class Taker:
         return [delivery.body for delivery in self.taken]
 
     def idle(self) -> bool:
-        return self.puller.subscribed
+        return bool(self.puller._tags)
 
     def depths(self) -> dict[str, int]:
         found: list[dict[str, int]] = []

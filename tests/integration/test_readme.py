@@ -169,7 +169,7 @@ def test_every_route_is_named() -> None:
     text = "".join((ROOT / page).read_text() for page in PAGES)
     routes = json.loads((ROOT / "master" / "web" / "flask_routes" / "openapi.json").read_text())["paths"]
     missing = [route for route in routes if not re.search(rf"(?<=[ `]){re.escape(route)}(?=[`?])", text)]
-    assert {route for route in missing if not route.startswith("/skynet/")} == set()
+    assert {route for route in missing if not route.startswith("/internal/")} == set()
 
 
 def jobs_have_run(cluster: Cluster) -> None:

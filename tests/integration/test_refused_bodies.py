@@ -40,7 +40,7 @@ def test_a_redirect_is_seen(small: Cluster) -> None:
         ("PUT", "get_key/k", 405),
         ("POST", "add_key/k", 405),
         ("PUT", "extension/example/x", 413),
-        ("POST", "skynet/restore", 413),
+        ("POST", "internal/restore", 413),
         ("DELETE", "delete_key/none", 404),
         ("GET", "get_key/none", 404),
         ("PUT", "admin/status", 405),

@@ -51,7 +51,7 @@ ROUTES = [
     "PUT /add_key/{}",
     "POST /launch_job/example/factorial",
     "PUT /extension/example/x",
-    "POST /skynet/restore",
+    "POST /internal/restore",
     "node",
 ]
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from broker.messages.codec import decode, encode
+from broker.messages.codec import encode
 from broker.messages.runs import NodeCatalog as Message
 from jobs import docstrings
 from node.jobs.catalog import Catalog
-from tests.support import quickest
+from tests.support import decode, quickest
 
 JOB = '''
 from jobs import Job

@@ -12,7 +12,6 @@ import pytest
 
 from broker import keys, settings
 from broker.link import Delivery
-from broker.messages.codec import decode
 from broker.messages.runs import MAX_BODY, Claimed, Finished, Progress, Reports, Returned, RunState
 from broker.messages.store import Kind, Result, Status
 from node.jobs import inputs as inputs_module
@@ -25,7 +24,7 @@ from node.jobs.withdrawals import Withdrawals
 from node.runs.model import Run
 from node.runs.model import RunProgress as RunProgress
 from node.storage.staging import Staging
-from tests.support import wait_for
+from tests.support import decode, wait_for
 
 RUN = "ab" * 16
 
