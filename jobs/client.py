@@ -136,7 +136,7 @@ class Client:
             pause = next(pauses)
             last = time.monotonic() + pause > until
             try:
-                connection, response = _follow(method, url, body, size)
+                connection, response = follow(method, url, body, size)
             except (OSError, http.client.HTTPException) as error:
                 if last or not (again or isinstance(error, ConnectionRefusedError)):
                     raise StoreError(0, f"{method} {_shown(url)}: {error or type(error).__name__}") from error
@@ -157,13 +157,16 @@ def _encode(body: dict[str, Any], notes: list[str]) -> bytes:
         return plain.encode(body, _MOST_ARGUMENTS_BYTES, notes.append, "arguments")
 
 
-def _follow(
-    method: str, url: str, body: Body, size: int
+def follow(
+    method: str, url: str, body: Body = None, size: int = 0, *, timeout: float = TIMEOUT_SECS
 ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-    """The response after all redirects, and its connection."""
+    """The response at the end of all redirects, and the connection to read it from, which the caller closes.
+
+    `size` is that of the body in bytes, `timeout` seconds without a byte. Raises `OSError` or `HTTPException`.
+    """
     for _ in range(_MOST_REDIRECTS):
         parts = urlsplit(url)
-        connection = http.client.HTTPConnection(parts.netloc, timeout=TIMEOUT_SECS, blocksize=_CHUNK_BYTES)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=timeout, blocksize=_CHUNK_BYTES)
         try:
             response = _ask(connection, method, parts.path + (f"?{parts.query}" if parts.query else ""), body, size)
         except BaseException:

@@ -62,7 +62,7 @@ class Agent:
         self._link.consume(lambda: self._control, self._controlled, PREFETCH)
         self._replayer = Replayer(self.node, self._storage, self._link)
         self._upkeep = Maintenance(self._storage, config)
-        self._jobs = Jobs(config, self.node, self._link, self.keep)
+        self._jobs = Jobs(config, self.node, self._link, self.store_values)
         self._link.on_up += [self._up, self._jobs.link_up]
         self._link.on_wake += [self._jobs.work_link, self._work]
         self._link.on_down += [self._down, self._jobs.link_down]
@@ -71,7 +71,7 @@ class Agent:
         """Have `run` return soon."""
         self._stopping.set()
 
-    def keep(self, stores: Sequence[Store], then: Kept) -> None:
+    def store_values(self, stores: Sequence[Store], then: Kept) -> None:
         """Have values of this node's own stored with the next commands; `then` gets the results, on the link's thread."""
         self._own.append((stores, then))
         self._link.wake()

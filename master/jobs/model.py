@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from broker.messages.jobs import Options, Order
-from broker.messages.runs import RunState
+from broker.messages.runs import RunEnd, RunState
 
 
 class JobState(IntEnum):
@@ -32,6 +32,11 @@ class JobState(IntEnum):
     def may_become(self, state: JobState) -> bool:
         """Whether a job may go from this state to that one."""
         return state in MAY_FOLLOW[self]
+
+    @classmethod
+    def after(cls, state: RunState) -> JobState:
+        """The state of a job whose last run has ended like this."""
+        return cls.FAILED if state is RunState.LOST else cls[state.name]
 
 
 MAY_FOLLOW: dict[JobState, frozenset[JobState]] = {
@@ -57,10 +62,7 @@ class Attempt(NamedTuple):
     attempt: int
     node: str
     run: str
-    state: RunState
-    reason: str
-    started: int
-    ended: int
+    end: RunEnd
     late: bool  # its report came when the attempt had been given up; it changed nothing
 
 
@@ -163,8 +165,14 @@ def unpack_job(raw: bytes) -> Job:
     return job._replace(
         options=Options(*job.options),
         state=JobState(job.state),
-        attempts=tuple(Attempt(*attempt)._replace(state=RunState(attempt[3])) for attempt in job.attempts),
+        attempts=tuple(map(_unpack_attempt, job.attempts)),
     )
+
+
+def _unpack_attempt(fields: tuple[Any, ...]) -> Attempt:
+    """An attempt of a job's row; those of ledgers from before `RunEnd` have its fields between the others."""
+    number, node, run, *end, late = fields
+    return Attempt(number, node, run, RunEnd.unpacked(*(end if len(end) > 1 else end[0])), late)
 
 
 def unpack_schedule(raw: bytes) -> Schedule:

@@ -14,7 +14,7 @@ from broker import logs
 from broker.errors import MalformedMessage
 from broker.messages import jobs
 from broker.messages.jobs import Order
-from broker.messages.runs import Claimed, Finished, Named, Progress, Returned, RunState, Withdraw
+from broker.messages.runs import Claimed, Finished, Named, Progress, Returned, RunEnd, RunState, Withdraw
 from broker.refusals import Conflict
 from master.jobs import unique_tokens
 from master.jobs.effects import Action, Bury, JobEvent, Publish, Tell
@@ -30,13 +30,6 @@ _MOST_ATTEMPTS = 2 * jobs.MAX_ATTEMPTS  # rows of the history; late reports are 
 
 # Node whose queue a job goes to, "" for the queue of all, None when no node has the script.
 Place = Callable[[Any, Order, Collection[str]], str | None]
-
-_OUTCOMES = {
-    RunState.COMPLETED: JobState.COMPLETED,
-    RunState.FAILED: JobState.FAILED,
-    RunState.CANCELLED: JobState.CANCELLED,
-    RunState.LOST: JobState.FAILED,
-}
 
 
 class Transitions:
@@ -178,30 +171,28 @@ class Transitions:
             return []
         if _is_out(job, report.attempt):
             # Its claim was buried, or is the one that comes now: the node's word for it is good.
-            job = self._run(txn, job, job, node, Claimed(report.run, job.id, report.attempt, report.started, b""), now)
+            claim = Claimed(report.run, job.id, report.attempt, report.end.started, b"")
+            job = self._run(txn, job, job, node, claim, now)
         if not 1 <= report.attempt <= job.attempt or (job.state is JobState.PENDING and report.attempt == job.attempt):
             log.warning("unknown attempt has ended", job=job.id, attempt=report.attempt, node=node, run=report.run)
             return []
         if job.state is not JobState.RUNNING or (job.run, job.attempt) != (report.run, report.attempt):
             self._keep_late(txn, node, job, report)
             return []
-        ended = job._replace(
-            started=report.started,
-            ended=report.ended,
-            log_key=report.log_key,
-            output_key=report.output_key,
-            progress=report.progress,
-        )
-        return self._end(txn, job, ended, report.state, report.reason, now)
+        ended = job._replace(log_key=report.log_key, output_key=report.output_key, progress=report.progress)
+        return self._end(txn, job, ended, report.end, now)
 
     def lost(self, txn: Any, job: Job, reason: str, now: int) -> list[Action]:
         """Nothing is known any more of the run of a job; if it still goes on, it shall end."""
         gone: list[Action] = [Withdraw(job.id, job.attempt, "", reason)]
-        return gone + self._end(txn, job, job._replace(ended=now, run=""), RunState.LOST, reason, now)
+        end = RunEnd(RunState.LOST, reason, job.started, now)
+        return gone + self._end(txn, job, job._replace(run=""), end, now)
 
-    def _end(self, txn: Any, old: Job, job: Job, state: RunState, reason: str, now: int) -> list[Action]:
+    def _end(self, txn: Any, old: Job, job: Job, end: RunEnd, now: int) -> list[Action]:
         """The run of a job has ended like this: the end of the job, or another attempt."""
-        job = _with_attempt(job, Attempt(job.attempt, job.node, old.run, state, reason, job.started, job.ended, False))
+        state, reason, started, ended = end
+        job = _with_attempt(job, Attempt(job.attempt, job.node, old.run, end, late=False))
+        job = job._replace(started=started, ended=ended)
         live = self.ledger.live(txn, job.id)
         if live:
             if not any(job.progress):  # nobody has said what it was at the end
@@ -214,7 +205,7 @@ class Transitions:
         if not retry:
             if state is RunState.LOST and job.attempt > 1:
                 reason = f"{reason} (attempt {job.attempt} of {most})"
-            return self._close(txn, old, job, _OUTCOMES[state], reason, now)
+            return self._close(txn, old, job, JobState.after(state), reason, now)
         delay = 0.0 if state is RunState.LOST else retry_delay(job)
         job = job._replace(
             state=JobState.PENDING,
@@ -233,12 +224,11 @@ class Transitions:
         return []
 
     def _keep_late(self, txn: Any, node: str, job: Job, report: Finished) -> None:
-        if any(attempt.run == report.run and attempt.state == report.state for attempt in job.attempts):
+        state = report.end.state
+        if any(attempt.run == report.run and attempt.end.state is state for attempt in job.attempts):
             return  # told twice
-        log.warning("late report", job=job.id, attempt=report.attempt, node=node, run=report.run, state=report.state)
-        late = Attempt(
-            report.attempt, node, report.run, report.state, report.reason, report.started, report.ended, True
-        )
+        log.warning("late report", job=job.id, attempt=report.attempt, node=node, run=report.run, state=state)
+        late = Attempt(report.attempt, node, report.run, report.end, late=True)
         self.ledger.save(txn, job, _with_attempt(job, late))
 
     def returned(self, txn: Any, node: str, report: Returned, now: int) -> list[Action]:

@@ -1,4 +1,4 @@
-"""The runs that go on: their inputs fetched, handed to the runner, ended when that is asked for."""
+"""The runs that go on: their inputs are fetched, the runner gets them, and they end when that is asked for."""
 
 from __future__ import annotations
 
@@ -6,34 +6,33 @@ import os
 import threading
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from broker import logs
-from broker.clock import now_ms
 from broker.errors import SettingsError
 from broker.messages.jobs import Order
-from broker.messages.runs import RunState
-from broker.settings import Settings
+from broker.messages.runs import RunState, Withdraw
 from jobs.errors import BadSecrets
 from jobs.secret_file import SecretFile
-from node.jobs.claims import Claim, Claims, Ended
-from node.jobs.completion import Completion, Post
+from node.jobs.claims import Claim
+from node.jobs.completion import Completion
+from node.jobs.context import JobContext
 from node.jobs.inputs import Inputs, NoInput
 from node.jobs.prefetch import Prefetch
-from node.jobs.reports import Reporter
 from node.jobs.slots import Slots
 from node.runs.model import Outcome, Run, RunLimits, RunProgress
 from node.runs.runner import Runner
 
 log = logs.get(__name__)
 
-TIDY_SECS = 5.0
+TIDY_SECS = 5.0  # between two looks for copies of inputs that nobody uses
 _MOST_SPARES = 4
 
 
 @dataclass
-class _Run:
+class _ClaimedRun:
+    """A claimed job that runs, or waits for its input."""
+
     claim: Claim
     order: Order
     path: Path | None = None  # of its input
@@ -41,61 +40,52 @@ class _Run:
 
 
 class ActiveRuns:
-    """Of the thread of the node's jobs; `post` has something done on it."""
+    """Begins claimed runs and ends them. Used on the jobs thread."""
 
-    def __init__(
-        self,
-        config: Settings,
-        slots: int,
-        claims: Claims,
-        reporter: Reporter,
-        settling: Completion,
-        pulling: Slots,
-        post: Post,
-    ) -> None:
+    def __init__(self, context: JobContext, completion: Completion, slots: Slots) -> None:
         """Raises `StorageError`, and `SettingsError` for a file of secrets that can't be used."""
+        config = context.config
         directory = Path(config.volume.dir) / "runs"
-        self._claims = claims
-        self._reporter = reporter
-        self._settling = settling
-        self._pulling = pulling
-        self._post = post
+        self._claims = context.claims
+        self._reporter = context.reporter
+        self._events = context.events
+        self._completion = completion
         self._slots = slots
-        self._pace = Prefetch(slots)
-        self._timeout: float = config.jobs.timeout
-        self._memory: int = config.jobs.memory
-        self._runs: dict[str, _Run] = {}
+        self._slot_count = context.slot_count
+        self._prefetch = Prefetch(context.slot_count)
+        self._timeout: float = config.jobs.timeout  # s
+        self._memory: int = config.jobs.memory  # bytes
+        self._runs: dict[str, _ClaimedRun] = {}  # by token
         self._stopping = False
         self._tidy_at = 0.0
         self._inputs = Inputs(directory / "inputs", config)
-        limits = RunLimits(
-            config.jobs.log_limit,
-            config.jobs.output_limit,
-            config.jobs.grace,
-            config.jobs.processes,
-            min(slots, _MOST_SPARES),
-            config.jobs.cache,
-        )
-        passed = config.jobs.environment
-        missing = [name for name in passed if name not in os.environ]
+        missing = [name for name in config.jobs.environment if name not in os.environ]
         if missing:
             log.warning("variables of [jobs] environment are not set", names=", ".join(missing))
-        try:
-            secrets = SecretFile(config.jobs.secrets)
-        except BadSecrets as error:
-            raise SettingsError(f"[jobs] secrets: {error}") from error
-        environment = os.environ | {"PULZAR_MASTER": f"http://{config.address(config.server)}"}
-        scripts = Path(config.jobs.dir)
         self._runner = Runner(
-            directory / "work", scripts, limits, environment, self._run_ended, self._progressed, passed, secrets
+            directory / "work",
+            Path(config.jobs.dir),
+            RunLimits(
+                log=config.jobs.log_limit,
+                output=config.jobs.output_limit,
+                grace=config.jobs.grace,
+                processes=config.jobs.processes,
+                spares=min(context.slot_count, _MOST_SPARES),
+                cache=config.jobs.cache,
+            ),
+            environment=os.environ | {"PULZAR_MASTER": f"http://{config.address(config.server)}"},
+            passed=config.jobs.environment,
+            secrets=_secret_file(config.jobs.secrets),
+            on_end=self._run_ended,
+            on_progress=self._progressed,
         )
 
     def start(self) -> None:
-        """Begin; whatever the last process ran has ended then. Raises `SettingsError`."""
+        """Start the runner, which ends what the last process ran; raises `SettingsError`."""
         self._runner.start()
 
     def stop(self, seconds: float) -> bool:
-        """End all runs; whether they have ended within this time. Any thread may call this."""
+        """End all runs; whether they have ended within this time. Thread-safe."""
         self._stopping = True
         stopper = threading.Thread(target=self._runner.stop, name="runner stop", daemon=True)
         stopper.start()
@@ -103,13 +93,13 @@ class ActiveRuns:
         return not stopper.is_alive()
 
     def lose(self, reason: str) -> None:
-        """The runner is stopped: what still went on is lost."""
-        for live in self._runs.values():
-            self._settling.lost(live.claim, reason)
+        """End as lost what still ran when the runner was stopped."""
+        for run in self._runs.values():
+            self._completion.lose(run.claim, reason)
         self._runs.clear()
 
     def tick(self) -> None:
-        """Do what time brings."""
+        """Remove copies of inputs that nobody uses, when it is time for that."""
         if time.monotonic() >= self._tidy_at:
             self._tidy_at = time.monotonic() + TIDY_SECS
             self._inputs.tidy()
@@ -117,99 +107,97 @@ class ActiveRuns:
     @property
     def free(self) -> int:
         """Slots in which nothing runs."""
-        return self._slots - len(self._runs)
+        return self._slot_count - len(self._runs)
 
     def gave_back(self) -> None:
-        """Jobs that were taken ahead of free slots had to be given back."""
-        self._pace.gave_back()
-        self._pulling.take_ahead(0)
+        """Take no jobs ahead for now: some had to be given back."""
+        self._prefetch.gave_back()
+        self._slots.take_ahead(0)
 
     def begin(self, claim: Claim, order: Order) -> None:
         """Run a job that is claimed."""
-        live = self._runs[claim.run] = _Run(claim, order)
+        run = self._runs[claim.run] = _ClaimedRun(claim, order)
         if order.data:
-            threading.Thread(target=self._prepare, args=(live,), name="input", daemon=True).start()
+            threading.Thread(target=self._fetch_input, args=(run,), name="input", daemon=True).start()
         else:
-            self._run(live)
+            self._run(run)
 
-    def withdraw(self, job: int, attempt: int, run: str, reason: str) -> None:
-        """End the run with this name, or, where it is "", all runs of a job up to this attempt."""
-        for live in list(self._runs.values()):
-            claim = live.claim
-            if claim.run == run or (not run and claim.id and claim.id == job and claim.attempt <= attempt):
-                if live.with_runner:
-                    self._runner.cancel(claim.run, reason)
+    def withdraw(self, message: Withdraw) -> None:
+        """End the run with this name, or, if there is no name, all runs of a job up to this attempt."""
+        for run in list(self._runs.values()):
+            claim = run.claim
+            of_job = not message.run and claim.id and claim.id == message.id and claim.attempt <= message.attempt
+            if claim.run == message.run or of_job:
+                if run.with_runner:
+                    self._runner.cancel(claim.run, message.reason)
                 else:
-                    self._end_unbegun(live, RunState.CANCELLED, reason)
+                    self._end_unbegun(run, RunState.CANCELLED, message.reason)
 
-    def _prepare(self, live: _Run) -> None:
-        """Fetch the value that the job works on, on a thread of its own."""
-        key = live.order.data
+    def _fetch_input(self, run: _ClaimedRun) -> None:
+        """Fetch the value that the job works on; done on a thread of its own."""
+        key = run.order.data
         try:
-            path = self._inputs.fetch(key, lambda: live.claim.run in self._runs and not self._stopping)
+            path = self._inputs.fetch(key, lambda: run.claim.run in self._runs and not self._stopping)
         except Exception as error:
             if not isinstance(error, NoInput):
                 log.exception("input could not be fetched", key=key)
-            reason = str(error) or type(error).__name__
-            self._post(partial(self._end_unbegun, live, RunState.FAILED, reason))
+            self._events.put(self._end_unbegun, run, RunState.FAILED, str(error) or type(error).__name__)
         else:
-            self._post(partial(self._prepared, live, path))
+            self._events.put(self._run_with_input, run, path)
 
-    def _prepared(self, live: _Run, path: Path) -> None:
-        if live.claim.run in self._runs and not self._stopping:
-            live.path = path
-            self._run(live)
+    def _run_with_input(self, run: _ClaimedRun, path: Path) -> None:
+        if run.claim.run in self._runs and not self._stopping:
+            run.path = path
+            self._run(run)
         else:
             self._inputs.release(path)
 
-    def _run(self, live: _Run) -> None:
-        claim, order = live.claim, live.order
-        timeout = order.options.timeout or self._timeout
-        memory = order.options.memory_mb << 20 or self._memory
-        path = str(live.path) if live.path else ""
-        live.with_runner = True
+    def _run(self, run: _ClaimedRun) -> None:
+        claim, order = run.claim, run.order
+        run.with_runner = True
         self._runner.run(
             Run(
-                claim.run,
-                claim.id,
-                claim.attempt,
-                order.job,
-                order.arguments,
-                path,
-                order.data,
-                timeout,
-                memory,
-                order.options.argv,
+                *(claim.run, claim.id, claim.attempt, order.job, order.arguments),
+                data_path=str(run.path) if run.path else "",
+                data_key=order.data,
+                timeout=order.options.timeout or self._timeout,
+                memory=order.options.memory_mb << 20 or self._memory,
+                argv=order.options.argv,
             )
         )
 
-    def _end_unbegun(self, live: _Run, state: RunState, reason: str) -> None:
+    def _end_unbegun(self, run: _ClaimedRun, state: RunState, reason: str) -> None:
         """End a run that the runner never got."""
-        if not self._stopping and live.claim.run in self._runs:
-            del self._runs[live.claim.run]
-            self._pulling.release()
-            self._settle(live.claim, Ended(state, reason, live.claim.at, max(now_ms(), live.claim.at)))
+        if not self._stopping and run.claim.run in self._runs:
+            del self._runs[run.claim.run]
+            self._slots.release()
+            if run.claim.run in self._claims.open:
+                self._completion.end(run.claim, run.claim.ended_now(state, reason))
 
-    def _ended(self, outcome: Outcome) -> None:
-        live = self._runs.pop(outcome.run.run)
-        self._pace.ran((outcome.ended - live.claim.at) / 1000)
-        self._pulling.take_ahead(self._pace.ahead)
-        if live.path:
-            self._inputs.release(live.path)
-        if live.claim.run in self._claims.open:  # else nobody wants to know
-            self._settling.ended(live.claim, outcome)
+    def _end(self, outcome: Outcome) -> None:
+        run = self._runs.pop(outcome.run.token)
+        self._prefetch.ran((outcome.end.ended - run.claim.at) / 1000)
+        self._slots.take_ahead(self._prefetch.ahead)
+        if run.path:
+            self._inputs.release(run.path)
+        if run.claim.run in self._claims.open:  # else nobody wants to know
+            self._completion.run_ended(run.claim, outcome)
 
-    def _settle(self, claim: Claim, ended: Ended) -> None:
-        if claim.run in self._claims.open:
-            self._settling.settle(claim, ended)
-
-    # The runner's thread.
+    # On the runner's thread.
 
     def _run_ended(self, outcome: Outcome) -> None:
-        self._pulling.release()
-        self._post(partial(self._ended, outcome))
+        self._slots.release()
+        self._events.put(self._end, outcome)
 
     def _progressed(self, progress: RunProgress) -> None:
-        claim = self._claims.open.get(progress.run.run)
+        claim = self._claims.open.get(progress.run.token)
         if claim is not None and claim.id:
             self._reporter.progress(claim.id, progress)
+
+
+def _secret_file(path: str) -> SecretFile:
+    """The file with the secrets of scripts; raises `SettingsError`."""
+    try:
+        return SecretFile(path)
+    except BadSecrets as error:
+        raise SettingsError(f"[jobs] secrets: {error}") from error

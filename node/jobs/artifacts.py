@@ -1,4 +1,4 @@
-"""What runs leave, their logs and outputs, on its way to becoming keys: `jobs/<id>/<attempt>/log.txt` and `output.json`."""
+"""Stores the log and output of a finished run as the keys `jobs/<id>/<attempt>/log.txt` and `output.json`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 
 from broker import keys
 from broker.clock import DAY_MS, now_ms
-from broker.messages.runs import Finished
+from broker.messages.runs import Finished, RunEnd
 from broker.messages.store import Result, Status, Store
 from broker.messages.versions import VersionMaker, node_number
 from broker.settings import Settings
-from node.jobs.claims import Claim, Ended, Left
+from node.jobs.claims import Artifact, Claim, RunResult
 from node.storage.staging import Staging
 
-_NAMES = {"log": ("log.txt", "text/plain; charset=utf-8"), "output": ("output.json", "application/json")}
+_FILES = (("log.txt", "text/plain; charset=utf-8"), ("output.json", "application/json"))
 
 
-class Artifacts:
-    """Of the agent; `left` may be called by any thread."""
+class ArtifactStore:
+    """Turns artifacts into commands for the node's storage. `stage` is thread-safe."""
 
     def __init__(self, node: str, config: Settings) -> None:
         self._small: int = config.volume.small
@@ -27,67 +27,50 @@ class Artifacts:
         self._versions = VersionMaker(node_number(node))
 
     def is_large(self, data: bytes) -> bool:
-        """Whether this is to be written to a file of its own, which takes a while."""
+        """Whether these bytes need a file of their own; writing one takes a while."""
         return len(data) > self._small
 
-    def left(self, data: bytes) -> Left:
-        """What has been left, in a durable file of its own when it is large; raises `StorageError`."""
+    def stage(self, data: bytes) -> Artifact:
+        """The artifact of these bytes, in a durable file of its own when they are many; raises `StorageError`."""
         if not self.is_large(data):
-            return Left.of(data)
+            return Artifact.of(data)
         with self._staging.create(len(data)) as upload:
             upload.write(data)
             staged = upload.finish()
-        return Left(None, staged.token, staged.size, staged.sha256)
+        return Artifact(None, staged.token, staged.size, staged.sha256)
 
-    def stores(self, claim: Claim, ended: Ended) -> list[Store]:
-        """The commands that make keys of what a run has left; none when that is nothing."""
+    def stores(self, claim: Claim, result: RunResult) -> list[Store]:
+        """The commands that store the artifacts of a run as keys; none for those that are empty."""
         now = now_ms()
         stores = []
-        for what, (name, content_type) in _NAMES.items():
-            left: Left = getattr(ended, what)
-            if left.size:
+        for artifact, (name, content_type) in zip((result.log, result.output), _FILES, strict=True):
+            if artifact.size:
                 key = keys.encode(f"jobs/{claim.id}/{claim.attempt}/{name}")
-                store = Store(
-                    0,
-                    key,
-                    self._versions.next(),
-                    now,
-                    now + self._lifetime_ms,
-                    content_type,
-                    left.digest,
-                    left.size,
-                    left.data,
-                    left.token,
-                )
+                version, expires = self._versions.next(), now + self._lifetime_ms
+                digest, size, value, staged = artifact.digest, artifact.size, artifact.data, artifact.token
+                store = Store(0, key, version, now, expires, content_type, digest, size, value, staged)
                 stores.append(store)
         return stores
 
 
-def finished(claim: Claim, ended: Ended, results: Sequence[Result]) -> Finished:
-    """The report of a run, with the keys that its log and its output have become; says so when they have not."""
+def build_report(claim: Claim, result: RunResult, outcomes: Sequence[Result]) -> Finished:
+    """The report of a run with the keys of its artifacts; its reason names those that could not be stored."""
     places = {"log.txt": "", "output.json": ""}
-    reason = ended.reason
-    for result in results:
-        key = keys.decode(result.key)
+    end = result.end
+    for outcome in outcomes:
+        key = keys.decode(outcome.key)
         name = key.rpartition("/")[2]
-        if result.status == Status.DONE:
+        if outcome.status == Status.DONE:
             places[name] = key
         else:
-            reason = and_also(reason, f"its {name} could not be kept: {result.reason or result.status.name.lower()}")
+            end = add_problem(end, name, outcome.reason or outcome.status.name.lower())
+    log_key, output_key = places.values()
     return Finished(
-        claim.run,
-        claim.id,
-        claim.attempt,
-        ended.state,
-        reason,
-        ended.started,
-        ended.ended,
-        places["log.txt"],
-        places["output.json"],
-        ended.progress,
+        claim.run, claim.id, claim.attempt, end, log_key=log_key, output_key=output_key, progress=result.progress
     )
 
 
-def and_also(reason: str, more: str) -> str:
-    """Two reasons as one."""
-    return f"{reason}; {more}" if reason else more
+def add_problem(end: RunEnd, what: str, problem: object) -> RunEnd:
+    """The end of a run, with a reason that also says which artifact could not be kept."""
+    more = f"its {what} could not be kept: {problem}"
+    return end._replace(reason=f"{end.reason}; {more}" if end.reason else more)

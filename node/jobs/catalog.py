@@ -1,6 +1,6 @@
-"""The scripts of this node, found out by reading them, never by running them: `<[jobs] dir>/<folder>/<script>.py`.
+"""The scripts of this node, `<[jobs] dir>/<folder>/<script>.py`: they are read here, and never run.
 
-Which of them are jobs and which are helpers of those, `jobs/reading.py` says. Helpers are listed too, but not run.
+`jobs/reading.py` tells jobs from their helper modules. Helpers are listed too, but not run.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ import hashlib
 import os
 import threading
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgpack
 
 from broker import logs
+from broker.messages.runs import CatalogRow
 from jobs import docstrings, reading, scripts
 from jobs.reading import Text, Verdict
 
@@ -21,23 +22,23 @@ log = logs.get(__name__)
 
 
 class _File(NamedTuple):
-    """A script as it was read."""
+    """A script and its text."""
 
     stamp: tuple[int, int, int]  # mtime in ns, size, inode
     text: Text
 
 
 class Catalog:
-    """Any thread may use it. `rows` and `digest` are of the last scan."""
+    """The scripts of a node; `rows` and `digest` are those of the last scan. Thread-safe."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._files: dict[str, _File] = {}  # by path of the job
-        self._judged: dict[str, tuple[Verdict, dict[str, Any]]] = {}
+        self._verdicts: dict[str, tuple[Verdict, CatalogRow]] = {}  # by path
         self._guard = threading.Lock()
         self._paths: frozenset[str] = frozenset()
         self._problems: dict[str, str] = {}
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[CatalogRow] = []
         self.digest = ""
 
     def has(self, path: str) -> bool:
@@ -47,18 +48,18 @@ class Catalog:
         return path in self._paths
 
     def scan(self) -> bool:
-        """Look what there is; whether that is something else than before."""
+        """Read the scripts that are new or changed; whether the catalog differs from the one before."""
         with self._guard:
             before, problems = self._files, self._problems
             self._files, self._problems = {}, {}
-            for script, entry in scripts.walk(self._directory, self._complain):
+            for script, entry in scripts.walk(self._directory, self._problems.__setitem__):
                 self._files[script.path] = _look(script.path, entry, before.get(script.path))
             for directory, reason in self._problems.items() - problems.items():
                 log.warning("scripts can't be looked at", directory=directory, reason=reason)
             if self._files == before and self.digest:
                 return False
-            self._judged = self._judge()
-            self.rows = [row for _, row in self._judged.values()]
+            self._verdicts = self._judge()
+            self.rows = [row for _, row in self._verdicts.values()]
             self._paths = frozenset(row["path"] for row in self.rows if row["kind"] != "helper")
             digest = hashlib.sha256(msgpack.packb(self.rows)).hexdigest()[:16]
             changed, self.digest = digest != self.digest, digest
@@ -66,11 +67,8 @@ class Catalog:
                 log.info("catalog read", directory=self._directory, scripts=len(self._paths), digest=digest)
             return changed
 
-    def _complain(self, directory: str, reason: str) -> None:
-        self._problems[directory] = reason
-
-    def _judge(self) -> dict[str, tuple[Verdict, dict[str, Any]]]:
-        """What each script is, and its row."""
+    def _judge(self) -> dict[str, tuple[Verdict, CatalogRow]]:
+        """The verdict on each script, with its row."""
         folders: dict[str, dict[str, Text]] = {}
         for path, file in self._files.items():
             folder, _, name = path.partition("/")
@@ -79,7 +77,7 @@ class Catalog:
         for folder, texts in folders.items():
             for name, verdict in reading.judge(folder, texts).items():
                 path = f"{folder}/{name}"
-                known = self._judged.get(path)
+                known = self._verdicts.get(path)
                 judged[path] = known if known and known[0] == verdict else (verdict, _row(path, verdict))
         return dict(sorted(judged.items()))
 
@@ -87,15 +85,15 @@ class Catalog:
 def _look(path: str, entry: os.DirEntry[str], known: _File | None) -> _File:
     try:
         status = entry.stat()
-    except OSError:  # reading it tells why
+    except OSError:  # the text says why, since it can't be read either
         return _File((0, 0, 0), reading.look(path, entry))
     stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
     return known if known and known.stamp == stamp else _File(stamp, reading.look(path, entry))
 
 
-def _row(path: str, verdict: Verdict) -> dict[str, Any]:
+def _row(path: str, verdict: Verdict) -> CatalogRow:
     documented = dict.fromkeys(docstrings.FIELDS, "")
-    # What the method does not say, its class may, or the module: which is all there is to a plain script.
+    # What the method does not say, its class or its module may. A plain script has only its module.
     for docstring in verdict.docstrings:
         for name, text in docstrings.read(docstring).items():
             documented[name] = documented[name] or text

@@ -1,9 +1,9 @@
-"""Local copies of the values that jobs work on. The master says which value that is, wherever it lies.
+"""Local copies of the values that jobs work on. The master says where each value is.
 
-A value file can't be handed to a job: a head stands before the bytes and checksums behind them. So a copy is made, over
-HTTP and checked, also of what is on this very node. Runs that want the same value at the same time share a copy,
-each by a name of its own (`leader.py`), and it is kept for a moment after the last of them. A run can write to it
-nevertheless: so before it is used again, it is looked at whether it is still as it was made.
+A job can't have the value file itself, since there are a head before its bytes and checksums behind them. So a copy is
+fetched over HTTP and checked, even of a value on this node. Runs that want the same value at the same time share a
+copy, each by a name of its own (`run_process.py`). It is kept for a moment after the last of them. A run may change it
+nevertheless, so each new use begins with a look at whether the file is as it was made.
 """
 
 from __future__ import annotations
@@ -19,46 +19,49 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from broker import logs
 from broker.errors import PulzarError
 from broker.http import request_fields as web
 from broker.http import signing
 from broker.settings import Settings, joined, reachable
+from jobs import client
 from node.storage.disk import files, space
 
 log = logs.get(__name__)
 
-PATIENCE_SECS = 30.0  # with a master, and a node that has the value, that are away
+PATIENCE_SECS = 30.0  # with a master or a node that is away
 KEEP_SECS = 30.0  # after the last run that used a copy
 _PAUSE_SECS = 0.2
-_TIMEOUT_SECS = 30.0  # of one answer, and of each part of it
-_MOST_REDIRECTS = 5
+_TIMEOUT_SECS = 30.0  # for a response, and for each part of it
 _CHUNK_BYTES = 1 << 20
 _SIGNED_SECS = 300
+Exchange = tuple[http.client.HTTPConnection, http.client.HTTPResponse]  # a response, and what to read it from
 
 
 class NoInput(PulzarError):
-    """Raised when a job can't have the value that it is to work on."""
+    """Raised when a job can't have the value that it works on."""
 
 
 class _Away(PulzarError):
-    """Raised when a server is away, or answers that it can't just now."""
+    """Raised when a server is away, or can't give the value just now."""
 
 
 @dataclass
 class _Copy:
-    value: str  # name of what is in it
+    """A local copy of a value."""
+
+    value: str  # name of this version of the value
     path: Path
-    made: tuple[int, ...] = ()  # inode, size, mtime, mode
+    made: tuple[int, ...] = ()  # inode, size, mtime, mode when it was complete
     users: int = 1
     ready: threading.Event = field(default_factory=threading.Event)
-    problem: str = ""
+    problem: str = ""  # why it could not be made
     unused_since: float = 0.0
 
     def look(self) -> tuple[int, ...]:
-        """How the file is now; nothing when it is gone."""
+        """Inode, size, mtime and mode of the file now; nothing when it is gone."""
         try:
             status = self.path.stat(follow_symlinks=False)
         except OSError:
@@ -67,17 +70,17 @@ class _Copy:
 
 
 class Inputs:
-    """Of the agent; for all threads."""
+    """The copies of a node. Thread-safe."""
 
     def __init__(self, directory: Path, config: Settings) -> None:
-        """`directory` is emptied; raises `StorageError`."""
+        """Empty the directory; raises `StorageError`."""
         self._directory = directory
         self._secret = config.secret()
         self._master = f"http://{config.address(config.server)}"
         self._own = f"http://{joined(reachable(config.volume.host), config.volume.port)}"
         self._space = space.Space(directory, config.volume.reserve)
-        self._copies: dict[str, _Copy] = {}  # by value: those that are for more runs
-        self._files: dict[str, _Copy] = {}  # all, by file
+        self._copies: dict[str, _Copy] = {}  # by value: those that may be shared
+        self._files: dict[str, _Copy] = {}  # all of them, by file
         self._numbers = itertools.count(1)
         self._guard = threading.Lock()
         with files.guarded("the directory of jobs' inputs can't be made ready"):
@@ -85,9 +88,9 @@ class Inputs:
             directory.mkdir(parents=True, exist_ok=True)
 
     def fetch(self, key: str, wanted: Callable[[], bool]) -> Path:
-        """A file with the value of a key, to be read only; `release` it afterwards.
+        """Fetch the value of a key; a file that is only to be read. Call `release` when it is not needed any more.
 
-        Takes as long as it takes; raises `NoInput` with the reason, also soon after `wanted` is False.
+        Takes as long as the transfer takes. Raises `NoInput` with the reason, and soon after `wanted` returns False.
         """
         until = time.monotonic() + PATIENCE_SECS
         while True:
@@ -100,14 +103,14 @@ class Inputs:
                 time.sleep(_PAUSE_SECS)
 
     def release(self, path: Path) -> None:
-        """The file is not needed any more."""
+        """Note that a run needs the file no more."""
         with self._guard:
             copy = self._files[path.name]
             copy.users -= 1
             copy.unused_since = time.monotonic()
 
     def tidy(self, keep_secs: float = KEEP_SECS) -> None:
-        """Remove the copies that were not used for so long."""
+        """Remove the copies that were not used for `keep_secs` seconds."""
         with self._guard:
             now = time.monotonic()
             for copy in [copy for copy in self._files.values() if not copy.users]:
@@ -115,29 +118,30 @@ class Inputs:
                     self._forget(copy)
 
     def _forget(self, copy: _Copy) -> None:
-        """Remove a copy; with the guard held."""
+        """Remove a copy; the caller holds the guard."""
         del self._files[copy.path.name]
         if self._copies.get(copy.value) is copy:
             del self._copies[copy.value]
         copy.path.unlink(missing_ok=True)
 
     def _fetch(self, key: str, wanted: Callable[[], bool]) -> Path:
-        with closing(self._ask(key)) as response:
+        connection, response = self._request(key)
+        with closing(connection):
             etag = response.getheader("ETag") or str(time.time_ns())
             name = hashlib.sha256(f"{etag} {key}".encode()).hexdigest()[:32]
             with self._guard:
                 copy = self._copies.get(name)
                 if copy is not None and copy.made and copy.look() != copy.made:
                     log.warning("a run has changed its copy of a value; it is fetched again", key=key)
-                    copy = None  # those that use it go on
+                    copy = None  # its users keep it
                 if copy is not None:
                     copy.users += 1
                 else:
-                    mine = _Copy(name, self._directory / f"{name}.{next(self._numbers)}")
-                    self._copies[name] = self._files[mine.path.name] = mine
+                    new = _Copy(name, self._directory / f"{name}.{next(self._numbers)}")
+                    self._copies[name] = self._files[new.path.name] = new
             if copy is None:
-                self._copy(response, key, mine, wanted)
-                return mine.path
+                self._make(new, response, key, wanted)
+                return new.path
         while not copy.ready.wait(_PAUSE_SECS):
             if not wanted():
                 break
@@ -147,7 +151,7 @@ class Inputs:
             raise _Away(copy.problem or "it is not wanted any more")
         return copy.path
 
-    def _copy(self, response: http.client.HTTPResponse, key: str, copy: _Copy, wanted: Callable[[], bool]) -> None:
+    def _make(self, copy: _Copy, response: http.client.HTTPResponse, key: str, wanted: Callable[[], bool]) -> None:
         try:
             self._write(response, key, copy.path, wanted)
             copy.made = copy.look()
@@ -177,8 +181,8 @@ class Inputs:
         os.chmod(path, 0o444)
         log.debug("input fetched", key=key, bytes=size, seconds=time.monotonic() - began)
 
-    def _ask(self, key: str) -> http.client.HTTPResponse:
-        """A good answer with the value: of the node that the master says, else of this node's own data server."""
+    def _request(self, key: str) -> Exchange:
+        """Request the value from the node that the master names, else from this node's own data server."""
         path = f"/get_key/{web.quote_key(key)}"
         try:
             return _get(self._master + path)
@@ -191,27 +195,14 @@ class Inputs:
             raise _Away(f"{self._master}: {error or type(error).__name__}") from error
 
 
-def _get(url: str) -> http.client.HTTPResponse:
-    """The answer at the end of all redirects; closing it closes its connection."""
-    for _ in range(_MOST_REDIRECTS):
-        parts = urlsplit(url)
-        connection = http.client.HTTPConnection(parts.netloc, timeout=_TIMEOUT_SECS, blocksize=_CHUNK_BYTES)
-        try:
-            # Then the answer has the socket alone.
-            headers = {"Connection": "close", "Accept-Encoding": "identity"}
-            connection.request("GET", parts.path + (f"?{parts.query}" if parts.query else ""), headers=headers)
-            response = connection.getresponse()
-        except BaseException:
-            connection.close()
-            raise
-        location = response.getheader("Location")
-        if response.status == 200:
-            return response
+def _get(url: str) -> Exchange:
+    """Follow all redirects to a response 200. Raises `NoInput` for 404, `_Away`, `OSError` or `HTTPException`."""
+    connection, response = client.follow("GET", url, timeout=_TIMEOUT_SECS)
+    if response.status == 200:
+        return connection, response
+    with closing(connection):
         text = response.read(_CHUNK_BYTES)
-        response.close()
-        if response.status == 404:
-            raise NoInput(f"the key {parts.path.removeprefix('/get_key/')} is unknown")
-        if response.status not in (302, 303, 307, 308) or not location:
-            raise _Away(f"{parts.netloc} answers {response.status} {text[:200].decode('utf-8', 'replace')}")
-        url = urljoin(url, location)
-    raise _Away("too many redirects")
+    if response.status == 404:
+        raise NoInput(f"the key {urlsplit(url).path.removeprefix('/get_key/')} is unknown")
+    shown = text[:200].decode("utf-8", "replace")
+    raise _Away(f"{connection.host}:{connection.port} answers {response.status} {shown}")

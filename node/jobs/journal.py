@@ -1,4 +1,4 @@
-"""A file of small records, each whole or not there at all: `length u32 | CRC32C u32 | msgpack array`, one after the other."""
+"""A file of small records `length u32 | CRC32C u32 | msgpack array`, each of them whole or not there at all."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ class Place(NamedTuple):
     length: int
 
 
+Fields = list[Any]  # of a record
+Replay = Callable[[Fields, Place], None]
+
+
 class Journal:
-    """Of one thread."""
+    """The file. Used on one thread."""
 
-    def __init__(self, path: Path, replay: Callable[[list[Any], Place], None]) -> None:
-        """Open the file, made when it is not there, and hand all records to `replay`; a torn tail is cut off.
-
-        Raises `StorageError`.
-        """
+    def __init__(self, path: Path, replay: Replay) -> None:
+        """Open or make the file, cut off a torn tail, call `replay` with each record; raises `StorageError`."""
         self._path = path
         self.size = 0
         with guarded(f"{path.name} can't be opened"):
@@ -52,7 +53,7 @@ class Journal:
         os.close(self._fd)
 
     def append(self, records: Sequence[bytes]) -> list[Place]:
-        """Write records that `pack` made, not durably; raises `StorageError`, and none of them is there then."""
+        """Write records that `pack` made, not durably; raises `StorageError`: then none of them is there."""
         before = self.size
         try:
             with guarded(f"{self._path.name} can't be written"):
@@ -74,27 +75,24 @@ class Journal:
             self._durable = self.size
 
     def cut(self, size: int) -> None:
-        """Take back what was written from here on."""
+        """Take back what was written from this size on."""
         self.size = size
         with suppress(OSError):  # the next record is written over it
             os.ftruncate(self._fd, size)
 
-    def read(self, place: Place) -> list[Any]:
-        """A record; raises `StorageError`."""
+    def read(self, place: Place) -> Fields:
+        """The fields of a record; raises `StorageError`."""
         fields = unpack(self._raw(place))
         if fields is None:
             raise Corrupt(f"{self._path.name} is damaged at byte {place.offset}")
         return fields
 
     def rewrite(self, records: Iterable[bytes | Place]) -> list[Place]:
-        """Have these records be all there is, durably: new ones, and such that were there before.
-
-        Raises `StorageError`, and the file is as it was then.
-        """
+        """Replace all records durably by new ones and those at places; raises `StorageError`: then nothing changes."""
         new = self._path.with_suffix(".new")
         places = []
         size = 0
-        with guarded(f"{self._path.name} can't be written anew"):
+        with guarded(f"{self._path.name} can't be rewritten"):
             with new.open("wb") as file:
                 for record in records:
                     raw = record if isinstance(record, bytes) else self._raw(record)
@@ -114,7 +112,7 @@ class Journal:
         try:
             sync_directory(self._path.parent)
         except OSError as error:
-            # After a power cut the old file may be there: it says no less, only more of what is over.
+            # After a power cut the old file may be there: it has the same records, and more that are not needed.
             log.error("directory can't be made durable", file=self._path.name, reason=error.strerror)
         return places
 
@@ -122,7 +120,7 @@ class Journal:
         with guarded(f"{self._path.name} can't be read"):
             return read_at(self._fd, place.length, place.offset)
 
-    def _load(self, replay: Callable[[list[Any], Place], None]) -> None:
+    def _load(self, replay: Replay) -> None:
         length = os.fstat(self._fd).st_size
         with open(self._fd, "rb", closefd=False) as file:
             while record := _next(file):
@@ -139,13 +137,13 @@ class Journal:
             os.ftruncate(self._fd, self.size)
 
 
-def pack(*fields: Any) -> bytes:
+def pack(*fields: object) -> bytes:
     """A record of these fields."""
     payload: bytes = msgpack.packb(fields)
     return _HEAD.pack(len(payload), crc32c(payload)) + payload
 
 
-def unpack(record: bytes) -> list[Any] | None:
+def unpack(record: bytes) -> Fields | None:
     """The fields of a record, None when it is damaged."""
     if len(record) <= _HEAD.size:
         return None
@@ -153,7 +151,7 @@ def unpack(record: bytes) -> list[Any] | None:
     payload = record[_HEAD.size :]
     if len(payload) != length or crc32c(payload) != crc:
         return None
-    fields: list[Any] = msgpack.unpackb(payload)
+    fields: Fields = msgpack.unpackb(payload)
     return fields
 
 

@@ -1,32 +1,32 @@
 """How many jobs to take ahead of free slots, by how long runs have taken lately.
 
-A job that takes milliseconds costs less than what its message does when each is asked for, acknowledged and
-reported alone. But what is taken ahead waits for this node while another one may be idle: so no more of it
-than runs in a moment, and none unless the last runs were all short.
+A job of some milliseconds costs less than its message, if each is asked for, acknowledged and reported alone.
+But a job that is taken ahead waits for this node while another one may be idle. So the node takes no more ahead than
+it can run in a moment, and none unless the last runs were all short.
 """
 
 from __future__ import annotations
 
 AHEAD_SECS = 0.05  # of work for the slots of a node
 MOST = 8  # jobs ahead, for each slot
-HOLD_SECS = 0.1  # after which a job that was taken ahead and could not begin is given back
+HOLD_SECS = 0.1  # a job that was taken ahead is given back after this time without a free slot
 _LONG_SECS = 10.0  # at the beginning, and when what was taken had to be given back
 _WEIGHT = 0.1  # of the last run in the mean
 
 
 class Prefetch:
-    """Of one node."""
+    """The mean duration of a node's runs, and what follows from it."""
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
         self._mean = _LONG_SECS
 
     def ran(self, seconds: float) -> None:
-        """A run took so long. A longer one counts at once, shorter ones only when there were many."""
+        """Count a run. A longer one than before counts at once, shorter ones only when there were many."""
         self._mean = max(seconds, 0.001, self._mean + _WEIGHT * (seconds - self._mean))
 
     def gave_back(self) -> None:
-        """What was taken ahead could not begin soon."""
+        """Take none ahead until many runs were short again."""
         self._mean = _LONG_SECS
 
     @property

@@ -1,42 +1,43 @@
-"""How many jobs the node takes from its queues: one for each slot that is free, and some ahead while runs are short."""
+"""How many jobs the node takes from its queues: one for each free slot, and some ahead while runs are short."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from broker import topology
 from broker.link import Delivery, Link
 
 
 class Slots:
-    """Of the agent. Any thread may call it, but for `work`, which is for the link's."""
+    """The places for jobs of a node. Thread-safe, but for `work`, which belongs to the link's thread."""
 
-    def __init__(self, link: Link, node: str, slots: int, deliver: Callable[[Delivery], None]) -> None:
-        """`deliver` gets each message, on the link's thread; its slot is taken until `release` is called."""
+    def __init__(self, link: Link, node: str, count: int, deliver: Callable[[Delivery], None]) -> None:
+        """`count`: runs at once. `deliver` gets each message on the link's thread; it takes a slot until `release`."""
         self._link = link
-        self._slots = slots
+        self._count = count
         self._deliver = deliver
         self._puller = link.pull(topology.job_queues(node), self._delivered)
-        self._todo: deque[Callable[[], None]] = deque()
+        self._commands: deque[Callable[[], None]] = deque()
         self._taken = 0
         self._ahead = 0
         self._open = False
 
     def open(self, wanted: bool) -> None:
-        """Whether jobs are wanted at all."""
-        self._do(lambda: self._set_open(wanted))
+        """Take jobs, or take none."""
+        self._do(partial(setattr, self, "_open", wanted))
 
     def take_ahead(self, count: int) -> None:
-        """So many jobs are to be taken beyond those that slots are free for."""
-        self._do(lambda: self._set_ahead(count))
+        """Set how many jobs to take beyond the free slots."""
+        self._do(partial(setattr, self, "_ahead", count))
 
     def release(self) -> None:
-        """A slot is free again."""
+        """Free a slot."""
         self._do(self._release)
 
     def ack(self, delivery: Delivery, then: Callable[[bool], None] | None = None) -> None:
-        """The message is taken for good; `then` is called on the link's thread: whether the broker is told."""
+        """Acknowledge a message; `then` is called on the link's thread: whether the broker was told."""
 
         def ack() -> None:
             # While runs are short, there are many to acknowledge.
@@ -47,11 +48,11 @@ class Slots:
         self._do(ack)
 
     def drop(self, delivery: Delivery) -> None:
-        """The message is done with, and its slot is free."""
+        """Acknowledge a message that is done with, and free its slot."""
         self.ack(delivery, lambda _told: self._release())
 
     def give_back(self, delivery: Delivery) -> None:
-        """Somebody else shall have the message; its slot is free."""
+        """Give a message back to its queue, for this node or another, and free its slot."""
 
         def give_back() -> None:
             self._puller.give_back(delivery)
@@ -61,26 +62,20 @@ class Slots:
 
     def work(self) -> None:
         """Do what other threads have asked for."""
-        if not self._todo:
+        if not self._commands:
             return
-        while self._todo:
-            self._todo.popleft()()
-        free = self._slots - self._taken
+        while self._commands:
+            self._commands.popleft()()
+        free = self._count - self._taken
         ahead = max(0, self._ahead + min(0, free))
         if not self._open:
             self._puller.want(0)
         elif free > 0 or ahead == 0 or ahead >= self._ahead / 2:  # else there are some, and more come together
             self._puller.want(max(0, free), ahead)
 
-    def _do(self, what: Callable[[], None]) -> None:
-        self._todo.append(what)
+    def _do(self, command: Callable[[], None]) -> None:
+        self._commands.append(command)
         self._link.wake()
-
-    def _set_open(self, wanted: bool) -> None:
-        self._open = wanted
-
-    def _set_ahead(self, count: int) -> None:
-        self._ahead = count
 
     def _release(self) -> None:
         self._taken -= 1

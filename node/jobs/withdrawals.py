@@ -1,4 +1,4 @@
-"""Jobs that shall not run here when they are pulled: the master has said so, or they run already."""
+"""Jobs that must not run here when they are pulled: the master has said so, or they run already."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ KEPT = 100_000  # withdrawn jobs
 
 
 class Withdrawals:
-    """Of one thread."""
+    """What is withdrawn. Used on the jobs thread."""
 
     def __init__(self) -> None:
         self._attempts: OrderedDict[int, int] = OrderedDict()  # id → attempt
-        self._doubtful: Counter[bytes] = Counter()
+        self._expected: Counter[bytes] = Counter()
 
     def add(self, entries: Iterable[tuple[int, int]]) -> None:
-        """These jobs (id, attempt) are withdrawn, up to that attempt."""
+        """Withdraw jobs (id, attempt) up to that attempt."""
         for job, attempt in entries:
             self._attempts[job] = max(attempt, self._attempts.pop(job, 0))
         while len(self._attempts) > KEPT:
@@ -28,16 +28,16 @@ class Withdrawals:
         return attempt <= self._attempts.get(job, 0)
 
     def expect(self, order: bytes) -> None:
-        """The message of a job that was published by hand comes once more, though it is claimed here."""
-        self._doubtful[hashlib.sha256(order).digest()] += 1
+        """Expect the message of a job that was published by hand once more, though it is claimed here."""
+        self._expected[hashlib.sha256(order).digest()] += 1
 
     def expected(self, order: bytes) -> bool:
-        """Whether this is such a message; said once."""
-        if not self._doubtful:
+        """Whether this message was expected; each is expected as often as `expect` was called."""
+        if not self._expected:
             return False
         digest = hashlib.sha256(order).digest()
-        if not self._doubtful[digest]:
-            del self._doubtful[digest]
+        if not self._expected[digest]:
+            del self._expected[digest]
             return False
-        self._doubtful[digest] -= 1
+        self._expected[digest] -= 1
         return True

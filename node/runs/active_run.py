@@ -1,4 +1,4 @@
-"""A run as the runner sees it: its pipes, what came through them, when something is due, what became of it."""
+"""A run as the runner sees it: its pipes, what came through them, when something is due, how it ended."""
 
 from __future__ import annotations
 
@@ -6,48 +6,49 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import TypeGuard
 
 from broker.clock import now_ms
 from broker.masks import MaskedStream, Masks
+from broker.messages.runs import RunEnd, RunState
 from jobs import events
 from node.runs.log_capture import LogCapture
-from node.runs.model import Outcome, Run, RunLimits, RunProgress, State, ending, size
+from node.runs.model import Outcome, Run, RunLimits, RunProgress
+from node.runs.processes import describe_bytes, describe_status
+from node.runs.protocol import RunExit
 from node.runs.tracebacks import Trim
 
-TELL_SECS = 0.5  # between two Progress of a run
+TELL_SECS = 0.5  # between two `RunProgress` of a run
 _READ_BYTES = 1 << 16
 _MOST_LEFT_BYTES = 4 << 20  # in a pipe: more than any holds
-_MOST_NAMED = 10  # processes that were killed
-_COMMAND_CHARACTERS = 80  # of each
+_MOST_NAMED = 10  # processes killed at the end that the log names
+_COMMAND_CHARACTERS = 80  # of the command line of each
 _NEVER = math.inf
-
-Killed = Sequence[tuple[int, str]]  # numbers and command lines of processes that went on when their run had ended
 
 
 class ActiveRun:
-    """One run, from its start to its outcome. `pipes` are the read ends of its pipes, with what takes their bytes."""
+    """One run, from its start to its outcome. `pipes`: the read end of each pipe, and the function for its bytes."""
 
     def __init__(self, run: Run, limits: RunLimits, masks: Masks | None = None) -> None:
-        """`masks` are those of the secrets that it may have. Raises `OSError` when there are no descriptors left."""
+        """`masks`: those of the secrets that it may have. Raises `OSError` when there are no descriptors left."""
         self.run = run
         self.started = now_ms()
         self._limits = limits
         self._log = LogCapture(limits.log)
         self._trim = Trim()
         self._masks = masks
-        self._masking = MaskedStream(masks) if masks else None
+        self._masked = MaskedStream(masks) if masks else None
         self._events = events.Decoder(limits.output)
         self._output = b""
         self._failure = ""
         self._progress: tuple[float | None, float | None, str] = (None, None, "")
         self._fresh = False
-        self._stop: tuple[State, str] | None = None
+        self._stop: tuple[RunState, str] | None = None
         self._began = now = time.monotonic()
-        self._over = now + run.timeout if run.timeout else _NEVER
-        self._kill = _NEVER
-        self._tell = now + TELL_SECS
+        self._timeout_at = now + run.timeout if run.timeout else _NEVER
+        self._kill_at = _NEVER
+        self._tell_at = now + TELL_SECS
         self.pipes: dict[int, Callable[[bytes], None]] = {}
         event_pipe, self.event_end = _pipe()
         self.pipes[event_pipe] = self._event
@@ -60,7 +61,7 @@ class ActiveRun:
         self.pipes[log_pipe] = self._logged
 
     def read(self, pipe: int) -> bool:
-        """Read from a pipe, once; whether more may come."""
+        """Read from a pipe, once; False at its end."""
         try:
             data = os.read(pipe, _READ_BYTES)
         except BlockingIOError:
@@ -72,7 +73,7 @@ class ActiveRun:
         self._keep(self._trim.feed(data))
 
     def _keep(self, data: bytes) -> None:
-        self._log.feed(self._masking.feed(data) if self._masking else data)
+        self._log.feed(self._masked.feed(data) if self._masked else data)
 
     def _shown(self, text: str) -> str:
         return self._masks.cut_text(text) if self._masks else text
@@ -102,83 +103,89 @@ class ActiveRun:
 
     def next_due(self) -> float:
         """When something is due next, by the monotonic clock."""
-        tell = self._tell if self._fresh or self._log.news else _NEVER
-        return min(self._over, self._kill, tell)
+        tell = self._tell_at if self._fresh or self._log.news else _NEVER
+        return min(self._timeout_at, self._kill_at, tell)
 
     def progress(self, now: float) -> RunProgress | None:
-        """What is new, when it is time to tell."""
-        if now < self._tell or not (self._fresh or self._log.news):
+        """What is new; None when nothing is, or it is not yet time to tell."""
+        if now < self._tell_at or not (self._fresh or self._log.news):
             return None
-        self._tell, self._fresh = now + TELL_SECS, False
-        return RunProgress(self.run, *self._progress, *self._log.live())
+        self._tell_at, self._fresh = now + TELL_SECS, False
+        return RunProgress(self.run, *self._progress, *self._log.take_news())
 
     def too_long(self, now: float) -> bool:
-        """Whether it has run for longer than it may; said once."""
-        if now < self._over:
+        """Whether its timeout is over; true once, and the run counts as stopped then."""
+        if now < self._timeout_at:
             return False
-        return self.stop(State.FAILED, f"ran longer than {self.run.timeout:g} s", now)
+        return self.stop(RunState.FAILED, f"ran longer than {self.run.timeout:g} s", now)
 
-    def stop(self, state: State, reason: str, now: float) -> bool:
-        """Note that it is to be stopped, and what it will have become; False when it is being stopped already."""
-        self._over = _NEVER
+    def stop(self, state: RunState, reason: str, now: float) -> bool:
+        """Note that it is being stopped, and how it will have ended; False when it is being stopped already."""
+        self._timeout_at = _NEVER
         if self._stop:
             return False
         self._stop = (state, reason)
-        self._kill = now + self._limits.grace
+        self._kill_at = now + self._limits.grace
         return True
 
     def to_be_killed(self, now: float) -> bool:
-        """Whether the grace after TERM is over; said once."""
-        if now < self._kill:
+        """Whether the grace after TERM is over; true once."""
+        if now < self._kill_at:
             return False
-        self._kill = _NEVER
+        self._kill_at = _NEVER
         return True
 
     # The end.
 
-    def outcome(self, status: int, stopped: bool, reason: str, killed: Killed = ()) -> Outcome:
-        """What became of it: the wait status, whether a signal was sent before, why it was killed; and what else was."""
+    def outcome(self, exit: RunExit) -> Outcome:
+        """Read the rest of its pipes; how it ended, by what the zygote says."""
         self._drain()
         self._keep(self._trim.end())
-        if self._masking:
-            self._log.feed(self._masking.end())
-        if killed:
-            named = [
-                f"{self._shown(text)[:_COMMAND_CHARACTERS].strip()} (pid {pid})" for pid, text in killed[:_MOST_NAMED]
-            ]
-            more = f" and {len(killed) - _MOST_NAMED} more" if len(killed) > _MOST_NAMED else ""
-            newline = "" if self._log.text()[-1:] in (b"", b"\n") else "\n"
-            self._log.feed(f"{newline}killed at the end: {', '.join(named)}{more}\n".encode())
-        if self._stop and (stopped or reason):
-            return self._outcome(*self._stop)
-        if reason:
-            return self._outcome(State.FAILED, reason)
-        if self._events.broken:
-            return self._outcome(State.FAILED, self._events.broken)
-        if len(self._output) > self._limits.output:
-            self._output = b""
-            return self._outcome(State.FAILED, f"the output is larger than {size(self._limits.output)}")
-        if status:
-            reason = self._failure or ending(status)
-            if status & 0x7F and self.run.memory and not stopped:
-                # What libraries do when they get no memory is up to them.
-                reason += f"; its memory was limited to {size(self.run.memory)}, which may be too little for it"
-            return self._outcome(State.FAILED, reason)
-        return self._outcome(State.COMPLETED, "")
-
-    def _outcome(self, state: State, reason: str) -> Outcome:
+        if self._masked:
+            self._log.feed(self._masked.end())
+        if exit.killed:
+            self._log_killed(exit)
+        state, reason = self._verdict(exit)
         # By the monotonic clock: the other may have been set meanwhile.
         ended = self.started + int((time.monotonic() - self._began) * 1000)
-        return Outcome(self.run, state, reason, self.started, ended, self._log.text(), self._output, self._progress)
+        end = RunEnd(state, reason, self.started, ended)
+        return Outcome(self.run, end, self._log.text(), self._output, progress=self._progress)
+
+    def _log_killed(self, exit: RunExit) -> None:
+        """Name the processes that were killed at the end in the log."""
+        named = [
+            f"{self._shown(text)[:_COMMAND_CHARACTERS].strip()} (pid {pid})" for pid, text in exit.killed[:_MOST_NAMED]
+        ]
+        more = f" and {len(exit.killed) - _MOST_NAMED} more" if len(exit.killed) > _MOST_NAMED else ""
+        newline = "" if self._log.text()[-1:] in (b"", b"\n") else "\n"
+        self._log.feed(f"{newline}killed at the end: {', '.join(named)}{more}\n".encode())
+
+    def _verdict(self, exit: RunExit) -> tuple[RunState, str]:
+        """How it ended, and the reason; an output that is too large is dropped."""
+        if self._stop and (exit.stopped or exit.reason):
+            return self._stop
+        if exit.reason or self._events.broken:
+            return RunState.FAILED, exit.reason or self._events.broken
+        if len(self._output) > self._limits.output:
+            self._output = b""
+            return RunState.FAILED, f"the output is larger than {describe_bytes(self._limits.output)}"
+        if not exit.status:
+            return RunState.COMPLETED, ""
+        reason = self._failure or describe_status(exit.status)
+        if exit.status & 0x7F and self.run.memory and not exit.stopped:
+            # What libraries do when they get no memory is up to them.
+            limit = describe_bytes(self.run.memory)
+            reason += f"; its memory was limited to {limit}, which may be too little for it"
+        return RunState.FAILED, reason
 
     def _drain(self) -> None:
-        """Read what is left. Nobody of the run lives any more, but it may have given its pipes to somebody who does."""
+        """Read what is left. No process of the run lives, but others may have its pipes and go on writing."""
         for pipe, feed in self.pipes.items():
             left = _MOST_LEFT_BYTES
             while left > 0:
                 try:
                     data = os.read(pipe, _READ_BYTES)
-                except BlockingIOError:
+                except BlockingIOError:  # it is empty
                     break
                 if not data:
                     break
@@ -194,15 +201,15 @@ def _pipe() -> tuple[int, int]:
 
 
 def _progress(content: bytes) -> tuple[float, float | None, str] | None:
-    """A progress that makes sense, else None: any process of a run may write anything."""
+    """The progress in an event, None for one without sense: any process of a run may write anything."""
     try:
         done, total, text = json.loads(content)
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, RecursionError):  # no JSON, or no array of three
         return None
     if not _number(done) or not (total is None or _number(total)) or not isinstance(text, str):
         return None
     return done, total, text[: events.TEXT_CHARACTERS]
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,4 +1,7 @@
-"""Messages between the agent, its zygote and a run's process: length and msgpack over a Unix socket, with descriptors."""
+"""Messages between the agent, its zygote and a run's process.
+
+Each is its length (u32, big-endian) and msgpack, over a Unix socket, with descriptors beside it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgpack
+
+Message = list[Any]  # see `protocol.py`
 
 _LENGTH = struct.Struct(">I")
 _READ_BYTES = 1 << 16
@@ -28,8 +33,8 @@ class Frames:
         self._incoming = bytearray()
         self._outgoing: deque[tuple[memoryview, Sequence[int]]] = deque()
 
-    def send(self, message: Any, descriptors: Sequence[int] = ()) -> bool:
-        """Send a message and close the descriptors that go with it; whether all has been sent, else `flush` later."""
+    def send(self, message: Sequence[object], descriptors: Sequence[int] = ()) -> bool:
+        """Send a message, close its descriptors; False: the rest waits for `flush`. Raises `OSError` as that does."""
         body = msgpack.packb(message)
         first = not self._outgoing
         self._outgoing.append((memoryview(_LENGTH.pack(len(body)) + body), descriptors))
@@ -42,7 +47,7 @@ class Frames:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
             try:
                 sent = self.socket.sendmsg([data], rights)
-            except BlockingIOError:
+            except BlockingIOError:  # the socket is full
                 return False
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -52,11 +57,11 @@ class Frames:
                 self._outgoing.popleft()
         return True
 
-    def receive(self) -> list[Any]:
-        """The messages that are complete after one read; raises `EOFError` or `OSError` when the other end is gone."""
+    def receive(self) -> list[Message]:
+        """Read once; the messages that are complete then. Raises `EOFError` or `OSError` when the other end is gone."""
         try:
             data, ancillary, flags, _ = self.socket.recvmsg(_READ_BYTES, _SPACE)
-        except BlockingIOError:
+        except BlockingIOError:  # nothing has come
             return []
         if flags & socket.MSG_CTRUNC:
             raise OSError("this process has no room for more descriptors")

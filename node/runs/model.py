@@ -1,25 +1,18 @@
-"""Runs of jobs: what is to be run, how it goes, how it ended. A run is one attempt at a job on this node.
+"""Runs as the agent knows them: what to run, how it goes, what came of it. A run is one attempt at a job on this node.
 
-Times are milliseconds since the epoch.
+Processes of runs don't load this module. Times are milliseconds since the epoch.
 """
 
 from __future__ import annotations
 
-import signal
-from enum import Enum
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
-
-class State(Enum):
-    """How a run ended."""
-
-    COMPLETED = "completed"  # its exit status was 0
-    FAILED = "failed"  # anything else that nobody asked for
-    CANCELLED = "cancelled"  # somebody asked for it
+from broker.messages.runs import RunEnd
 
 
 class RunLimits(NamedTuple):
-    """What the runs of a node may take; what is said of one run alone stands in `Run`."""
+    """What each run of a node may take; limits of one run alone stand in `Run`."""
 
     log: int = 1 << 20  # bytes that are kept of a log
     output: int = 1 << 20  # bytes
@@ -32,11 +25,11 @@ class RunLimits(NamedTuple):
 class Run(NamedTuple):
     """What to run."""
 
-    run: str  # random token, hex
+    token: str  # random, hex
     job_id: int  # 0 when not known yet
     attempt: int
     job: str  # "folder/script"
-    arguments: dict[str, Any]  # as JSON has them
+    arguments: Mapping[str, object]  # as JSON has them
     data_path: str = ""  # local path of the value named by pulzar_data, "" for none
     data_key: str = ""  # its key
     timeout: float = 0.0  # seconds, 0: none
@@ -56,34 +49,10 @@ class RunProgress(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a run ended."""
+    """How a run ended, and what it printed and returned."""
 
     run: Run
-    state: State
-    reason: str  # "" or what happened, for a person
-    started: int
-    ended: int
-    log: bytes  # what was printed, cut in the middle when it was too much
-    output: bytes  # JSON, b"" for none
+    end: RunEnd
+    log: bytes = b""  # what was printed, cut in the middle when it was too much
+    output: bytes = b""  # JSON, b"" for none
     progress: tuple[float | None, float | None, str] = (None, None, "")  # the last it told, see `RunProgress`
-
-
-def ending(status: int) -> str:
-    """What a wait status says, "" for success."""
-    if status & 0x7F == 0:
-        code = status >> 8
-        return f"exit status {code}" if code else ""
-    number = status & 0x7F
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        return f"killed by signal {number}"
-    return f"killed by signal {number} ({name})"
-
-
-def size(count: int) -> str:
-    """Bytes for a person: `64 MiB`."""
-    for unit, bits in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if count >= 1 << bits:
-            return f"{count / (1 << bits):.4g} {unit}"
-    return f"{count} bytes"

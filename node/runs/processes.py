@@ -1,9 +1,9 @@
-"""Finding and killing every process of a run, whatever it did to get away.
+"""Finds and kills every process of a run, whatever it did to get away.
 
-A process may change its session, its parent, its environment; what it can't do by accident is to change
-its resource limits. RLIMIT_LOCKS has had no effect since Linux 2.4.25, but every child still inherits it, through
-fork, exec and setsid, and one system call tells it of any process. So each run is marked with a number of its own
-there. Where that can't be set (some sandboxes), its session and PULZAR_RUN in its environment have to do.
+A process may change its session, its parent and its environment, but it does not change its resource limits by
+accident. RLIMIT_LOCKS has had no effect since Linux 2.4.25. Every child still inherits it, through fork, exec and
+setsid, and one system call tells it of any process. So each run is marked with a number of its own there. In sandboxes
+that don't allow this, a process is known by its session, or by PULZAR_RUN in its environment.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PAGE_BYTES = resource.getpagesize()
-TRACKER_SECS = 4.0  # for those that remove shared memory to do so, once all others are gone; mostly milliseconds
+TRACKER_SECS = 4.0  # for trackers to remove shared memory when all others are gone; mostly milliseconds
 _TRACKER = b"resource_tracker import main"
 _TRACKERS = (_TRACKER, b"torch_shm_manager")
 _OF_PYTHON = (*_TRACKERS, b"multiprocessing.forkserver import main")  # they end by themselves when they are not needed
 _COMMAND_BYTES = 4096
-_RANGE = 512  # processes: fewer numbers than this are tried one by one, more are looked up in /proc
+_RANGE = 512  # fewer pids than this are tried one by one; for more, /proc is listed
 
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends."""
+    """Make the kernel kill this process when its parent ends."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def adopt_orphans() -> None:
-    """Have the kernel make this process the parent of all its descendants whose own parents end."""
+    """Make this process the parent of all its descendants whose own parents end."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def prefer_to_die(score: int) -> None:
-    """Have the kernel end this process and its children before others when it has no memory left; 1000 is the most."""
+    """Make the kernel kill this process and its children before others when memory is short; 1000 is the most."""
     with suppress(OSError), open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:  # not in every sandbox
         if int(file.read()) < score:
             file.write(str(score))
@@ -68,7 +68,7 @@ class Marks:
             # Limits may only be lowered, by those who are not root: so the zygote's, for 0, is the highest.
             value = mark if serial else self._base + MOST_SERIALS
             resource.setrlimit(_RLIMIT_LOCKS, (value, value))
-        except (ValueError, OSError):
+        except (ValueError, OSError):  # not in every sandbox
             return False
         return True
 
@@ -76,7 +76,7 @@ class Marks:
         """The serial in the mark of a process, 0 for none of a run, -1 for none of this node's or no process."""
         try:
             mark = resource.prlimit(pid, _RLIMIT_LOCKS)[0]
-        except (ProcessLookupError, PermissionError):
+        except (ProcessLookupError, PermissionError):  # it has ended, or is another user's
             return -1
         if mark >> _SERIAL_BITS << _SERIAL_BITS != self._base:
             return -1
@@ -89,69 +89,67 @@ class Marks:
 
 
 def all_processes() -> list[int]:
-    """The numbers of all processes."""
+    """The pids of all processes."""
     return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
 
 
 class Clock:
-    """Tells how many processes there have been: the kernel gives numbers one after the other."""
+    """Tells how many processes there have been: the kernel gives pids one after the other."""
 
     def __init__(self) -> None:
         self._loadavg = os.open("/proc/loadavg", os.O_RDONLY)
 
     def last(self) -> int:
-        """The number that was given last."""
+        """The pid that was given last."""
         return int(os.pread(self._loadavg, 128, 0).rsplit(b" ", 1)[1])
 
     def since(self, last: int) -> Iterable[int]:
-        """The numbers of the processes that began since `last` was the last one, and perhaps of others."""
+        """The pids of all processes that began after `last`, and perhaps of others."""
         now = self.last()
         if last <= now < last + _RANGE:
             return range(last + 1, now + 1)
         return all_processes()
 
 
+def _proc(pid: int, name: str, most: int = -1) -> bytes:
+    """At most so many bytes of a file about a process in /proc; b"" when it is gone or can't be seen."""
+    try:
+        with open(f"/proc/{pid}/{name}", "rb") as file:
+            return file.read(most)
+    except OSError:  # it has ended meanwhile, or is another user's
+        return b""
+
+
 def environment(pid: int) -> list[bytes]:
     """The environment that a process was started with; nothing when it can't be seen."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return file.read().split(b"\0")
-    except OSError:
-        return []
+    return _proc(pid, "environ").split(b"\0")
 
 
 def commands(pids: Iterable[int]) -> list[tuple[int, str]]:
     """Processes with their command lines. Those that have ended or serve Python itself are left out."""
     found: list[tuple[int, str]] = []
     for pid in pids:
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                text = file.read(_COMMAND_BYTES)
-            if not text and resident([pid]):  # it has only just begun its program, and a name is all it has yet
-                with open(f"/proc/{pid}/comm", "rb") as file:
-                    text = file.read(_COMMAND_BYTES)
-        except OSError:
-            continue
-        command = text.replace(b"\0", b" ").decode(errors="replace").strip()
+        text = _proc(pid, "cmdline", _COMMAND_BYTES)
+        if not text and resident([pid]):  # it has only just begun its program, and a name is all it has yet
+            text = _proc(pid, "comm", _COMMAND_BYTES)
         if text and not ended(pid) and not any(helper in text for helper in _OF_PYTHON):
-            found.append((pid, command))
+            found.append((pid, text.replace(b"\0", b" ").decode(errors="replace").strip()))
     return found
 
 
 class Title:
-    """What `ps` and `top` show of this process and of those that are forked from it.
+    """What `ps` and `top` show of this process and of its forks.
 
-    The command line is where the kernel put it: in memory that is ours to write, but not to make longer.
+    The command line stays where the kernel put it. That memory can be written, but not made longer.
     """
 
     def __init__(self) -> None:
-        with open("/proc/self/stat", "rb") as file:
-            fields = file.read().rpartition(b") ")[2].split()
+        fields = _proc(os.getpid(), "stat").rpartition(b") ")[2].split()
         self._start, end = int(fields[45]), int(fields[46])
         self._room = max(0, end - self._start)  # 0 where the system does not tell
 
     def put(self, name: str, text: str) -> None:
-        """`name` is that of the process, of which 15 characters are kept, `text` its command line."""
+        """Show `name`, cut to 15 characters, as the name of the process, and `text` as its command line."""
         _prctl(_PR_SET_NAME, name.encode("ascii", "replace")[:15])
         if self._room:
             # Its last byte must be a zero, else the kernel takes the environment for more of it.
@@ -162,44 +160,31 @@ def session(pid: int) -> int:
     """The session of a process, 0 when it is gone."""
     try:
         return os.getsid(pid)
-    except (ProcessLookupError, PermissionError):
+    except (ProcessLookupError, PermissionError):  # a process of a run is never another user's
         return 0
 
 
 def data_bytes() -> int:
     """What RLIMIT_DATA counts of this process."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[5]) * _PAGE_BYTES
+    return int(_proc(os.getpid(), "statm").split()[5]) * _PAGE_BYTES
 
 
 def resident(pids: Iterable[int]) -> int:
     """The memory that some processes hold, in bytes; what they share is counted for each."""
-    pages = 0
-    for pid in pids:
-        try:
-            with open(f"/proc/{pid}/statm", "rb") as file:
-                pages += int(file.read().split()[1])
-        except OSError:  # ended meanwhile
-            continue
-    return pages * _PAGE_BYTES
+    fields = [_proc(pid, "statm").split() for pid in pids]
+    return sum(int(field[1]) for field in fields if field) * _PAGE_BYTES
 
 
 def proportional(pids: Iterable[int]) -> int:
     """The memory that some processes hold, in bytes; what several share is counted once. Slow for large ones."""
-    kilobytes = 0
-    for pid in pids:
-        try:
-            with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-                kilobytes += sum(int(line.split()[1]) for line in file if line.startswith(b"Pss:"))
-        except OSError:  # ended meanwhile
-            continue
-    return kilobytes << 10
+    lines = [line for pid in pids for line in _proc(pid, "smaps_rollup").splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith(b"Pss:")) << 10
 
 
 def heed_signals() -> None:
-    """Have signals do what they do in a program that a person starts, whatever this process was told to ignore.
+    """Make signals work as in a program that a person starts, whatever this process was told to ignore.
 
-    `nohup node &` ignores some, and what is ignored is so in all that comes from here.
+    `nohup node &` ignores some, and every process that comes from here would inherit that.
     """
     for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # those Python ignores itself
         if signal.getsignal(number) is signal.SIG_IGN:
@@ -211,13 +196,13 @@ def signal_group(group: int, number: int) -> bool:
     """Send a signal to a process group; whether there is one."""
     try:
         os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):
+    except (ProcessLookupError, PermissionError):  # its last process has ended
         return False
     return True
 
 
 def kill(pids: Iterable[int]) -> None:
-    """Kill processes of runs, and the groups they are in: a group goes at once, so that nothing forks its way out."""
+    """Kill processes of runs and their groups. A group dies at once, so none of its processes can fork away."""
     own = os.getpgrp()
     for pid in pids:
         try:
@@ -225,12 +210,12 @@ def kill(pids: Iterable[int]) -> None:
             if group != own:
                 os.killpg(group, signal.SIGKILL)
             os.kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
+        except (ProcessLookupError, PermissionError):  # it has ended meanwhile
             continue
 
 
 def kill_but_trackers(pids: Collection[int], until: float) -> None:
-    """Kill processes of runs; until then, by the monotonic clock, not those that clean up when all others are gone.
+    """Kill processes of runs; before `until`, by the monotonic clock, spare those that clean up after the others.
 
     As long as there is one of these, the others are killed one by one, since it may be in the same group.
     """
@@ -238,34 +223,26 @@ def kill_but_trackers(pids: Collection[int], until: float) -> None:
     if not spared:
         kill(pids)
     for pid in set(pids) - spared if spared else ():
-        with suppress(ProcessLookupError, PermissionError):
+        with suppress(ProcessLookupError, PermissionError):  # it has ended meanwhile
             os.kill(pid, signal.SIGKILL)
 
 
 def _is_tracker(pid: int) -> bool:
-    """Whether a process is one that multiprocessing, joblib or PyTorch has for removing shared memory and semaphores.
+    """Whether a process removes shared memory and semaphores for multiprocessing, joblib or PyTorch.
 
-    One that has no command line as yet may become one: it is just about to be another program.
+    One that has no command line as yet may become one: it is about to be another program.
     """
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            command = file.read(_COMMAND_BYTES)
-    except OSError:  # ended meanwhile
-        return False
+    command = _proc(pid, "cmdline", _COMMAND_BYTES)
     return any(tracker in command for tracker in _TRACKERS) if command else not ended(pid)
 
 
 def ended(pid: int) -> bool:
     """Whether a process is gone, or waits only for its parent to notice."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b") ")[2][:1] in b"ZX"
-    except OSError:
-        return True
+    return _proc(pid, "stat").rpartition(b") ")[2][:1] in b"ZX"
 
 
 def sweep(marks: Marks, seconds: float) -> int:
-    """Kill all that is left of a node's runs; how many processes were still there after so many seconds."""
+    """Kill all that is left of a node's runs; how many processes are still there after `seconds`."""
     now = time.monotonic()
     until, spare_until = now + seconds, now + TRACKER_SECS
     while left := [pid for pid in marks.everything() if not ended(pid)]:
@@ -274,3 +251,23 @@ def sweep(marks: Marks, seconds: float) -> int:
             break
         time.sleep(0.005)
     return len(left)
+
+
+def describe_status(status: int) -> str:
+    """What a wait status says, in words; "" for success."""
+    if status & 0x7F == 0:
+        code = status >> 8
+        return f"exit status {code}" if code else ""
+    number = status & 0x7F
+    try:
+        return f"killed by signal {number} ({signal.Signals(number).name})"
+    except ValueError:  # one without a name, like those for real time
+        return f"killed by signal {number}"
+
+
+def describe_bytes(count: int) -> str:
+    """A number of bytes for a person: `64 MiB`."""
+    for unit, bits in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if count >= 1 << bits:
+            return f"{count / (1 << bits):.4g} {unit}"
+    return f"{count} bytes"

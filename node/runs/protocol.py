@@ -1,19 +1,19 @@
 """What the runner and its zygote say to each other, and the zygote to the processes of runs.
 
-Lists in frames (`frames.py`):
+Lists in frames (`framing.py`):
 
-| message                                | to     | says                                                             |
-| -------------------------------------- | ------ | ---------------------------------------------------------------- |
-| `[RUN, order]`                         | zygote | begin a run; the write ends of event pipe and log come with it   |
-| `[SIGNAL, run, number]`                | zygote | send a signal to its group; SIGKILL: to everything of it         |
-| `[run, status, stopped, reason, note, killed]` | runner | it ended: wait status, whether a signal was sent to it before, why it was killed by the zygote, what can't be killed, what went on at its end and was killed |
-| `Task`                                 | leader | run this; the write ends come with it                            |
+| message                 | to      | says                                                                       |
+| ----------------------- | ------- | -------------------------------------------------------------------------- |
+| `[RUN, order]`          | zygote  | begin a run; the write ends of its event pipe and its log come with it     |
+| `[SIGNAL, run, number]` | zygote  | send a signal to the group of a run; SIGKILL goes to all of its processes  |
+| `RunExit`               | runner  | a run has ended                                                            |
+| `Task`                  | process | run this; the write ends come with it                                      |
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 RUN, SIGNAL = 1, 2
 
@@ -25,14 +25,14 @@ class ZygoteOptions(NamedTuple):
     node: str  # of the marks, see `processes.py`
     directory: str  # see `scratch.py`
     scripts: str  # directory
-    spares: int  # see `runs.Limits`
+    spares: int  # see `model.RunLimits`
     processes: int
     output: int
     cache: str = ""  # directory for what libraries keep, "" for none
 
 
 class RunOrder(NamedTuple):
-    """What the runner orders; see `runs.Run`."""
+    """What the runner orders; see `model.Run`."""
 
     run: str
     job_id: int
@@ -47,6 +47,17 @@ class RunOrder(NamedTuple):
     variables: Sequence[str] = ()  # names of those that are in its environment as well
 
 
+class RunExit(NamedTuple):
+    """How the processes of a run ended."""
+
+    run: str
+    status: int  # wait status of the first of its processes
+    stopped: bool = False  # a signal was sent to it before
+    reason: str = ""  # why the zygote killed it, "" when it did not
+    note: str = ""  # what could not be killed or removed
+    killed: Sequence[tuple[int, str]] = ()  # pids and command lines of processes that outlived the first one
+
+
 class Task(NamedTuple):
     """What the process of a run is told."""
 
@@ -56,9 +67,3 @@ class Task(NamedTuple):
     scratch: str  # directory, to be made
     temporary: str  # the same, perhaps by a shorter name
     serial: int  # of the mark
-
-
-def read_task(message: list[Any]) -> Task:
-    """The task in a message."""
-    order, *rest = message
-    return Task(RunOrder(*order), *rest)

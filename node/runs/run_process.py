@@ -1,7 +1,7 @@
-"""The process of a run: forked from the zygote ahead of demand, it waits for a task, becomes it, and ends with it.
+"""The process of a run: forked from the zygote ahead of demand, it waits for a task, carries it out, and ends.
 
-It is the leader of a session of its own. Its descriptors are 0 (/dev/null), 1 and 2 (the log), and two
-high ones that scripts seldom meet: the event pipe, and the log once more for a script that closes the others.
+It leads a session of its own. Its descriptors are 0 (/dev/null), 1 and 2 (the log), and two high ones that scripts
+seldom meet: the event pipe, and the log once more, for a script that closes the others.
 """
 
 from __future__ import annotations
@@ -12,29 +12,28 @@ import signal
 import socket
 import sys
 from contextlib import suppress
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from jobs import channel, closing, context, failures, loader
 from jobs.errors import JobError
 from jobs.scripts import Script, locate
 from node.runs import processes
 from node.runs.framing import Frames
-from node.runs.model import ending, size
-from node.runs.protocol import Task, read_task
+from node.runs.protocol import RunOrder, Task
 
 EVENTS, LOG = 60, 61  # below 64, up to where a table of descriptors needs no more room
 ENVIRONMENT = {channel.EVENTS_VARIABLE: str(EVENTS), "PULZAR_DATA": "", "PULZAR_DATA_KEY": ""}  # of all runs at first
 _SOCKET = 3
 _ENVIRONMENT_BYTES = 100_000  # the kernel refuses to start programs with a variable of more than 128 KiB
-_HEADROOM_BYTES = 16 << 20  # to tell of a MemoryError
-_ASKED_BYTES = 1 << 30  # what may be asked for beyond twice the limit: libraries reserve far more than they use
-_NEAR = 0.8  # of what may be asked for: who fails then may have failed for that
+_HEADROOM_BYTES = 16 << 20  # for what follows a MemoryError
+_ASKED_BYTES = 1 << 30  # beyond twice the limit may be asked for: libraries reserve far more than they use
+_NEAR = 0.8  # of what may be asked for: a failure beyond it may come from the limit
 _NAME_BYTES = 255  # of a file, at most
 _MOST_DESCRIPTORS = 1 << 20
 
 
 class Common(NamedTuple):
-    """What a leader has from the zygote."""
+    """What every process of a run has from the zygote."""
 
     parent: int  # its pid
     marks: processes.Marks
@@ -44,7 +43,7 @@ class Common(NamedTuple):
 
 
 def wait(sock: socket.socket, common: Common) -> NoReturn:
-    """Become a leader; never returns."""
+    """Wait for a task and carry it out; never returns."""
     status = 1
     try:
         os.setsid()
@@ -59,7 +58,7 @@ def wait(sock: socket.socket, common: Common) -> NoReturn:
             task = _receive(Frames(socket.socket(fileno=_SOCKET)))
             if task:
                 status = _lead(task, common)
-    except BaseException:  # noqa: BLE001 - nothing may go on into the loop of the zygote, whose copy this process is
+    except BaseException:  # noqa: BLE001 - this copy of the zygote must not return to its loop
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)
@@ -69,7 +68,7 @@ def _receive(frames: Frames) -> Task | None:
     try:
         while not (messages := frames.receive()):
             continue
-    except (EOFError, ConnectionResetError):  # the zygote needs no more leaders
+    except (EOFError, ConnectionResetError):  # the zygote needs no more processes
         return None
     for descriptor in (EVENTS, LOG):
         source = frames.descriptors.popleft()
@@ -78,7 +77,8 @@ def _receive(frames: Frames) -> Task | None:
     os.dup2(LOG, 1)
     os.dup2(LOG, 2)
     frames.close()
-    return read_task(messages[0])
+    order, *rest = messages[0]
+    return Task(RunOrder(*order), *rest)
 
 
 def _lead(task: Task, common: Common) -> int:
@@ -93,14 +93,15 @@ def _lead(task: Task, common: Common) -> int:
     script: Script | None = None
     error: BaseException | None = None
     try:
-        _make_scratch(task.scratch)
+        os.makedirs(task.scratch, 0o700)
+        os.chdir(task.scratch)
         _environment(task, _lend_data(task) if task.order.data_path else "")
         _limit_memory(task.order.memory, common.data_bytes)
         script = locate(task.scripts, task.order.job)
         returned = loader.execute(script, common.sources, task.order.argv)
         if os.getpid() == leader:  # and not a child that the script forked and let run on to here
             context.returned(returned)
-    except BaseException as raised:  # noqa: BLE001 - SystemExit and all: how it ends is what is asked
+    except BaseException as raised:  # noqa: BLE001 - SystemExit too: each is an end of the script
         error = raised
     taken = processes.data_bytes() - common.data_bytes if error and task.order.memory else 0
     _limit_memory(task.order.memory, common.data_bytes + _HEADROOM_BYTES)
@@ -108,12 +109,11 @@ def _lead(task: Task, common: Common) -> int:
     if os.getpid() == leader:
         reason = ended.reason
         if isinstance(error, MemoryError) and task.order.memory:
-            reason = f"used more than {size(task.order.memory)} of memory (MemoryError)"
+            reason = f"used more than {processes.describe_bytes(task.order.memory)} of memory (MemoryError)"
         elif ended.status and taken > _NEAR * _may_ask(task.order.memory):
-            reason = (
-                f"{reason or ending(ended.status << 8)}; it had reserved {size(taken)} of memory by then, far more "
-            )
-            reason += f"than the {size(task.order.memory)} that it may use"
+            reason = reason or processes.describe_status(ended.status << 8)
+            reason += f"; it had reserved {processes.describe_bytes(taken)} of memory by then, far more "
+            reason += f"than the {processes.describe_bytes(task.order.memory)} that it may use"
         with suppress(JobError, OSError):  # a script that closed the pipe has its exit status
             to_node.finish(reason)
     del error
@@ -121,18 +121,10 @@ def _lead(task: Task, common: Common) -> int:
     return ended.status
 
 
-def _make_scratch(directory: str) -> None:
-    try:
-        os.mkdir(directory, 0o700)
-    except FileNotFoundError:  # somebody has removed what is above it
-        os.makedirs(directory, 0o700)
-    os.chdir(directory)
-
-
 def _limit_memory(memory: int, data_bytes: int) -> None:
-    """Limit what this process may ask for, to far more than the `memory` bytes it may hold, which the zygote looks after.
+    """Limit the memory that this process may ask for, to far more than the `memory` bytes that it may hold.
 
-    It has `data_bytes` from the zygote; a bit more is for its last words.
+    The zygote looks after the latter. `data_bytes` come from the zygote and don't count.
     """
     if memory:
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
@@ -146,10 +138,7 @@ def _may_ask(memory: int) -> int:
 
 
 def _lend_data(task: Task) -> str:
-    """Give the value that the run works on a name of the run's own, with the end of its key; the path.
-
-    Others want the same file: who moves or deletes this one has only lost it for itself.
-    """
+    """Give the value a name of the run's own, which ends like its key, and which the script may delete; the path."""
     directory = f"{task.scratch}.data"
     os.mkdir(directory, 0o700)
     path = f"{directory}/{task.order.data_key.rpartition('/')[2][-_NAME_BYTES:] or 'data'}"
@@ -163,8 +152,8 @@ def _lend_data(task: Task) -> str:
 
 
 def _environment(task: Task, data_path: str) -> None:
-    """Add what is this run's own to the environment that all have."""
-    values: dict[str, Any] = {
+    """Add the variables of this run to the environment that all have."""
+    values: dict[str, object] = {
         "HOME": task.scratch,
         "TMPDIR": task.temporary,
         processes.RUN_VARIABLE: task.order.run,

@@ -1,10 +1,10 @@
-"""The scratch directories of runs: `scratch/<run>`, and `trash`, where those go that take long to remove.
+"""The scratch directories of runs: `scratch/<run>`; `trash` has those that take long to remove.
 
-The value that a run works on has a name in a directory beside, `scratch/<run>.data`. `path` is what all runs have on
-their path of modules (`jobs/surroundings.py`).
+The value that a run works on has a name in a directory beside, `scratch/<run>.data`. All runs have `path` on their
+path of modules (`jobs/surroundings.py`).
 
-Whoever wrote in them is dead by then, but may have left anything there: millions of files, directories that can't
-be read, links to elsewhere. So a large one is only moved, and removed by another process.
+A run may leave anything there: millions of files, unreadable directories, links to elsewhere. So a large directory is
+only moved here, and removed by another process.
 """
 
 from __future__ import annotations
@@ -18,28 +18,25 @@ from pathlib import Path
 from jobs import surroundings
 
 PATH = "path"
-_FEW = 16  # files that are removed at once
+_FEW = 16  # files that are removed here
 _SMALL_BYTES = 1 << 20
 _MARK = "mark"
-_NAME_BYTES = 75  # of a temporary directory: sockets in it have 32 more, and 107 is the most that they can have
+_NAME_BYTES = 75  # of a temporary directory: a socket in it adds 32, and its path has 107 at most
 _TEMPORARY = "/tmp"
 CACHE = "cache"  # what libraries keep from one run to the next
 _REMOVE = 'rm -rf -- "$1" 2>/dev/null || { chmod -R u+rwx -- "$1"; rm -rf -- "$1"; }'
 
 
 def prepare(directory: Path) -> str:
-    """Make the directory ready for a zygote, and move what earlier runs left into the trash; raises `OSError`.
-
-    The answer tells whose it is: a text that belongs to this very directory, and to no copy of it.
-    """
+    """Move what earlier runs left to the trash; a text that only this directory has. Raises `OSError`."""
     for name in ("scratch", "trash"):
         (directory / name).mkdir(parents=True, exist_ok=True)
     mark = directory / _MARK
     if not mark.exists():
         mark.write_text(secrets.token_hex(16))
-    kept = [directory / name for name in ("scratch", "trash", PATH, _MARK, CACHE)]
-    for left in [*directory.iterdir(), *kept[0].iterdir()]:
-        if left not in kept:
+    ours = [directory / name for name in ("scratch", "trash", PATH, _MARK, CACHE)]
+    for left in [*directory.iterdir(), *ours[0].iterdir()]:
+        if left not in ours:
             left.rename(directory / "trash" / f"{left.name}.{secrets.token_hex(4)}")
     surroundings.prepare(directory / PATH)
     status = mark.stat()
@@ -74,18 +71,18 @@ class Scratch:
         return f"{self._directory}/scratch/{run}"
 
     def temporary(self, run: str) -> str:
-        """The same directory for temporary files: by a name short enough for the sockets that programs make there."""
+        """The same directory by a name that is short enough for the sockets that programs make there."""
         path = self.path(run)
         return path if len(os.fsencode(path)) <= _NAME_BYTES or not self._is_linked() else f"{self._link}/{run}"
 
     def close(self) -> None:
-        """Remove what is not in the directory."""
+        """Remove the short name of the directory."""
         with suppress(OSError):  # none was needed
             if os.readlink(self._link) == f"{self._directory}/scratch":
                 os.unlink(self._link)
 
     def _is_linked(self) -> bool:
-        """Whether the short name is there, perhaps since now."""
+        """Whether the short name is there; it is made if it can be."""
         target = f"{self._directory}/scratch"
         with suppress(OSError):  # it is not there, or no link
             if os.readlink(self._link) == target and os.lstat(self._link).st_uid == os.geteuid():
@@ -97,11 +94,11 @@ class Scratch:
         return False
 
     def remove(self, path: str) -> str:
-        """Have a scratch directory gone; "" or why it can't be."""
+        """Remove a scratch directory, or move it to the trash; "" or why neither can be done."""
         try:
             _empty(path)
             os.rmdir(path)
-        except FileNotFoundError:
+        except FileNotFoundError:  # nothing is left of it
             return ""
         except OSError:  # not empty, not ours to read, no directory any more
             self._moved += 1
@@ -114,12 +111,12 @@ class Scratch:
         return ""
 
     def cleaned(self) -> None:
-        """The process that removed things has ended."""
+        """Note that the process that removed things has ended, and go on with what has come since."""
         self.cleaner = 0
         self.clean()
 
     def clean(self) -> None:
-        """Have another process remove what is in the trash, unless one is at it."""
+        """Let another process empty the trash, unless one is at it."""
         trash = f"{self._directory}/trash"
         full = f"{trash}.{os.getpid()}"  # one directory, since there may be more names than a command line can hold
         with suppress(OSError):  # what can't be removed now is there the next time
@@ -132,7 +129,7 @@ class Scratch:
 
 
 def _empty(path: str) -> None:
-    """Remove the files of a directory, when they are few and small and nothing else is there."""
+    """Remove the files of a directory if they are few and small and nothing else is there."""
     with os.scandir(path) as entries:
         files = list(itertools.islice(entries, _FEW + 1))
     if len(files) <= _FEW and all(map(_is_small, files)):

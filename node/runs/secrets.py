@@ -10,17 +10,17 @@ log = logs.get(__name__)
 
 
 class RunSecrets:
-    """Of a runner."""
+    """The secrets of scripts, from the file that the settings name."""
 
     def __init__(self, file: SecretFile) -> None:
         self._file = file
         self._problem = ""
 
-    def to(self, job: str) -> tuple[Secrets, Masks | None]:
-        """What a script may have, `folder/script`."""
+    def of(self, job: str) -> tuple[Secrets, Masks | None]:
+        """The secrets of a script `folder/script`, and what hides them."""
         secrets = self._file.of(job.partition("/")[0])
         if self._file.problem != self._problem:
             self._problem = self._file.problem
             if self._problem:
-                log.error("the file of secrets can't be used; it counts as it was before", reason=self._problem)
+                log.error("file of secrets can't be used; its last good content counts", reason=self._problem)
         return secrets, masks.of(frozenset(secrets.known.values()))

@@ -1,7 +1,8 @@
-"""A log without the frames that stand below every script: those of the process that runs it.
+"""A log without the frames below every script: those of the process that runs it.
 
-A traceback that Python makes begins with the script (`jobs/failures.py`). But faulthandler, `traceback.print_stack`, `stack_info`
-of logging and loguru show the whole stack, and so `zygote.py`, `run_process.py` and `loader.py`: news to nobody.
+A traceback that Python makes begins with the script (`jobs/failures.py`). But faulthandler, `traceback.print_stack`,
+`stack_info` of logging, and loguru show the whole stack: also `zygote.py`, `run_process.py` and `loader.py`, which tell
+a reader nothing.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ _MOST_HELD_BYTES = 1 << 16
 
 
 class Trim:
-    """Takes a log as it comes, and gives it on without our frames."""
+    """A filter for a log as it comes, which drops our frames."""
 
     def __init__(self) -> None:
         self._rest = b""  # of a line that is not complete and may be part of a frame
         self._mid_line = False  # what was given on last has no end yet
         self._dropping = False  # the frame that these lines belong to is ours
-        self._waiting = b""  # frames of runpy: ours, if the next frame is
+        self._runpy = b""  # frames of runpy: ours, if the next frame is
 
     def feed(self, data: bytes) -> bytes:
-        """The log's next bytes; what is to be seen of them, and of those before."""
-        if not (self._rest or self._dropping or self._waiting) and _BEGINS not in data:
+        """Take the next bytes of the log; what may be shown now, of them and of those before."""
+        if not (self._rest or self._dropping or self._runpy) and _BEGINS not in data:
             last = data[data.rfind(b"\n") + 1 :]
             begins = not self._mid_line or len(last) < len(data)
             if not (last and begins and _BEGINS.startswith(last)):
@@ -40,9 +41,9 @@ class Trim:
         return self._lines(self._rest + data)
 
     def end(self) -> bytes:
-        """What was kept back."""
-        left = self._waiting + (b"" if self._dropping and self._rest.startswith(_MORE) else self._rest)
-        self._waiting = self._rest = b""
+        """The rest, at the end of the log."""
+        left = self._runpy + (b"" if self._dropping and self._rest.startswith(_MORE) else self._rest)
+        self._runpy = self._rest = b""
         return left
 
     def _lines(self, data: bytes) -> bytes:
@@ -56,7 +57,7 @@ class Trim:
             elif whole or len(line) > _MOST_HELD_BYTES:
                 shown += self._line(line)
                 self._mid_line = not whole
-            elif self._dropping or self._waiting or line.startswith(_BEGINS) or _BEGINS.startswith(line):
+            elif self._dropping or self._runpy or line.startswith(_BEGINS) or _BEGINS.startswith(line):
                 self._rest = line
             else:
                 shown += self._line(line)
@@ -64,21 +65,21 @@ class Trim:
         return shown
 
     def _line(self, line: bytes) -> bytes:
-        """What is to be seen now that this line has come."""
+        """Take a line; what may be shown now."""
         frame = _FRAME.match(line)
         if frame and (frame[1] in _OURS or (frame[1] == _ABOVE_OURS and self._dropping)):
-            self._waiting, self._dropping = b"", True
+            self._runpy, self._dropping = b"", True
             return b""
         if frame and frame[1] == _ABOVE_OURS:
-            self._waiting += line
+            self._runpy += line
             return b""
         if not frame and line.startswith(_MORE):
             if self._dropping:
                 self._dropping = line != b"\n"
                 return b""
-            if self._waiting and len(self._waiting) < _MOST_HELD_BYTES:
-                self._waiting += line
+            if self._runpy and len(self._runpy) < _MOST_HELD_BYTES:
+                self._runpy += line
                 return b""
-        shown = self._waiting + line
-        self._waiting, self._dropping = b"", False
+        shown = self._runpy + line
+        self._runpy, self._dropping = b"", False
         return shown

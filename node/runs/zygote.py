@@ -1,8 +1,8 @@
-"""The process that the processes of runs are forked from: small, single-threaded, everything common loaded.
+"""The zygote, a small process with one thread that has loaded everything common: processes of runs are forked from it.
 
-It makes a few of them ahead of demand (`leader.py`), hands tasks to them, sees them end, and kills
-whatever of a run is left then; a run is reported as ended only when nothing of it is alive any more. It also watches
-how much the runs take. When its agent is gone, it kills everything and ends.
+It makes a few of them ahead of demand (`run_process.py`), gives them their tasks and sees them end. Then it kills what
+is left of the run; a run is reported as ended when none of its processes is alive any more. It also watches how much
+memory and how many processes the runs take. When its agent is gone, it kills everything and ends.
 """
 
 from __future__ import annotations
@@ -18,40 +18,21 @@ import signal
 import socket
 import sys
 import time
-from collections import deque
+from collections import OrderedDict
 from contextlib import suppress
-from typing import Any, NamedTuple
 
 from jobs import loader, scripts
 from jobs.errors import BadScript
 from node.runs import bytecode, early_tracker, processes, run_process
-from node.runs.framing import Frames
+from node.runs.framing import Frames, Message
 from node.runs.process_tree import ProcessTree, RunProcesses, excess
-from node.runs.protocol import RUN, SIGNAL, RunOrder, Task, ZygoteOptions
+from node.runs.protocol import RUN, SIGNAL, RunExit, RunOrder, Task, ZygoteOptions
 from node.runs.scratch import Scratch
 
-# What scripts use most: loaded here, it costs them nothing.
+# The modules that scripts use most: loaded here, they cost a run nothing.
 _COMMON = (
-    "base64",
-    "collections",
-    "csv",
-    "datetime",
-    "hashlib",
-    "jobs.client",
-    "logging",
-    "math",
-    "pathlib",
-    "random",
-    "re",
-    "shutil",
-    "string",
-    "subprocess",
-    "tempfile",
-    "textwrap",
-    "threading",
-    "traceback",
-    "urllib.parse",
-    "uuid",
+    "base64 collections csv datetime hashlib jobs.client logging math pathlib random re shutil string subprocess "
+    "tempfile textwrap threading traceback urllib.parse uuid"
 )
 
 _TICK_SECS = 0.05  # while something runs
@@ -65,35 +46,30 @@ _PACKAGE = (__package__ or "").partition(".")[0]
 _OOM_SCORE = 300  # when the machine has no memory left, runs go before the agent
 
 
-class _Spare(NamedTuple):
-    pid: int
-    frames: Frames
-
-
 class Zygote:
-    """The loop."""
+    """The loop that forks, watches and ends the processes of runs."""
 
     def __init__(self, options: ZygoteOptions) -> None:
         self._options = options
         self._frames = Frames(socket.socket(fileno=options.socket))
         self._frames.socket.set_inheritable(False)
         self._marks = processes.Marks(options.node)
-        self._families = ProcessTree(self._marks)
+        self._tree = ProcessTree(self._marks)
         self._sources = loader.Sources()
-        self._spares: deque[_Spare] = deque()
-        self._live: dict[int, RunProcesses] = {}  # by the leader's pid
-        self._runs: dict[str, RunProcesses] = {}
+        self._spares: OrderedDict[int, Frames] = OrderedDict()  # processes that wait for a task, by pid
+        self._by_pid: dict[int, RunProcesses] = {}  # by the pid of the leader
+        self._by_token: dict[str, RunProcesses] = {}
         self._serial = 0
         self._scratch = Scratch(options.directory, options.node)
         self._look_at = 0.0
         self._fork_at = 0.0
-        self._last = 0
+        self._last_pid = 0  # given by the kernel at the last look
         self._wakeup, self._wakeup_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def serve(self) -> None:
         """Work until the agent is gone."""
         processes.heed_signals()  # as scripts expect
-        # Not ignored: one that is sent to a run's process before that is ready for it shall wait there.
+        # Blocked, not ignored: a signal that comes before a run's process is ready for it waits there.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup_end, warn_on_full_buffer=False)
@@ -104,7 +80,7 @@ class Zygote:
         self._scratch.clean()
         gc.collect()
         gc.freeze()
-        # Scripts shall not find our modules: they may have some of that name. Everything here has what it needs of them.
+        # Scripts must not find our modules: they may have some of that name. What is needed here has been imported.
         for name in [name for name in sys.modules if name.partition(".")[0] == _PACKAGE]:
             del sys.modules[name]
         self._common = run_process.Common(
@@ -113,7 +89,7 @@ class Zygote:
         try:
             while True:
                 lacking = len(self._spares) < self._options.spares and time.monotonic() >= self._fork_at
-                events = poll.poll(0 if lacking else int(_TICK_SECS * 1000) if self._live else None)
+                events = poll.poll(0 if lacking else int(_TICK_SECS * 1000) if self._by_pid else None)
                 for descriptor, _ in events:
                     if descriptor == self._wakeup:
                         os.read(self._wakeup, 4096)
@@ -121,26 +97,26 @@ class Zygote:
                     else:
                         for message in self._frames.receive():
                             self._do(message)
-                if self._live:
+                if self._by_pid:
                     self._watch()
                 if lacking and not events:
                     self._fork_ahead()
         except (EOFError, ConnectionError):
             self._end_all()
 
-    def _do(self, message: list[Any]) -> None:
+    def _do(self, message: Message) -> None:
         kind, *fields = message
         if kind == RUN:
             self._begin(RunOrder(*fields[0]))
         elif kind == SIGNAL:
-            run, number = fields
-            live = self._runs.get(run)
-            if live and live.status is None:
-                live.stopped = True
+            token, number = fields
+            run = self._by_token.get(token)
+            if run and run.status is None:
+                run.stopped = True
                 if number == signal.SIGKILL:
-                    self._kill(live)
-                elif not processes.signal_group(live.pid, number):
-                    os.kill(live.pid, number)  # it has no group of its own yet
+                    self._kill(run)
+                elif not processes.signal_group(run.pid, number):
+                    os.kill(run.pid, number)  # it has no group of its own yet
 
     def _fork_ahead(self) -> None:
         try:
@@ -160,7 +136,7 @@ class Zygote:
         if not pid:
             run_process.wait(theirs, self._common)
         theirs.close()
-        self._spares.append(_Spare(pid, Frames(ours)))
+        self._spares[pid] = Frames(ours)
 
     def _begin(self, order: RunOrder) -> None:
         """Hand an order to a process, with the two descriptors that came with it."""
@@ -168,36 +144,36 @@ class Zygote:
         self._serial = self._serial % (processes.MOST_SERIALS - 1) + 1
         directories = self._scratch.path(order.run), self._scratch.temporary(order.run)
         task = Task(order, self._options.scripts, self._options.output, *directories, self._serial)
-        since = self._families.clock.last()
+        since = self._tree.clock.last()
         try:
             pid = self._hand_over(task, descriptors)
         except OSError as error:
-            self._frames.send([order.run, 1 << 8, False, f"the run can't be started: {error.strerror}", "", []])
+            self._frames.send(RunExit(order.run, 1 << 8, reason=f"the run can't be started: {error.strerror}"))
             return
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-        live = RunProcesses(task, pid, since)
-        self._live[pid] = self._runs[order.run] = live
+        self._by_pid[pid] = self._by_token[order.run] = RunProcesses(task, pid, since)
         self._learn(order.job)
 
     def _hand_over(self, task: Task, descriptors: list[int]) -> int:
-        """Give a process its task; its number. Raises `OSError` when there can't be another process."""
+        """Give a process its task; its pid. Raises `OSError` when there can't be another process."""
         while True:
             if not self._spares:
                 self._fork()
-            spare = self._spares.popleft()
+            pid, frames = self._spares.popitem(last=False)
             copies = [os.dup(descriptor) for descriptor in descriptors]
             try:
-                spare.frames.send(task, copies)
+                frames.send(task, copies)
             except (BrokenPipeError, ConnectionResetError):
                 continue  # that one was killed; the next
             finally:
-                spare.frames.close()
-            return spare.pid
+                frames.close()
+            return pid
 
     def _learn(self, job: str) -> None:
-        """Compile a script for those to come. What is wrong with it, the process of its run will find and tell."""
+        """Compile a script for the next runs of it."""
+        # What is wrong with it, the process of its run finds and tells.
         with suppress(OSError, ValueError, SyntaxError, RecursionError, MemoryError, BadScript):
             file = scripts.locate(self._options.scripts, job).file
             if os.stat(file).st_size <= _LEARN_BYTES:
@@ -206,64 +182,57 @@ class Zygote:
     # The end of runs.
 
     def _reap(self) -> None:
-        """Take note of the processes that have ended."""
+        """Note which processes have ended, and kill what is left of their runs."""
         while pid := self._ended():
-            live = self._live.get(pid)
-            if live:
+            run = self._by_pid.get(pid)
+            if run:
                 now = time.monotonic()
-                live.until, live.spare_until = now + _CLEAR_SECS, now + processes.TRACKER_SECS
-                left = [other for other in self._families.of(live, self._known()) if other != pid]
-                live.left = bool(left)
+                run.until, run.spare_until = now + _CLEAR_SECS, now + processes.TRACKER_SECS
+                left = [other for other in self._tree.of(run, self._known()) if other != pid]
+                run.has_rest = bool(left)
                 if left:  # as long as its leader is not reaped, the group's number is nobody else's
-                    live.killed = [] if live.stopped or live.reason else processes.commands(left)
-                    processes.kill_but_trackers(left, live.spare_until)
+                    run.killed = [] if run.stopped or run.reason else processes.commands(left)
+                    processes.kill_but_trackers(left, run.spare_until)
             status = os.waitpid(pid, 0)[1]
-            if live:
-                live.status = status
+            if run:
+                run.status = status
             elif pid == self._scratch.cleaner:
                 self._scratch.cleaned()
-            else:
-                self._forget_spare(pid)
-        for live in list(self._live.values()):
-            if live.status is not None:
-                self._clear(live)
-
-    def _forget_spare(self, pid: int) -> None:
-        for spare in self._spares:
-            if spare.pid == pid:
-                spare.frames.close()
-                self._spares.remove(spare)
+            elif frames := self._spares.pop(pid, None):
+                frames.close()
                 self._fork_at = time.monotonic() + _AGAIN_SECS  # whatever ended it may end the next
-                return
+        for run in list(self._by_pid.values()):
+            if run.status is not None:
+                self._clear(run)
 
     def _ended(self) -> int:
         """A child that has ended, not reaped yet; 0 for none."""
         try:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
+        except ChildProcessError:  # there is no child
             return 0
         return found.si_pid if found else 0
 
-    def _clear(self, live: RunProcesses) -> None:
-        """Kill what is left of a run whose leader has ended; report it when nothing is."""
-        left = self._families.of(live, self._known()) if live.left else []
+    def _clear(self, run: RunProcesses) -> None:
+        """Kill what is left of a run whose leader has ended; report the run when nothing is left."""
+        left = self._tree.of(run, self._known()) if run.has_rest else []
         if left:
-            processes.kill_but_trackers(left, live.spare_until)
-            if time.monotonic() < live.until:
+            processes.kill_but_trackers(left, run.spare_until)
+            if time.monotonic() < run.until:
                 return  # until one of them ends, or the next tick
-        del self._live[live.pid], self._runs[live.run]
-        notes = [f"processes that can't be killed: {left}"] if left else map(self._scratch.remove, live.directories)
+        del self._by_pid[run.pid], self._by_token[run.token]
+        notes = [f"processes that can't be killed: {left}"] if left else map(self._scratch.remove, run.directories)
         note = "; ".join(filter(None, list(notes)))
-        if not self._families.marked and not self._live:
-            processes.kill(self._families.strays(self._known()))
-        self._frames.send([live.run, live.status, live.stopped, live.reason, note, live.killed])
+        if not self._tree.marked and not self._by_pid:
+            processes.kill(self._tree.strays(self._known()))
+        self._frames.send(RunExit(run.token, run.status or 0, run.stopped, run.reason, note=note, killed=run.killed))
 
     def _known(self) -> list[int]:
-        return [os.getpid(), self._scratch.cleaner, *self._live, *(spare.pid for spare in self._spares)]
+        return [os.getpid(), self._scratch.cleaner, *self._by_pid, *self._spares]
 
-    def _kill(self, live: RunProcesses, spare: bool = True) -> None:
+    def _kill(self, run: RunProcesses, spare: bool = True) -> None:
         until = time.monotonic() + processes.TRACKER_SECS if spare else 0.0
-        processes.kill_but_trackers([live.pid, *self._families.of(live, self._known())], until)
+        processes.kill_but_trackers([run.pid, *self._tree.of(run, self._known())], until)
 
     def _end_all(self) -> None:
         now = time.monotonic()
@@ -271,7 +240,7 @@ class Zygote:
         while time.monotonic() < until:
             while pid := self._ended():
                 os.waitpid(pid, 0)
-            left = self._families.strays([os.getpid()])
+            left = self._tree.strays([os.getpid()])
             if not left:
                 break
             processes.kill_but_trackers(left, spare_until)
@@ -281,30 +250,30 @@ class Zygote:
     # What they take.
 
     def _watch(self) -> None:
-        """Look after the runs, now and then and when there are many new processes."""
-        now, last = time.monotonic(), self._families.clock.last()
-        if now < self._look_at and 0 <= last - self._last < _MANY:
+        """Look at what the runs take: now and then, and when there are many new processes."""
+        now, last = time.monotonic(), self._tree.clock.last()
+        if now < self._look_at and 0 <= last - self._last_pid < _MANY:
             return
-        self._look_at, self._last = now + _LOOK_SECS, last
-        families = self._families.all(self._live.values(), self._known())
-        for live in list(self._live.values()):
-            if live.status is not None:
-                self._clear(live)
-            elif reason := excess(live, pids := families.get(live.serial, []), self._options.processes):
-                live.reason = live.reason or reason
-                self._kill(live, spare=len(pids) <= self._options.processes)
+        self._look_at, self._last_pid = now + _LOOK_SECS, last
+        pids_of = self._tree.all(self._by_pid.values(), self._known())
+        for run in list(self._by_pid.values()):
+            if run.status is not None:
+                self._clear(run)
+            elif reason := excess(run, pids := pids_of.get(run.serial, []), self._options.processes):
+                run.reason = run.reason or reason
+                self._kill(run, spare=len(pids) <= self._options.processes)
 
 
 def _make_streams() -> None:
-    """Make standard output and standard error anew, over a pipe.
+    """Make standard output and standard error again, over a pipe.
 
-    They remember whether they can be sought in, and those of a run are pipes, whatever those of this node are.
+    They remember whether they can seek. Those of a run are pipes, whatever those of this node are.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     read, write = os.pipe()
     for name, number in (("stdout", 1), ("stderr", 2)):
-        kept = os.dup(number)
+        original = os.dup(number)
         os.dup2(write, number)
         raw = io.FileIO(number, "w", closefd=False)
         raw.name = f"<{name}>"
@@ -312,8 +281,8 @@ def _make_streams() -> None:
             io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True
         )
         stream.mode = "w"  # type: ignore[misc]
-        os.dup2(kept, number)
-        os.close(kept)
+        os.dup2(original, number)
+        os.close(original)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     os.close(read)
@@ -324,12 +293,11 @@ def main() -> None:
     """`python -m node.runs.zygote OPTIONS`, started by the runner only; the options are JSON."""
     options = ZygoteOptions(*json.loads(sys.argv[1]))
     _make_streams()
-    for name in _COMMON:
+    for name in _COMMON.split():
         importlib.import_module(name)
-    # Whatever scripts import by name is not ours, but for what is on their own path (`jobs/surroundings.py`).
-    root = _ROOT
-    sys.path[:] = [path for path in sys.path if path != root]
-    os.environ["PYTHONPATH"] = os.environ.get("PYTHONPATH", "").removeprefix(f"{root}{os.pathsep}")
+    # Scripts import nothing of ours, but for what is on their own path (`jobs/surroundings.py`).
+    sys.path[:] = [path for path in sys.path if path != _ROOT]
+    os.environ["PYTHONPATH"] = os.environ.get("PYTHONPATH", "").removeprefix(f"{_ROOT}{os.pathsep}")
     os.environ |= run_process.ENVIRONMENT
     bytecode.keep(options.cache)
     early_tracker.arrange()

@@ -1,4 +1,4 @@
-"""The runner's end of the zygote: starts it, talks to it, ends it."""
+"""The zygote as the runner sees it: a process that is started, talked to and ended."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from broker import logs
 from jobs import surroundings
 from node.runs import processes, scratch
-from node.runs.framing import Frames
-from node.runs.model import RunLimits, ending
+from node.runs.framing import Frames, Message
+from node.runs.model import RunLimits
 from node.runs.protocol import ZygoteOptions
 
 log = logs.get(__name__)
@@ -38,10 +37,11 @@ class ZygoteClient:
         scripts: Path,
         limits: RunLimits,
         marks: processes.Marks,
+        *,
         environment: Mapping[str, str],
         passed: Collection[str] = (),
     ) -> None:
-        """Starts one; raises `OSError`."""
+        """Start a zygote; raises `OSError`. For `environment` and `passed` see `Runner`."""
         ours, theirs = socket.socketpair()
         options = ZygoteOptions(
             socket=theirs.fileno(),
@@ -59,7 +59,7 @@ class ZygoteClient:
                 stdin=subprocess.DEVNULL,
                 pass_fds=(options.socket,),
                 cwd=directory,
-                env=_lasting(options.cache)
+                env=_user_and_caches(options.cache)
                 | {name: environment[name] for name in passed if name in environment}
                 | _environment(environment, directory, scripts)
                 | {processes.NODE_VARIABLE: marks.node},
@@ -76,35 +76,35 @@ class ZygoteClient:
         self.pid = self._process.pid
         log.info("zygote started", pid=self.pid)
 
-    def send(self, message: list[Any], descriptors: tuple[int, ...] = ()) -> bool:
-        """Send a message, and close the descriptors that go with it; False when `flush` is to be called later."""
+    def send(self, message: Sequence[object], descriptors: tuple[int, ...] = ()) -> bool:
+        """Send a message and close the descriptors that go with it; False: the rest waits for `flush`."""
         try:
             return self._frames.send(message, descriptors)
-        except OSError as error:  # reading from it says so, and then all is put right
-            log.debug("the zygote can't be told", reason=error)
+        except OSError as error:  # reading from it fails too, and then a new zygote is started
+            log.debug("message to the zygote not sent", reason=error)
             return True
 
     def flush(self) -> bool:
         """Send what waits; whether that was all. Raises `OSError`."""
         return self._frames.flush()
 
-    def receive(self) -> list[Any]:
-        """What it has said; raises `EOFError` or `OSError` when it is gone."""
+    def receive(self) -> list[Message]:
+        """Its messages; raises `EOFError` or `OSError` when it is gone."""
         return self._frames.receive()
 
     def close(self) -> str:
-        """Have it end, which ends everything; how it ended."""
+        """End it, which ends everything; how it ended, in words."""
         self._frames.close()
         try:
             status = self._process.wait(_GONE_SECS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()
-        return ending(-status if status < 0 else status << 8) or "exit status 0"
+        return processes.describe_status(-status if status < 0 else status << 8) or "exit status 0"
 
 
-def _lasting(cache: str) -> dict[str, str]:
-    """Who the node's user is, and where libraries keep what is to be there the next time."""
+def _user_and_caches(cache: str) -> dict[str, str]:
+    """The variables that name the node's user, and the directories of libraries' caches."""
     try:
         name = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:  # a number without a name, as in some containers
@@ -114,7 +114,7 @@ def _lasting(cache: str) -> dict[str, str]:
 
 
 def _environment(given: Mapping[str, str], directory: Path, scripts: Path) -> dict[str, str]:
-    """What all runs find in their environment, and where the zygote finds itself, which it takes out."""
+    """The environment of all runs, and the path of our packages, which only the zygote sees."""
     passed = {name: value for name, value in given.items() if _PASSED_ON.fullmatch(name) and name not in _NOT_PASSED_ON}
     around = surroundings.environment(passed, directory / scratch.PATH, scripts)
     return (

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from broker.messages.runs import RunState
 from jobs.client import Client
 from jobs.errors import KeyExists, KeyMissing
-from node.runs.model import State
 from ops.cluster import Cluster
 from tests.support import ROOT, unique
 from tests.unit.runs import Node, alive
@@ -48,7 +48,7 @@ def runs(request: pytest.FixtureRequest, cluster: Cluster, tmp_path_factory: pyt
     def on_node(job: str, arguments: dict[str, Any], data: Path | None = None, key: str = "") -> Done:
         outcome = node.run(job, arguments, data_path=str(data) if data else "", data_key=key)
         output = json.loads(outcome.output) if outcome.output else None
-        return Done(outcome.state is State.COMPLETED, output, outcome.log.decode() + outcome.reason)
+        return Done(outcome.end.state is RunState.COMPLETED, output, outcome.log.decode() + outcome.end.reason)
 
     def by_hand(job: str, arguments: dict[str, Any], data: Path | None = None, key: str = "") -> Done:
         command = [sys.executable, "-m", "jobs", "run", job, json.dumps(arguments), "--master", master]
@@ -207,7 +207,7 @@ def test_what_a_job_can_do_with_keys(cluster: Cluster, store: Client, tmp_path: 
         outcome = node.run("test/keys", {"base": base})
     finally:
         node.stop()
-    assert outcome.reason == ""
+    assert outcome.end.reason == ""
     assert outcome.log == b"409\n404\n"
     assert json.loads(outcome.output) == [[base + "big file%.bin", 20 << 20]]
     assert len(store.fetch(base + "big file%.bin")) == 20 << 20

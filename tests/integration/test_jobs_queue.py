@@ -18,7 +18,7 @@ from broker import settings, topology
 from broker.messages import jobs
 from broker.messages.codec import encode
 from broker.messages.jobs import MAX_BYTES, Order
-from broker.messages.runs import Claimed, Finished, Progress, Reports, Returned, RunState
+from broker.messages.runs import Claimed, Finished, Progress, Reports, Returned, RunEnd, RunState
 from ops.cluster import Rabbit
 from tests.integration.jobs_tools import SCRIPTS, Console, Desk, Gate, make, marks
 from tests.support import Clusters, get, put, unique, wait_for
@@ -260,7 +260,7 @@ def test_reports_by_hand_of_what_there_is_not_change_no_job(desk: Desk, publishe
     items: list[Any] = []
     for job, attempt in ((number, 2), (number, 99), (number, 0), (10**9, 1)):
         items.append(Claimed(run, job, attempt, 1, b""))
-        items += [Finished(run, job, attempt, state, "forged", 1, 2, "", "") for state in RunState]
+        items += [Finished(run, job, attempt, RunEnd(state, "forged", 1, 2)) for state in RunState]
     items.append(Claimed(run, 0, 1, 1, msgpack.packb({"job": "test/noop", "id": number})))
     items.append(Returned(msgpack.packb({"job": "test/noop", "id": number, "attempt": 1}), "forged", run))
     publisher.put(encode(Reports("node-1", items)), topology.RESULTS)

@@ -111,7 +111,7 @@ def test_a_job_published_as_json_or_msgpack_runs_without_the_master(field: Field
         assert {claim.id for claim in claims} == {0}
         assert {value(field.cluster, report.output_key) for report in reports} == {b"3", b"7"}
         assert {value(field.cluster, report.log_key) for report in reports} == {b"adding 1 2\n", b"adding 3 4\n"}
-        assert all(report.state is RunState.COMPLETED and report.reason == "" for report in reports)
+        assert all(report.end.state is RunState.COMPLETED and report.end.reason == "" for report in reports)
         assert {report.log_key for report in reports} == {f"jobs/{report.id}/1/log.txt" for report in reports}
 
 
@@ -128,7 +128,7 @@ def test_what_is_no_job_is_buried_with_a_reason_and_disturbs_nothing(field: Fiel
         for body in bad:
             master.put(body)
         master.launch("test/add", {"numbers": [5]})
-        assert master.wait(Finished)[0].state is RunState.COMPLETED
+        assert master.wait(Finished)[0].end.state is RunState.COMPLETED
         buried = {}
         with contextlib.closing(pika.BlockingConnection(pika.URLParameters(field.url))) as connection:
             channel = connection.channel()
@@ -153,7 +153,7 @@ def test_a_job_without_a_name_waits_with_its_report_and_survives_a_kill(field: F
         assert not master.of(Finished)
         master.name(field.node, claim.run, 7)
         report = master.wait(Finished)[0]
-        assert (report.id, report.state, report.output_key) == (7, RunState.COMPLETED, "jobs/7/1/output.json")
+        assert (report.id, report.end.state, report.output_key) == (7, RunState.COMPLETED, "jobs/7/1/output.json")
         assert value(field.cluster, report.output_key) == b"42"
         assert value(field.cluster, report.log_key) == b"adding 20 22\n"
         wait_for(lambda: master.beats[field.node].running == [], what="a heartbeat without runs")
@@ -209,7 +209,7 @@ def test_a_script_that_has_just_been_added_runs_at_once(field: Field) -> None:
         wait_for(lambda: master.catalogs, what="a catalog")
         write_scripts(field.directory, {"new": "print('new')"})
         master.put(jobs.write(Order("test/new", {}, id=1)))
-        assert master.wait(Finished)[0].state is RunState.COMPLETED
+        assert master.wait(Finished)[0].end.state is RunState.COMPLETED
 
 
 # The order of things.
@@ -286,10 +286,14 @@ def test_a_job_is_cancelled_while_it_runs_and_before(field: Field) -> None:
         master.tell_all(Withdraw(last, 1, "", "cancelled by somebody"))
         master.tell_all(Withdraw(running[0], 1, "", "cancelled by somebody"))
         report = master.wait(Finished)[0]
-        assert (report.id, report.state, report.reason) == (running[0], RunState.CANCELLED, "cancelled by somebody")
+        assert (report.id, report.end.state, report.end.reason) == (
+            running[0],
+            RunState.CANCELLED,
+            "cancelled by somebody",
+        )
         master.tell_all(Withdraw(running[1], 5, "00" * 16, "another run"))  # which is not the one here
         field.gate.touch()
-        assert [report.state for report in master.wait(Finished, 1, job=running[1])] == [RunState.COMPLETED]
+        assert [report.end.state for report in master.wait(Finished, 1, job=running[1])] == [RunState.COMPLETED]
         wait_for(lambda: field.waiting(master, topology.JOBS) == 0, what="an empty queue")
         assert len(field.effects()) == 2
 
@@ -332,7 +336,7 @@ def test_a_message_of_a_claim_that_was_not_acknowledged_runs_nothing_twice(idle:
         assert master.wait(Claimed)[0] == Claimed(RUN, 0, 1, 1_000, by_hand)
         master.name(idle.node, RUN, 3)
         reports = [master.wait(Finished, 1, job=number)[0] for number in (3, 4)]
-        assert {(report.state, report.reason) for report in reports} == {
+        assert {(report.end.state, report.end.reason) for report in reports} == {
             (RunState.LOST, "the node's agent was started again")
         }
         wait_for(lambda: idle.waiting(master, topology.JOBS) == 0, what="an empty queue")
@@ -362,7 +366,7 @@ def test_an_agent_that_is_killed_again_and_again_runs_no_attempt_twice(field: Fi
         wait_for(lambda: {report.id for report in master.of(Finished)} == wanted, 40, "a report of every job")
         states: dict[int, set[RunState]] = {}
         for report in master.of(Finished):
-            states.setdefault(report.id, set()).add(report.state)
+            states.setdefault(report.id, set()).add(report.end.state)
         assert all(len(found) == 1 for found in states.values()), states
         lost = [number for number, found in states.items() if found == {RunState.LOST}]
         assert 1 <= len(lost) <= 8  # two slots, four kills
@@ -377,7 +381,7 @@ def test_a_run_ends_with_its_agent_and_is_reported_as_lost(field: Field) -> None
         wait_for(lambda: field.effects() == ["job 1"])
         kill_part(field.cluster.nodes[0].process, COMPANION)
         report = master.wait(Finished)[0]
-        assert (report.id, report.state) == (1, RunState.LOST)
+        assert (report.id, report.end.state) == (1, RunState.LOST)
         # What comes later counts, and the old run was gone before.
         field.gate.touch()
         master.put(field.order(2))
@@ -400,7 +404,7 @@ def test_a_broker_that_is_restarted_during_runs_has_nothing_run_twice(make_clust
         cluster.rabbit.start()
         gate.touch()
         reports = {report.id: report for report in master.wait(Finished, 2, timeout=40)}
-        assert {report.state for report in reports.values()} == {RunState.COMPLETED}
+        assert {report.end.state for report in reports.values()} == {RunState.COMPLETED}
         assert value(cluster, "jobs/1/1/log.txt") == b"log\n"
         master.put(jobs.write(Order("test/append", {"file": str(file), "text": "last"}, id=2)))
         master.wait(Finished, 1, job=2)
@@ -423,7 +427,7 @@ def test_a_node_that_is_stopped_says_so_of_its_runs(field: Field) -> None:
         reports = master.wait(Finished, 2)
         wait_for(lambda: not living([agent]), what="the end of the agent")
         assert time.monotonic() - began < 30  # it would sleep for a minute
-        assert {(report.id, report.state, report.reason) for report in reports} == {
+        assert {(report.id, report.end.state, report.end.reason) for report in reports} == {
             (number, RunState.LOST, "the node was stopped") for number in (1, 2)
         }
 
@@ -438,10 +442,10 @@ def test_a_large_log_and_progress_arrive(field: Field) -> None:
         assert value(field.cluster, report.log_key) == b"x" * 300_000 + b"\n"
         assert report.output_key == ""
         master.put(jobs.write(Order("test/progress", {"until": str(field.gate)}, id=2)))
-        wait_for(lambda: len(master.progress) >= 2, what="progress")
+        wait_for(lambda: len([one for one in master.progress if one.id == 2]) >= 2, what="progress")
+        first, second = [one for one in master.progress if one.id == 2][:2]
         field.gate.touch()
         report = master.wait(Finished, 1, job=2)[0]
-        first, second = master.progress[:2]
         assert (first.id, first.attempt, first.total, first.text) == (2, 1, 1000.0, "working")
         assert first.done < second.done
         log = value(field.cluster, report.log_key)
@@ -456,12 +460,12 @@ def test_a_log_that_finds_no_room_does_not_keep_a_run_from_its_report(make_clust
         master.put(jobs.write(Order("test/add", {"numbers": [1]}, id=1)))
         master.put(jobs.write(Order("test/big", {"bytes": 300_000}, id=2)))
         small, large = sorted(master.wait(Finished, 2), key=lambda report: report.id)
-        assert small.state is RunState.COMPLETED
+        assert small.end.state is RunState.COMPLETED
         assert (small.log_key, small.output_key) == ("", "")
-        assert "its log.txt could not be kept" in small.reason
-        assert "its output.json could not be kept" in small.reason
-        assert large.state is RunState.COMPLETED
-        assert "could not be kept" in large.reason
+        assert "its log.txt could not be kept" in small.end.reason
+        assert "its output.json could not be kept" in small.end.reason
+        assert large.end.state is RunState.COMPLETED
+        assert "could not be kept" in large.end.reason
 
 
 def test_a_job_works_on_a_stored_value_also_without_the_master(field: Field) -> None:

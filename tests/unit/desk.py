@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from broker.messages.jobs import Options, Order
-from broker.messages.runs import Claimed, Finished, RunState, Withdraw
+from broker.messages.runs import Claimed, Finished, RunEnd, RunState, Withdraw
 from master.jobs.capacity import Capacity
 from master.jobs.effects import Action, JobEvent, Publish
 from master.jobs.leases import Heard, Leases
@@ -72,7 +72,8 @@ class Desk:
     def finish(
         self, number: int, state: RunState, attempt: int = 1, run: int = 1, node: str = "n1", reason: str = ""
     ) -> list[Action]:
-        report = Finished(token(run), number, attempt, state, reason, self.now, self.now + 1500, "log", "output")
+        end = RunEnd(state, reason, self.now, self.now + 1500)
+        report = Finished(token(run), number, attempt, end, "log", "output")
         return self.write(lambda txn: self.runs.finished(txn, node, report, self.now))
 
     def cancel(self, number: int) -> tuple[str, list[Action]]:

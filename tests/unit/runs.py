@@ -92,14 +92,12 @@ class Node:
         given = RunLimits(**({"grace": 0.5} | limits))
         environment = {**os.environ, **SECRETS, "PULZAR_MASTER": self._master}
         self._runner = Runner(
-            self.work,
-            self.scripts,
-            given,
-            environment,
-            self._on_end,
-            self.progress.append,
-            self._passed,
-            SecretFile(self.secrets),
+            *(self.work, self.scripts, given),
+            environment=environment,
+            on_end=self._on_end,
+            on_progress=self.progress.append,
+            passed=self._passed,
+            secrets=SecretFile(self.secrets),
         )
         self._runner.start()
         return self
@@ -121,7 +119,7 @@ class Node:
     def _on_end(self, outcome: Outcome) -> None:
         with self._changed:
             self.ends.append(outcome)
-            self._outcomes[outcome.run.run] = outcome
+            self._outcomes[outcome.run.token] = outcome
             self._changed.notify_all()
 
     def begin(self, job: str, arguments: dict[str, Any] | None = None, **fields: Any) -> str:
@@ -130,7 +128,7 @@ class Node:
             secrets.token_hex(8), fields.pop("job_id", 1), fields.pop("attempt", 1), job, arguments or {}, **fields
         )
         self.runner.run(run)
-        return run.run
+        return run.token
 
     def outcome(self, run: str, seconds: float = 60.0) -> Outcome:
         """Wait for a run to end."""
@@ -149,7 +147,7 @@ class Node:
 
     def printed(self, run: str, text: str) -> None:
         """Wait until a run has printed something; it must take its time after that."""
-        wait_for(lambda: any(text.encode() in told.log for told in self.progress if told.run.run == run))
+        wait_for(lambda: any(text.encode() in told.log for told in self.progress if told.run.token == run))
 
     @property
     def zygote(self) -> int:
@@ -193,9 +191,17 @@ def main() -> None:
     directory = Path(sys.argv[1])
 
     def tell(outcome: Outcome) -> None:
-        print(json.dumps([outcome.state.value, outcome.reason, outcome.log.decode("utf-8", "replace")]), flush=True)
+        print(
+            json.dumps([outcome.end.state.name.lower(), outcome.end.reason, outcome.log.decode("utf-8", "replace")]),
+            flush=True,
+        )
 
-    runner = Runner(directory / "work", directory / "scripts", RunLimits(grace=0.5), os.environ, tell, lambda _: None)
+    runner = Runner(
+        *(directory / "work", directory / "scripts", RunLimits(grace=0.5)),
+        environment=os.environ,
+        on_end=tell,
+        on_progress=lambda _: None,
+    )
     runner.start()
     for line in sys.stdin:
         runner.run(Run(secrets.token_hex(8), 1, 1, json.loads(line), {}))

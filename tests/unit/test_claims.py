@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.messages.runs import Finished, RunState
+from broker.messages.runs import Finished, RunEnd, RunState
 from node.errors import DiskFull, StorageError
 from node.jobs import claims as module
-from node.jobs.claims import Claim, Claims, Ended, Left
+from node.jobs.claims import Artifact, Claim, Claims, RunResult
 
 RUNS = [f"{number:032x}" for number in range(100)]
 
@@ -25,19 +25,25 @@ def claim(number: int, job: int | None = None, attempt: int = 1) -> Claim:
     return Claim(RUNS[number], job, attempt, 1_000 + number, by_hand=not job)
 
 
-def ended(number: int, log: bytes = b"", output: bytes = b"") -> Ended:
-    return Ended(RunState.COMPLETED, "", 1_000 + number, 2_000, Left.of(log), Left.of(output))
+def ended(number: int, log: bytes = b"", output: bytes = b"") -> RunResult:
+    return RunResult(RunEnd(RunState.COMPLETED, "", 1_000 + number, 2_000), Artifact.of(log), Artifact.of(output))
 
 
-def report(claimed: Claim, **changes: Any) -> Finished:
-    full = Finished(claimed.run, claimed.id, claimed.attempt, RunState.COMPLETED, "", 1, 2, "", "")
-    return full._replace(**changes)
+def report(claimed: Claim, reason: str = "") -> Finished:
+    return Finished(claimed.run, claimed.id, claimed.attempt, RunEnd(RunState.COMPLETED, reason, 1, 2))
 
 
 def seen(claims: Claims) -> dict[str, tuple[Any, ...]]:
     """All that is known of the open runs."""
     return {
-        one.run: (one.id, one.attempt, one.at, one.by_hand, one.taken, claims.ending(one) if one.ended else None)
+        one.run: (
+            one.id,
+            one.attempt,
+            one.at,
+            one.by_hand,
+            one.acknowledged,
+            claims.full_result(one) if one.result else None,
+        )
         for one in claims.open.values()
     }
 
@@ -55,7 +61,7 @@ def test_what_became_of_a_run_is_there_after_a_start(tmp_path: Path) -> None:
     claims = Claims(tmp_path)
     first, second, third = claim(0, 0), claim(1), claim(2)
     claims.add([(first, b"order"), (second, b""), (third, b"")])
-    claims.take(first)
+    claims.acknowledge(first)
     claims.end(first, ended(0, b"log", b"output"))
     claims.name(first, 77)
     claims.end(second, ended(1))
@@ -79,9 +85,9 @@ def test_what_a_run_left_stays_on_the_disk_until_its_job_is_named(tmp_path: Path
     claims.add([(unnamed, b"order")])
     claims.end(unnamed, ended(0, b"x" * 1000))
     claims.flush()
-    assert unnamed.ended is not None
-    assert unnamed.ended.log.data == b""
-    assert claims.ending(unnamed).log.data == b"x" * 1000
+    assert unnamed.result is not None
+    assert unnamed.result.log.data == b""
+    assert claims.full_result(unnamed).log.data == b"x" * 1000
 
 
 def test_cut_at_any_byte_the_file_holds_what_was_written_before(tmp_path: Path) -> None:
@@ -92,7 +98,7 @@ def test_cut_at_any_byte_the_file_holds_what_was_written_before(tmp_path: Path) 
     steps = [
         lambda: claims.add([(first, b"order")]),
         lambda: claims.add([(second, b"")]),
-        lambda: claims.take(first),
+        lambda: claims.acknowledge(first),
         lambda: claims.end(second, ended(1, b"some log")),
         lambda: claims.name(first, 9),
         lambda: claims.report(report(second)),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from broker.errors import MalformedMessage
 from broker.messages import codec, jobs, runs
 from broker.messages.jobs import Options, Order
-from broker.messages.runs import Claimed, Finished, Returned, RunState
+from broker.messages.runs import Claimed, Finished, Returned, RunEnd, RunState
 
 RUN = "0123456789abcdef" * 2
 
@@ -132,7 +132,7 @@ MESSAGES = [
         "node-1",
         [
             Claimed(RUN, 0, 1, 5, b"order"),
-            Finished(RUN, 7, 2, RunState.FAILED, "exit status 3", 5, 9, "jobs/7/2/log.txt", ""),
+            Finished(RUN, 7, 2, RunEnd(RunState.FAILED, "exit status 3", 5, 9), "jobs/7/2/log.txt"),
             Returned(b"order", "no such script", RUN),
         ],
     ),

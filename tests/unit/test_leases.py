@@ -49,7 +49,7 @@ def test_the_runs_of_a_node_that_falls_silent_are_lost_when_the_lease_is_over(de
     actions = desk.check(START + 10.1 + LEASE, n1=heard)
     assert published(actions) == [(number, 2, "")]
     assert withdrawn(actions) == [(number, 1, "")]
-    assert desk.job(number).attempts[0].reason == "node n1 was not heard of for 30 s"
+    assert desk.job(number).attempts[0].end.reason == "node n1 was not heard of for 30 s"
 
 
 def test_after_a_start_a_node_has_a_whole_lease_to_be_heard_of(desk: Desk) -> None:
@@ -75,7 +75,7 @@ def test_a_run_that_two_heartbeats_do_not_name_is_lost(desk: Desk) -> None:
         assert desk.check(START + 16, n1=first) == [], "the same heartbeat again"
     actions = desk.check(START + 20, n1=second)
     assert published(actions) == [(number, 2, "")]
-    assert desk.job(number).attempts[0].reason == "node n1 does not run it"
+    assert desk.job(number).attempts[0].end.reason == "node n1 does not run it"
 
 
 def test_a_heartbeat_that_names_it_again_takes_back_the_doubt(desk: Desk) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from broker.messages.jobs import Options
-from broker.messages.runs import RunState
+from broker.messages.runs import RunEnd, RunState
 from master.errors import IndexUnusable
 from master.jobs.ledger import Ledger, List
 from master.jobs.model import MAY_FOLLOW, Attempt, Job, JobProgress, JobState, Schedule, ScheduleState, lane
@@ -49,7 +49,7 @@ def test_an_id_given_in_a_transaction_that_is_aborted_is_given_again(ledger: Led
 
 
 def test_a_job_comes_back_as_it_was_written(ledger: Ledger) -> None:
-    attempt = Attempt(1, "n1", "ab", RunState.LOST, "gone", 5, 6, True)
+    attempt = Attempt(1, "n1", "ab", RunEnd(RunState.LOST, "gone", 5, 6), True)
     written = job(1)._replace(attempts=(attempt,), progress=(1.0, 2.0, "half"), cancelling=True, closed=7)
     with ledger.begin(write=True) as txn:
         ledger.save(txn, None, written)
@@ -59,7 +59,7 @@ def test_a_job_comes_back_as_it_was_written(ledger: Ledger) -> None:
     assert isinstance(read.state, JobState)
     assert isinstance(read.options, Options)
     assert isinstance(read.attempts[0], Attempt)
-    assert isinstance(read.attempts[0].state, RunState)
+    assert isinstance(read.attempts[0].end.state, RunState)
 
 
 def test_every_row_follows_the_job_through_its_states(ledger: Ledger) -> None:
@@ -130,7 +130,7 @@ def test_executions_are_listed_by_schedule_and_outcome(ledger: Ledger) -> None:
 
 
 def test_nothing_stays_behind_when_a_job_is_removed(ledger: Ledger) -> None:
-    attempt = Attempt(1, "n1", "ab", RunState.FAILED, "", 1, 2, False)
+    attempt = Attempt(1, "n1", "ab", RunEnd(RunState.FAILED, "", 1, 2), False)
     with ledger.begin(write=True) as txn:
         done = job(1, schedule=5, unique="t")._replace(state=JobState.FAILED, closed=9, run="cd", attempts=(attempt,))
         ledger.save(txn, None, done)

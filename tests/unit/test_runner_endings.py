@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from node.runs.model import State
+from broker.messages.runs import RunState
 from tests.support import wait_for
 from tests.unit.runs import Node, alive, descriptors, zombies
 
@@ -20,9 +20,9 @@ MIB = 1 << 20
 )
 def test_a_script_that_ends_well_has_completed(node: Node, text: str) -> None:
     outcome = node.execute(text)
-    assert (outcome.state, outcome.reason, outcome.log, outcome.output) == (State.COMPLETED, "", b"", b"")
+    assert (outcome.end.state, outcome.end.reason, outcome.log, outcome.output) == (RunState.COMPLETED, "", b"", b"")
     now = time.time_ns() // 1_000_000
-    assert now - 60_000 < outcome.started <= outcome.ended <= now
+    assert now - 60_000 < outcome.end.started <= outcome.end.ended <= now
 
 
 @pytest.mark.parametrize(
@@ -47,9 +47,9 @@ def test_a_script_that_ends_well_has_completed(node: Node, text: str) -> None:
 )
 def test_a_script_that_ends_badly_has_failed_and_its_reason_is_told(node: Node, text: str, reason: str) -> None:
     outcome = node.execute(text)
-    assert outcome.state is State.FAILED
-    assert outcome.reason.startswith(reason)
-    assert len(outcome.reason) <= 1000
+    assert outcome.end.state is RunState.FAILED
+    assert outcome.end.reason.startswith(reason)
+    assert len(outcome.end.reason) <= 1000
 
 
 def test_an_exception_leaves_its_traceback_in_the_log_from_the_script_on(node: Node) -> None:
@@ -73,47 +73,47 @@ def test_a_crash_says_where_in_the_script(node: Node) -> None:
 
 def test_a_script_that_is_not_there_and_paths_that_are_none(node: Node) -> None:
     outcome = node.run("test/nothing")
-    assert (outcome.state, outcome.reason) == (State.FAILED, "no such script: test/nothing")
+    assert (outcome.end.state, outcome.end.reason) == (RunState.FAILED, "no such script: test/nothing")
     assert outcome.log == b"no such script: test/nothing\n"
     for path in ("../../etc/passwd", "test", "a/b/c", "test/.hidden", "-a/b", "a/" + "b" * 65, "a/b\n", "", "ä/b"):
         outcome = node.run(path)
-        assert outcome.state is State.FAILED
-        assert "is no path of a script" in outcome.reason, path
+        assert outcome.end.state is RunState.FAILED
+        assert "is no path of a script" in outcome.end.reason, path
 
 
 def test_a_syntax_error_says_file_and_line(node: Node) -> None:
     outcome = node.execute("print('begun')\nif True\n    pass\n")
-    assert outcome.state is State.FAILED
-    assert outcome.reason == "SyntaxError: expected ':' (script.py, line 2)"
+    assert outcome.end.state is RunState.FAILED
+    assert outcome.end.reason == "SyntaxError: expected ':' (script.py, line 2)"
     assert str(node.scripts / "test/script.py").encode() in outcome.log
     assert b"begun\n" not in outcome.log.splitlines(keepends=True)
     # and so does one in a module beside it, and text that is none
     node.script("test/helper", "x = (\n")
-    assert "helper.py, line 1" in node.execute("import helper").reason
+    assert "helper.py, line 1" in node.execute("import helper").end.reason
     (node.scripts / "test/script.py").write_bytes(b"x = '\xff'\n")
-    assert node.run("test/script").reason.startswith("SyntaxError: (unicode error)")
+    assert node.run("test/script").end.reason.startswith("SyntaxError: (unicode error)")
     (node.scripts / "test/script.py").write_bytes(b"\0")
-    assert "null bytes" in node.run("test/script").reason
+    assert "null bytes" in node.run("test/script").end.reason
 
 
 def test_a_class_that_is_no_job_is_refused_with_the_reason(node: Node) -> None:
     node.script("test/one", "class Job: pass\nclass One(Job):\n    def execute(self): return 1\n")
-    assert node.run("test/one").reason == "the class One of test/one has not the base jobs.Job"
+    assert node.run("test/one").end.reason == "the class One of test/one has not the base jobs.Job"
     node.script("test/two", "from jobs import Job\nclass Two(Job): pass\n")
-    assert node.run("test/two").reason == "the class Two of test/two has no method execute"
+    assert node.run("test/two").end.reason == "the class Two of test/two has no method execute"
 
 
 def test_a_hog_is_told_of_its_limit(node: Node) -> None:
     # Given one that holds more and more, and one that asks for all of it at once
     outcome = node.execute("kept = []\nwhile True: kept.append(bytearray(b'x' * (1 << 20)))", memory=64 * MIB)
-    assert outcome.state is State.FAILED
-    assert outcome.reason in ("used more than 64 MiB of memory", "used more than 64 MiB of memory (MemoryError)")
+    assert outcome.end.state is RunState.FAILED
+    assert outcome.end.reason in ("used more than 64 MiB of memory", "used more than 64 MiB of memory (MemoryError)")
     outcome = node.execute("kept = bytearray(8 << 30)", memory=64 * MIB)
-    assert outcome.state is State.FAILED
-    assert outcome.reason == "used more than 64 MiB of memory (MemoryError)"
+    assert outcome.end.state is RunState.FAILED
+    assert outcome.end.reason == "used more than 64 MiB of memory (MemoryError)"
     assert b"MemoryError" in outcome.log
     # What fits is given: the limit is what a run may have beside what every run has
-    assert node.execute("kept = bytearray(50 << 20)", memory=64 * MIB).state is State.COMPLETED
+    assert node.execute("kept = bytearray(50 << 20)", memory=64 * MIB).end.state is RunState.COMPLETED
 
 
 def test_processes_that_take_too_much_together_are_killed(node: Node) -> None:
@@ -127,7 +127,7 @@ def test_processes_that_take_too_much_together_are_killed(node: Node) -> None:
         time.sleep(60)
     """
     outcome = node.execute(text, memory=64 * MIB)
-    assert (outcome.state, outcome.reason) == (State.FAILED, "used more than 64 MiB of memory")
+    assert (outcome.end.state, outcome.end.reason) == (RunState.FAILED, "used more than 64 MiB of memory")
     assert not node.others()
 
 
@@ -147,7 +147,7 @@ def test_memory_that_is_shared_counts_once(node: Node) -> None:
             os.waitpid(child, 0)
     """
     outcome = node.execute(text, memory=64 * MIB)
-    assert (outcome.state, outcome.reason) == (State.COMPLETED, "")
+    assert (outcome.end.state, outcome.end.reason) == (RunState.COMPLETED, "")
 
 
 def test_a_hundred_children_are_too_many_for_a_limit_of_sixty(node: Node) -> None:
@@ -162,10 +162,10 @@ def test_a_hundred_children_are_too_many_for_a_limit_of_sixty(node: Node) -> Non
     """
     # Given as many as are allowed, with the run's own
     fine = node.begin("test/script", {"children": 59}, timeout=1.0) if node.script("test/script", text) else ""
-    assert node.outcome(fine).reason == "ran longer than 1 s"
+    assert node.outcome(fine).end.reason == "ran longer than 1 s"
     began = time.monotonic()
     outcome = node.execute(text, {"children": 100})
-    assert (outcome.state, outcome.reason) == (State.FAILED, "had more than 60 processes")
+    assert (outcome.end.state, outcome.end.reason) == (RunState.FAILED, "had more than 60 processes")
     assert time.monotonic() - began < 40
     assert not node.others()
     assert not zombies(node.zygote)
@@ -182,7 +182,7 @@ def test_a_fork_bomb_is_stopped(node: Node) -> None:
         time.sleep(60)
     """
     outcome = node.execute(text)
-    assert (outcome.state, outcome.reason) == (State.FAILED, "had more than 100 processes")
+    assert (outcome.end.state, outcome.end.reason) == (RunState.FAILED, "had more than 100 processes")
     assert not node.others()
     assert node.execute("print('next')").log == b"next\n"
 
@@ -215,7 +215,7 @@ def test_what_a_script_leaves_running_is_killed_when_it_ends(node: Node, daemon:
     """
     text %= (mark, daemon)
     outcome = node.execute(text)
-    assert (outcome.state, outcome.reason) == (State.COMPLETED, "")
+    assert (outcome.end.state, outcome.end.reason) == (RunState.COMPLETED, "")
     assert not alive(mark)
     assert not node.others()
     assert not zombies(node.zygote)
@@ -237,7 +237,7 @@ def test_a_daemon_by_the_book_is_killed_when_its_script_ends(node: Node) -> None
         os.wait()
     """
     for _ in range(5):
-        assert node.execute(text).state is State.COMPLETED
+        assert node.execute(text).end.state is RunState.COMPLETED
     assert not node.others()
     assert not zombies(node.zygote)
 
@@ -255,10 +255,10 @@ def test_runs_do_not_die_with_others(node: Node) -> None:
     other = node.begin("test/long")
     node.printed(other, "on")
     node.runner.cancel(other)
-    assert node.outcome(other).state is State.CANCELLED
+    assert node.outcome(other).end.state is RunState.CANCELLED
     # Then it is still there
     time.sleep(0.3)
-    assert long not in {outcome.run.run for outcome in node.ends}
+    assert long not in {outcome.run.token for outcome in node.ends}
     assert len(node.others()) == 2
     node.runner.cancel(long)
     node.outcome(long)
@@ -268,7 +268,7 @@ def test_runs_do_not_die_with_others(node: Node) -> None:
 def test_too_long_is_too_long(node: Node) -> None:
     began = time.monotonic()
     outcome = node.execute("import time\nprint('on')\ntime.sleep(60)", timeout=2.0)
-    assert (outcome.state, outcome.reason, outcome.log) == (State.FAILED, "ran longer than 2 s", b"on\n")
+    assert (outcome.end.state, outcome.end.reason, outcome.log) == (RunState.FAILED, "ran longer than 2 s", b"on\n")
     assert 2.0 <= time.monotonic() - began < 40
 
 
@@ -282,7 +282,7 @@ def test_a_script_may_clean_up_in_the_grace(node: Node) -> None:
         time.sleep(60)
     """
     outcome = node.execute(text, timeout=3.0)
-    assert (outcome.state, outcome.reason, outcome.log) == (State.FAILED, "ran longer than 3 s", b"tidy\n")
+    assert (outcome.end.state, outcome.end.reason, outcome.log) == (RunState.FAILED, "ran longer than 3 s", b"tidy\n")
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_a_script_that_does_not_listen_is_killed_after_the_grace(node: Node, tex
     began = time.monotonic()
     node.runner.cancel(run, "nobody wants it")
     outcome = node.outcome(run)
-    assert (outcome.state, outcome.reason) == (State.CANCELLED, "nobody wants it")
+    assert (outcome.end.state, outcome.end.reason) == (RunState.CANCELLED, "nobody wants it")
     assert 0.5 <= time.monotonic() - began < 40
     assert not node.others()
 
@@ -316,17 +316,17 @@ def test_cancel_before_the_start_and_while_it_runs_and_when_there_is_nothing(nod
         run = node.begin("test/sleep")
         node.runner.cancel(run)
         outcome = node.outcome(run)
-        assert (outcome.state, outcome.reason) == (State.CANCELLED, "cancelled")
+        assert (outcome.end.state, outcome.end.reason) == (RunState.CANCELLED, "cancelled")
         assert node.zygote
     run = node.begin("test/sleep")
     node.printed(run, "on")
     node.runner.cancel(run)
     node.runner.cancel(run, "again")
     outcome = node.outcome(run)
-    assert (outcome.state, outcome.reason, outcome.log) == (State.CANCELLED, "cancelled", b"on\n")
+    assert (outcome.end.state, outcome.end.reason, outcome.log) == (RunState.CANCELLED, "cancelled", b"on\n")
     node.runner.cancel(run)
     node.runner.cancel("unknown")
-    assert node.execute("").state is State.COMPLETED
+    assert node.execute("").end.state is RunState.COMPLETED
     assert len(node.ends) == 4
 
 
@@ -337,7 +337,7 @@ def test_cancelling_at_any_moment_leaves_nothing(node: Node) -> None:
         run = node.begin("test/sleep")
         time.sleep(pause / 5000)
         node.runner.cancel(run)
-        assert node.outcome(run).state is State.CANCELLED
+        assert node.outcome(run).end.state is RunState.CANCELLED
     assert not node.others()
 
 

@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from broker.errors import SettingsError
+from broker.messages.runs import RunState
 from node.runs import processes
 from node.runs.framing import Frames
-from node.runs.model import Run, RunLimits, State
+from node.runs.model import Run, RunLimits
 from node.runs.protocol import RUN, RunOrder, ZygoteOptions
 from node.runs.runner import Runner
 from tests.support import wait_for
@@ -129,7 +130,7 @@ def test_a_copy_of_the_directory_kills_nothing_of_the_other_node(
     copy = Node(tmp_path_factory.mktemp("copy") / "node")
     shutil.copytree(node.directory, copy.directory)
     try:
-        assert copy.run("test/noop").state is State.COMPLETED
+        assert copy.run("test/noop").end.state is RunState.COMPLETED
         assert len(node.others()) == FAMILY_SIZE
     finally:
         copy.stop()
@@ -145,8 +146,8 @@ def test_runs_of_a_killed_zygote_have_failed_and_others_go_on(node: Node) -> Non
     began = time.monotonic()
     for run in runs:
         outcome = node.outcome(run)
-        assert outcome.state is State.FAILED
-        assert outcome.reason == "the node's job process ended (killed by signal 9 (SIGKILL))"
+        assert outcome.end.state is RunState.FAILED
+        assert outcome.end.reason == "the node's job process ended (killed by signal 9 (SIGKILL))"
         assert outcome.log == b"on\n"
     # Then nothing is left of them, and there is a new one
     assert time.monotonic() - began < 40
@@ -160,7 +161,7 @@ def test_runs_of_a_killed_zygote_have_failed_and_others_go_on(node: Node) -> Non
 def test_a_zygote_may_be_killed_again_and_again(node: Node) -> None:
     for _ in range(3):
         outcome = node.run("test/noop")
-        assert (outcome.state, outcome.reason, outcome.log) == (State.COMPLETED, "", b"done\n")
+        assert (outcome.end.state, outcome.end.reason, outcome.log) == (RunState.COMPLETED, "", b"done\n")
         zygote = node.zygote
         os.kill(zygote, signal.SIGKILL)
         # By what the runner knows: what the old one has kept ready lives on for a moment, and looks like a new one.
@@ -170,7 +171,7 @@ def test_a_zygote_may_be_killed_again_and_again(node: Node) -> None:
     wait_for(lambda: node.runner._zygote is None)
     run, cancelled = node.begin("test/noop"), node.begin("test/family")
     node.runner.cancel(cancelled)
-    assert node.outcome(cancelled).state is State.CANCELLED
+    assert node.outcome(cancelled).end.state is RunState.CANCELLED
     assert node.outcome(run).log == b"done\n"
 
 
@@ -181,7 +182,7 @@ def test_a_cancelled_run_stays_cancelled_when_the_zygote_is_killed(node: Node) -
     node.printed(run, "on")
     node.runner.cancel(run)
     os.kill(node.zygote, signal.SIGKILL)
-    assert (node.outcome(run).state, node.outcome(run).reason) == (State.CANCELLED, "cancelled")
+    assert (node.outcome(run).end.state, node.outcome(run).end.reason) == (RunState.CANCELLED, "cancelled")
 
 
 def test_spares_that_are_killed_are_replaced(node: Node) -> None:
@@ -235,7 +236,9 @@ def test_an_end_that_can_not_be_handled_does_not_stop_the_runner(node: Node, tmp
         ends.append(outcome)
         raise RuntimeError("no")
 
-    runner = Runner(node.work, node.scripts, RunLimits(), os.environ, fail, lambda progress: None)
+    runner = Runner(
+        node.work, node.scripts, RunLimits(), environment=os.environ, on_end=fail, on_progress=lambda progress: None
+    )
     runner.start()
     for number in range(1, 4):
         runner.run(Run(f"{number:x}", 1, 1, "test/noop", {}))
@@ -245,7 +248,9 @@ def test_an_end_that_can_not_be_handled_does_not_stop_the_runner(node: Node, tmp
 
 def test_orders_before_the_start_are_kept_and_after_the_end_do_nothing(node: Node) -> None:
     ends: list[object] = []
-    runner = Runner(node.work, node.scripts, RunLimits(), os.environ, ends.append, lambda _: None)
+    runner = Runner(
+        node.work, node.scripts, RunLimits(), environment=os.environ, on_end=ends.append, on_progress=lambda _: None
+    )
     runner.stop()
     runner.run(Run("1", 1, 1, "test/noop", {}))
     runner.start()
@@ -265,7 +270,9 @@ def test_orders_before_the_start_are_kept_and_after_the_end_do_nothing(node: Nod
 
 def test_a_directory_that_can_not_be_used_and_tokens_that_are_none(node: Node, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    runner = Runner(tmp_path / "file" / "x", node.scripts, RunLimits(), os.environ, print, print)
+    runner = Runner(
+        tmp_path / "file" / "x", node.scripts, RunLimits(), environment=os.environ, on_end=print, on_progress=print
+    )
     with pytest.raises(SettingsError, match="can't be used for runs: Not a directory"):
         runner.start()
     for token in ("", "..", "a/b", "x", "A", "0" * 65):
@@ -290,7 +297,7 @@ def test_a_run_for_which_there_is_no_process_or_no_descriptor_fails(node: Node, 
         frames.close()
         assert zygote.wait(60) == 0
     # Given an agent that has no descriptors left
-    assert node.run("test/noop").state is State.COMPLETED
+    assert node.run("test/noop").end.state is RunState.COMPLETED
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = max(int(name) for name in os.listdir("/proc/self/fd"))
     held = [os.dup(0) for _ in range(taken)]
@@ -301,8 +308,8 @@ def test_a_run_for_which_there_is_no_process_or_no_descriptor_fails(node: Node, 
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
         for descriptor in held:
             os.close(descriptor)
-    assert (outcome.state, outcome.reason) == (State.FAILED, "the run can't be started: Too many open files")
-    assert node.run("test/noop").state is State.COMPLETED
+    assert (outcome.end.state, outcome.end.reason) == (RunState.FAILED, "the run can't be started: Too many open files")
+    assert node.run("test/noop").end.state is RunState.COMPLETED
 
 
 def test_where_marks_can_not_be_set_sessions_and_environments_tell(node: Node) -> None:

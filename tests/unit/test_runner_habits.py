@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from node.runs.model import State
+from broker.messages.runs import RunState
 from tests.support import wait_for
 from tests.unit.runs import ROOT, Node
 
@@ -53,14 +53,14 @@ PRINT_TO_LOGGING = """
 
 def test_any_class_may_stand_in_for_standard_output(node: Node) -> None:
     outcome = node.execute(TEE)
-    assert (outcome.state, outcome.log, outcome.output) == (State.COMPLETED, b"one\ntwo\nthree\n", b'"one\\n"')
+    assert (outcome.end.state, outcome.log, outcome.output) == (RunState.COMPLETED, b"one\ntwo\nthree\n", b'"one\\n"')
     outcome = node.execute(PRINT_TO_LOGGING)
-    assert (outcome.state, outcome.log) == (State.COMPLETED, b"one\ntwo\n")
+    assert (outcome.end.state, outcome.log) == (RunState.COMPLETED, b"one\ntwo\n")
     for text in (TEE, PRINT_TO_LOGGING):
         outcome = node.execute(f"{text}\n    raise ValueError('of its own')\n")
-        assert (outcome.state, outcome.reason) == (State.FAILED, "ValueError: of its own")
+        assert (outcome.end.state, outcome.end.reason) == (RunState.FAILED, "ValueError: of its own")
         assert b"of its own" in outcome.log
-        assert node.execute(f"{text}\n    sys.exit('enough')\n").reason == "exit status 1: enough"
+        assert node.execute(f"{text}\n    sys.exit('enough')\n").end.reason == "exit status 1: enough"
 
 
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
@@ -77,10 +77,10 @@ def test_any_class_may_stand_in_for_standard_output(node: Node) -> None:
 def test_no_stream_of_a_script_hides_how_it_ended(node: Node, change: str, name: str) -> None:
     text = f"import sys\nfrom jobs import run\nprint('before')\nrun.log('logged')\n{change.format(name)}\nrun.log('after')\n"
     outcome = node.execute(text)
-    assert (outcome.state, outcome.reason, outcome.log) == (State.COMPLETED, "", b"before\nlogged\nafter\n")
+    assert (outcome.end.state, outcome.end.reason, outcome.log) == (RunState.COMPLETED, "", b"before\nlogged\nafter\n")
     outcome = node.execute(f"{text}raise ValueError('of its own')")
-    assert (outcome.state, outcome.reason) == (State.FAILED, "ValueError: of its own")
-    assert node.execute(f"{text}sys.exit('enough')").reason == "exit status 1: enough"
+    assert (outcome.end.state, outcome.end.reason) == (RunState.FAILED, "ValueError: of its own")
+    assert node.execute(f"{text}sys.exit('enough')").end.reason == "exit status 1: enough"
 
 
 STREAMS = """
@@ -164,7 +164,7 @@ def test_the_one_job_of_a_script_is_run_whatever_it_is_called(node: Node, job: s
     node.script("test/core", CORE)
     node.script(job, JOBS[job])
     outcome = node.run(job)
-    assert outcome.reason == ""
+    assert outcome.end.reason == ""
     assert json.loads(outcome.output) == output
 
 
@@ -182,7 +182,7 @@ def test_the_one_job_of_a_script_is_run_whatever_it_is_called(node: Node, job: s
 def test_a_script_of_which_it_is_not_clear_what_to_run_fails(node: Node, text: str, reason: str) -> None:
     node.script("test/core", f"{CORE}class Late(Job):\n{BODY}")
     outcome = node.execute(text)
-    assert (outcome.state, outcome.reason[: len(reason)]) == (State.FAILED, reason)
+    assert (outcome.end.state, outcome.end.reason[: len(reason)]) == (RunState.FAILED, reason)
     assert outcome.log.decode().startswith(reason)
     assert b"Traceback" not in outcome.log
 
@@ -201,7 +201,7 @@ def test_a_script_of_which_it_is_not_clear_what_to_run_fails(node: Node, text: s
 def test_a_script_that_sees_to_its_jobs_itself_or_has_none_is_plain(node: Node, text: str) -> None:
     node.script("test/core", f"{CORE}class Late(Job):\n{BODY}")
     outcome = node.execute(text)
-    assert (outcome.state, outcome.log, outcome.output) == (State.COMPLETED, b"Nightly\n", b"")
+    assert (outcome.end.state, outcome.log, outcome.output) == (RunState.COMPLETED, b"Nightly\n", b"")
 
 
 def test_a_job_may_be_asynchronous(node: Node) -> None:
@@ -216,7 +216,7 @@ def test_a_job_may_be_asynchronous(node: Node) -> None:
     """
     assert node.execute(text, {"n": 6, "by": 2}).output == b"3"
     outcome = node.execute(text, {"n": 6, "by": 0})
-    assert outcome.reason == "ZeroDivisionError: integer division or modulo by zero"
+    assert outcome.end.reason == "ZeroDivisionError: integer division or modulo by zero"
     assert b"asyncio/runners.py" not in outcome.log
 
 
@@ -233,7 +233,7 @@ def test_a_job_may_have_attributes_of_any_name(node: Node) -> None:
                 return [self.client, self.arguments, self.scratch, self.attempt, self.job_id, type(run.client).__name__]
     """
     outcome = node.execute(text)
-    assert (outcome.reason, json.loads(outcome.output)) == ("", ["own", "own", "own", "own", 1, "Client"])
+    assert (outcome.end.reason, json.loads(outcome.output)) == ("", ["own", "own", "own", "own", 1, "Client"])
 
 
 # The value it works on.
@@ -254,7 +254,7 @@ def test_the_file_to_work_on_is_called_like_its_key(node: Node, key: str, name: 
     data.chmod(0o444)
     text = "import os\nfrom jobs import run\nrun.output([run.data_path.name, run.data_path.read_text(), os.listdir()])"
     outcome = node.execute(text, data_path=str(data), data_key=key)
-    assert outcome.reason == ""
+    assert outcome.end.reason == ""
     assert json.loads(outcome.output) == [name, "value", []]
 
 
@@ -273,7 +273,7 @@ def test_who_moves_or_deletes_that_file_has_lost_it_for_itself(node: Node, text:
     data.write_bytes(b"value" * 1_000_000)
     data.chmod(0o444)
     outcome = node.execute(f"from jobs import run\npath = run.data_path\n{text}", data_path=str(data), data_key="a.csv")
-    assert (outcome.state, outcome.reason) == (State.COMPLETED, "")
+    assert (outcome.end.state, outcome.end.reason) == (RunState.COMPLETED, "")
     assert data.read_bytes() == b"value" * 1_000_000
     assert not list((node.work / "scratch").iterdir())
     # What a run leaves is thrown away soon after it.
@@ -282,7 +282,7 @@ def test_who_moves_or_deletes_that_file_has_lost_it_for_itself(node: Node, text:
 
 def test_a_copy_that_is_gone_is_said(node: Node) -> None:
     outcome = node.execute("", data_path=str(node.directory / "nothing"), data_key="in/a.csv")
-    assert outcome.reason == "this node's copy of in/a.csv is gone"
+    assert outcome.end.reason == "this node's copy of in/a.csv is gone"
 
 
 # Memory.
@@ -296,22 +296,22 @@ def test_a_limit_of_memory_leaves_room_for_what_is_only_reserved(node: Node) -> 
         threads = [threading.Thread(target=time.sleep, args=(0.3,)) for _ in range(40)]
         for thread in threads: thread.start()
     """
-    assert node.execute(text, memory=64 * MIB).reason == ""
+    assert node.execute(text, memory=64 * MIB).end.reason == ""
 
 
 def test_a_run_that_may_have_died_of_its_limit_says_so(node: Node) -> None:
     crash = "import ctypes; ctypes.string_at(0)"
     outcome = node.execute(crash, memory=64 * MIB)
-    assert outcome.reason == (
+    assert outcome.end.reason == (
         "killed by signal 11 (SIGSEGV); its memory was limited to 64 MiB, which may be too little for it"
     )
     reserve = "import mmap\nkept = mmap.mmap(-1, 1080 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
     for text, reason in (("raise RuntimeError('no thread')", "RuntimeError: no thread"), ("exit(4)", "exit status 4")):
         outcome = node.execute(reserve + text, memory=64 * MIB)
-        assert outcome.reason.startswith(f"{reason}; it had reserved 1.0"), outcome.reason
-        assert outcome.reason.endswith(" GiB of memory by then, far more than the 64 MiB that it may use")
-        assert node.execute(text, memory=64 * MIB).reason == reason
-    assert node.execute(crash).reason == "killed by signal 11 (SIGSEGV)"
+        assert outcome.end.reason.startswith(f"{reason}; it had reserved 1.0"), outcome.end.reason
+        assert outcome.end.reason.endswith(" GiB of memory by then, far more than the 64 MiB that it may use")
+        assert node.execute(text, memory=64 * MIB).end.reason == reason
+    assert node.execute(crash).end.reason == "killed by signal 11 (SIGSEGV)"
 
 
 # Programs and modules.
@@ -362,7 +362,7 @@ def test_zip_files_compiled_modules_and_other_scripts_beside_a_script_are_found(
         print(packed.value, inside.value, compiled.value, runpy.run_path(os.path.join(here, "step.py"))["value"])
     """
     outcome = node.execute(text)
-    assert (outcome.reason, outcome.log) == ("", b"packed inside compiled <run_path>\n")
+    assert (outcome.end.reason, outcome.log) == ("", b"packed inside compiled <run_path>\n")
 
 
 def test_linked_scripts_and_folders_are_run(node: Node) -> None:
@@ -378,7 +378,7 @@ def test_linked_scripts_and_folders_are_run(node: Node) -> None:
     for folder in ("linked", "test"):
         assert node.run(f"{folder}/job").log.decode() == f"{node.scripts}/{folder}/job.py helper other\n"
     (node.scripts / "test" / "lost.py").symlink_to("nothing")
-    assert node.run("test/lost").reason == "no such script: test/lost"
+    assert node.run("test/lost").end.reason == "no such script: test/lost"
 
 
 # As in any program.
@@ -417,7 +417,7 @@ def test_an_interrupt_is_an_exception(node: Node) -> None:
         "import signal; signal.raise_signal(2)",
     ):
         outcome = node.execute(f"try:\n    {text}\nexcept KeyboardInterrupt:\n    print('stopped')")
-        assert (outcome.reason, outcome.log) == ("", b"stopped\n")
+        assert (outcome.end.reason, outcome.log) == ("", b"stopped\n")
     # and programs that it starts can be interrupted
     text = "import subprocess\nprint(subprocess.run(['sh', '-c', 'kill -INT $$; sleep 60']).returncode)"
     assert node.execute(text).log == b"-2\n"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from node.runs.model import State
+from broker.messages.runs import RunState
 from tests.support import wait_for
 from tests.unit.runs import ROOT, Node, alive
 
@@ -56,7 +56,7 @@ def node(tmp_path: Path, libraries: Path, monkeypatch: pytest.MonkeyPatch) -> It
 def run(node: Node, text: str, output: object, **fields: object) -> None:
     node.script("test/script", text)
     outcome = node.outcome(node.begin("test/script", **fields), RUN_SECS)
-    assert (outcome.state, outcome.reason) == (State.COMPLETED, ""), outcome.log.decode()
+    assert (outcome.end.state, outcome.end.reason) == (RunState.COMPLETED, ""), outcome.log.decode()
     assert json.loads(outcome.output) == output
 
 
@@ -112,7 +112,7 @@ def test_pytorch_loads_its_data_with_workers_and_leaves_nothing_in_shared_memory
     before = set(os.listdir("/dev/shm"))
     started = node.begin("test/script", {"kind": kind, "sharing": sharing, "end": end})
     outcome = node.outcome(started, RUN_SECS)
-    assert outcome.reason == ("killed by signal 9 (SIGKILL)" if end else ""), outcome.log.decode()
+    assert outcome.end.reason == ("killed by signal 9 (SIGKILL)" if end else ""), outcome.log.decode()
     if not end:
         assert json.loads(outcome.output) == [sum(n * n for n in range(64))] * 2
     wait_for(
@@ -227,8 +227,8 @@ def test_a_limit_of_memory_that_is_too_small_is_said_and_no_import_spins(node: N
     text = "from sklearn.ensemble import RandomForestClassifier\nfrom jobs import run\nrun.output(1)"
     node.script("test/script", text)
     outcome = node.outcome(node.begin("test/script", memory=megabytes * MIB), RUN_SECS)
-    if outcome.state is State.COMPLETED:
+    if outcome.end.state is RunState.COMPLETED:
         assert megabytes >= 64
     else:
-        assert f"{megabytes} MiB" in outcome.reason
+        assert f"{megabytes} MiB" in outcome.end.reason
         assert megabytes < 512

@@ -16,7 +16,7 @@ import pytest
 from node.runs import processes
 from node.runs.framing import Frames
 from node.runs.log_capture import LIVE_BYTES, LogCapture
-from node.runs.model import ending, size
+from node.runs.processes import describe_bytes, describe_status
 from tests.support import wait_for
 
 # The log.
@@ -57,7 +57,7 @@ def test_what_is_new_is_told_once_and_of_much_the_end() -> None:
             whole += piece
             if seed.random() < 0.5:
                 assert capture.news == len(whole) - told
-                log, offset = capture.live()
+                log, offset = capture.take_news()
                 assert offset == max(told, len(whole) - LIVE_BYTES)
                 assert log == whole[offset:]
                 told = len(whole)
@@ -225,6 +225,43 @@ def test_a_process_that_is_about_to_become_a_program_may_become_one_that_tidies_
             process.kill()
 
 
+# The zygote: whatever it imports, every run has in its memory, and every start of a node waits for.
+
+
+def test_the_zygote_loads_few_modules_of_ours() -> None:
+    code = "import sys, node.runs.zygote; print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    ours = {name for name in loaded if name.partition(".")[0] in ("broker", "master", "node", "jobs", "extensions")}
+    runs = (
+        "bytecode",
+        "early_tracker",
+        "framing",
+        "process_tree",
+        "processes",
+        "protocol",
+        "run_process",
+        "scratch",
+        "zygote",
+    )
+    scripts = [
+        "channel",
+        "closing",
+        "context",
+        "errors",
+        "events",
+        "failures",
+        "job",
+        "loader",
+        "scripts",
+        "surroundings",
+    ]
+    assert ours == {
+        *("node", "node.runs", "jobs"),
+        *(f"node.runs.{name}" for name in runs),
+        *(f"jobs.{name}" for name in scripts),
+    }
+
+
 # Words.
 
 
@@ -239,9 +276,9 @@ def test_a_process_that_is_about_to_become_a_program_may_become_one_that_tidies_
     ],
 )
 def test_a_wait_status_is_said_in_words(status: int, text: str) -> None:
-    assert ending(status) == text
+    assert describe_status(status) == text
 
 
 def test_sizes_are_said_in_round_numbers() -> None:
     texts = ["1023 bytes", "1 KiB", "64 MiB", "1.5 GiB", "4.883 KiB"]
-    assert [size(count) for count in (1023, 1024, 64 << 20, 3 << 29, 5000)] == texts
+    assert [describe_bytes(count) for count in (1023, 1024, 64 << 20, 3 << 29, 5000)] == texts

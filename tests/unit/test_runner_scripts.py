@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from broker.messages.runs import RunState
 from node.runs.log_capture import LIVE_BYTES
-from node.runs.model import State
 from tests.support import wait_for
 from tests.unit.runs import ROOT, Node, separate
 
@@ -162,7 +162,7 @@ def test_a_run_knows_about_itself(node: Node) -> None:
     run = node.begin("test/about", arguments, job_id=77, attempt=3, data_path=str(data), data_key="a/b c")
     output = json.loads(node.outcome(run).output)
     assert output == [arguments, 77, 3, "the value", "a/b c", str(node.work / "scratch" / run)]
-    assert node.execute("from jobs import run\nassert run.data_path is None and run.data_key == ''").reason == ""
+    assert node.execute("from jobs import run\nassert run.data_path is None and run.data_key == ''").end.reason == ""
 
 
 def test_processes_that_it_starts_know_too(node: Node) -> None:
@@ -189,13 +189,13 @@ def test_arguments_too_large_for_an_environment_arrive(node: Node) -> None:
         subprocess.run([sys.executable, "-c", code], check=True)
     """
     outcome = node.execute(text, {"text": "x" * 1_000_000})
-    assert (outcome.state, outcome.log) == (State.COMPLETED, b"1000000\n")
+    assert (outcome.end.state, outcome.log) == (RunState.COMPLETED, b"1000000\n")
 
 
 def test_arguments_that_are_no_json_fail_the_run(node: Node) -> None:
     outcome = node.execute("", {"bytes": b"x"})
-    assert outcome.state is State.FAILED
-    assert outcome.reason.startswith("the arguments can't be written as JSON")
+    assert outcome.end.state is RunState.FAILED
+    assert outcome.end.reason.startswith("the arguments can't be written as JSON")
 
 
 def test_the_environment_has_no_secrets(node: Node) -> None:
@@ -326,16 +326,16 @@ def test_bytes_that_are_no_text_and_text_that_is_no_unicode(node: Node) -> None:
 def test_a_closed_standard_output_is_no_failure(node: Node, closing: str) -> None:
     text = f"import os, sys\nfrom jobs import run\nprint('before')\n{closing}\nrun.log('after')\nrun.output(1)"
     outcome = node.execute(text)
-    assert (outcome.state, outcome.log, outcome.output) == (State.COMPLETED, b"before\nafter\n", b"1")
+    assert (outcome.end.state, outcome.log, outcome.output) == (RunState.COMPLETED, b"before\nafter\n", b"1")
 
 
 def test_a_script_that_closes_everything_has_its_exit_status(node: Node) -> None:
     everything = "import os\nfrom jobs import run\nrun.progress(1)\nrun.progress(2)\nos.closerange(3, 256)\n"
     outcome = node.execute(everything + "run.log('still')")
-    assert (outcome.state, outcome.log) == (State.COMPLETED, b"still\n")
+    assert (outcome.end.state, outcome.log) == (RunState.COMPLETED, b"still\n")
     # The reason stands in the log, but can't be told otherwise
     outcome = node.execute(everything + "1 / 0")
-    assert (outcome.state, outcome.reason) == (State.FAILED, "exit status 1")
+    assert (outcome.end.state, outcome.end.reason) == (RunState.FAILED, "exit status 1")
     assert outcome.log.endswith(b"ZeroDivisionError: division by zero\n")
     # Nothing is written to what took the place of the pipe
     text = everything + "os.dup2(os.open('file', os.O_CREAT | os.O_WRONLY), 60)\n"
@@ -344,8 +344,10 @@ def test_a_script_that_closes_everything_has_its_exit_status(node: Node) -> None
 
 
 def test_standard_input_is_empty(node: Node) -> None:
-    assert node.execute("input()").reason == "EOFError: EOF when reading a line"
-    assert node.execute("import sys, subprocess\nassert sys.stdin.read() == ''\nsubprocess.run(['cat'])").reason == ""
+    assert node.execute("input()").end.reason == "EOFError: EOF when reading a line"
+    assert (
+        node.execute("import sys, subprocess\nassert sys.stdin.read() == ''\nsubprocess.run(['cat'])").end.reason == ""
+    )
 
 
 def test_a_log_of_a_gigabyte_costs_little_time_and_no_memory(node: Node) -> None:
@@ -361,7 +363,7 @@ def test_a_log_of_a_gigabyte_costs_little_time_and_no_memory(node: Node) -> None
     assert node.execute("print('beside')").log == b"beside\n"
     outcome = node.outcome(run, 60)
     # Then it is soon through, beginning and end are kept, and what is missing is counted
-    assert outcome.state is State.COMPLETED
+    assert outcome.end.state is RunState.COMPLETED
     assert time.monotonic() - began < 40
     assert agent.memory_info().rss - before < 8 * MIB
     kept = outcome.log.split(b"[... 1073641829 bytes left out ...]\n")
@@ -371,7 +373,7 @@ def test_a_log_of_a_gigabyte_costs_little_time_and_no_memory(node: Node) -> None
 def test_many_lines_are_quick(node: Node) -> None:
     began = time.monotonic()
     outcome = node.execute("for number in range(1000000): print('a line of the usual length, about so long', number)")
-    assert outcome.state is State.COMPLETED
+    assert outcome.end.state is RunState.COMPLETED
     assert outcome.log.endswith(b" 999999\n")
     assert time.monotonic() - began < 40
 
@@ -413,8 +415,8 @@ def test_an_output_is_json(node: Node, text: str, output: bytes) -> None:
 )
 def test_an_output_that_can_not_be_one_fails_the_run_and_stands_in_the_log(node: Node, text: str, reason: str) -> None:
     outcome = node.execute(f"from jobs import run\n{text}")
-    assert outcome.state is State.FAILED
-    assert outcome.reason.startswith(reason)
+    assert outcome.end.state is RunState.FAILED
+    assert outcome.end.reason.startswith(reason)
     assert b"the output that was refused: " in outcome.log
 
 
@@ -432,8 +434,8 @@ def test_an_output_of_what_scripts_have_at_their_end_is_written_and_what_is_not_
         """,
     )
     outcome = node.run("text/area")
-    assert (outcome.state, outcome.output) == (
-        State.COMPLETED,
+    assert (outcome.end.state, outcome.output) == (
+        RunState.COMPLETED,
         b'{"when": "2026-01-02", "gap": null, "digest": "YWJj"}',
     )
     assert outcome.log.decode().splitlines() == [
@@ -455,17 +457,17 @@ def test_what_execute_returns_is_the_output_unless_there_was_one(node: Node) -> 
         )
         assert node.run("test/job").output == output
     node.script("test/bad", "from jobs import Job\nclass Bad(Job):\n    def execute(self): return object()\n")
-    assert node.run("test/bad").reason.startswith("the output can't be written as JSON")
+    assert node.run("test/bad").end.reason.startswith("the output can't be written as JSON")
 
 
 def test_nonsense_in_the_event_pipe_fails_that_run_alone(node: Node) -> None:
     for junk in ("b'GET / HTTP/1.1\\r\\n' * 1000", "b'o\\xff\\xff\\xff\\xff'"):
         outcome = node.execute(f"import os\nos.write(60, {junk})\nprint('on')")
-        assert (outcome.state, outcome.log) == (State.FAILED, b"on\n")
-        assert "came through the event pipe" in outcome.reason
+        assert (outcome.end.state, outcome.log) == (RunState.FAILED, b"on\n")
+        assert "came through the event pipe" in outcome.end.reason
     for junk in ("b'p\\0\\0\\0\\2{}'", "b'p\\0\\0\\0\\1['", "b'p\\0\\0\\0\\x0c[1e999,1,\"\"]'", "b'p\\0'"):
         outcome = node.execute(f"import os, time\nos.write(60, {junk})\nprint('on')\ntime.sleep(0.7)")
-        assert outcome.state is State.COMPLETED
+        assert outcome.end.state is RunState.COMPLETED
     assert {progress.done for progress in node.progress} == {None}
     assert node.execute("from jobs import run\nrun.output(1)").output == b"1"
 
@@ -488,7 +490,7 @@ def test_progress_and_log_are_told_while_it_runs_but_not_too_often(node: Node) -
     """
     outcome = node.execute(text)
     told = node.progress
-    assert 2 <= len(told) <= (outcome.ended - outcome.started) / 500 + 1
+    assert 2 <= len(told) <= (outcome.end.ended - outcome.end.started) / 500 + 1
     done = [progress.done for progress in told if progress.done is not None]
     assert done == sorted(done)
     assert (told[-1].done, told[-1].total, told[-1].text) == (1e9, 1e9, "all")
@@ -504,7 +506,7 @@ def test_progress_and_log_are_told_while_it_runs_but_not_too_often(node: Node) -
 @pytest.mark.parametrize("wrong", ["float('nan')", "float('inf')", "1, float('nan')", "'x'", "None"])
 def test_a_progress_that_is_no_number_is_an_error_at_its_place(node: Node, wrong: str) -> None:
     outcome = node.execute(f"from jobs import run\nrun.progress({wrong})")
-    assert outcome.state is State.FAILED
+    assert outcome.end.state is RunState.FAILED
     assert b'script.py", line 2' in outcome.log
 
 
@@ -537,7 +539,7 @@ def test_threads_exit_functions_and_open_files_are_seen_to(node: Node) -> None:
         print("main")
     """
     outcome = node.execute(text % (kept, kept))
-    assert (outcome.state, outcome.log) == (State.COMPLETED, b"main\nthread\nat exit\n")
+    assert (outcome.end.state, outcome.log) == (RunState.COMPLETED, b"main\nthread\nat exit\n")
     assert outcome.output == b'"from the thread"'
     assert kept.read_text() == "all of it"
     assert gzip.decompress(Path(f"{kept}.gz").read_bytes()) == b"packed"
@@ -558,8 +560,8 @@ def test_a_forked_child_that_runs_on_does_not_speak_for_the_run(node: Node, end:
     """
     node.script("test/fork", text % end)
     outcome = node.run("test/fork", {"status": 3})
-    assert (outcome.state, outcome.reason, outcome.output) == (State.FAILED, "exit status 3", b"")
-    assert node.run("test/fork", {"status": 0}).state is State.COMPLETED
+    assert (outcome.end.state, outcome.end.reason, outcome.output) == (RunState.FAILED, "exit status 3", b"")
+    assert node.run("test/fork", {"status": 0}).end.state is RunState.COMPLETED
 
 
 def test_processes_of_multiprocessing_work(node: Node) -> None:
@@ -576,7 +578,7 @@ def test_processes_of_multiprocessing_work(node: Node) -> None:
     """
     node.script("test/pool", text)
     outcome = node.run("test/pool")
-    assert outcome.reason == ""
+    assert outcome.end.reason == ""
     assert json.loads(outcome.output) == [[n * n for n in range(10)]] * 2
 
 
@@ -597,7 +599,7 @@ def test_processes_of_multiprocessing_work(node: Node) -> None:
 def test_the_scratch_directory_is_gone_afterwards(node: Node, text: str) -> None:
     for _ in range(2):
         outcome = node.execute(f"import os\n{text}")
-        assert (outcome.state, outcome.reason) == (State.COMPLETED, "")
+        assert (outcome.end.state, outcome.end.reason) == (RunState.COMPLETED, "")
         assert not list((node.work / "scratch").iterdir())
         wait_for(
             lambda: sorted(path.name for path in node.work.iterdir()) == ["cache", "mark", "path", "scratch", "trash"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from node.runs.model import State
+from broker.messages.runs import RunState
 from tests.support import wait_for
 from tests.unit.runs import Node
 
@@ -65,9 +65,9 @@ def test_scripts_ask_for_secrets_and_find_those_that_are_variables(confided: Nod
     text = "print(len(run.secret('DB')), len(os.environ['PGPASSWORD']), 'DB' in os.environ, len(run.secret('TOKEN')))"
     assert show(confided, text).log == b"15 9 False 12\n"
     outcome = show(confided, "print('PGPASSWORD' in os.environ); run.secret('DB')", "others")
-    assert outcome.state is State.FAILED
+    assert outcome.end.state is RunState.FAILED
     assert outcome.log.startswith(b"False\n")
-    assert outcome.reason == (
+    assert outcome.end.reason == (
         "jobs.errors.NoSecret: there is no secret DB for scripts of this folder, there are TOKEN; "
         "they stand in the file [jobs] secrets of the node"
     )
@@ -96,11 +96,11 @@ raise ValueError("could not log in with " + secret + "." * 445 + secret)
     assert "ValueError: could not log in with ***" in log
     assert "killed at the end: sh -c sleep 1000; : xxx" in log
     assert json.loads(outcome.output) == {"dsn": "x***", "number": "***", "***": 1}
-    assert outcome.reason == "ValueError: could not log in with ***" + "." * 445 + "***"
+    assert outcome.end.reason == "ValueError: could not log in with ***" + "." * 445 + "***"
     told = [json.dumps([progress.text, progress.log.decode()]) for progress in confided.progress]
     assert any("with ***" in text for text in told)
     for secret in ("hunter2", "tr0ub4dor", "token-of-all", "12345678"):
-        assert secret not in log + outcome.reason + outcome.output.decode() + "".join(told)
+        assert secret not in log + outcome.end.reason + outcome.output.decode() + "".join(told)
 
 
 def test_a_new_secret_counts_for_the_next_run(confided: Node) -> None:

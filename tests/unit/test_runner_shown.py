@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from broker.messages.runs import RunState
 from node.runs import processes
-from node.runs.model import State
 from node.runs.tracebacks import Trim
 from tests.support import wait_for
 from tests.unit.runs import Node
@@ -37,7 +37,7 @@ def test_what_went_on_in_the_background_is_named_in_the_log_when_it_is_killed(no
         """
     )
     lines = outcome.log.decode().splitlines()
-    assert outcome.state is State.COMPLETED
+    assert outcome.end.state is RunState.COMPLETED
     assert lines[:2] == ["begun", "no end of line"]
     assert re.fullmatch(r"killed at the end: sleep 1000 \(pid \d+\), sleep 2000 \(pid \d+\)", lines[2])
 
@@ -116,7 +116,7 @@ def test_stacks_show_the_frames_of_the_script_alone(node: Node, text: str) -> No
 
 def test_a_crash_shows_the_frames_of_the_script_alone(node: Node) -> None:
     outcome = node.execute("import os\nprint('on', flush=True)\nos.abort()")
-    assert outcome.reason == "killed by signal 6 (SIGABRT)"
+    assert outcome.end.reason == "killed by signal 6 (SIGABRT)"
     assert outcome.log.decode().startswith("on\nFatal Python error: Aborted\n")
     assert re.findall(r'File "([^"]+)"', outcome.log.decode()) == [str(node.scripts / "test/script.py")]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from node.runs.model import State
+from broker.messages.runs import RunState
 from tests.support import wait_for
 from tests.unit.runs import Node
 
@@ -65,7 +65,7 @@ def helped(node: Node) -> Node:
 def test_a_job_has_work_done_by_processes_of_every_kind(helped: Node, kind: str, folder: str) -> None:
     helped.script(f"{folder}/script", CLASS)
     outcome = helped.outcome(helped.begin(f"{folder}/script", {"kind": kind}), 60)
-    assert (outcome.reason, outcome.log) == ("", b"")
+    assert (outcome.end.reason, outcome.log) == ("", b"")
     assert json.loads(outcome.output) == [SQUARES, 42, SQUARES]
 
 
@@ -73,7 +73,7 @@ def test_a_job_has_work_done_by_processes_of_every_kind(helped: Node, kind: str,
 def test_a_plain_script_with_relative_imports_has_too(helped: Node, kind: str) -> None:
     helped.script("test/script", PLAIN)
     outcome = helped.outcome(helped.begin("test/script", {"kind": kind}), 60)
-    assert (outcome.reason, outcome.log) == ("", b"")
+    assert (outcome.end.reason, outcome.log) == ("", b"")
     assert json.loads(outcome.output) == [1, 3, 5, 0, 2, 4]
 
 
@@ -83,7 +83,7 @@ def test_a_job_whose_class_is_imported_has_too(helped: Node) -> None:
     for text in ("from .core import Core", "from byname import Named"):
         helped.script("test/script", text)
         outcome = helped.outcome(helped.begin("test/script", {"kind": "spawn"}), 60)
-        assert (outcome.reason, outcome.log) == ("", b"")
+        assert (outcome.end.reason, outcome.log) == ("", b"")
         assert json.loads(outcome.output) == [SQUARES, 42, SQUARES]
 
 
@@ -134,7 +134,7 @@ def test_shared_memory_goes_with_the_run_however_it_ends(node: Node, end: str, n
         assert Path(f"/dev/shm/{name}").exists()
         node.runner.cancel(run)
     outcome = node.outcome(run)
-    assert outcome.state is {"fork": State.COMPLETED, "cancel": State.CANCELLED}.get(end, State.FAILED)
+    assert outcome.end.state is {"fork": RunState.COMPLETED, "cancel": RunState.CANCELLED}.get(end, RunState.FAILED)
     assert not Path(f"/dev/shm/{name}").exists()
     # Those of tests beside this one go with them; what a run leaves would stay.
     wait_for(lambda: not semaphores() - before, timeout=30, what="the semaphores of the run gone")
@@ -167,7 +167,7 @@ def test_a_run_that_is_killed_while_the_process_starts_that_would_tidy_up_leaves
 ) -> None:
     node.script("test/script", UNKNOWN)
     outcome = node.outcome(node.begin("test/script", {"name": name, "what": what}))
-    assert outcome.reason == "killed by signal 9 (SIGKILL)"
+    assert outcome.end.reason == "killed by signal 9 (SIGKILL)"
     left = [found for found in os.listdir("/dev/shm") if name in found]
     for found in left:
         Path(f"/dev/shm/{found}").unlink()
@@ -190,7 +190,7 @@ def test_a_process_that_only_calls_itself_a_tracker_is_killed_in_the_end(node: N
         subprocess.Popen(["sleep", "600"])
     """
     outcome = node.execute(text)
-    assert outcome.state is State.COMPLETED
+    assert outcome.end.state is RunState.COMPLETED
     assert not node.others()
 
 
@@ -217,7 +217,7 @@ def test_sockets_have_names_that_are_short_enough_wherever_the_node_is(tmp_path:
     node.script("test/script", text)
     try:
         outcome = node.run("test/script")
-        assert (outcome.reason, outcome.log) == ("", b"1\nlistens\n")
+        assert (outcome.end.reason, outcome.log) == ("", b"1\nlistens\n")
         used = Path(json.loads(outcome.output))
         if deep:
             # Then the short name is made anew when somebody has removed it,
@@ -229,7 +229,7 @@ def test_sockets_have_names_that_are_short_enough_wherever_the_node_is(tmp_path:
             used.parent.mkdir()
             assert "AF_UNIX path too long" in node.run("test/script").log.decode()
             used.parent.rmdir()
-            assert node.run("test/script").reason == ""
+            assert node.run("test/script").end.reason == ""
             # also when nobody was left to see to it
             os.kill(node.zygote, 9)
     finally:

@@ -95,7 +95,7 @@ def test_a_job_is_claimed_and_completed(desk: Desk) -> None:
     actions = desk.finish(number, RunState.COMPLETED, node="n2")
     job = desk.job(number)
     assert (job.state, job.ended, job.closed, job.log_key) == (JobState.COMPLETED, NOW + 1500, NOW, "log")
-    assert [(attempt.attempt, attempt.node, attempt.state) for attempt in job.attempts] == [(1, "n2", 0)]
+    assert [(attempt.attempt, attempt.node, attempt.end.state) for attempt in job.attempts] == [(1, "n2", 0)]
     (event,) = actions
     assert isinstance(event, JobEvent)
     assert event.routing_key() == "job.finished.completed.example.job"
@@ -196,7 +196,11 @@ def test_a_failed_job_is_retried_at_once_up_to_its_attempts(desk: Desk) -> None:
     desk.claim(number, attempt=2, run=2)
     assert events(desk.finish(number, RunState.FAILED, attempt=2, run=2, reason="second")) == ["job.finished.failed"]
     job = desk.job(number)
-    assert (job.reason, job.attempt, [attempt.reason for attempt in job.attempts]) == ("second", 2, ["first", "second"])
+    assert (job.reason, job.attempt, [attempt.end.reason for attempt in job.attempts]) == (
+        "second",
+        2,
+        ["first", "second"],
+    )
 
 
 def test_the_delay_doubles_with_each_attempt_and_ends_at_an_hour() -> None:
@@ -246,7 +250,7 @@ def test_a_result_of_an_attempt_that_was_given_up_is_kept_as_late_and_changes_no
     assert desk.finish(number, RunState.COMPLETED, attempt=1, run=1) == []
     job = desk.job(number)
     assert (job.state, job.run) == (JobState.RUNNING, token(2))
-    assert [(attempt.state, attempt.late) for attempt in job.attempts] == [(3, False), (0, True)]
+    assert [(attempt.end.state, attempt.late) for attempt in job.attempts] == [(3, False), (0, True)]
 
 
 def test_a_claim_of_an_older_attempt_does_not_run_for_the_one_that_is_pending(desk: Desk) -> None:
@@ -429,4 +433,4 @@ def test_progress_of_a_job_by_hand_is_found_by_its_run(desk: Desk) -> None:
 def test_messages_fit_their_codec() -> None:
     # The rules take these as they come off the wire.
     assert Claimed._fields == ("run", "id", "attempt", "at", "order")
-    assert Finished._fields[:5] == ("run", "id", "attempt", "state", "reason")
+    assert Finished._fields[:4] == ("run", "id", "attempt", "end")

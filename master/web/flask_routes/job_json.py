@@ -217,10 +217,10 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     return {
         "attempt": attempt.attempt,
         "node": attempt.node,
-        "state": attempt.state.name.lower(),
-        "reason": attempt.reason,
-        "started": _seconds(attempt.started),
-        "ended": _seconds(attempt.ended),
+        "state": attempt.end.state.name.lower(),
+        "reason": attempt.end.reason,
+        "started": _seconds(attempt.end.started),
+        "ended": _seconds(attempt.end.ended),
         "late": attempt.late,
     }
 
