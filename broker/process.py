@@ -1,6 +1,7 @@
-"""What a process asks of the kernel: to end with its parent, and to be alone on a directory.
+"""Requests of a process to the kernel: to end with its parent, to adopt orphans, to be alone on a directory.
 
-Needs the standard library alone, and little of it: `ops/cluster/child.py` starts with this.
+Needs little of the standard library and nothing else: `ops/cluster/child.py` starts with this. `node/runs/processes.py`
+has its own calls of prctl: the zygote imports nothing of this package, so that no script sees it.
 """
 
 from __future__ import annotations
@@ -8,17 +9,33 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import resource
 import sys
 
+_SIGKILL = 9
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 
-def die_with_parent(signal_number: int) -> None:
-    """Have the kernel send this process the signal when its parent is gone (Linux). Raises `OSError`."""
-    if sys.platform != "linux":
-        return
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal_number), 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+def die_with_parent(signal_number: int = _SIGKILL) -> None:
+    """The kernel sends this process the signal when its parent ends (Linux). Raises `OSError`."""
+    _prctl(_PR_SET_PDEATHSIG, signal_number)
+
+
+def adopt_orphans() -> None:
+    """This process becomes the parent of its descendants whose own parents end (Linux). Raises `OSError`."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def raise_open_files() -> None:
+    """This process may have as many open files as the system lets it: each connection is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux" and ctypes.CDLL(None, use_errno=True).prctl(option, int(value), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
 
 
 def hold(directory: str | os.PathLike[str]) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 from pathlib import Path
 
 from granian.constants import Interfaces
 
-from broker import logs
+from broker import logs, process
 from broker.errors import PulzarError, SettingsError
 from broker.server.web_server import WebServer
 from broker.service.arguments import parse_arguments, web_workers
@@ -47,15 +46,11 @@ def hold(directory: Path) -> int:
     """Become the only master of a data directory while the descriptor that is returned is open."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        return process.hold(directory)
+    except BlockingIOError as error:
+        raise SettingsError(f"{directory} is in use by another master; every master needs its own") from error
     except OSError as error:
         raise SettingsError(f"[server] dir = {str(directory)!r} can't be used: {error.strerror or error}") from error
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(held)
-        raise SettingsError(f"{directory} is in use by another master; every master needs its own") from error
-    return held
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import msgpack
 
-from broker import logs
+from broker import logs, process
 from broker.clock import now_ms
 from broker.messages.store import Delete, Kind, Result, Status, Store
 from broker.settings import Settings
@@ -55,12 +54,11 @@ class Storage:
         places = Layout.of(Path(config.volume.dir))
         with guarded("the data directory can't be made ready"):
             places.log.mkdir(parents=True, exist_ok=True)
-            lock_fd = os.open(places.log, os.O_RDONLY | os.O_DIRECTORY)
-        try:
             try:
-                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                lock_fd = process.hold(places.log)
+            except BlockingIOError as error:
                 raise StorageError(f"{places.root} is in use by another process") from error
+        try:
             recovery.make_ready(places)
             staging.remove_abandoned(places.staging)
             index, active, rebuilt = recovery.recover(places)

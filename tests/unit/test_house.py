@@ -66,7 +66,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "broker.server": (*BASE, "broker.http"),
     "broker.link": (*BASE, "broker.topology"),
     "broker.process": (),
-    "broker.service": (*BASE, "broker.settings", "broker.server"),
+    "broker.service": (*BASE, "broker.process", "broker.settings", "broker.server"),
     "jobs": (),
     "extensions": (*BASE, "broker.http", "jobs"),
     "master": (),
