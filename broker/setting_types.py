@@ -1,4 +1,4 @@
-"""What a setting may be. Each function reads a text or makes one that does, which raises `ValueError` with what is needed."""
+"""What a setting may be: functions that read a text. Each raises `ValueError` with what is needed."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class Server:
     relay: int = setting(
         64 << 20,
         types.size(0, 64 * types.TB),
-        "larger values, up to this size, are passed on to a node when their client sends them without Expect; beyond it is redirected (bytes)",
+        "larger values up to this size, sent without Expect, are passed on to a node; others are redirected (bytes)",
     )
     client_timeout: float = setting(
         60.0,
@@ -208,12 +208,12 @@ class Jobs:
     cache: int = setting(
         4 << 30,
         types.size(0, 64 * types.TB),
-        "libraries' caches are kept from run to run, and emptied at a node's start when they are larger; 0: never kept (bytes)",
+        "caches of libraries last from run to run up to this size, checked at a node's start; 0: never (bytes)",
     )
     data_wait: float = setting(
         10.0,
         types.seconds(0, 86_400),
-        "how long a job waits for a free slot on a node that has its pulzar_data; then any node takes it, and fetches the value (seconds)",
+        "how long a job waits for a slot on a node that has its pulzar_data, before any node takes it (seconds)",
     )
     lease: float = setting(
         30.0,
@@ -258,7 +258,7 @@ class Extensions:
     fetch: str = setting(
         "",
         types.hosts,
-        "where image_url may lead besides keys of this cluster: host or host:port, with commas between them; *: anywhere",
+        "where image_url may lead besides keys of this cluster: host or host:port, comma-separated; *: anywhere",
     )
 
 
@@ -293,8 +293,8 @@ class Settings:
         if not section.advertise and is_every(section.host):
             name = type(section).__name__.lower()
             raise SettingsError(
-                f"[{name}] host = {section.host!r} is every address of this machine, and nobody reaches it at that: set "
-                f"[{name}] advertise (PULZAR_{name.upper()}_ADVERTISE) to the name or address that others know "
+                f"[{name}] host = {section.host!r} is every address of this machine, and nobody reaches it at that:"
+                f" set [{name}] advertise (PULZAR_{name.upper()}_ADVERTISE) to the name or address that others know "
                 f"this machine by, like store.example:{section.port}"
             )
         return section.advertise or joined(section.host, section.port)

@@ -47,7 +47,8 @@ class Uploads:
     async def __call__(self, request: Request) -> Response:
         """Take one upload; the response is the master's.
 
-        Raises `Refused`, `InvalidKey`, `BadSignature` or `StorageError` when nothing was stored, or may have been (`Unavailable`).
+        Raises `Refused`, `InvalidKey`, `BadSignature` or `StorageError` when nothing was stored.
+        After `Unavailable` it may have been.
         """
         if self._count >= MOST:
             raise Unavailable(f"this node takes {MOST} uploads at once, and has them; try again")

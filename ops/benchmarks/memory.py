@@ -60,7 +60,7 @@ def _anonymous(pid: int) -> int:
     try:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
             return next((int(line.split()[1]) << 10 for line in status if line.startswith("RssAnon:")), 0)
-    except OSError:
+    except OSError:  # the process has ended
         return 0
 
 

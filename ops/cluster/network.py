@@ -32,7 +32,7 @@ def is_free(port: int) -> bool:
         try:
             probe.bind(("127.0.0.1", port))
             probe.listen(1)
-        except OSError:
+        except OSError:  # somebody has it
             return False
     return True
 
@@ -41,7 +41,7 @@ def answers(host: str, port: int) -> bool:
     """Whether somebody listens there."""
     try:
         socket.create_connection((host, port), timeout=1).close()
-    except OSError:
+    except OSError:  # it can not be told: not allowed
         return False
     return True
 

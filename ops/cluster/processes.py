@@ -109,7 +109,7 @@ class Child:
 
     def stop(self, grace: float = 10.0) -> None:
         """Ask it to stop, and kill it after `grace` seconds, with its process group."""
-        self.terminate()
+        self.terminate()  # then it is killed
         with contextlib.suppress(TimeoutError):
             self.wait(grace)
         self.kill()

@@ -221,12 +221,12 @@ default_user_tags.administrator = true
             with socket.create_connection((HOST, self.amqp_port), timeout=1) as connection:
                 connection.sendall(_AMQP_HELLO)
                 return connection.recv(3) == _AMQP_ANSWER
-        except OSError:
+        except OSError:  # it does not listen yet
             return False
 
     def _console_answers(self) -> bool:
         try:
             self.api("GET", "whoami")
-        except ConsoleError:
+        except ConsoleError:  # not yet
             return False
         return True

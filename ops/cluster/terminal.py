@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 
 def say(text: str = "") -> None:
-    """Print a line; nothing when the terminal is gone."""
+    """Print a line; nothing when the terminal is gone."""  # the terminal is gone
     with contextlib.suppress(BrokenPipeError):
         print(text, flush=True)
 

@@ -79,7 +79,7 @@ def has_user(name: str) -> bool:
     """Whether this machine has a user of that name."""
     try:
         pwd.getpwnam(name)
-    except KeyError:
+    except KeyError:  # there is none
         return False
     return True
 
@@ -88,7 +88,7 @@ def has_group(name: str) -> bool:
     """Whether this machine has a group of that name."""
     try:
         grp.getgrnam(name)
-    except KeyError:
+    except KeyError:  # there is none
         return False
     return True
 

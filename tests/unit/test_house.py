@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("broker", "master", "node")
 FOLDERS = (*PACKAGES, "extensions", "jobs", "ops", "tests")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+OTHERS = sorted(path for package in ("jobs", "extensions", "ops") for path in (ROOT / package).rglob("*.py"))
 EVERYTHING = sorted(
     path
     for folder in FOLDERS
@@ -262,16 +263,77 @@ def test_nothing_is_left_for_later() -> None:
     assert not relative([path for path in EVERYTHING if marks.search(path.read_text())])
 
 
+# What is not there any more can't be removed or killed.
+SELF_EXPLAINING = (
+    "FileNotFoundError",
+    "ProcessLookupError",
+    "ProcessLookupError, PermissionError",
+    "psutil.NoSuchProcess",
+)
+
+
+def is_silent(handler: ast.ExceptHandler) -> bool:
+    """Whether all that an `except` does is to go on, or to return nothing."""
+    last = handler.body[0]
+    if len(handler.body) > 1:
+        return False
+    nothing = (None, False, 0, "", b"")
+    if isinstance(last, ast.Return):
+        return last.value is None or (isinstance(last.value, ast.Constant) and last.value.value in nothing)
+    return isinstance(last, ast.Pass | ast.Continue | ast.Break)
+
+
+def swallowed(source: str) -> list[str]:
+    """The errors that are caught without a word: no comment beside them says why."""
+    lines = source.split("\n")
+    found = []
+    for part in ast.walk(ast.parse(source)):
+        if isinstance(part, ast.ExceptHandler) and is_silent(part):
+            caught, last = ast.unparse(part.type) if part.type else "everything", part.end_lineno
+        elif isinstance(part, ast.withitem) and ast.unparse(part.context_expr).startswith(
+            ("suppress(", "contextlib.suppress(")
+        ):
+            caught, last = ast.unparse(part.context_expr).partition("(")[2][:-1], part.context_expr.lineno
+        else:
+            continue
+        first = part.lineno if isinstance(part, ast.ExceptHandler) else part.context_expr.lineno - 1
+        if caught not in SELF_EXPLAINING and not any("#" in line for line in lines[first - 1 : last]):
+            found.append(f"{first} {caught}")
+    return found
+
+
 def test_no_error_is_swallowed() -> None:
-    swallowing = []
-    for path in SOURCES:
+    assert not [
+        f"{path.relative_to(ROOT)}:{what}" for path in (*SOURCES, *OTHERS) for what in swallowed(path.read_text())
+    ]
+
+
+@pytest.mark.parametrize("end", ["pass", "continue", "break", "return", "return None", "return False", 'return ""'])
+def test_the_rule_sees_an_error_that_is_swallowed(end: str) -> None:
+    text = f"def f():\n    while True:\n        try:\n            g()\n        except OSError:\n            {end}\n"
+    assert swallowed(text) == ["5 OSError"]
+    assert not swallowed(text.replace("OSError:", "OSError:  # it is gone"))
+    assert swallowed("with suppress(OSError):\n    g()\n") == ["0 OSError"]
+
+
+def test_a_function_has_at_most_five_positional_parameters() -> None:
+    many = []
+    for path in (*SOURCES, *OTHERS):
         for part in ast.walk(ast.parse(path.read_text())):
-            if isinstance(part, ast.ExceptHandler) and len(part.body) == 1 and isinstance(part.body[0], ast.Pass):
-                caught = ast.unparse(part.type) if part.type else "everything"
-                # What is not there any more can't be removed, and that is fine.
-                if caught not in ("FileNotFoundError", "ProcessLookupError"):
-                    swallowing.append(f"{path.relative_to(ROOT)}:{part.lineno} {caught}")
-    assert not swallowing
+            if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef):
+                names = [argument.arg for argument in part.args.posonlyargs + part.args.args]
+                number = len(names) - (names[:1] in (["self"], ["cls"]))
+                if number > 5:
+                    many.append(f"{path.relative_to(ROOT)}:{part.lineno} {part.name} has {number}")
+    assert not many
+
+
+MOST_ANY = 100
+
+
+def test_any_is_rare() -> None:
+    lines = [line for path in SOURCES for line in path.read_text().split("\n") if re.search(r"\bAny\b", line)]
+    assert len(lines) <= MOST_ANY
 
 
 def test_no_pickle_goes_over_any_wire() -> None:
