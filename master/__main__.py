@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 from pathlib import Path
 
 from granian.constants import Interfaces
 
-from broker import logs, service
+from broker import directory_lock, logs, service
 from broker.errors import PulzarError, SettingsError
 from master.extensions import bodies
 from master.index.index import Index
@@ -45,18 +44,14 @@ def main() -> int:
 
 
 def hold(directory: Path) -> int:
-    """Become the only master of a data directory while the descriptor that is returned is open."""
+    """Become the only master of a data directory while the returned descriptor is open. Raises `SettingsError`."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        return directory_lock.hold(directory)
+    except BlockingIOError as error:
+        raise SettingsError(f"{directory} is in use by another master; every master needs its own") from error
     except OSError as error:
         raise SettingsError(f"[server] dir = {str(directory)!r} can't be used: {error.strerror or error}") from error
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(held)
-        raise SettingsError(f"{directory} is in use by another master; every master needs its own") from error
-    return held
 
 
 if __name__ == "__main__":

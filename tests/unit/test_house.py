@@ -51,6 +51,7 @@ BASE = ("broker", "broker.errors", "broker.integers", "broker.keys", "broker.log
 LAYERS: dict[str, tuple[str, ...]] = {
     "broker": (),
     "broker.errors": (),
+    "broker.directory_lock": (),
     "broker.integers": (),
     "broker.masks": (),
     "broker.topology": (),
