@@ -16,7 +16,7 @@ def main() -> int:
     try:
         config = service.parse_arguments("node", "A node of a Pulzar cluster: keeps values and serves them.")
         logs.setup(config.general.log_level, "node")
-        identity.load(config)  # made here, before two processes want it
+        identity.load(config)  # the first start makes it here, before two processes want it
         running = service.Service(
             "node.web.application:create",
             Interfaces.ASGINL,

@@ -55,7 +55,7 @@ class Agent:
         self._catalog_at = 0.0
         self._control = ""
         self._storage = Storage.open(config)
-        self._told_seq = self._storage.epoch_seq  # up to here the master asks by itself, when it sees the new epoch
+        self._told_seq = self._storage.epoch.seq  # up to here the master asks by itself, when it sees the new epoch
         self._link = Link(config.broker.url, f"pulzar node {self.node}", self._topology)
         self._link.on_up = self._up
         self._link.on_wake = self._work

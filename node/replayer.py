@@ -5,13 +5,11 @@ from __future__ import annotations
 import queue
 import threading
 
-import msgpack
-
 from broker import logs, topology
 from broker.errors import LinkDown
 from broker.link import Link
 from broker.messages.codec import encode
-from broker.messages.store import Kind, Replay, Result, Results, Status
+from broker.messages.store import Replay, Result, Results
 from node.errors import StorageError
 from node.storage.storage import Storage
 
@@ -44,26 +42,6 @@ class Replayer:
         """Have a stretch sent."""
         self._requests.put(request)
 
-    def epoch(self) -> Result:
-        """The result that says which log this is: the epochs it is made of, oldest first."""
-        storage = self._storage
-        chain = msgpack.packb(storage.epochs)
-        return Result(
-            0,
-            Status.DONE,
-            "",
-            storage.epoch_seq,
-            Kind.EPOCH,
-            storage.epoch.encode(),
-            0,
-            0,
-            0,
-            "",
-            b"",
-            len(chain),
-            chain,
-        )
-
     def _run(self) -> None:
         while True:
             request = self._requests.get()
@@ -81,7 +59,7 @@ class Replayer:
         batches = self._storage.replay(request.after)
         after = upto = request.after
         records = 0
-        first = [self.epoch()]
+        first = [Result.of_epochs(self._storage.epochs)]
         for count in range(1, MESSAGES + 1):
             batch = next(batches, None)
             items: list[Result] = []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, Self
+
+import msgpack
 
 DIGEST_BYTES = 32
 
@@ -26,6 +29,13 @@ class Status(IntEnum):
     FAILED = 4  # anything else; `reason` says what
 
 
+class Epoch(NamedTuple):
+    """One start of a node's agent."""
+
+    seq: int  # of its record in the node's log
+    id: str  # random
+
+
 class Store(NamedTuple):
     """Keep a value. It travels in `value`, or waits on the node as the staged upload `staged`."""
 
@@ -45,6 +55,12 @@ class Store(NamedTuple):
         """`Kind.PUT`."""
         return Kind.PUT
 
+    def result(self, status: Status, reason: str = "", seq: int = 0, value: bytes | None = None) -> Result:
+        """The result of this command; `seq` is 0 when nothing was written."""
+        ticket, key, version, created, expires, content_type, digest, size, _, _ = self
+        about = (key, version, created, expires, content_type, digest, size, value)
+        return Result(ticket, status, reason, seq, Kind.PUT, *about)
+
 
 class Delete(NamedTuple):
     """Write a tombstone: every version of the key up to and including `version` is gone."""
@@ -57,6 +73,10 @@ class Delete(NamedTuple):
     def kind(self) -> Kind:
         """`Kind.DELETE`."""
         return Kind.DELETE
+
+    def result(self, status: Status, reason: str = "", seq: int = 0, value: None = None) -> Result:
+        """The result of this command; `seq` is 0 when nothing was written."""
+        return Result(self.ticket, status, reason, seq, Kind.DELETE, self.key, self.version, 0, 0, "", b"", 0, value)
 
 
 class Commands(NamedTuple):
@@ -95,6 +115,17 @@ class Result(NamedTuple):
     digest: bytes
     size: int
     value: bytes | None  # the value itself when it is small enough to be kept beside the entry
+
+    @classmethod
+    def of_epochs(cls, epochs: Sequence[Epoch]) -> Self:
+        """The result of kind EPOCH: the epochs that a node's log is made of, the oldest first."""
+        seq, epoch = epochs[-1]
+        packed: bytes = msgpack.packb(epochs)
+        return cls(0, Status.DONE, "", seq, Kind.EPOCH, epoch.encode(), 0, 0, 0, "", b"", len(packed), packed)
+
+    def epochs(self) -> list[Epoch]:
+        """What `of_epochs` was given."""
+        return [Epoch(int(seq), str(epoch)) for seq, epoch in msgpack.unpackb(self.value or b"\x90")]
 
 
 class Results(NamedTuple):

@@ -233,7 +233,7 @@ class Projection:
 
     def _epoch(self, txn: Any, node: str, cursor: Cursor, item: Result) -> Cursor:
         """The node says which epochs its log is made of; see whether it continues what was applied."""
-        chain = [(int(seq), str(epoch)) for seq, epoch in msgpack.unpackb(item.value or b"\x90")]
+        chain = item.epochs()
         known = {epoch for _, epoch in cursor.epochs}
         if chain and chain[-1][1] in known:
             return cursor

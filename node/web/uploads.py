@@ -20,7 +20,7 @@ from broker.http.responses import Response
 from broker.refusals import BadRequest, Forbidden, NoRoom, Unavailable
 from broker.server.request import BrokenBody, Request
 from node.errors import DiskFull
-from node.storage.staging import Staged, Staging, Upload
+from node.storage.staging import StagedUpload, Staging, Upload
 from node.web import commit_request
 from node.web.commit_request import AnswerLost, Committer, Unreachable
 
@@ -127,7 +127,7 @@ class Uploads:
     async def _do(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _told(self, environ: dict[str, Any], staged: Staged) -> commit_request.FinishedUpload:
+    def _told(self, environ: dict[str, Any], staged: StagedUpload) -> commit_request.FinishedUpload:
         return commit_request.FinishedUpload(
             node=self._node,
             staged=staged.token,

@@ -13,18 +13,15 @@ import pytest
 from broker.keys import decode, encode
 from broker.messages.store import Delete, Kind, Status, Store
 from node.storage import compaction
-from node.storage.compaction import Compacted
+from node.storage.compaction import CompactionReport
 from node.storage.context import StorageContext
-from node.storage.index import state
 from node.storage.storage import Storage
 from tests.support import wait_for
 from tests.unit.volume import DAY_MS, Volume, delete, done, figures, store, value_of
 
 
 @pytest.fixture
-def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Volume:
-    # No reader has an index open when these tests open a storage.
-    monkeypatch.setattr(state, "NOTICED_SECS", 0)
+def volume(tmp_path: Path) -> Volume:
     return Volume(tmp_path / "data")
 
 
@@ -67,7 +64,7 @@ def test_a_second_pass_finds_nothing_to_do(volume: Volume) -> None:
         put_many(storage, range(50), 1 + generation * 100)
     assert done(storage.apply([delete(f"k{n}", 1000) for n in range(0, 50, 2)]))
     assert storage.compact().freed
-    assert storage.compact() == Compacted()
+    assert storage.compact() == CompactionReport()
     storage.close()
 
 
@@ -180,7 +177,7 @@ def test_what_is_overwritten_while_its_segment_is_compacted_stays_overwritten(
     exchange = compaction._exchange
 
     def late(core: StorageContext, number: int, draft: compaction._Draft, removed: bool) -> None:
-        for key, _, _ in draft.kept[::2]:
+        for key, _, _ in draft.moves[::2]:
             version = 3000 + len(versions)
             versions[decode(key)] = version
             change: Store | Delete = delete(decode(key), version) if version % 2 else store(decode(key), version)
@@ -213,7 +210,7 @@ def test_the_newest_epoch_outlives_compaction(volume: Volume) -> None:
             storage.close()
     # When it is compacted, and the index lost
     storage.compact()
-    assert storage.compact() == Compacted()
+    assert storage.compact() == CompactionReport()
     storage.close()
     volume.forget_index()
     storage = volume.open()
