@@ -71,7 +71,7 @@ class Agent:
         self._maintenance.stop()
         self._jobs.stop()
         self._replayer.stop()
-        self._commands.close()
+        self._commands.closed = True
         self._link.stop()
         self._storage.close()
         if self._failure:

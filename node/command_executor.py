@@ -1,4 +1,4 @@
-"""Carries out commands in groups and sends their results: one write, one flush and one commit for all that have come."""
+"""Carries out commands in groups, with one flush for all that have come, and sends their results."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class CommandExecutor:
         self._batches: list[_Batch] = []
         self._values: deque[tuple[Sequence[Store], OnResults]] = deque()  # the node's own
         self._sent_seq = storage.epoch.seq  # the master asks for everything before by itself
-        self.closed = False
+        self.closed = False  # True: apply nothing more
 
     def add(self, delivery: Delivery, commands: Commands) -> None:
         """Take in a message; `work` acknowledges it."""
@@ -69,12 +69,8 @@ class CommandExecutor:
         """Drop the messages of a lost connection: they come again."""
         self._batches.clear()
 
-    def close(self) -> None:
-        """Apply nothing more."""
-        self.closed = True
-
     def work(self) -> None:
-        """Apply everything that has come, send the results, acknowledge. Raises `Broken`; then nothing more is applied."""
+        """Apply everything that has come, send the results, acknowledge. Raises `Broken`, and applies nothing later."""
         if self.closed or not (self._batches or self._values):
             return
         batches, self._batches = self._batches, []
@@ -102,17 +98,10 @@ class CommandExecutor:
         self._sent_seq = upto = max([after, *(result.seq for result in results)])
         for result in results:
             if result.status not in (Status.DONE, Status.STALE):
-                log.warning(
-                    "command failed",
-                    key=result.key,
-                    version=result.version,
-                    kind=Kind(result.kind).name,
-                    status=Status(result.status).name,
-                    reason=result.reason,
-                )
-        message = Results(
-            self._node, origin, request="", after=after, upto=upto, end=self._storage.seq, last=False, items=results
-        )
+                what = {"kind": Kind(result.kind).name, "status": Status(result.status).name}
+                log.warning("command failed", key=result.key, version=result.version, reason=result.reason, **what)
+        end = self._storage.seq
+        message = Results(self._node, origin, request="", after=after, upto=upto, end=end, last=False, items=results)
         try:
             self._link.publish(topology.RESULTS, encode(message), done=sent)
         except LinkDown as error:

@@ -91,7 +91,7 @@ class Heartbeats:
             full=storage.full(),
             load=psutil.getloadavg()[0] / (os.cpu_count() or 1),
             memory=psutil.virtual_memory().percent,
-            keys=storage.keys,
+            keys=storage.totals.keys,
             slots=jobs.slots,
             running=jobs.running(),
             catalog=jobs.catalog.digest,

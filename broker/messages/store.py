@@ -57,9 +57,8 @@ class Store(NamedTuple):
 
     def result(self, status: Status, reason: str = "", seq: int = 0, value: bytes | None = None) -> Result:
         """The result of this command; `seq` is 0 when nothing was written."""
-        ticket, key, version, created, expires, content_type, digest, size, _, _ = self
-        about = (key, version, created, expires, content_type, digest, size, value)
-        return Result(ticket, status, reason, seq, Kind.PUT, *about)
+        ticket, key, version, created, expires, media, digest, size, _, _ = self
+        return Result(ticket, status, reason, seq, Kind.PUT, key, version, created, expires, media, digest, size, value)
 
 
 class Delete(NamedTuple):

@@ -253,21 +253,19 @@ def _survivors(
 def _exchange(core: StorageContext, number: int, draft: _Draft, removed: bool) -> None:
     """Put the new segment in the place of the old one. Meanwhile writers wait, and readers look again."""
     with core.lock:
-        with core.index.snapshot() as view:
-            changes = IndexUpdate(view)
+        with core.index.update() as changes:
             last = core.index.stats[number].last
-            changes.set_stat(number, None if removed else Stat(draft.uid, draft.first, last, draft.size))
+            changes.stats[number] = None if removed else Stat(draft.uid, draft.first, last, draft.size)
             for key, entry, created in draft.moves:
-                current = view.entry(key)
+                current = changes.view.entry(key)
                 if current is not None and current.seq == entry.seq:
                     changes.move(key, entry, created)
                 elif entry.kind == Kind.PUT:
                     changes.stat(number).dead += entry.length
             for key, seq in draft.dropped.items():
-                current = view.entry(key)
+                current = changes.view.entry(key)
                 if current is not None and current.seq == seq:
-                    changes.forget(key)
-        core.index.commit(changes)
+                    changes.entries[key] = None
         try:
             name = segments.path(core.places.log, number)
             if removed:

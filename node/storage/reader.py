@@ -13,7 +13,7 @@ from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
 
-from broker import directory_lock, logs
+from broker import logs
 from broker.messages.store import Kind
 from node.errors import Corrupt, StorageError, StorageUnavailable
 from node.storage.disk.files import translated
@@ -55,19 +55,9 @@ class StoredValue:
         if self.file is not None:
             self.file.close()
 
-    def __enter__(self) -> StoredValue:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 class Reader:
-    """The values of a data directory. Make it after any fork.
-
-    While it has an index open, it holds a shared lock on the index's directory. The agent waits for that lock after
-    it has put another index there (`node.storage.recovery`).
-    """
+    """The values of a data directory. Make it after any fork."""
 
     def __init__(self, directory: Path, *, map_bytes: int = MAP_BYTES) -> None:
         """The index may come later: until then `get` raises `StorageUnavailable`."""
@@ -75,7 +65,6 @@ class Reader:
         self._map_bytes = map_bytes
         self._index: Index | None = None
         self._index_file: tuple[int, int] | None = None
-        self._index_lock = -1
         self._look_at = 0.0  # when to look whether the index is still the same file
         self._opening = threading.Lock()
         self._segments: OrderedDict[int, SegmentFile] = OrderedDict()
@@ -125,8 +114,10 @@ class Reader:
         """Close the index; values that were returned before stay readable."""
         self._stop.set()
         with self._opening:
+            before, self._index = self._index, None
             self._look_at = float("inf")
-            self._use(None, None, -1)
+        if before is not None:
+            before.close()
         self._segments.clear()
 
     def _look(self) -> None:
@@ -147,27 +138,13 @@ class Reader:
             if file == self._index_file or state.objection(self._places.index):
                 return
             try:
-                lock = directory_lock.hold(self._places.index, shared=True)
-                try:
-                    index = Index(self._places.index, readonly=True, map_bytes=self._map_bytes)
-                    if not _is_at(lock, self._places.index):
-                        index.close()
-                        raise StorageUnavailable("another one took its place")
-                except BaseException:
-                    os.close(lock)
-                    raise
-            except (StorageError, OSError) as error:
+                index = Index(self._places.index, readonly=True, map_bytes=self._map_bytes)
+            except StorageError as error:
                 log.warning("index can't be opened just now", error=error)
                 return
-            self._use(index, file, lock)
-
-    def _use(self, index: Index | None, file: tuple[int, int] | None, lock: int) -> None:
-        """Read by this index from now on; close the one before when its transactions have ended."""
-        before, lock_before = self._index, self._index_lock
-        self._index, self._index_file, self._index_lock = index, file, lock
+            before, self._index, self._index_file = self._index, index, file
         if before is not None:
             before.close()
-            os.close(lock_before)
 
     def _get_with_care(self, index: Index, key: bytes, gone: int = 0) -> StoredValue | None:
         """Look up entry and file together until they match.
@@ -237,14 +214,6 @@ class Reader:
                     self._segments.pop(number, None)
 
 
-def _is_at(descriptor: int, directory: Path) -> bool:
-    """Whether an open directory is still the one at this path."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), directory.stat())
-    except FileNotFoundError:
-        return False
-
-
 def _readable(entry: Entry) -> bool:
     if entry.kind != Kind.PUT or entry.expired:
         return False
@@ -258,7 +227,9 @@ def _read(segment: SegmentFile, entry: Entry, key: bytes) -> StoredValue | None:
     except OSError:
         return None  # damage, which the reader with care reports
     head = records.parse(record, 0, segment.base, entry.offset)
-    if head is None or head.header.seq != entry.seq or head.header.key != key or head.header.kind != Kind.PUT:
+    if head is None:
         return None
-    value = head.value(record)
-    return None if value is None else StoredValue(head.header, value, None)
+    header, value = head.header, head.value(record)
+    if value is None or header.seq != entry.seq or header.key != key or header.kind != Kind.PUT:
+        return None
+    return StoredValue(header, value, None)

@@ -1,7 +1,7 @@
 """Opens a data directory: the log is the truth, and everything else follows it.
 
-An index that may be trusted (`node.storage.index.state`) only takes in what came into the log after its last commit, and
-the segments that compaction had just exchanged. Any other index is removed unopened and built from the log.
+An index that may be trusted (`node.storage.index.state`) takes in only what came into the log after its last commit,
+and the segments that compaction had just exchanged. Any other index is removed unopened and built from the log.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def recover(places: Layout) -> Recovery:
         except StorageError as error:
             if index is not None:
                 index.close()
-            if isinstance(error, TooSmall):  # a new one would need as much
-                raise
+            if isinstance(error, TooSmall):
+                raise  # a new index would need as much
             objection = str(error)
     log.info("index is built from the log", reason=objection)
     with guarded("the index can't be built"), _replaced_for_readers(places.index):
@@ -99,17 +99,14 @@ def _replaced_for_readers(directory: Path) -> Iterator[None]:
 
     Nothing new may be acknowledged before that. A reader has a shared lock on the directory of its index.
     """
-    try:
-        before = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
-        yield
-        return
+    before = os.open(directory, os.O_RDONLY | os.O_DIRECTORY) if directory.is_dir() else -1
     try:
         yield
-        if not directory_lock.wait(before, READERS_SECS):
+        if before >= 0 and not directory_lock.wait(before, READERS_SECS):
             log.warning("a reader does not let go of the old index", secs=READERS_SECS)
     finally:
-        os.close(before)
+        if before >= 0:
+            os.close(before)
 
 
 def _follow(index: Index, places: Layout) -> ActiveSegment:
@@ -148,10 +145,8 @@ def _follow(index: Index, places: Layout) -> ActiveSegment:
     if active is None:
         number = max([0, *numbers]) + 1
         active = ActiveSegment.create(places.log, number, index.totals.seq + 1)
-        with index.snapshot() as view:
-            changes = IndexUpdate(view)
-            changes.set_stat(number, Stat(active.uid, active.first, index.totals.seq, active.size))
-        index.commit(changes)
+        with index.update() as changes:
+            changes.stats[number] = Stat(active.uid, active.first, index.totals.seq, active.size)
     return active
 
 
@@ -167,14 +162,12 @@ def _take_in(index: Index, segment: SegmentFile, start: int, end: int) -> None:
     """Add the records between two offsets of a segment to the index."""
     number, uid, first = segment.head
     for group in segments.grouped(segments.scan(segment.fd, segment.base, start, end), _GROUP):
-        with index.snapshot() as view:
-            changes = IndexUpdate(view)
+        with index.update() as changes:
             if number not in index.stats:
-                changes.set_stat(number, Stat(uid, first, first - 1, segments.HEAD_BYTES))
+                changes.stats[number] = Stat(uid, first, first - 1, segments.HEAD_BYTES)
                 changes.seq = max(changes.seq, first - 1)
             for piece in group:
                 _record(changes, number, piece)
-        index.commit(changes)
 
 
 def _record(changes: IndexUpdate, number: int, piece: Piece) -> None:
@@ -198,13 +191,11 @@ def _forget(index: Index, number: int) -> None:
     """Remove all entries of a segment from the index. Its records are read again, or lost."""
     after: bytes | None = b""
     while after is not None:
-        with index.snapshot() as view:
-            changes = IndexUpdate(view)
-            entries = view.entries(after, _GROUP)
+        with index.update() as changes:
+            entries = changes.view.entries(after, _GROUP)
             for key, entry in entries:
                 if entry.segment == number:
                     changes.lift(key, entry)
             after = entries[-1][0] if entries else None
             if after is None:
-                changes.set_stat(number, None)
-        index.commit(changes)
+                changes.stats[number] = None

@@ -23,8 +23,7 @@ from node.storage.context import StorageContext, StorageLimits
 from node.storage.disk.files import guarded
 from node.storage.disk.layout import Layout
 from node.storage.disk.space import Space
-from node.storage.index.rows import Stat
-from node.storage.index.update import IndexUpdate
+from node.storage.index.rows import Stat, Totals
 from node.storage.log import records
 from node.storage.log.records import Header
 from node.storage.log.segments import ActiveSegment
@@ -73,8 +72,8 @@ class Storage:
         except BaseException:
             storage.close()
             raise
-        segments = len(recovered.index.stats)
-        log.info("storage opened", keys=storage.keys, bytes=storage.bytes, seq=storage.seq, segments=segments)
+        seq, keys, size = storage.totals
+        log.info("storage opened", keys=keys, bytes=size, seq=seq, segments=len(recovered.index.stats))
         return storage
 
     def _prepare(self, rebuilt: bool) -> None:
@@ -97,6 +96,11 @@ class Storage:
     # Figures.
 
     @property
+    def totals(self) -> Totals:
+        """The figures of all values."""
+        return self._core.index.totals
+
+    @property
     def seq(self) -> int:
         """The seq of the newest record."""
         return self._core.index.totals.seq
@@ -105,16 +109,6 @@ class Storage:
     def epochs(self) -> list[Epoch]:
         """The openings that this log is made of, oldest first: the newest 64."""
         return self._core.index.epochs
-
-    @property
-    def keys(self) -> int:
-        """How many values can be read."""
-        return self._core.index.totals.keys
-
-    @property
-    def bytes(self) -> int:
-        """The size of those values."""
-        return self._core.index.totals.size
 
     def full(self) -> bool:
         """Whether there is hardly room for another value above the reserve."""
@@ -170,11 +164,9 @@ class Storage:
         number = core.active.number + 1
         try:
             active = ActiveSegment.create(core.places.log, number, self.seq + 1)
-            with core.index.snapshot() as view:
-                changes = IndexUpdate(view)
-                changes.set_stat(number, Stat(active.uid, active.first, self.seq, active.size))
             try:
-                core.index.commit(changes)
+                with core.index.update() as changes:
+                    changes.stats[number] = Stat(active.uid, active.first, self.seq, active.size)
             except BaseException:
                 active.discard()
                 raise
@@ -193,11 +185,9 @@ class Storage:
         header = Header.tombstone(b"", 0, epoch.seq, _now())._replace(kind=Kind.EPOCH)
         record = records.encode(header, msgpack.packb(epochs), core.active.base, core.active.size)
         core.active.append(record)
-        with core.index.snapshot() as view:
-            changes = IndexUpdate(view)
+        with core.index.update() as changes:
             changes.extend(core.active.number, core.active.size, epoch.seq)
             changes.epochs = epochs
-        core.index.commit(changes)
         self.epoch = epoch
 
     def replay(self, after: int) -> Iterator[ReplayPart]:

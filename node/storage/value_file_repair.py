@@ -22,7 +22,6 @@ from node.storage import value_files
 from node.storage.context import StorageContext
 from node.storage.disk.files import guarded, remove
 from node.storage.index.rows import Entry
-from node.storage.index.update import IndexUpdate
 from node.storage.log import segments
 from node.storage.log.records import Header
 from node.storage.log.segments import SegmentFile
@@ -56,8 +55,7 @@ def _repair(core: StorageContext, apply: Apply, missing: set[bytes], there: set[
     newer = _newer(core, current, orphans)
     older = _older(core, current)
     commands: list[Store | Delete] = []
-    with core.index.snapshot() as view:
-        changes = IndexUpdate(view)
+    with core.index.update() as changes:
         for key, entry in current.items():
             if header := newer.get(key):
                 token = header.where
@@ -74,7 +72,6 @@ def _repair(core: StorageContext, apply: Apply, missing: set[bytes], there: set[
                 commands.append(Delete(0, key, entry.version))
                 outcome = "counts as deleted"
             log.warning("value file is missing", key=key, version=entry.version, token=entry.token, outcome=outcome)
-    core.index.commit(changes)
     for result in apply(commands):
         if result.status != Status.DONE:
             log.error("key can't be repaired", key=result.key, status=result.status.name, reason=result.reason)

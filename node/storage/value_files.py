@@ -3,8 +3,8 @@
     head 4096 | the bytes | CRC32C of every block of 128 KiB of them, u32 each
 
 The head is a record (`node.storage.log.records`) without its value. It is written when the upload becomes a value file;
-the bytes are there already. The CRCs check every read, also of a small range. The scrub compares the SHA-256 in the head.
-An upload in `staging/` has the same layout.
+the bytes are there already. The CRCs check every read, also of a small range. The scrub compares the SHA-256 in the
+head. An upload in `staging/` has the same layout.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from broker import logs
 from broker.messages.store import Delete, Kind, Result, Status, Store
-from node.errors import StorageError
 from node.storage import value_files
 from node.storage.context import StorageContext
 from node.storage.disk.files import guarded, read_at, remove, sync_directory
@@ -119,7 +118,7 @@ class WriteBatch:
         seq = self._changes.seq + 1
         header = Header.of(command, seq, token)
         if token:
-            self._own(token, header)
+            self._write_head(token, header)
         self._append(header, b"" if token or value is None else value)
         self._result(command, Status.DONE, seq=seq, value=value)
 
@@ -155,12 +154,8 @@ class WriteBatch:
         return value
 
     def _open(self, token: str) -> int:
-        try:
+        with guarded("an upload can't be opened", may_be_missing=True):
             return os.open(self._places.staging / token, os.O_RDWR)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise StorageError(f"an upload can't be opened: {error}") from error
 
     def _write_file(self, value: bytes) -> str:
         with Staging(self._places.root).create() as upload:
@@ -169,7 +164,7 @@ class WriteBatch:
         self._adopted[upload.token] = True
         return upload.token
 
-    def _own(self, token: str, header: Header) -> None:
+    def _write_head(self, token: str, header: Header) -> None:
         """Write the head, which says whose value the file is."""
         with guarded("the head of a value file can't be written"):
             fd = self._open(token)
@@ -252,7 +247,8 @@ class WriteBatch:
 def entry_of(header: Header, segment: int, offset: int, length: int) -> Entry:
     """The index entry of a record of `length` bytes at this place."""
     kind, _, version, seq, _, expires, _, _, size, where = header
-    return Entry(segment, offset, length, seq, version, expires, size, kind, expired=False, token=where)
+    expired = False
+    return Entry(segment, offset, length, seq, version, expires, size, kind, expired, where)
 
 
 def _unlink(path: Path) -> None:

@@ -91,7 +91,7 @@ def test_messages_of_a_lost_connection_are_dropped(executor: CommandExecutor, li
     executor.add(delivery(commands("a", store("k", 1))), commands("a", store("k", 1)))
     executor.forget()
     executor.work()
-    assert (storage.keys, link.sent, link.acked) == (0, [], [])
+    assert (storage.totals.keys, link.sent, link.acked) == (0, [], [])
 
 
 def test_lost_results_leave_a_gap_that_a_replay_fills(
@@ -124,11 +124,11 @@ def test_nothing_is_acknowledged_or_applied_once_the_storage_is_broken(
             executor.work()
     executor.add(delivery(commands("a", store("k", 1))), commands("a", store("k", 1)))
     executor.work()
-    assert (executor.closed, storage.keys, link.sent, link.acked) == (True, 0, [], [])
+    assert (executor.closed, storage.totals.keys, link.sent, link.acked) == (True, 0, [], [])
 
 
 def test_a_closed_executor_applies_nothing(executor: CommandExecutor, link: NodeLink, storage: Storage) -> None:
     executor.store_values([store("own", 1)], lambda _: None)
-    executor.close()
+    executor.closed = True
     executor.work()
-    assert (storage.keys, link.sent) == (0, [])
+    assert (storage.totals.keys, link.sent) == (0, [])

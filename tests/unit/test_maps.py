@@ -158,7 +158,7 @@ resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (100 <<
 def fill(number, keys):
     with index.snapshot() as view:
         changes = IndexUpdate(view)
-        changes.set_stat(1, Stat(b"uidofit!", 1, 0, 64))
+        changes.stats[1] = Stat(b"uidofit!", 1, 0, 64)
         for key in range(keys):
             changes.place(b"%d-%d" % (number, key), Entry(1, 64, 100, 1, 1, 0, 10, 1, False, ""), 0)
     index.commit(changes)

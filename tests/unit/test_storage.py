@@ -50,7 +50,7 @@ def test_stored_values_are_read_back(volume: Volume) -> None:
     # When they are stored
     results = storage.apply([store(key, version, value) for version, (key, value) in enumerate(contents.items(), 1)])
     assert done(results)
-    assert (storage.keys, storage.bytes) == (len(contents), sum(map(len, contents.values())))
+    assert (storage.totals.keys, storage.totals.size) == (len(contents), sum(map(len, contents.values())))
     storage.close()
     # Then they are there, the larger ones in files
     assert volume.read(list(contents)) == contents
@@ -111,13 +111,13 @@ def test_an_older_version_is_stale(storage: Storage) -> None:
 def test_at_equal_version_the_tombstone_wins(volume: Volume, storage: Storage) -> None:
     assert done(storage.apply([store("a", 10), delete("a", 10)]))
     assert statuses(storage.apply([store("a", 10)])) == [Status.STALE]
-    assert storage.keys == 0
+    assert storage.totals.keys == 0
 
 
 def test_later_commands_of_a_batch_see_earlier_ones(volume: Volume, storage: Storage) -> None:
     results = storage.apply([store("a", 1), store("a", 2), delete("a", 3), store("a", 2), store("a", 4, b"last")])
     assert statuses(results) == [Status.DONE, Status.DONE, Status.DONE, Status.STALE, Status.DONE]
-    assert (storage.keys, storage.bytes) == (1, 4)
+    assert (storage.totals.keys, storage.totals.size) == (1, 4)
 
 
 def test_any_order_of_the_same_commands_ends_alike(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_overwritten_values_give_their_space_back(volume: Volume) -> None:
     assert result.freed == before - volume.log_bytes()
     assert result.removed >= files - 4
     assert volume.log_bytes() < 2.5 * 50 * 2000 + 65536
-    assert len(current(storage)) == storage.keys == 50
+    assert len(current(storage)) == storage.totals.keys == 50
     storage.close()
     assert len(volume.read([f"k{n}" for n in range(50)])) == 50
 
@@ -82,7 +82,7 @@ def test_tombstones_go_only_when_they_are_old_and_hide_nothing(volume: Volume) -
     storage.close()
     volume.forget_index()
     storage = volume.open()
-    assert storage.keys == 75
+    assert storage.totals.keys == 75
     assert sum(kind == Kind.DELETE for _, kind in current(storage).values()) == 1505
     # When that is long ago
     storage.compact(now() + 3 * DAY_MS)
@@ -92,7 +92,7 @@ def test_tombstones_go_only_when_they_are_old_and_hide_nothing(volume: Volume) -
     storage.close()
     volume.forget_index()
     storage = volume.open()
-    assert storage.keys == 75
+    assert storage.totals.keys == 75
     storage.close()
 
 
@@ -112,7 +112,7 @@ def test_an_old_tombstone_stays_while_an_earlier_segment_has_what_it_hides(volum
     storage.close()
     volume.forget_index()
     storage = volume.open()
-    assert storage.keys == 55
+    assert storage.totals.keys == 55
     storage.close()
 
 
@@ -136,13 +136,13 @@ def test_values_past_their_lifetime_give_their_space_back_and_hide_older_ones(vo
     put_many(storage, range(40), 100, expires=end)
     put_many(storage, range(100, 110), 200, size=9000, expires=end)
     put_many(storage, range(200, 230), 300)
-    assert (storage.keys, len(volume.value_files())) == (80, 10)
+    assert (storage.totals.keys, len(volume.value_files())) == (80, 10)
     # When their time has come
     wait_for(lambda: now() > end)
     result = storage.compact()
     # Then they are gone with their files, and nothing older comes back
     assert result.expired == 50
-    assert (storage.keys, volume.value_files()) == (30, [])
+    assert (storage.totals.keys, volume.value_files()) == (30, [])
     found = current(storage)
     assert {found[encode(f"k{n}")] for n in range(40)} == {(100 + n, Kind.DELETE) for n in range(40)}
     assert volume.log_bytes() < 30 * 2000 + 65536

@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -286,6 +286,6 @@ def test_what_was_found_stays_readable_when_the_value_is_replaced(volume: Volume
     assert done(storage.apply([store("k", 2, b"new" * 5000)]))
     storage.close()
     assert value
-    with value:
+    with closing(value):
         assert value.pread(20_000, 0) == old
         assert (value.version, value.size, value.content_type) == (1, len(old), "text/plain")

@@ -60,7 +60,7 @@ def test_a_log_cut_at_any_byte_of_its_last_record_keeps_all_earlier_ones(volume:
             volume.forget_index()
         storage = volume.open()
         # Then the last record is not there, and the log goes on
-        assert storage.keys == len(contents)
+        assert storage.totals.keys == len(contents)
         assert done(storage.apply([store("next", 6000 + cut, b"next"), delete("next", 7000 + cut)]))
         storage.close()
         if cut % 50 == 0 or cut == before:
@@ -81,7 +81,7 @@ def test_a_segment_that_was_only_begun_is_begun_again(volume: Volume) -> None:
     for torn in (b"", b"PZS1\2"):
         (volume.log / "00000002.seg").write_bytes(torn)
         storage = volume.open()
-        assert storage.keys == len(contents)
+        assert storage.totals.keys == len(contents)
         storage.close()
 
 
@@ -170,7 +170,7 @@ def test_the_index_grows_when_its_map_is_full(tmp_path: Path) -> None:
     for number in range(50):
         with index.snapshot() as view:
             changes = IndexUpdate(view)
-            changes.set_stat(1, Stat(b"uidofit!", 1, 0, 64))
+            changes.stats[1] = Stat(b"uidofit!", 1, 0, 64)
             for key in range(100):
                 changes.place(b"%d-%d" % (number, key), Entry(1, 64, 100, 1, 1, 0, 10, 1, False, ""), 0)
         index.commit(changes)
@@ -341,7 +341,7 @@ def test_bytes_in_the_log_that_are_no_record_cost_only_themselves(volume: Volume
     flip(log, data.index(encode("k7")))
     volume.forget_index()
     storage = volume.open()
-    assert storage.keys == 19
+    assert storage.totals.keys == 19
     assert storage.scrub().damages[0].key == b""
     storage.close()
     keys = [f"k{number}" for number in range(20)]

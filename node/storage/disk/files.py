@@ -21,11 +21,16 @@ def translated(what: str, error: OSError) -> StorageError:
 
 
 @contextmanager
-def guarded(what: str) -> Iterator[None]:
-    """Turn errors of the OS in the block into errors of the node; `what` says what can't be done."""
+def guarded(what: str, *, may_be_missing: bool = False) -> Iterator[None]:
+    """Turn errors of the OS in the block into errors of the node; `what` says what can't be done.
+
+    `may_be_missing`: `FileNotFoundError` stays what it is.
+    """
     try:
         yield
     except OSError as error:
+        if may_be_missing and isinstance(error, FileNotFoundError):
+            raise
         raise translated(what, error) from error
 
 

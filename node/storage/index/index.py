@@ -16,19 +16,21 @@ index may be opened.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import lmdb
 import msgpack
 
-from broker import lmdb_files, logs
+from broker import directory_lock, lmdb_files, logs
 from broker.errors import NoAddressSpace
 from broker.messages.store import Epoch
 from node.errors import DiskFull, StorageError, StorageUnavailable, TooSmall
+from node.storage.disk.files import guarded
 from node.storage.index import state
 from node.storage.index.rows import NUMBER, Stat, Totals
 from node.storage.index.snapshot import Databases, Snapshot
@@ -38,14 +40,17 @@ log = logs.get(__name__)
 
 MAP_BYTES = 1 << 30  # of address space at first; the file takes only what it needs
 _READERS = 128  # transactions that one process may have open at once
-_MAX_READERS = 1024  # of all processes together
+_OPTIONS = {"sync": False, "max_dbs": 8, "max_readers": 1024, "max_spare_txns": 1}  # readers of all processes
 
 
 class Index:
-    """An open index. The process that writes has `stats`, `totals` and `epochs` in memory, too."""
+    """An open index. The process that writes has `stats`, `totals` and `epochs` in memory, too.
+
+    A reader holds a shared lock on the directory, which `node.storage.recovery` waits for.
+    """
 
     def __init__(self, directory: Path, *, readonly: bool = False, map_bytes: int = MAP_BYTES) -> None:
-        """`map_bytes`: the address space to map at first. Raises `StorageError`, `TooSmall` when there is too little."""
+        """Maps `map_bytes` at first. Raises `StorageError`, and `TooSmall` for too little address space."""
         self._directory = directory
         self._map_bytes = map_bytes
         # One permit for each transaction. Whoever changes the map takes all of them first.
@@ -55,26 +60,21 @@ class Index:
         self.stats: dict[int, Stat] = {}
         self.totals = Totals()
         self.epochs: list[Epoch] = []
-        with _translated():
-            self._env = lmdb_files.open_map(
-                directory,
-                map_bytes,
-                readonly=readonly,
-                create=not readonly,
-                sync=False,
-                max_dbs=8,
-                max_readers=_MAX_READERS,
-                max_spare_txns=1,
-            )
-            try:
-                names = Databases._fields
-                self._databases = Databases(*(self._env.open_db(name.encode(), create=not readonly) for name in names))
-                self._keys = self._databases.keys
-                if not readonly:
-                    self._load()
-            except BaseException:
-                self._env.close()
-                raise
+        self._lock = -1
+        with _translated(), guarded("the index can't be opened"), ExitStack() as undo:
+            undo.callback(self._unlock)
+            if readonly:
+                self._lock = directory_lock.hold(directory, shared=True)
+            self._env = lmdb_files.open_map(directory, map_bytes, readonly=readonly, create=not readonly, **_OPTIONS)
+            undo.callback(self._env.close)
+            databases = (self._env.open_db(name.encode(), create=not readonly) for name in Databases._fields)
+            self._databases = Databases(*databases)
+            self._keys = self._databases.keys
+            if not readonly:
+                self._load()
+            elif not os.path.samestat(os.fstat(self._lock), directory.stat()):
+                raise StorageUnavailable("another index has taken its place")
+            undo.pop_all()
         for _ in range(_READERS):
             self._permits.put(None)
 
@@ -136,6 +136,14 @@ class Index:
 
     # Writing.
 
+    @contextmanager
+    def update(self) -> Iterator[IndexUpdate]:
+        """A change on top of a snapshot, committed at the end of the block. Raises `DiskFull` or `StorageError`."""
+        with self.snapshot() as view:
+            change = IndexUpdate(view)
+            yield change
+        self.commit(change)
+
     def commit(self, change: IndexUpdate) -> None:
         """Apply a change, all or nothing. Raises `DiskFull` or `StorageError`; nothing has changed then."""
         totals = change.totals
@@ -163,17 +171,12 @@ class Index:
                 delete(key, db=keys)
             else:
                 put(key, entry.pack(), db=keys)
-        for token, owner in change.files.items():
-            name = bytes.fromhex(token)
-            if owner is None:
-                delete(name, db=files)
-            else:
-                put(name, owner, db=files)
-        for due, owner in change.expiry.items():
-            if owner is None:
-                delete(due, db=expiry)
-            else:
-                put(due, owner, db=expiry)
+        for database, rows in ((files, change.files), (expiry, change.expiry)):
+            for name, owner in rows.items():
+                if owner is None:
+                    delete(name, db=database)
+                else:
+                    put(name, owner, db=database)
         for number, stat in change.stats.items():
             if stat is None:
                 delete(NUMBER.pack(number), db=segments)
@@ -202,6 +205,11 @@ class Index:
                 for _ in range(_READERS):
                     self._permits.put(None)
 
+    def _unlock(self) -> None:
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
+
     def set_directory(self, directory: Path) -> None:
         """Note that the directory was renamed."""
         self._directory = directory
@@ -218,6 +226,7 @@ class Index:
                         self._env.sync(True)
                     self._env.close()
             finally:
+                self._unlock()
                 for _ in range(_READERS):
                     self._permits.put(None)
         if clean:

@@ -57,15 +57,15 @@ class Stat:
 
     def pack(self) -> bytes:
         """The bytes for LMDB."""
-        return self._FORMAT.pack(
-            self.uid, self.first, self.last, self.size, self.live, self.expired, self.dead, self.tombs, self.newest_tomb
-        )
+        return self._FORMAT.pack(*self._figures())
 
     def copy(self) -> Stat:
         """The same figures in another object."""
-        return Stat(
-            self.uid, self.first, self.last, self.size, self.live, self.expired, self.dead, self.tombs, self.newest_tomb
-        )
+        return Stat(*self._figures())
+
+    def _figures(self) -> tuple[bytes, int, int, int, int, int, int, int, int]:
+        parts = self.live, self.expired, self.dead, self.tombs, self.newest_tomb
+        return self.uid, self.first, self.last, self.size, *parts
 
     @classmethod
     def unpack(cls, raw: bytes) -> Stat:

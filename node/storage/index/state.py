@@ -32,7 +32,7 @@ def note(directory: Path, clean: bool) -> None:
         state = {"file": _identity(directory), "boot": _boot(), "clean": clean}
         if clean:
             state["written"] = _written(directory)
-        # In place and always of the same length: that works on a full disk, and a sector is written whole or not at all.
+        # In place and of the same length: that works on a full disk, and a sector is written whole or not at all.
         fd = os.open(directory / "state.json", os.O_WRONLY | os.O_CREAT, 0o644)
         try:
             files.write_at(fd, json.dumps(state).encode().ljust(_STATE_BYTES), 0)

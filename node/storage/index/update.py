@@ -15,11 +15,11 @@ class IndexUpdate:
     """Changes on top of a snapshot. In the dictionaries, None removes."""
 
     def __init__(self, view: Snapshot) -> None:
-        self._view = view
+        self.view = view
         self._keys, self._size = view.totals.keys, view.totals.size
         self.seq = view.totals.seq
         self.entries: dict[bytes, Entry | None] = {}
-        self.files: dict[str, bytes | None] = {}
+        self.files: dict[bytes, bytes | None] = {}
         self.expiry: dict[bytes, bytes | None] = {}
         self.stats: dict[int, Stat | None] = {}
         self.epochs: list[Epoch] | None = None  # None: as they were
@@ -35,18 +35,14 @@ class IndexUpdate:
         try:
             return self.entries[key]
         except KeyError:
-            return self._view.entry(key)
+            return self.view.entry(key)
 
     def stat(self, number: int) -> Stat:
         """The figures of a segment after the commit; the caller may change them."""
         stat = self.stats.get(number)
         if stat is None:
-            stat = self.stats[number] = self._view.stats[number].copy()
+            stat = self.stats[number] = self.view.stats[number].copy()
         return stat
-
-    def set_stat(self, number: int, stat: Stat | None) -> None:
-        """Set the figures of a new segment, or remove those of one that is gone."""
-        self.stats[number] = stat
 
     def extend(self, number: int, size: int, seq: int) -> None:
         """Note that the segment is `size` bytes long now, and `seq` its newest record, 0 for none."""
@@ -81,7 +77,7 @@ class IndexUpdate:
             if entry.expires:
                 self.expiry[EXPIRY.pack(entry.expires, entry.seq)] = key
             if entry.token:
-                self.files[entry.token] = key
+                self.files[bytes.fromhex(entry.token)] = key
 
     def lift(self, key: bytes, entry: Entry) -> None:
         """Take an entry out of index and figures. Its record counts as nothing after that."""
@@ -105,10 +101,6 @@ class IndexUpdate:
         else:
             stat.live += entry.length
 
-    def forget(self, key: bytes) -> None:
-        """Remove an entry whose record is gone, together with the old figures of its segment."""
-        self.entries[key] = None
-
     def revert(self, key: bytes, entry: Entry) -> None:
         """Make an older record count again, since the value file of the newer one is not here."""
         newer = self.entry(key)
@@ -131,7 +123,7 @@ class IndexUpdate:
             if old.expires:
                 self.expiry[EXPIRY.pack(old.expires, old.seq)] = None
             if old.token:
-                self.files[old.token] = None
+                self.files[bytes.fromhex(old.token)] = None
                 self.unlinked.append(old.token)
 
 

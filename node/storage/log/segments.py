@@ -221,14 +221,10 @@ class SegmentFile:
 
     def __init__(self, directory: Path, number: int) -> None:
         """Raises `FileNotFoundError` when the segment is gone, `Corrupt` when its head is bad."""
-        try:
+        with guarded(f"segment {number} of the log can't be read", may_be_missing=True):
             self.fd = os.open(path(directory, number), os.O_RDONLY)
             head = read_head(self.fd)
             self.size = os.fstat(self.fd).st_size
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise translated(f"segment {number} of the log can't be read", error) from error
         if head is None or head.number != number:
             raise Corrupt(f"segment {number} of the log has a bad head")
         self.head = head
