@@ -1,4 +1,4 @@
-"""What can go wrong in the contract between master and nodes.
+"""The errors of the contract between master and nodes.
 
 PulzarError
 ├── SettingsError        the configuration can't be used
@@ -8,10 +8,10 @@ PulzarError
 │   └── UnknownProtocol      a message of another protocol version
 ├── BadSignature         a URL was not signed by this cluster's master
 │   └── Expired              it was, and is too old
-├── LinkDown             RabbitMQ can't be reached just now
+├── LinkDown             RabbitMQ can't be reached at the moment
 ├── Unsendable           a message that can't be put on the wire
 ├── NoAddressSpace       a map does not fit into the address space of this process
-└── Refused              a request that is not done; see `broker.refusals`
+└── Refused              a request that gets an error response; see `broker.refusals`
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class MessageError(PulzarError):
 
 
 class MalformedMessage(MessageError):
-    """Raised when bytes are no message, or a field has the wrong type."""
+    """Raised when bytes are not a message, or a field has a wrong value."""
 
 
 class UnknownProtocol(MessageError):
@@ -46,7 +46,7 @@ class BadSignature(PulzarError):
 
 
 class Expired(BadSignature):
-    """Raised when a URL was signed by this cluster's master and nothing was changed, but its time is over."""
+    """Raised when an authentic URL, signed by this cluster's master, is too old."""
 
     def __init__(self, message: str, parameters: dict[str, str]) -> None:
         super().__init__(message)
@@ -58,7 +58,7 @@ class LinkDown(PulzarError):
 
 
 class Unsendable(PulzarError):
-    """Raised when a message can't be put on the wire, or nobody there could read it; nothing was sent."""
+    """Raised when a message can't be packed, or nobody could read it; nothing was sent."""
 
 
 class NoAddressSpace(PulzarError):

@@ -1,19 +1,19 @@
-"""Integers that come from outside, in a request or a message: read once, here, and bounded.
+"""Reads integers from requests and messages, within bounds.
 
-Nothing else turns digits into a number, so that what passed the check is what is worked with. Python reads more than
-is meant (other alphabets' digits, `1_000`, thousands of digits), and what is above 64 bits can't be put into a message.
+Python reads more than is meant: digits of other alphabets, `1_000`, thousands of digits. An integer of more than 64
+bits can't be put into a message. So nothing else turns digits into a number.
 """
 
 from __future__ import annotations
 
-MAX = (1 << 63) - 1  # most that a field of a message can be
+MAX = (1 << 63) - 1  # largest integer in a field of a message
 _DIGITS = len(str(MAX))
 
 
 def parse(text: str, least: int = 0, most: int = MAX) -> int:
     """The integer from `least` to `most` in ASCII digits; raises `ValueError` with what was received.
 
-    At most 19 digits, leading zeros among them; `least` is never below 0.
+    It has at most 19 digits, with leading zeros; `least` is never below 0.
     """
     if not text.isascii() or not text.isdecimal() or len(text) > _DIGITS or not least <= int(text) <= most:
         raise ValueError(f"{text[:40]!r} is no integer from {least} to {most}")
@@ -28,7 +28,7 @@ def bounded(value: object, least: int = 0, most: int = MAX) -> int:
 
 
 def short(value: object) -> str:
-    """What was received, short enough for a message."""
+    """A value that was received, as text short enough for a message."""
     if type(value) is int and abs(value) > MAX:
         return f"an integer of {value.bit_length()} bits"  # Python refuses to write one of thousands of digits
     text = repr(value)

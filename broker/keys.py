@@ -1,8 +1,8 @@
 """The rules of a key, and its encoding in the index and on disk.
 
-A key is a path of printable ASCII, `folder/sub/name.ext`, of up to 383 bytes. It is kept as base64
-whose alphabet is in ASCII order: encoded keys sort as the keys do, and all keys under a prefix are one
-range. 383 bytes make 511 characters, the longest key LMDB takes.
+A key is a path of printable ASCII, `folder/sub/name.ext`, of up to 383 bytes. It is kept as base64 with an alphabet in
+ASCII order. So encoded keys sort as the keys do, and all keys under a prefix are one range. 383 bytes make 511
+characters, the longest key that LMDB takes.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ def check(key: str) -> str:
 
 
 def is_system_name(key: str) -> bool:
-    """Whether nodes alone write this key: the log or output of a job, `jobs/<id>/…`."""
+    """Whether only nodes write this key: the log or output of a job, `jobs/<id>/…`."""
     return _SYSTEM.match(key) is not None
 
 
 def beginning(text: str) -> str:
-    """The beginning of keys that a prefix, or a key to go on from, means: without the leading slash, as in `check`."""
+    """A prefix, or a key to go on from, without the leading slash, as `check` gives keys."""
     return text.removeprefix("/")
 
 
 def encode(key: str) -> bytes:
-    """The key as it is kept: base64 without padding, its alphabet in ASCII order."""
+    """The encoded key: base64 without padding, with an alphabet in ASCII order."""
     return base64.b64encode(key.encode("ascii")).rstrip(b"=").translate(_TO_ORDERED)
 
 
 def decode(encoded: bytes) -> str:
-    """The key that `encode` was given; raises `InvalidKey` for bytes it can't have made."""
+    """The key that `encode` was given; raises `InvalidKey` for any other bytes."""
     try:
         raw = base64.b64decode(encoded.translate(_TO_STANDARD) + b"=" * (-len(encoded) % 4), validate=True)
         return raw.decode("ascii")

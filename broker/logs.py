@@ -1,7 +1,7 @@
 """Structured logs: one line an event, `time level role module event key=value …`, on standard error.
 
-Values that could be secrets are never passed in; bytes are encoded keys and are shown decoded. Control characters are
-escaped, whoever they come from: a client, an extension that prints, the message of an exception.
+Values that could be secrets are never passed in. Bytes are encoded keys and are shown decoded. Control characters are
+escaped, also those from clients, extensions and messages of exceptions.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import logging
 import sys
 import time
-from typing import Any
 
 from broker import keys
 from broker.errors import InvalidKey
@@ -22,25 +21,25 @@ class Log:
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
 
-    def debug(self, event: str, **fields: Any) -> None:
-        """What happened in detail; off by default, so that hot paths may call it."""
+    def debug(self, event: str, **fields: object) -> None:
+        """Log a detail. Off by default, so hot paths may call it."""
         if self._logger.isEnabledFor(logging.DEBUG):
             self._logger.debug(event, extra={"fields": fields})
 
-    def info(self, event: str, **fields: Any) -> None:
-        """What an operator wants to know on a good day."""
+    def info(self, event: str, **fields: object) -> None:
+        """Log what an operator wants to know on a good day."""
         self._logger.info(event, extra={"fields": fields})
 
-    def warning(self, event: str, **fields: Any) -> None:
-        """Something is wrong and is being handled."""
+    def warning(self, event: str, **fields: object) -> None:
+        """Log that something is wrong and is being handled."""
         self._logger.warning(event, extra={"fields": fields})
 
-    def error(self, event: str, **fields: Any) -> None:
-        """Something is wrong and somebody should look."""
+    def error(self, event: str, **fields: object) -> None:
+        """Log that something is wrong and somebody should look."""
         self._logger.error(event, extra={"fields": fields})
 
-    def exception(self, event: str, **fields: Any) -> None:
-        """As `error`, with the traceback of the exception being handled, on the same line."""
+    def exception(self, event: str, **fields: object) -> None:
+        """Log as `error`, with the traceback of the current exception on the same line."""
         self._logger.error(event, exc_info=True, extra={"fields": fields})
 
 
@@ -76,12 +75,12 @@ class _Line(logging.Formatter):
         return _readable(line)
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     if isinstance(value, bytes):
         try:
-            value = keys.decode(value)
+            return _show(keys.decode(value))
         except InvalidKey:
-            value = value.hex()
+            return value.hex()  # no key, so it is shown as it is
     if isinstance(value, float):
         return f"{value:.4g}"
     text = str(value)

@@ -1,7 +1,7 @@
-"""Secrets that are not to be seen: in logs, outputs, reasons and arguments each is replaced by `***`.
+"""Masks secrets: in logs, outputs, reasons and arguments each is replaced by `***`.
 
-They are looked for as they are, as JSON writes them, as a URL does and as `repr` does; of one with several lines each long line too.
-Who encodes or takes apart a secret on purpose is not kept from it.
+A secret is found as it is, and as JSON, a URL or `repr` writes it. Each long line of a secret with several lines is
+found, too. A script that encodes or takes apart a secret on purpose is not stopped.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any
 from urllib.parse import quote, quote_plus
 
 MASK = "***"
@@ -19,7 +18,7 @@ _CUT_BYTES = 4  # of the beginning of a secret
 
 
 class Masks:
-    """Of some secrets, one at least."""
+    """Masks some secrets, at least one."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         forms = {form.encode() for secret in secrets for form in _forms(secret)}
@@ -28,22 +27,22 @@ class Masks:
         self.first = frozenset(form[0] for form in self.forms)
 
     def mask(self, data: bytes) -> bytes:
-        """Bytes that are complete."""
+        """Masked bytes; `data` is complete."""
         return self.pattern.sub(MASK.encode(), data)
 
     def text(self, text: str) -> str:
-        """A text."""
+        """A masked text."""
         return self.mask(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
 
     def cut_text(self, text: str) -> str:
-        """A text that may have been cut in the middle of a secret."""
+        """A masked text, which may have been cut in the middle of a secret."""
         data = self.mask(text.encode("utf-8", "surrogatepass"))
         at = self.unsure(data)
         data = data[:at] + MASK.encode() if len(data) - at >= _CUT_BYTES else data
         return data.decode("utf-8", "surrogatepass")
 
     def unsure(self, data: bytes) -> int:
-        """Where the first form begins that may go on after these bytes; their end, where none does."""
+        """The position of the first secret that may go on after these bytes; their length when there is none."""
         for at in range(max(0, len(data) - len(self.forms[0]) + 1), len(data)):
             if data[at] in self.first:
                 tail = data[at:]
@@ -52,7 +51,7 @@ class Masks:
         return len(data)
 
     def json(self, raw: bytes) -> bytes:
-        """JSON, which stays JSON: a number that is a secret becomes a text."""
+        """Masked JSON, which stays JSON: a number that is a secret becomes a text."""
         if not self.pattern.search(raw):
             return raw
         try:
@@ -61,7 +60,7 @@ class Masks:
         except (ValueError, RecursionError):  # no JSON that anybody could read, so it is bytes
             return self.mask(raw)
 
-    def _part(self, value: Any) -> Any:
+    def _part(self, value: object) -> object:
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, list):
@@ -74,14 +73,14 @@ class Masks:
 
 
 class MaskedStream:
-    """Takes bytes as they come, gives them on masked: a secret may be in two pieces."""
+    """Masks bytes that come in pieces; a secret may begin in one piece and end in the next."""
 
     def __init__(self, masks: Masks) -> None:
         self._masks = masks
         self._held = b""  # may be the beginning of a secret
 
     def feed(self, data: bytes) -> bytes:
-        """The next bytes."""
+        """Take the next bytes; returns those that are surely masked."""
         data = self._held + data
         keep = self._masks.unsure(data)
         shown, at = b"", 0
@@ -95,7 +94,7 @@ class MaskedStream:
         return shown + data[at:keep]
 
     def end(self) -> bytes:
-        """What was kept back."""
+        """The masked bytes that were kept back."""
         held, self._held = self._held, b""
         return self._masks.mask(held)
 

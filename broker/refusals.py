@@ -1,15 +1,17 @@
-"""Requests that are not done, by master or node, each with the HTTP status of its answer.
+"""Requests that master or node refuse, each with the HTTP status of the response.
 
 PulzarError
 └── Refused
     ├── BadRequest           400
     ├── Forbidden            403
     ├── NotFound             404
+    ├── MethodNotAllowed     405  with Allow
     ├── SlowClient           408
     ├── Conflict             409
     ├── LengthRequired       411
     ├── ConditionFailed      412
     ├── TooLarge             413
+    ├── ServerError          500
     ├── NotSupported         501
     ├── Unavailable          503  with Retry-After
     └── NoRoom               507
@@ -17,18 +19,20 @@ PulzarError
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from broker.errors import InvalidKey, LinkDown, PulzarError
 
 
 class Refused(PulzarError):
-    """Raised when a request gets an error answer instead of what it asked for."""
+    """Raised when a request gets an error response."""
 
     status = 400
     retry_after: int | None = None  # seconds
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """What goes with the answer."""
+        """Headers of the response."""
         return [] if self.retry_after is None else [("Retry-After", str(self.retry_after))]
 
 
@@ -37,7 +41,7 @@ class BadRequest(Refused):
 
 
 class Forbidden(Refused):
-    """Raised when a request is not signed by this cluster, or no longer, or would write what only nodes do."""
+    """Raised when a request is not signed by this cluster, is too old, or would write what only nodes write."""
 
     status = 403
 
@@ -48,8 +52,23 @@ class NotFound(Refused):
     status = 404
 
 
+class MethodNotAllowed(Refused):
+    """Raised when a path has no such method; `path` is shown, `allowed` are those it has."""
+
+    status = 405
+
+    def __init__(self, method: str, path: str, allowed: Iterable[str]) -> None:
+        self.allowed = ", ".join(allowed)
+        super().__init__(f"{method} is not possible on {path}; {self.allowed} is")
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """What goes with the answer."""
+        return [("Allow", self.allowed)]
+
+
 class SlowClient(Refused):
-    """Raised when a client sends its body, or takes an answer, too slowly or not at all."""
+    """Raised when a client sends its body, or takes a response, too slowly or not at all."""
 
     status = 408
 
@@ -61,7 +80,7 @@ class Conflict(Refused):
 
 
 class LengthRequired(Refused):
-    """Raised when a request may have a body whose end can't be told."""
+    """Raised when a request may have a body and does not say where it ends."""
 
     status = 411
 
@@ -78,14 +97,20 @@ class TooLarge(Refused):
     status = 413
 
 
+class ServerError(Refused):
+    """Raised when a request fails and its client can do nothing about it; a log says more."""
+
+    status = 500
+
+
 class NotSupported(Refused):
-    """Raised when a request needs something of HTTP that is not done here."""
+    """Raised when a request needs a part of HTTP that is not supported."""
 
     status = 501
 
 
 class Unavailable(Refused):
-    """Raised when it can't be done just now: nothing was changed, or it can't be said whether it was."""
+    """Raised when a request can't be done at the moment. Nothing was changed, or it is not known whether it was."""
 
     status = 503
     retry_after = 1
@@ -98,12 +123,12 @@ class NoRoom(Refused):
 
 
 def refusal(status: int, message: str) -> Refused:
-    """The error whose answer has this status."""
+    """The error whose response has this status."""
     kinds = (BadRequest, Forbidden, NotFound, Conflict, ConditionFailed, NoRoom)
     return {kind.status: kind for kind in kinds}.get(status, Unavailable)(message)
 
 
-def response_to(error: Exception) -> Refused | None:
+def as_refusal(error: Exception) -> Refused | None:
     """What a client is told of an error; None for one that nobody has thought of."""
     match error:
         case Refused():

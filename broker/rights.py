@@ -1,8 +1,8 @@
 """The least rights that master and nodes need in RabbitMQ, made from the topology.
 
-`python -m broker.rights` prints them in the order in which `rabbitmqctl set_permissions` takes them: patterns of what
-the user may configure, write and read. Publishing on the default exchange is one right, whatever the queue; so the virtual
-host should be Pulzar's alone.
+`python -m broker.rights` prints them in the order of `rabbitmqctl set_permissions`: patterns of what the user may
+configure, write and read. Publishing on the default exchange is one right for all queues. So the virtual host should be
+Pulzar's alone.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import NamedTuple
 from broker import topology
 
 _DEFAULT_EXCHANGE = "amq.default"  # what RabbitMQ calls it where rights are looked at
-# Stand in for a node's name and for what `topology.control_queue` makes up.
+# They stand for a node's name, and for the random part of `topology.control_queue`.
 _NODE, _MADE_UP = "NODE", "MADEUP"
 _STANDING_FOR = {_NODE: "[A-Za-z0-9._-]+", _MADE_UP: "[0-9a-f]+"}
 
 
 class Rights(NamedTuple):
-    """Regular expressions, each of whole names of queues and exchanges."""
+    """Regular expressions of whole names of queues and exchanges."""
 
     configure: str
     write: str
@@ -36,7 +36,7 @@ def rights() -> Rights:
     bindings = [item for item in declared if isinstance(item, topology.Binding)]
     return Rights(
         configure=_pattern([*queues, *exchanges]),
-        # Who binds writes to the queue and reads from the exchange; who declares a queue with dead letters reads from it.
+        # A binding writes to the queue and reads from the exchange; a queue with dead letters is read from.
         write=_pattern([_DEFAULT_EXCHANGE, *exchanges, *(item.queue for item in bindings)]),
         read=_pattern([*queues, *(item.exchange for item in bindings)]),
     )

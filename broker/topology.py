@@ -1,31 +1,32 @@
 """Every exchange, queue and binding, in one table, and the only place that names them.
 
-| queue                                 | fed by                    | consumed by         | carries                              |
-| ------------------------------------- | ------------------------- | ------------------- | ------------------------------------ |
-| `pulzar.node.<id>` (durable)          | master                    | that node, alone    | store and delete commands, replays   |
-| `pulzar.control.<id>.…` (exclusive)   | `pulzar.control` (fanout) | that node           | announce, withdraw a job             |
-| `pulzar.jobs` (quorum)                | master, **and anyone**    | every free slot     | jobs that any node can run           |
-| `pulzar.jobs.high`, `.low` (quorum)   | the same                  | the same            | jobs of these priorities             |
-| `pulzar.node.<id>.jobs` (quorum)      | master                    | that node           | jobs bound to that node              |
-| `pulzar.node.<id>.data` (quorum)      | master                    | that node           | jobs for data it has, for a while    |
-| `pulzar.results` (durable)            | nodes                     | controller          | what became of commands; replays; runs |
-| `pulzar.progress` (bounded)           | nodes                     | controller          | progress and log of running jobs     |
-| `pulzar.heartbeats` (bounded, TTL)    | nodes                     | controller          | who and how every node is            |
-| `pulzar.events` (topic exchange)      | controller                | whoever binds       | `key.added`, `key.deleted`           |
-| `pulzar.dead` (bounded)               | nodes, controller         | people              | what could not be handled, and why   |
+| queue                               | fed by                    | consumed by     | carries                          |
+| ----------------------------------- | ------------------------- | --------------- | -------------------------------- |
+| `pulzar.node.<id>` (durable)        | master                    | that node alone | commands, replays                |
+| `pulzar.control.<id>.…` (exclusive) | `pulzar.control` (fanout) | that node       | announce, withdraw a job         |
+| `pulzar.jobs` (quorum)              | master, **and anyone**    | every free slot | jobs that any node can run       |
+| `pulzar.jobs.high`, `.low` (quorum) | the same                  | the same        | jobs of these priorities         |
+| `pulzar.node.<id>.jobs` (quorum)    | master                    | that node       | jobs bound to that node          |
+| `pulzar.node.<id>.data` (quorum)    | master                    | that node       | jobs for its data, for a while   |
+| `pulzar.results` (durable)          | nodes                     | controller      | outcomes of commands; replays    |
+| `pulzar.progress` (bounded)         | nodes                     | controller      | progress and log of runs         |
+| `pulzar.heartbeats` (bounded, TTL)  | nodes                     | controller      | state of every node              |
+| `pulzar.events` (topic exchange)    | controller                | any binding     | `key.added`, `key.deleted`       |
+| `pulzar.dead` (bounded)             | nodes, controller         | people          | unusable messages, with a reason |
 
-The arguments mean the same on RabbitMQ 3.10 and 4.x: the queue type is always said, and nothing is
-used that one of them has dropped (`x-queue-mode`, `x-max-priority`, transient shared queues). The queues of
-jobs are quorum queues because the management console publishes non-persistent messages, which such a queue keeps.
-A job that is sent to a node for its data carries a TTL; when it ends, RabbitMQ moves the job to `pulzar.jobs`. It looks at
-the first message of a queue only, so these jobs, which all have the same TTL, have a queue of their own.
+The arguments mean the same on RabbitMQ 3.10 and 4.x. The queue type is always given, and nothing is used that one of
+them has dropped (`x-queue-mode`, `x-max-priority`, transient shared queues). The queues of jobs are quorum queues,
+because the management console publishes non-persistent messages, and such a queue keeps them.
+
+A job that is sent to a node for its data has a TTL. When that ends, RabbitMQ moves the job to `pulzar.jobs`. It
+looks at the first message of a queue only. So these jobs, which all have the same TTL, have a queue of their own.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 RESULTS = "pulzar.results"
 HEARTBEATS = "pulzar.heartbeats"
@@ -52,10 +53,10 @@ class Exchange(NamedTuple):
 
 
 class Queue(NamedTuple):
-    """A queue to declare. An exclusive one belongs to the connection and ends with it."""
+    """A queue to declare. An exclusive queue belongs to the connection and ends with it."""
 
     name: str
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, str | int]
     exclusive: bool = False
 
 
@@ -91,17 +92,17 @@ def node_data_queue(node: str) -> str:
 
 
 def job_queues(node: str) -> Sequence[str]:
-    """The queues a node takes jobs from, the first one first."""
+    """The queues that a node takes jobs from, the most urgent one first."""
     return (node_jobs_queue(node), node_data_queue(node), jobs_queue("high"), jobs_queue("normal"), jobs_queue("low"))
 
 
 def control_queue(node: str) -> str:
-    """A new name for a node's queue of control messages; new, since an old connection may still hold its own."""
+    """A new name for a node's queue of control messages. An older connection may still hold the queue before."""
     return f"{CONTROL}.{node}.{secrets.token_hex(4)}"
 
 
 def master() -> Sequence[Declaration]:
-    """What the master declares whenever it connects."""
+    """The declarations of the master at every connection."""
     return (
         Queue(RESULTS, _classic()),
         Queue(HEARTBEATS, _classic(**{"x-message-ttl": HEARTBEAT_TTL_MS, "x-max-length": MAX_HEARTBEATS})),
@@ -114,7 +115,7 @@ def master() -> Sequence[Declaration]:
 
 
 def node(node_id: str, control: str) -> Sequence[Declaration]:
-    """What a node declares whenever it connects: all that the master does, and its own four queues."""
+    """The declarations of a node at every connection: those of the master, and its own four queues."""
     return (
         *master(),
         Queue(node_queue(node_id), _classic()),
@@ -125,11 +126,11 @@ def node(node_id: str, control: str) -> Sequence[Declaration]:
     )
 
 
-def _classic(**arguments: Any) -> Mapping[str, Any]:
+def _classic(**arguments: int) -> Mapping[str, str | int]:
     return {"x-queue-type": "classic", **arguments}
 
 
-def _quorum(dead_letters: str) -> Mapping[str, Any]:
+def _quorum(dead_letters: str) -> Mapping[str, str | int]:
     """A quorum queue whose messages move on to the queue `dead_letters` when nobody could take them."""
     return {
         "x-queue-type": "quorum",

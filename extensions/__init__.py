@@ -36,26 +36,26 @@ __all__ = [
 
 
 class Extension:
-    """Base of all extensions. An object of it is one request, and lives in a process that has no other one meanwhile."""
+    """Base of all extensions. An object of it is one request; no other request runs in its process meanwhile."""
 
     store: ClassVar[Store]
-    """The keys of the cluster. Set by the process that runs extensions, so a constructor need not call this one's."""
+    """The keys of the cluster. The process sets it, so a constructor need not call this one's."""
 
     reach: ClassVar[Reach]
-    """Where may be fetched from for a client; set likewise."""
+    """The hosts from which an extension may fetch for a client. The process sets it."""
 
     def __init__(self, arguments: list[str], params: dict[str, list[str]], file_path: str | None = None) -> None:
-        """`arguments`: the segments of the path behind the name; `params`: the query.
+        """`arguments`: the segments of the path after the name; `params`: the query.
 
-        `file_path`: a file with the body of a PUT, removed when the request is over; None for a GET.
+        `file_path`: a file with the body of a PUT, removed at the end of the request; None for a GET.
         """
         self.arguments = arguments
         self.params = params
         self.file_path = file_path
 
     def execute(self) -> list[Any] | dict[str, Any] | Iterator[Any]:
-        """What becomes `data` of the answer. The items of an iterator are sent as a list, one by one.
+        """Returns the `data` of the response. The items of an iterator are sent as a list, one by one.
 
-        `Refused` and `MissingLibrary` become answers of their kind, every other exception 500 with its message.
+        `Refused` and `MissingLibrary` become responses of their kind, every other exception 500 with its message.
         """
         raise Refused(500, f"the class {type(self).__name__} has no method execute")

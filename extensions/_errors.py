@@ -1,14 +1,14 @@
-"""What extensions raise for an answer other than 200 or 500."""
+"""What extensions raise for a response other than 200 or 500."""
 
 from __future__ import annotations
 
 
 class ExtensionError(Exception):
-    """Base of what extensions raise for an answer other than 500."""
+    """Base of what extensions raise for a response other than 500."""
 
 
 class Refused(ExtensionError):
-    """Raised by an extension to answer with a status from 400 to 599 and a message; it is not logged as a failure."""
+    """Raised for a response with a status from 400 to 599 and a message. It is not logged as a failure."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -18,7 +18,7 @@ class Refused(ExtensionError):
 
 
 class MissingLibrary(ExtensionError):
-    """Raised when what an extension needs is not installed; answered 501 with the command that installs it."""
+    """Raised when something is not installed. The response is 501 with the command that installs it."""
 
     def __init__(self, name: str, command: str) -> None:
         super().__init__(f"{name} is not installed on the master; install it there with: {command}")

@@ -1,4 +1,4 @@
-"""Gets what is at an address, within limits of time and size, whatever the server at the other end does."""
+"""Fetches an address within limits of time and size, whatever its server does."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ MOST_REDIRECTS = 5
 _CHUNK_BYTES = 1 << 16
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTS = (301, 302, 303, 307, 308)
-_SAFE = "/%?=&-._~!$'()*+,;:@[]"  # stand for themselves, or are percent-encoded already
+_SAFE = "/%?=&-._~!$'()*+,;:@[]"  # characters that stand as they are, or are percent-encoded already
 
 
-class Watch:
-    """Cuts a connection when its time is over: limits of single reads don't help against a server that drips."""
+class Deadline:
+    """Cuts a connection when its time is over. Limits of single reads don't help against a slow server."""
 
     def __init__(self, secs: float) -> None:
         self.secs = secs
@@ -38,7 +38,7 @@ class Watch:
         self._timer = threading.Timer(secs, self._cut)
         self._timer.daemon = True
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Deadline:
         self._timer.start()
         return self
 
@@ -50,7 +50,7 @@ class Watch:
 
     @property
     def left(self) -> float:
-        """Seconds; more than 0 also when it is over, for sockets take 0 for something else."""
+        """Seconds that are left. Never 0, which sockets take for something else."""
         return max(0.001, self._until - time.monotonic())
 
     @property
@@ -69,7 +69,7 @@ class Watch:
         raise failed
 
     def watched(self, sock: socket.socket) -> socket.socket:
-        """From now on it is this one that is cut."""
+        """Cut this connection from now on; returns it."""
         with self._lock:
             self._socket = sock
         if self.over:
@@ -83,15 +83,15 @@ class Watch:
 
 
 class _Plain(http.client.HTTPConnection):
-    """`addresses` tells those of its host that may be connected to."""
+    """A connection without TLS. `addresses` gives the addresses of its host that may be connected to."""
 
-    def __init__(self, host: str, port: int, watch: Watch, addresses: Callable[[], Iterable[str]]) -> None:
+    def __init__(self, host: str, port: int, deadline: Deadline, addresses: Callable[[], Iterable[str]]) -> None:
         super().__init__(host, port)
-        self._watch = watch
+        self._deadline = deadline
         self._addresses = addresses
 
     def connect(self) -> None:
-        self.sock = self._watch.connect(self._addresses(), self.port)
+        self.sock = self._deadline.connect(self._addresses(), self.port)
 
 
 class _Secure(_Plain):
@@ -101,20 +101,20 @@ class _Secure(_Plain):
         super().connect()
         context = ssl.create_default_context()
         sock = context.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
-        self.sock = self._watch.watched(sock)
+        self.sock = self._deadline.watched(sock)
         sock.do_handshake()
 
 
 def fetch(url: str, file: BinaryIO, reach: Reach, secs: float = SECS, most: int = MOST_BYTES) -> None:
-    """Write what is at an `http` or `https` address within reach to a file, which is then at its beginning.
+    """Write the content of an `http` or `https` address to a file, and go to its beginning.
 
-    Raises `Refused`: 400 when the address is wrong or leads elsewhere, or what is there is longer than `most` bytes; 502 when the server does
-    not answer as it should within `secs` seconds.
+    Raises `Refused` with 400 for a bad address, one out of reach, or a content of more than `most` bytes. Raises it
+    with 502 when the server does not send a good response within `secs` seconds.
     """
-    with Watch(secs) as watch:
+    with Deadline(secs) as deadline:
         at = url
         for _ in range(MOST_REDIRECTS + 1):
-            onward = _get(at, file, watch, most, reach)
+            onward = _get(at, file, deadline, most, reach)
             if onward is None:
                 file.seek(0)
                 return
@@ -122,47 +122,47 @@ def fetch(url: str, file: BinaryIO, reach: Reach, secs: float = SECS, most: int 
     raise Refused(502, f"image_url {shown(url)} leads from one address to the next, more than {MOST_REDIRECTS} times")
 
 
-def _get(url: str, file: BinaryIO, watch: Watch, most: int, reach: Reach) -> str | None:
-    """One request; where it leads, or None when the file is there."""
-    connection, target = _connection(url, watch, reach)
+def _get(url: str, file: BinaryIO, deadline: Deadline, most: int, reach: Reach) -> str | None:
+    """Send one request. Returns where a redirect leads, or None when the file has the content."""
+    connection, target = _connection(url, deadline, reach)
     with closing(connection):
         try:
             connection.request("GET", target, headers={"Accept": "image/*,*/*;q=0.5", "Connection": "close"})
-            # Left open, it would keep the connection, closed or not.
-            with connection.getresponse() as answer:
-                if answer.status in _REDIRECTS and (location := answer.getheader("Location")):
+            # An open response would keep the connection open.
+            with connection.getresponse() as response:
+                if response.status in _REDIRECTS and (location := response.getheader("Location")):
                     return urljoin(url, location)
-                if answer.status != 200:
-                    status = 400 if 400 <= answer.status < 500 else 502
-                    raise Refused(status, f"{shown(url)} was answered {answer.status} {answer.reason}")
-                _copy(answer, file, most, url)
-            # An end that has come because the connection was cut may look like the end of the answer.
-            failed: Exception | None = TimeoutError() if watch.over else None
+                if response.status != 200:
+                    status = 400 if 400 <= response.status < 500 else 502
+                    raise Refused(status, f"{shown(url)} was answered {response.status} {response.reason}")
+                _copy(response, file, most, url)
+            # When the connection is cut, that may look like the end of the response.
+            failed: Exception | None = TimeoutError() if deadline.over else None
         except (OSError, http.client.HTTPException, ValueError) as error:
             failed = error
     if failed is None:
         return None
-    if watch.over:
-        raise Refused(502, f"{shown(url)} was not there within {watch.secs:g} s") from failed
+    if deadline.over:
+        raise Refused(502, f"{shown(url)} was not there within {deadline.secs:g} s") from failed
     raise Refused(502, f"{shown(url)} can't be fetched: {failed or type(failed).__name__}") from failed
 
 
-def _copy(answer: http.client.HTTPResponse, file: BinaryIO, most: int, url: str) -> None:
+def _copy(response: http.client.HTTPResponse, file: BinaryIO, most: int, url: str) -> None:
     long = Refused(400, f"what is at {shown(url)} is longer than {most:,} bytes, which is the limit")
-    if answer.length is not None and answer.length > most:
+    if response.length is not None and response.length > most:
         raise long
     left = most
-    while chunk := answer.read1(_CHUNK_BYTES):
+    while chunk := response.read1(_CHUNK_BYTES):
         left -= len(chunk)
         if left < 0:
             raise long
         file.write(chunk)
-    if answer.length:
-        raise http.client.IncompleteRead(b"", answer.length)
+    if response.length:
+        raise http.client.IncompleteRead(b"", response.length)
 
 
-def _connection(url: str, watch: Watch, reach: Reach) -> tuple[_Plain, str]:
-    """A connection to the server of an address, and what to ask it for; raises `Refused`."""
+def _connection(url: str, deadline: Deadline, reach: Reach) -> tuple[_Plain, str]:
+    """A connection to the server of an address, and the target of the request; raises `Refused`."""
     try:
         parts = urlsplit(url)
         scheme, host, port = parts.scheme, parts.hostname, parts.port
@@ -171,6 +171,6 @@ def _connection(url: str, watch: Watch, reach: Reach) -> tuple[_Plain, str]:
             raise Refused(400, f"image_url leads to {shown(url)}; an address with http:// or https:// is needed")
         kind = _Secure if scheme == "https" else _Plain
         name, at = host.encode("idna").decode("ascii"), port or _PORTS[scheme]
-        return kind(name, at, watch, lambda: reach.addresses(url, name, at, target)), target
-    except (ValueError, http.client.InvalidURL) as error:  # the latter of a blank or control character in the host
+        return kind(name, at, deadline, lambda: reach.addresses(url, name, at, target)), target
+    except (ValueError, http.client.InvalidURL) as error:  # the latter for a blank or control character in the host
         raise Refused(400, f"image_url leads to {shown(url)}, which is no address: {error}") from error

@@ -1,9 +1,9 @@
-"""Finds a picture in a larger one: the place where they are most alike, and how much that is.
+"""Finds a picture in a larger one: the place where they are most alike, and how much they are.
 
-Likeness is the correlation coefficient over all colours, OpenCV's TM_CCOEFF_NORMED: 1.0 is the same but for brightness
-and contrast. A template of one colour has none; there it is the distance of the colours, TM_SQDIFF, from
-1.0 (the same) to 0.0 (black and white). Both are sums over the template, made piece by piece: so memory is
-bounded whatever the pictures' sizes.
+Likeness is the correlation coefficient over all colours, OpenCV's TM_CCOEFF_NORMED. 1.0 is the same but for brightness
+and contrast. A template of one colour has no correlation; there likeness is the distance of the colours, TM_SQDIFF,
+from 1.0 (the same) to 0.0 (black and white). Both are sums over the template. They are made piece by piece, so that
+memory is bounded for pictures of any size.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from extensions._pictures import Pixels
 
 Floats = NDArray[np.float64]
 
-_REGION_PIXELS = 8_000_000  # of the larger picture, looked at together; some 30 bytes each
+_REGION_PIXELS = 8_000_000  # of the larger picture at a time; some 30 bytes each
 _ONE_COLOUR = 1  # shades that the pixels of one colour may differ by
 _EQUAL = 1e-6  # likenesses that differ by less are equal, and the first place counts
-_FLAT = 0.5  # sum of squares: less than one pixel that is one shade off its surroundings
+_FLAT = 0.5  # sum of squares; one pixel that is one shade off its surroundings has more
 
 # As many extensions run at once as there are cores.
 cv2.setNumThreads(1)
 
 
 class Match(NamedTuple):
-    """Left and upper edge of the template in the base, in pixels, and the likeness."""
+    """Left and upper edge of the template in the base, in pixels, and the likeness (0 to 1)."""
 
     x: int
     y: int
@@ -37,7 +37,7 @@ class Match(NamedTuple):
 
 
 def find(base: Pixels, template: Pixels) -> Match | None:
-    """The best place, the first of equal ones; None when the template does not fit in.
+    """The best place, the first of equal ones; None when the template does not fit into the base.
 
     Both are height × width × 1 (grey) or 3 (colours); when only one has colours, grey is compared.
     """
@@ -112,16 +112,16 @@ def _windows(base: Pixels, height: int, width: int) -> Iterator[tuple[Floats, Fl
     squares = sum((squared[row] for row in base[:height]), np.zeros_like(sums))
     for y in range(base.shape[0] - height + 1):
         if y:
-            entering, leaving = base[y + height - 1], base[y - 1]
-            sums += entering
-            sums -= leaving
-            squares += squared[entering]
-            squares -= squared[leaving]
+            below, above = base[y + height - 1], base[y - 1]
+            sums += below
+            sums -= above
+            squares += squared[below]
+            squares -= squared[above]
         yield _across(sums, width), _across(squares, width)
 
 
 def _across(columns: NDArray[np.int64], width: int) -> Floats:
-    running = np.cumsum(columns, axis=0)
-    result = running[width - 1 :].astype(np.float64)
-    result[1:] -= running[:-width]
+    totals = np.cumsum(columns, axis=0)
+    result = totals[width - 1 :].astype(np.float64)
+    result[1:] -= totals[:-width]
     return result

@@ -1,4 +1,4 @@
-"""Reads what the query of a request says; what is wrong in it is refused with what was received."""
+"""Reads the query of a request. A bad parameter is refused with what was received."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ def whole(params: Params, name: str, least: int) -> int | None:
     try:
         return integers.parse(given, least)
     except ValueError:
-        raise Refused(
-            400, f"{name}={shown(given)} was received, and a whole number from {least} on is needed"
-        ) from None
+        needed = f"a whole number from {least} on is needed"
+        raise Refused(400, f"{name}={shown(given)} was received, and {needed}") from None
 
 
 def number(params: Params, name: str, default: float, least: float, most: float) -> float:
@@ -46,7 +45,7 @@ def number(params: Params, name: str, default: float, least: float, most: float)
 
 
 def switch(params: Params, name: str) -> bool:
-    """1 is true; 0, or none, is false. Raises `Refused`."""
+    """True for 1; false for 0 and when it was not given. Raises `Refused`."""
     given = text(params, name)
     if given not in (None, "0", "1"):
         raise Refused(400, f"{name}={shown(given or '')} was received, and 0 or 1 is needed")
@@ -54,5 +53,5 @@ def switch(params: Params, name: str) -> bool:
 
 
 def shown(given: str) -> str:
-    """What was received, for a message."""
+    """What was received, quoted and shortened for a message."""
     return repr(given if len(given) <= _SHOWN else given[: _SHOWN - 3] + "...")

@@ -1,6 +1,6 @@
-"""Opens pictures that users send: what is no picture, too large or damaged is refused before it can do harm.
+"""Opens pictures that users send. Refuses what is no picture, too large or damaged before it can do harm.
 
-Pictures come out upright, as their EXIF data say, with 8 bits for each colour. Of an animation it is the first frame; a
+Pictures are rotated according to their EXIF data and have 8 bits for each colour. An animation gives its first frame. A
 TIFF file may have several pages.
 """
 
@@ -20,39 +20,32 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from extensions._errors import Refused
 
-MOST_PIXELS = 40_000_000  # A4 at 600 dpi has 35 million; a small file can say that it has billions
+MOST_PIXELS = 40_000_000  # A4 at 600 dpi has 35 million; a small file can claim billions
 MOST_PAGES = 100
 MOST_PIXELS_OF_PAGES = 400_000_000  # of all pages together: 46 of A4 at 300 dpi
 MOST_SIDE = 32_000  # Tesseract takes 32,767, frame included
-DECODING_BYTES = 768 << 20  # of memory; so many pixels take 652 MiB as WebP with transparency, and less otherwise
-# Not all that Pillow knows: some formats run other programs, and the rarer ones are tried less.
+DECODING_BYTES = 768 << 20  # of memory; 40 million pixels take 652 MiB as WebP with transparency, else less
+# Pillow knows more: some formats run other programs, and rare ones are tested less.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 _MOST_FRAMES = 4 * MOST_PAGES  # of a TIFF file, with those that are no pages
 _SUBFILE_TYPE = 254  # a tag of TIFF
 _NO_PAGE = 1 | 4  # a smaller copy of another page, or its mask
 
+# All that Pillow's decoders raise for damaged files.
 _UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    OverflowError,
-    AttributeError,
-    AssertionError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    ZeroDivisionError,
-)  # fmt: skip - all this is what Pillow's decoders raise for files that are damaged
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, AttributeError),
+    *(AssertionError, ZeroDivisionError, struct.error, zlib.error, Image.DecompressionBombError),
+)
 
 Pixels = NDArray[np.uint8]
 
 
 def load(source: str | os.PathLike[str] | BinaryIO, what: str) -> Image.Image:
-    """The picture in a file, decoded and upright; `what` names it in messages. Raises `Refused`, and `OSError` of the disk."""
+    """The picture in a file, decoded and upright; `what` names it in messages.
+
+    Raises `Refused`, and `OSError` when the disk fails.
+    """
     with _decoding(what), Image.open(source, formats=FORMATS) as opened:
         _check_size(opened, what)
         opened.load()
@@ -60,9 +53,9 @@ def load(source: str | os.PathLike[str] | BinaryIO, what: str) -> Image.Image:
 
 
 def sent_pages(path: str | None) -> Iterator[Image.Image]:
-    """The pages of a TIFF file that is the body of a PUT, in their order; of any other picture the one it has.
+    """The pages of a TIFF file that is the body of a PUT, in their order; any other picture is one page.
 
-    They are decoded one after the other. Raises `Refused`, before the first one when there are too many.
+    Each is decoded when it is asked for. Raises `Refused`; when there are too many pages, before the first one.
     """
     path, what = _sent(path), "the picture sent"
     with _decoding(what):
@@ -81,7 +74,7 @@ def sent_pages(path: str | None) -> Iterator[Image.Image]:
 
 @contextmanager
 def _decoding(what: str) -> Iterator[None]:
-    """Within bounds of memory; what a decoder raises becomes `Refused`."""
+    """Bounds the memory, and turns what a decoder raises into `Refused`."""
     try:
         with _bounded():
             yield
@@ -89,7 +82,7 @@ def _decoding(what: str) -> Iterator[None]:
         raise Refused(400, f"{what} takes more than {DECODING_BYTES >> 20} MiB of memory to be read") from error
     except _UNREADABLE as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's, not the picture's
+            raise  # an error of the disk, not of the picture
         if isinstance(error, UnidentifiedImageError):
             raise Refused(400, f"{what} is no picture that can be read; {', '.join(FORMATS)} can be") from error
         raise Refused(400, f"{what} can't be read, it is damaged or cut short: {error}") from error
@@ -109,7 +102,7 @@ def _sent(path: str | None) -> str:
 
 
 def grey(picture: Image.Image) -> Image.Image:
-    """In shades of grey, for reading: all of its contrast is kept, and what is transparent contrasts with the rest."""
+    """The picture in shades of grey, for reading: with full contrast, also between transparent parts and the rest."""
     if picture.mode.startswith(("I", "F")):
         return Image.fromarray(_eight_bits(picture, stretch=True))
     if not picture.has_transparency_data:
@@ -124,7 +117,7 @@ def grey(picture: Image.Image) -> Image.Image:
 
 
 def pixels(picture: Image.Image) -> Pixels:
-    """Height × width × 1 (grey) or 3 (red, green, blue); what is transparent becomes white."""
+    """Height × width × 1 (grey) or 3 (red, green, blue). Transparent parts become white."""
     if picture.mode.startswith(("I", "F")):
         return _eight_bits(picture, stretch=False)[:, :, np.newaxis]
     if picture.has_transparency_data:
@@ -140,9 +133,8 @@ def pixels(picture: Image.Image) -> Pixels:
 def _check_size(picture: Image.Image, what: str) -> None:
     width, height = picture.size
     if width * height > MOST_PIXELS or max(width, height) > MOST_SIDE:
-        raise Refused(
-            400, f"{what} has {width} x {height} pixels; {MOST_PIXELS:,} in all and {MOST_SIDE:,} a side are the limit"
-        )
+        limit = f"{MOST_PIXELS:,} in all and {MOST_SIDE:,} a side are the limit"
+        raise Refused(400, f"{what} has {width} x {height} pixels; {limit}")
 
 
 def _pages(picture: Image.Image, what: str) -> list[int]:
@@ -155,7 +147,7 @@ def _pages(picture: Image.Image, what: str) -> list[int]:
     for number in range(_MOST_FRAMES):
         try:
             picture.seek(number)
-        except EOFError:
+        except EOFError:  # there are no more frames
             break
         if number and picture.tag_v2.get(_SUBFILE_TYPE, 0) & _NO_PAGE:  # type: ignore[attr-defined]
             continue
@@ -163,20 +155,17 @@ def _pages(picture: Image.Image, what: str) -> list[int]:
         total += picture.width * picture.height
         _check_size(picture, what if number == 0 else f"page {len(pages)} of {what}")
         if len(pages) > MOST_PAGES or total > MOST_PIXELS_OF_PAGES:
-            raise Refused(
-                400,
-                f"{what} has more than {MOST_PAGES} pages, or more than {MOST_PIXELS_OF_PAGES:,} pixels in all pages "
-                "together; send it in parts",
-            )
+            limit = f"{MOST_PAGES} pages, or more than {MOST_PIXELS_OF_PAGES:,} pixels in all pages together"
+            raise Refused(400, f"{what} has more than {limit}; send it in parts")
     return pages
 
 
 @contextmanager
 def _bounded() -> Iterator[None]:
-    """While it lasts this process can take `DECODING_BYTES` more, and no more: what is beyond raises `MemoryError`.
+    """Lets this process take `DECODING_BYTES` more memory; beyond that `MemoryError` is raised.
 
-    The size of the picture does not tell: a TIFF file of 200 bytes, 100 x 100 pixels, may have a tile for which libtiff
-    takes 2 GiB, and say so in a way that Pillow does not see.
+    The size of a picture does not show how much it takes. A TIFF file of 200 bytes and 100 x 100 pixels may have a tile
+    that takes libtiff 2 GiB, in a way that Pillow does not see.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     with open("/proc/self/statm", encoding="ascii") as file:
@@ -190,9 +179,9 @@ def _bounded() -> Iterator[None]:
 
 
 def _eight_bits(picture: Image.Image, stretch: bool) -> Pixels:
-    """Of 16 bits or more; Pillow's own conversion would make all that is above 255 white.
+    """A picture of 16 bits or more in 8 bits. Pillow's own conversion would make all above 255 white.
 
-    With `stretch` the darkest becomes black and the lightest white. Else 16 bits are cut to 8, in all pictures alike.
+    With `stretch` the darkest shade becomes black and the lightest white. Else the lower 8 bits are dropped.
     """
     values: NDArray[Any] = np.nan_to_num(np.asarray(picture), posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())

@@ -1,6 +1,6 @@
-"""Where an extension may fetch from for its clients: keys of this cluster, and the hosts that `[extensions] fetch` lists.
+"""Where an extension may fetch from: keys of this cluster, and the hosts that `[extensions] fetch` lists.
 
-Names prove nothing, since whoever has one lets it lead where he likes: what counts is the address that is connected to.
+The owner of a name decides where it leads, so names prove nothing. Only the address of the connection counts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from extensions._parameters import shown
 
 _KEYS = "/get_key/"  # where master and nodes have them
 _ALL = "*"
-_EVERY_ADDRESS = ("", "0.0.0.0", "::")  # of a master that listens on all of its machine
+_EVERY_ADDRESS = ("", "0.0.0.0", "::")  # a master with one of these listens on all addresses
 
 
 class Place(NamedTuple):
@@ -29,26 +29,26 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> Place:
-        """Of `host` or `host:port`."""
+        """The place that `host` or `host:port` means."""
         parts = urlsplit(f"//{text.strip()}")
         return cls(parts.hostname or "", parts.port)
 
 
 class Reach:
-    """What may be connected to."""
+    """The addresses that may be connected to."""
 
-    def __init__(self, master: str, listening: str, listed: str, nodes: Callable[[], Iterable[str]]) -> None:
-        """`master` and `listening`: `host:port` that the master is reached and listens at; `nodes`: tells the URLs of all nodes.
+    def __init__(self, master: str, listen: str, listed: str, nodes: Callable[[], Iterable[str]]) -> None:
+        """`master`: `host:port` where clients reach the master; `listen`: `host:port` where it listens.
 
-        `listed`: `host` or `host:port`, with commas between them; `*` is everything.
+        `listed`: `host` or `host:port`, with commas between them; `*` is everything. `nodes`: gives URLs of all nodes.
         """
         self._master = Place.of(master)
-        self._listening = Place.of(listening)
+        self._listen = Place.of(listen)
         self._listed = [Place.of(one) for one in listed.split(",") if one.strip()]
         self._nodes = nodes
 
     def addresses(self, url: str, host: str, port: int, path: str) -> list[str]:
-        """The addresses of a host that may be connected to, for a path at a port.
+        """The addresses of a host that may be connected to for a path at a port.
 
         Raises `Refused` when there is none, and `OSError` when a host that is listed has no address.
         """
@@ -58,16 +58,14 @@ class Reach:
         except (OSError, UnicodeError):
             if named:
                 raise
-            found = []  # whether a name exists is nobody's business either
+            found = []  # the client does not learn whether a name exists
         if not named:
             allowed = {_plain(address) for address in self._allowed(port, path)}
             found = [address for address in found if _plain(address) in allowed]
         if not found:
-            raise Refused(
-                400,
-                f"image_url leads to {shown(url)}, which is no key of this cluster; only those are fetched (http://"
-                f"{self._master.host}:{self._master.port}{_KEYS}…), unless [extensions] fetch lists the host",
-            )
+            keys = f"http://{self._master.host}:{self._master.port}{_KEYS}…"
+            reason = f"image_url leads to {shown(url)}, which is no key of this cluster"
+            raise Refused(400, f"{reason}; only those are fetched ({keys}), unless [extensions] fetch lists the host")
         return found
 
     def _allowed(self, port: int, path: str) -> Iterator[str]:
@@ -79,12 +77,12 @@ class Reach:
         for place in (self._master, *map(_place_of_url, self._nodes())):
             if place.port == port:
                 yield from _known(place.host, port)
-        if self._listening.port == port:
-            if self._listening.host in _EVERY_ADDRESS:
+        if self._listen.port == port:
+            if self._listen.host in _EVERY_ADDRESS:
                 for of_interface in psutil.net_if_addrs().values():
                     yield from (one.address for one in of_interface if one.family in (socket.AF_INET, socket.AF_INET6))
             else:
-                yield from _known(self._listening.host, port)
+                yield from _known(self._listen.host, port)
 
 
 def _place_of_url(url: str) -> Place:
@@ -97,14 +95,14 @@ def _resolved(host: str, port: int) -> Iterator[str]:
 
 
 def _known(host: str, port: int) -> list[str]:
-    """The addresses of a host of ours; none while it has none."""
+    """The addresses of a host of this cluster; none while its name has none."""
     try:
         return list(_resolved(host, port))
-    except (OSError, UnicodeError):
+    except (OSError, UnicodeError):  # the name has no address just now
         return []
 
 
 def _plain(address: str) -> str:
-    """An address in its one form: IPv4 in IPv6 is IPv4, and an interface is no part of it."""
+    """The one form of an address: IPv4 in IPv6 becomes IPv4, and the interface is dropped."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
     return str(getattr(parsed, "ipv4_mapped", None) or parsed)

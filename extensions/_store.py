@@ -13,62 +13,52 @@ from broker import keys
 from broker.http import content_types, request_fields
 from jobs.client import Client
 
-_BATCH = 1000  # entries read at once; whoever takes his time over them keeps no page of the index from being used again
+_BATCH = 1000  # entries read at once; a longer read would keep pages of the index from being used again
 
 
-class Row(Protocol):
-    """What the index says of a key; `master.index.index.Entry` is one. Times in ms since the epoch."""
-
-    created: int
-    expires: int
-    size: int
-    content_type: str  # and Content-Encoding: what `broker.http.content_types.pack` made
-    digest: bytes
-
-
-class Index(Protocol):
-    """Where the entries come from; `master.index.index.Index` is one."""
+class KeyIndex(Protocol):
+    """The source of the entries: `master.index.index.Index`."""
 
     def scan(self, prefix: str, after: str) -> Iterator[tuple[str, Any]]:
-        """Key and row, in key order, of the keys that start with `prefix` and are greater than `after`."""
+        """Key and `master.index.index.Entry` of the keys with `prefix` that are greater than `after`, in key order."""
 
 
 class Entry(NamedTuple):
-    """What is known of a key."""
+    """The properties of a key."""
 
     key: str
     size: int  # bytes
     created: float  # seconds since the epoch
     expires: float | None  # seconds since the epoch; None: never
     digest: bytes  # SHA-256 of the value
-    kept_type: str  # Content-Type and Content-Encoding as the index keeps them
+    packed_type: str  # Content-Type and Content-Encoding as `broker.http.content_types.pack` made it
     master: str  # host:port
 
     @property
     def etag(self) -> str:
-        """As in the answer to a GET, with its quotes."""
+        """As in the response to a GET, with its quotes."""
         return f'"{self.digest.hex()}"'
 
     @property
     def content_type(self) -> str:
-        """As in the answer to a GET."""
-        return content_types.type_of(self.key, self.kept_type)[0]
+        """As in the response to a GET."""
+        return content_types.type_of(self.key, self.packed_type)[0]
 
     @property
     def content_encoding(self) -> str | None:
-        """As in the answer to a GET; None: none."""
-        return content_types.type_of(self.key, self.kept_type)[1] or None
+        """As in the response to a GET; None: none."""
+        return content_types.type_of(self.key, self.packed_type)[1] or None
 
     @property
     def url(self) -> str:
-        """Where to get the value, by the master, which sends on to the right node."""
+        """The URL of the value at the master, which redirects to its node."""
         return f"http://{self.master}/get_key/{request_fields.quote_key(self.key)}"
 
 
 class Store:
-    """The keys of the cluster, and its jobs. What goes wrong is a `StoreError`."""
+    """The keys and the jobs of the cluster. Methods raise `StoreError` when something goes wrong."""
 
-    def __init__(self, index: Index, master: str) -> None:
+    def __init__(self, index: KeyIndex, master: str) -> None:
         """`master` is its `host:port`."""
         self._index = index
         self._master = master
@@ -77,7 +67,7 @@ class Store:
     def keys(self, prefix: str = "", after: str = "", limit: int | None = None) -> Iterator[Entry]:
         """The keys that start with `prefix` and are greater than `after`, in order, at most `limit` of them.
 
-        A leading slash counts for nothing. They are read as they are asked for, however many there are. Those whose lifetime is over are left out.
+        A leading slash is ignored. Keys are read while they are asked for. Keys whose lifetime is over are left out.
         """
         entries = self._entries(keys.beginning(prefix), keys.beginning(after))
         return entries if limit is None else itertools.islice(entries, limit)
@@ -107,14 +97,14 @@ class Store:
     def write(
         self, key: str, data: bytes | str | os.PathLike[str], ttl: str | None = None, overwrite: bool = False
     ) -> str:
-        """Store bytes, or the file of a path, under a key; its URL.
+        """Store bytes, or the file of a path, under a key. Returns its URL.
 
-        `ttl` is a lifetime: "90s", "15m", "12h", "7d". Raises `KeyExists` when the key is taken and may not be overwritten.
+        `ttl` is a lifetime: "90s", "15m", "12h", "7d". Without `overwrite` raises `KeyExists` for a key that exists.
         """
         return self._client.store(data, key, ttl, overwrite)
 
     def launch(
         self, script: str, arguments: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
     ) -> int:
-        """Launch the job script `folder/name`; the job's id. `options` are those of `pulzar_options`."""
+        """Launch the job script `folder/name`. Returns the job's id. `options` are those of `pulzar_options`."""
         return self._client.launch(script, arguments, options)

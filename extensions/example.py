@@ -1,4 +1,4 @@
-"""`/extension/example/{argument}/…?parameter=…`: gives back what it got. A place to begin from."""
+"""`/extension/example/{argument}/…?parameter=…`: returns its arguments and parameters. A place to begin from."""
 
 from __future__ import annotations
 

@@ -15,20 +15,19 @@ _PERCENT = 80.0
 
 
 class Image(Extension):
-    """The name in the path says nothing: a picture is known by its content."""
+    """Finds a picture in another. The name in the path is ignored: the content shows what a picture is."""
 
     def execute(self) -> dict[str, Any]:
-        """Where it is, and how much alike; raises `Refused`.
+        """Where the picture is, and how much alike the place is; raises `Refused`.
 
-        `{"found": true, "percent_of_match": 0.8, "score": 0.9871, "coordinates": {"x", "y", "w", "h"}, "msg": null}`, in
-        pixels of the larger one; when it is not found, no coordinates and a message.
+        `{"found": true, "percent_of_match": 0.8, "score": 0.9871, "coordinates": {"x", "y", "w", "h"}, "msg": null}`:
+        in pixels of the larger picture. When it is not found, there are no coordinates but a message.
         """
         asked = number(self.params, "percent", _PERCENT, 10, 100) / 100
         url = text(self.params, "image_url")
         if not url:
-            raise Refused(
-                400, "image_url is missing; give the address of the picture to search in: ?image_url=http://…"
-            )
+            remedy = "give the address of the picture to search in: ?image_url=http://…"
+            raise Refused(400, f"image_url is missing; {remedy}")
         template = pixels(sent(self.file_path))
         with tempfile.TemporaryFile() as file:
             fetch(url, file, self.reach)
@@ -38,17 +37,12 @@ class Image(Extension):
 
 def _result(match: Match | None, asked: float, template: tuple[int, ...], base: tuple[int, ...]) -> dict[str, Any]:
     height, width = template[:2]
-    result: dict[str, Any] = {
-        "found": False,
-        "percent_of_match": round(asked, 6),
-        "score": 0.0,
-        "coordinates": {},
-        "msg": None,
-    }
+    result: dict[str, Any] = {"found": False, "percent_of_match": round(asked, 6), "score": 0.0}
+    result |= {"coordinates": {}, "msg": None}
     if match is None:
         larger = f"{width} x {height} pixels, does not fit into the one at image_url, {base[1]} x {base[0]}"
         return result | {"msg": f"not found: the picture sent, {larger}"}
-    # The last digit is no difference that anybody sees: 100 percent is reached, too.
+    # Rounded, so that 100 percent can be reached.
     score = round(match.score, 4)
     result["score"] = score
     if score < asked:

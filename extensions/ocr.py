@@ -1,4 +1,4 @@
-"""`PUT /extension/ocr/{image_name}?search=&invert=`: reads the text in a picture, or in the pages of a TIFF file, with Tesseract."""
+"""`PUT /extension/ocr/{image_name}?search=&invert=`: reads the text in a picture, or in the pages of a TIFF file."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from extensions import Extension, MissingLibrary, Refused
 from extensions._parameters import switch, text
 from extensions._pictures import MOST_SIDE, grey, sent_pages
 
-# As many extensions run at once as there are cores; threads of Tesseract's own would only be in each other's way: four pages
-# at once take 4 s on two cores like this, and 24 s with them.
+# As many extensions run at once as there are cores, so threads of Tesseract's own only slow each other down.
+# Four pages at once take 4 s on two cores without them, and 24 s with them.
 os.environ.setdefault("OMP_THREAD_LIMIT", "1")
 
-# Small letters are read better when they are larger: of drawn texts of 8 to 60 pixels, 45 of 50 came out right three times as
-# large, and 30 as they were. Up to the size of a page (A4 at 300 dpi) that costs little.
+# Small letters are read better when they are enlarged. Of 50 drawn texts of 8 to 60 pixels, 45 came out right three
+# times as large, 30 as they were. Up to the size of a page (A4 at 300 dpi) that costs little.
 _ENLARGED_PIXELS = 8_700_000
 _MOST_TIMES = 3
 _BETWEEN_PAGES = "\f"
-_MARGIN = 10  # pixels; letters at the very edge are not found
+_MARGIN = 10  # pixels; Tesseract does not find letters at the very edge
 
 
 class Ocr(Extension):
-    """The name in the path says nothing: a picture is known by its content."""
+    """Reads a picture. The name in the path is ignored: the content shows what a picture is."""
 
     def execute(self) -> dict[str, Any]:
-        """`{"text": "…", "pages": 1}`, and with `search` also `"contains": true|false`; raises `Refused`, `MissingLibrary`.
+        """`{"text": "…", "pages": 1}`, and with `search` also `"contains": true|false`.
 
-        The texts of pages have a form feed between them.
+        A form feed stands between the texts of pages. Raises `Refused` or `MissingLibrary`.
         """
         inverted, wanted = switch(self.params, "invert"), text(self.params, "search")
         texts: list[str] = []
@@ -46,7 +46,7 @@ class Ocr(Extension):
 
 
 def _enlarged(picture: Image.Image) -> Image.Image:
-    """The picture as large as is good for reading, in a frame of the colour of its corner."""
+    """The picture in the best size for reading, with a frame in the colour of its corner."""
     by_area = math.isqrt(_ENLARGED_PIXELS // (picture.width * picture.height))
     times = min(_MOST_TIMES, by_area, MOST_SIDE // max(picture.size))
     if times > 1:
@@ -65,5 +65,5 @@ def _read(picture: Image.Image) -> str:
 
 
 def _plain(words: str) -> str:
-    """Without regard to case, and to where the lines end."""
+    """The words in lower case with single blanks between them."""
     return " ".join(words.casefold().split())

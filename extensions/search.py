@@ -1,7 +1,6 @@
 """`/extension/search/{text}?eq=&lt=&gt=&limit=&prefix=`: the keys that contain a text, by the day they were created.
 
-All keys are looked at, in order and one after the other; of those with a prefix, which are one range of the index, no
-others. What is found is sent at once.
+Looks at all keys in order, or at those with a prefix, which are one range of the index. Sends each key as it is found.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _EPOCH = datetime.date(1970, 1, 1).toordinal()
 
 
 class Search(Extension):
-    """The path is the text, slashes included, in the case it has in the key; without one every key fits."""
+    """The path is the text, slashes included; case counts. Without a text every key fits."""
 
     def execute(self) -> Iterator[dict[str, str]]:
         """`{"key", "url"}` of each key found, in key order; raises `Refused` for a parameter that is wrong."""
@@ -36,8 +35,8 @@ class Search(Extension):
 
 
 def _days(params: Params) -> tuple[float, float]:
-    """From when on, and before when, a key must have been created, in seconds since the epoch."""
-    # A day asked for is the whole answer; what else was said of days does not count.
+    """The first second at which a key may be created, and the second after the last one; since the epoch."""
+    # `eq` wins over `gt` and `lt`.
     day = _day(params, "eq")
     from_day, to_day = (day, day) if day is not None else (_day(params, "gt"), _day(params, "lt"))
     first = float("-inf") if from_day is None else from_day * _DAY_SECS
@@ -46,7 +45,7 @@ def _days(params: Params) -> tuple[float, float]:
 
 
 def _day(params: Params, name: str) -> int | None:
-    """The day a parameter names, in days since the epoch (UTC); None when it was not given."""
+    """The day of a parameter, in days since the epoch (UTC); None when it was not given."""
     given = text(params, name)
     if given is None:
         return None

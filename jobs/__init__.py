@@ -1,4 +1,4 @@
-"""What job scripts import: `Job`, the base class; `run`, the same things for plain scripts; and the errors."""
+"""What job scripts import: the base class `Job`, `run` for plain scripts, and the errors."""
 
 from jobs.context import Run, run
 from jobs.errors import BadOutput, JobError, KeyExists, KeyMissing, NoSecret, StoreError

@@ -1,4 +1,4 @@
-"""`python -m jobs`: runs a script without any cluster, for writing and debugging it; and lists the scripts."""
+"""`python -m jobs`: runs a script without a cluster, to write and debug it, and lists the scripts."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _MOST_DEEP = 32  # lists and objects in each other that a cluster takes
 
 
 def main() -> int:
-    """The exit status: that of the script, 2 when there is nothing to run."""
+    """Run or list. Returns the exit status of the script, 2 when there is none to run."""
     parser = argparse.ArgumentParser(prog="python -m jobs", description="Job scripts, without a cluster.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    running = commands.add_parser("run", help="run a script here and now")
-    running.add_argument("job", help="folder/script")
-    running.add_argument("arguments", nargs="?", default="{}", help="a JSON object", metavar="JSON")
-    running.add_argument("--data", type=Path, help="a file that stands for the value of pulzar_data", metavar="FILE")
-    running.add_argument("--master", default="", help="the store for keys, host:port", metavar="URL")
-    running.add_argument("argv", nargs="*", help="for sys.argv of the script, behind --", metavar="-- WORD")
-    running.add_argument("--secrets", default="", help="a file of secrets, as a node has it", metavar="FILE")
+    run = commands.add_parser("run", help="run a script here and now")
+    run.add_argument("job", help="folder/script")
+    run.add_argument("arguments", nargs="?", default="{}", help="a JSON object", metavar="JSON")
+    run.add_argument("--data", type=Path, help="a file that stands for the value of pulzar_data", metavar="FILE")
+    run.add_argument("--master", default="", help="the store for keys, host:port", metavar="URL")
+    run.add_argument("argv", nargs="*", help="for sys.argv of the script, behind --", metavar="-- WORD")
+    run.add_argument("--secrets", default="", help="a file of secrets, as a node has it", metavar="FILE")
     listing = commands.add_parser("list", help="list the scripts")
-    for command in (running, listing):
+    for command in (run, listing):
         command.add_argument(
             "--dir", type=Path, default=Path("jobs"), help="folder of the scripts: jobs", metavar="DIR"
         )
@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def _arguments(text: str) -> dict[str, object]:
-    """The arguments, which a cluster would take; raises `ValueError` with the reason."""
+    """The arguments, checked as a cluster does. Raises `ValueError` with the reason."""
     try:
         arguments = json.loads(text, parse_constant=_no_constant)
     except RecursionError:
@@ -92,7 +92,7 @@ def _check(value: object, deep: int) -> None:
 
 
 def _odd(script: scripts.Script, given: list[str]) -> list[str]:
-    """What is odd about the arguments of these names, as the script declares them."""
+    """Warnings about the arguments with these names, compared with those that the script declares."""
     found = scripts.walk(Path(script.directory), _complain)
     texts = {each.name: reading.look(each.path, file) for each, file in found if each.folder == script.folder}
     verdict = reading.judge(script.folder, texts).get(script.name)
@@ -116,8 +116,8 @@ def _run(script: scripts.Script, arguments: str, data: Path | None, argv: list[s
     }
     if secrets:
         os.environ |= {name: secrets.known[name] for name in secrets.variables}
-    tempfile.tempdir = None  # where the next temporary file goes is asked for again
-    # Whatever the script imports by name is not ours, as on a node.
+    tempfile.tempdir = None  # the next temporary file looks at TMPDIR again
+    # As on a node, scripts do not see our packages.
     ours = (os.getcwd(), os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     sys.path[:] = [str(place / "path"), *(path for path in sys.path if os.path.abspath(path or ".") not in ours)]
     context.begin(ToTerminal(), secrets=secrets.known if secrets else None)

@@ -25,7 +25,7 @@ class Channel(Protocol):
     """One of `ToNode`, `ToTerminal`, `Unreachable`."""
 
     def line(self, text: str) -> None:
-        """A line for the log."""
+        """Write a line."""
 
     def progress(self, done: float, total: float | None, text: str) -> None:
         """How far the run is."""
@@ -51,18 +51,18 @@ def encode_output(value: Any, limit: int, note: Callable[[str], None]) -> bytes:
 
 
 def flush() -> None:
-    """Send what was printed on its way, so that it stays in order with what follows; never raises.
+    """Flush the streams, to keep what was printed in order with what follows. Never raises.
 
     A script may have put anything with a method `write` in the place of a stream, and closed the descriptor below.
     """
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
-        with suppress(Exception):  # whatever the script's own class raises says nothing of the run
+        with suppress(Exception):  # the script's own class may raise anything
             if stream is not None and not getattr(stream, "closed", False):
                 stream.flush()
 
 
 class ToNode:
-    """The pipes that a run of a node has."""
+    """The pipes from a run to its node."""
 
     def __init__(self, event_pipe: int, log_pipe: int) -> None:
         self._events = event_pipe
@@ -73,7 +73,7 @@ class ToNode:
         self._one_at_a_time = threading.Lock()
 
     def line(self, text: str) -> None:
-        """A line for the log, after what was printed before."""
+        """Write a line to the log, after what was printed before."""
         flush()
         line = (text + "\n").encode("utf-8", "backslashreplace")
         try:
@@ -82,7 +82,7 @@ class ToNode:
             _write(1, line)
 
     def progress(self, done: float, total: float | None, text: str) -> None:
-        """Tells at most every 50 ms, and the last one at the end."""
+        """Send progress, at most every 50 ms. `finish` sends the last one."""
         now = time.monotonic()
         if now - self._told < _PROGRESS_SECS:
             self._untold = (done, total, text)
@@ -91,11 +91,11 @@ class ToNode:
         self._tell_progress(done, total, text)
 
     def output(self, encoded: bytes) -> None:
-        """The output, told at once."""
+        """Send the output at once."""
         self._tell(events.OUTPUT, encoded)
 
     def finish(self, failure: str) -> None:
-        """Tell what was kept back of the progress, and why the run is about to fail, "" if it is not."""
+        """Send the last progress, and `failure`: why the run fails, "" when it does not."""
         if self._untold:
             self._tell_progress(*self._untold)
         if failure:
@@ -117,17 +117,17 @@ class ToNode:
 
 
 class ToTerminal:
-    """A script that was started by hand."""
+    """The terminal, for a script that was started by hand."""
 
     def __init__(self) -> None:
         self._shown = 0.0
 
     def line(self, text: str) -> None:
-        """A line for the log."""
+        """Write a line."""
         print(text, flush=True)
 
     def progress(self, done: float, total: float | None, text: str) -> None:
-        """How far the run is, on standard error; not every time."""
+        """Show progress on standard error, at most a few times a second."""
         now = time.monotonic()
         if now - self._shown < _SHOW_SECS and done != total:
             return
@@ -137,23 +137,23 @@ class ToTerminal:
         print(f"progress: {done:g}{of} {text}".rstrip(), file=sys.stderr, flush=True)
 
     def output(self, encoded: bytes) -> None:
-        """The output, on standard output."""
+        """Show the output on standard output."""
         print(f"output: {encoded.decode()}", flush=True)
 
 
 class Unreachable:
-    """A process that a run started without handing its event pipe on."""
+    """No channel: a process that a run started without passing on its event pipe."""
 
     def line(self, text: str) -> None:
-        """A line for the log: what is printed goes there as well."""
+        """Write a line to standard output, which goes to the log."""
         print(text, flush=True)
 
     def progress(self, done: float, total: float | None, text: str) -> None:
-        """Can't be told."""
+        """Raises `JobError`."""
         raise JobError(_NOT_HANDED_ON)
 
     def output(self, encoded: bytes) -> None:
-        """Can't be told."""
+        """Raises `JobError`."""
         raise JobError(_NOT_HANDED_ON)
 
 

@@ -32,14 +32,14 @@ class Client:
     """The keys of one cluster. `master` is its `host:port` or `http://host:port`."""
 
     def __init__(self, master: str, patience: float = PATIENCE_SECS) -> None:
-        """`patience` is for how many seconds a master is asked again that is away or answers 503."""
+        """`patience`: seconds for which a master that is away or answers 503 is asked again."""
         self.master = master if "://" in master else f"http://{master}"
         self._patience = patience
 
     def store(
         self, value: bytes | str | os.PathLike[str], key: str, ttl: str | None = None, overwrite: bool = False
     ) -> str:
-        """Store bytes, or the file of a path, under a key; its URL. Raises `KeyExists` or `StoreError`."""
+        """Store bytes, or the file at a path, under a key. Returns its URL. Raises `KeyExists` or `StoreError`."""
         parameters = {"ttl": ttl} if ttl else {}
         if overwrite:
             parameters["overwrite"] = "1"
@@ -49,7 +49,7 @@ class Client:
             return self._put(key, parameters, file, os.fstat(file.fileno()).st_size)
 
     def _put(self, key: str, parameters: dict[str, str], body: bytes | BinaryIO, size: int) -> str:
-        # Not again after an answer that leaves open whether the value was stored: the second try would find it there.
+        # No second try when it is unknown whether the first one stored the value: it would find the key taken.
         again = "overwrite" in parameters
         url = self._url("add_key", key, parameters)
         if size > _DIRECT_BYTES:
@@ -58,14 +58,14 @@ class Client:
 
     def fetch(self, key: str) -> bytes:
         """The value of a key; raises `KeyMissing` or `StoreError`."""
-        with self._answer("GET", self._url("get_key", key)) as response:
+        with self._response("GET", self._url("get_key", key)) as response:
             return _read(response)
 
     def fetch_to(self, key: str, path: str | os.PathLike[str]) -> None:
-        """Write the value of a key to a file, which is there only when it is complete; raises `KeyMissing` or `StoreError`."""
+        """Write the value of a key to a file. A part of a value is never left. Raises `KeyMissing` or `StoreError`."""
         part = Path(f"{os.fspath(path)}.part")
         try:
-            with self._answer("GET", self._url("get_key", key)) as response, part.open("wb") as file:
+            with self._response("GET", self._url("get_key", key)) as response, part.open("wb") as file:
                 while chunk := _read(response, _CHUNK_BYTES):
                     file.write(chunk)
                 if response.length:
@@ -75,7 +75,7 @@ class Client:
             part.unlink(missing_ok=True)
 
     def keys(self, prefix: str = "") -> Iterator[dict[str, Any]]:
-        """The keys that begin with the prefix, in order: `key`, `size`, `etag`, `created` (seconds since the epoch), …"""
+        """The keys that begin with the prefix, in order, with `key`, `size`, `etag`, `created` (seconds) and more."""
         after = ""
         while after is not None:
             query = {"prefix": prefix, "after": after, "limit": str(_PAGE)}
@@ -90,20 +90,20 @@ class Client:
     def launch(
         self, script: str, arguments: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
     ) -> int:
-        """Launch the script `folder/name`; the job's id. `options` are those of `pulzar_options`. Raises `StoreError`."""
+        """Launch the script `folder/name` with `pulzar_options`. Returns the job's id. Raises `StoreError`."""
         return self.launch_told(script, arguments, options)[0]
 
     def launch_told(
         self, script: str, arguments: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[int, list[str]]:
-        """Launch as `launch` does; the job's id, and what is odd about its arguments.
+        """Launch as `launch` does. Returns the job's id and warnings about its arguments.
 
         Raises `StoreError`, and `BadOutput` for arguments that can't be JSON.
         """
         body = dict(arguments or {}) | ({"pulzar_options": dict(options)} if options else {})
         odd: list[str] = []
         encoded = _encode(body, odd)
-        # Not again after an answer that leaves open whether it was launched, unless there can't be two of it.
+        # No second try when it is unknown whether the first one launched, unless a token keeps it from running twice.
         again = "unique" in (options or {})
         data = self._json("POST", self._url("launch_job", script), encoded, len(encoded), again)
         return int(data["job_id"]), [*odd, *data.get("warnings", ())]
@@ -113,14 +113,14 @@ class Client:
         return f"{self.master}/{route}/{quote(key, _SAFE)}{query}"
 
     def _json(self, method: str, url: str, body: Body = None, size: int = 0, again: bool = True) -> Any:
-        with self._answer(method, url, body, size, again) as response:
+        with self._response(method, url, body, size, again) as response:
             return json.loads(_read(response))["data"]
 
     @contextmanager
-    def _answer(
+    def _response(
         self, method: str, url: str, body: Body = None, size: int = 0, again: bool = True
     ) -> Iterator[http.client.HTTPResponse]:
-        """A good answer, after redirects and as many tries as it takes."""
+        """A response with a status below 300, after redirects and further tries."""
         connection, response = self._try(method, url, body, size, again)
         with closing(connection):
             if response.status >= 300:
@@ -148,7 +148,7 @@ class Client:
 
 
 def _encode(body: dict[str, Any], notes: list[str]) -> bytes:
-    """Arguments as JSON, as outputs are written; notes for those that are no longer what they were."""
+    """Arguments as JSON, written as outputs are. `notes` gets a line for each value that had to be changed."""
     try:
         return json.dumps(body, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError):
@@ -160,7 +160,7 @@ def _encode(body: dict[str, Any], notes: list[str]) -> bytes:
 def _follow(
     method: str, url: str, body: Body, size: int
 ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-    """The answer at the end of all redirects, and the connection it is to be read from."""
+    """The response after all redirects, and its connection."""
     for _ in range(_MOST_REDIRECTS):
         parts = urlsplit(url)
         connection = http.client.HTTPConnection(parts.netloc, timeout=TIMEOUT_SECS, blocksize=_CHUNK_BYTES)
@@ -186,7 +186,7 @@ def _ask(
     try:
         connection.request(method, target, body, headers)
     except (BrokenPipeError, ConnectionResetError):
-        # Whoever refuses a body may answer before having read it, and that answer says more than this error.
+        # A server may refuse a body before it has read all of it. Its response says more than this error.
         if connection.sock is None:
             raise
     return connection.getresponse()

@@ -1,4 +1,4 @@
-"""The end of a script: what Python does at its own, without taking the whole interpreter down."""
+"""The end of a script: what Python does at its end, in a process that goes on."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _DEFINED = (ModuleType, ModuleSpec, SourceFileLoader, FunctionType, BuiltinFunct
 
 
 def finish(script: Script | None, before: int) -> None:
-    """Wait for threads, call what is to be called at the exit, let go of what the script holds, write what is printed.
+    """Wait for threads, call exit functions, drop the objects of the script, flush the streams.
 
-    `before` is how many modules there were before the script was run: to look at all of them takes long in a new fork.
+    `before`: number of modules before the script ran. Later ones alone are looked at: all of them take long.
     """
     threading._shutdown()  # type: ignore[attr-defined] # waits for threads
     atexit._run_exitfuncs()
@@ -32,14 +32,14 @@ def finish(script: Script | None, before: int) -> None:
 
 
 def _forget(script: Script, before: int) -> None:
-    """Let go of what the script and the modules beside it hold, as the end of Python does: files left open are written.
+    """Drop the objects of the script and of the modules beside it. Open files get written, as at the end of Python.
 
-    Objects go one by one, the last defined first, then classes, and then modules, functions, and what is only text or a
-    number. So what cleans up when it goes still finds what it uses.
+    Objects go first, the last defined before the others. Then classes go, then modules, functions, texts and numbers.
+    A `__del__` still finds what it uses.
     """
     main = sys.modules["__main__"]
     if getattr(main, "__file__", None) != script.file:
-        return  # it was never begun
+        return  # it did not begin
     modules = [main.__dict__]
     for name in list(itertools.islice(reversed(sys.modules), max(0, len(sys.modules) - before))):
         module = sys.modules[name]
@@ -58,7 +58,7 @@ def _forget(script: Script, before: int) -> None:
                 objects.append((names, name))
     value = None
     if objects or any(map(_holds, (each for *_, each in classes))):
-        # Of what lives through this, a file comes before what is below it, and so is written before that is closed.
+        # A wrapper of a file comes before the file, and so is written before that is closed.
         gc.collect()
     for names, name in objects:
         names.pop(name, None)  # this may call anything of the script's
@@ -71,7 +71,7 @@ def _forget(script: Script, before: int) -> None:
 
 
 def _holds(some: type) -> bool:
-    """Whether a class may hold objects that want to clean up."""
+    """Whether a class may hold objects with a `__del__`."""
     return any(
         gc.is_tracked(value) and not issubclass(type(value), _DEFINED)
         for name, value in vars(some).items()

@@ -1,4 +1,4 @@
-"""What code can ask and tell about the run that it is part of."""
+"""What a script can ask about its run, and tell the node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class _Told(Generic[T]):
-    """A property that gives way: a job's class may have an attribute of its own by this name."""
+    """A property that a job's class may replace by an attribute of the same name."""
 
     def __init__(self, function: Callable[[Any], T]) -> None:
         self._function = function
@@ -36,9 +36,9 @@ class _Told(Generic[T]):
 
 
 class Run:
-    """This run. All objects of this class, `Job` included, speak of the same one.
+    """The run that this process belongs to. All objects of this class, `Job` included, are about that one run.
 
-    It stands in environment variables (`PULZAR_…`, see docs/jobs.md), so the processes that a run starts have it too.
+    Environment variables (`PULZAR_…`, see docs/jobs.md) hold it. Processes that a run starts inherit them.
     """
 
     @_Told
@@ -62,7 +62,7 @@ class Run:
 
     @_Told
     def scratch(self) -> Path:
-        """A directory for this run alone, and the current one at its start; it is removed afterwards."""
+        """A directory for this run alone. It is the current directory at the start, and is removed at the end."""
         directory = os.environ.get("PULZAR_SCRATCH")
         if not directory:
             import tempfile
@@ -72,7 +72,7 @@ class Run:
 
     @_Told
     def data_path(self) -> Path | None:
-        """The file with the value that the job was given as `pulzar_data`, to be read only; None for none."""
+        """The file with the value of `pulzar_data`, None without one. Scripts may read it, not change it."""
         path = os.environ.get("PULZAR_DATA")
         return Path(path) if path else None
 
@@ -83,30 +83,30 @@ class Run:
 
     @_Told
     def client(self) -> Client:
-        """The cluster that this run belongs to: its keys, and `launch` for other jobs."""
+        """A client of the cluster: its keys, and `launch` for other jobs."""
         return _client()
 
     def log(self, *values: object) -> None:
-        """Write a line to the log, as `print` would put it. What is printed goes to the log too."""
+        """Write a line to the log, in the form of `print`. What a script prints goes to the log too."""
         _channel().line(" ".join(map(str, values)))
 
     def output(self, value: Any) -> None:
-        """Set the output, up to 1 MiB; what `jobs/plain.py` can't write as JSON raises `BadOutput`. The last one counts."""
+        """Set the output, up to 1 MiB of JSON (see `jobs/plain.py`). The last one counts. Raises `BadOutput`."""
         to = _channel()
         to.output(channel.encode_output(value, _this.limit, to.line))
         _this.has_output = True
 
     def progress(self, done: float, total: float | None = None, text: str = "") -> None:
-        """Tell how far the run is; may be called as often as one likes."""
+        """Report progress. Calls are cheap: at most 20 a second are sent."""
         numbers = (float(done), float(total or 0))
         if not all(map(math.isfinite, numbers)):
             raise ValueError(f"a progress of {done} of {total} is none")
         _channel().progress(numbers[0], None if total is None else numbers[1], str(text))
 
     def secret(self, name: str) -> str:
-        """A secret of the node's that scripts of this folder may have; raises `NoSecret`. It is masked in log and output.
+        """A secret of the node for scripts of this folder. Log and output mask it. Raises `NoSecret`.
 
-        By hand, and in programs that a run starts, it is the environment variable of this name.
+        By hand, and in programs that a run starts, the environment variable of this name is used.
         """
         value = os.environ.get(name) if _this.secrets is None else _this.secrets.get(name)
         if value is None:
@@ -186,7 +186,10 @@ def _no_secret(name: str) -> str:
     if _this.secrets is None:
         return f"there is no environment variable {name}, which stands for the secret here"
     there = f"there are {', '.join(sorted(_this.secrets))}" if _this.secrets else "there are none"
-    return f"there is no secret {name} for scripts of this folder, {there}; they stand in the file [jobs] secrets of the node"
+    return (
+        f"there is no secret {name} for scripts of this folder, {there};"
+        " they stand in the file [jobs] secrets of the node"
+    )
 
 
 def begin(

@@ -1,4 +1,4 @@
-"""What the docstring of a job says: fields `Description:`, `Arguments:`, `Category:`, `Author:`, each up to the next one."""
+"""The docstring of a job: its fields `Description:`, `Arguments:`, `Category:` and `Author:`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIELDS = ("description", "arguments", "category", "author")
 MOST_CHARACTERS = 4_000  # of a field
 RESERVED = ("scheduled", "pulzar_data", "pulzar_options")  # among the arguments of a launch
 
-_MOST_DEEP = 100  # lists and objects in each other
+_MOST_DEEP = 100  # nested lists and objects
 _MOST_ODD = 20
 _SHOWN_CHARACTERS = 60
 _LEFT_OUT = re.compile(r"optional|default", re.IGNORECASE)
@@ -40,7 +40,7 @@ _WORD = re.compile(r"([A-Za-z]+)(?:\[[^\]]*\])?")
 
 
 def read(docstring: str) -> dict[str, str]:
-    """The fields of a docstring, "" where there is none; one without any field is a description as a whole."""
+    """The fields of a docstring, "" for one that is not there. A docstring without fields is a description."""
     fields = dict.fromkeys(FIELDS, "")
     name = "description"
     lines: dict[str, list[str]] = {}
@@ -56,10 +56,10 @@ def read(docstring: str) -> dict[str, str]:
 
 
 def parse_arguments(text: str) -> list[dict[str, Any]] | None:
-    """Documented arguments, typed, for forms; None when they are no JSON object.
+    """The declared arguments with their types, for forms. None when they are no JSON object.
 
-    Each is given by its type (`"int"`), by its type and some words on it (`"int: how many"`), by a list of choices, by
-    its default, or by an object with `type`, `default`, `help`, `choices`.
+    An argument is declared by its type (`"int"`), a type and words (`"int: how many"`), a list of choices, its default,
+    or an object with `type`, `default`, `help`, `choices`.
     """
     empty: dict[str, Any] = {"type": "", "default": None, "help": "", "choices": []}
     try:
@@ -68,15 +68,15 @@ def parse_arguments(text: str) -> list[dict[str, Any]] | None:
         _check(arguments, _MOST_DEEP)  # as they travel
         json.dumps(arguments, allow_nan=False)  # as they are shown
     except (ValueError, RecursionError):
-        return None
+        return None  # the docstring of a script may hold anything
     return arguments
 
 
 def compare(text: str, given: Collection[str]) -> list[str]:
-    """What is odd about the arguments of these names, in words: which of the documented ones lack, which are unknown.
+    """Warnings about the arguments with these names: which declared ones are missing, which are unknown.
 
-    `text` is the field `Arguments`. Nothing is odd when it is no JSON object. An argument may be left out when it is
-    documented with a default, with choices, or with "optional" or "default" among its words.
+    `text` is the field `Arguments`; there are no warnings when it is no JSON object. An argument may be left out
+    when it is declared with a default, with choices, or with "optional" or "default" among its words.
     """
     declared = _declared(text)
     if declared is None:
@@ -97,11 +97,11 @@ def compare(text: str, given: Collection[str]) -> list[str]:
 
 @lru_cache(maxsize=1024)
 def _declared(text: str) -> dict[str, str] | None:
-    """Documented arguments with how they are; "": it may be left out."""
+    """The declared arguments and their types; "" for one that may be left out. None when they are no JSON object."""
     try:
         return {name[:_SHOWN_CHARACTERS]: _needed(value) for name, value in _documented(text).items()}
     except (ValueError, RecursionError):
-        return None
+        return None  # the docstring of a script may hold anything
 
 
 def _needed(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a run tells its node through the event pipe: frames of a kind, a length and that many bytes.
+"""Events that a run sends its node through a pipe: frames of a kind, a length and that many bytes.
 
 | kind       | bytes                                | said                                        |
 | ---------- | ------------------------------------ | ------------------------------------------- |
@@ -6,7 +6,7 @@
 | `OUTPUT`   | JSON                                 | when there is one; the last one counts      |
 | `FAILURE`  | text                                 | before a run ends that did not succeed: why |
 
-The other end reads what any process of a run may have written, so it believes nothing.
+Any process of a run may write to the pipe, so the reader checks everything.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def frame(kind: bytes, content: bytes) -> bytes:
 
 
 class Decoder:
-    """Takes bytes as they come, gives frames. After something that is no frame, `broken` says so and nothing follows."""
+    """Turns bytes into frames. After bytes that are no frame, `broken` says why, and no more frames come."""
 
     def __init__(self, limit: int) -> None:
-        """`limit` is the largest number of bytes that a frame may hold."""
+        """`limit`: most bytes of a frame."""
         self.broken = ""
         self._limit = max(limit, 8 * TEXT_CHARACTERS)
         self._waiting = bytearray()

@@ -1,4 +1,4 @@
-"""What became of a script, said for people and for the exit status."""
+"""How a script ended: a reason for people, and an exit status."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Ending(NamedTuple):
 
 
 def ending(error: BaseException | None, script: Script | None) -> Ending:
-    """How a script ends that raised this, or nothing; an error is printed with its traceback."""
+    """The ending of a script that raised `error`, or None. Prints an error with its traceback."""
     if error is None:
         return Ending(0, "")
     channel.flush()
@@ -53,12 +53,12 @@ def describe(error: BaseException) -> str:
 def _text(value: object) -> str:
     try:
         return str(value)
-    except BaseException as another:  # noqa: BLE001 - a class of the script's own may do anything, and its error is to be told
+    except BaseException as another:  # noqa: BLE001 - the script's own class may raise anything
         return f"(its message raised {type(another).__name__})"
 
 
 def _say(message: object) -> None:
-    """Print to standard error, or to the first one there was when the script's own can't be written to."""
+    """Print to standard error. If the script replaced it by something broken, use the original one."""
     for stream in (sys.stderr, sys.__stderr__):
         with suppress(Exception):  # a class of the script's own may do anything
             print(message, file=stream)
@@ -77,7 +77,7 @@ def _exited(code: object) -> Ending:
 
 
 def _from_script(trace: TracebackType | None, script: Script | None) -> TracebackType | None:
-    """A traceback from where the script begins; what is above that is ours, and news to nobody."""
+    """The part of a traceback that begins in the script. The frames above it are ours."""
     while trace is not None and script is not None:
         if trace.tb_frame.f_code.co_filename == script.file:
             return trace

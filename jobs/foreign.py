@@ -1,4 +1,4 @@
-"""What objects of libraries are in plain Python, found out by what they have: no library is imported for it."""
+"""Objects of libraries as plain Python values. Their attributes tell what they are; no library is imported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TooLarge(BadOutput):
 
 
 def text(value: Any) -> str | None:
-    """Dates and times as ISO 8601 has them, None for anything else."""
+    """A date, time or duration in ISO 8601. None for anything else."""
     kind = getattr(getattr(value, "dtype", None), "kind", "")
     if kind in ("M", "m") and not getattr(value, "shape", (0,)) and hasattr(value, "item"):  # of numpy
         given = value.item()
@@ -46,7 +46,7 @@ def _duration(value: timedelta) -> str:
 
 
 def by_library(value: Any, room: int) -> tuple[Any] | None:
-    """What the object of a library is in plain Python or nearer to it, None for no such object. Raises anything."""
+    """The object of a library as a plainer value, None for other objects. Raises whatever the library raises."""
     kind = getattr(getattr(value, "dtype", None), "kind", "")
     if hasattr(value, "index") and hasattr(value, "iloc") and hasattr(value, "to_dict"):  # of pandas
         _fits(value.size, room)
@@ -79,7 +79,7 @@ def _fits(parts: int, room: int) -> None:
 
 
 def names(value: Any) -> Sequence[str] | None:
-    """The names of the parts of an object that declares them, None for any other."""
+    """The field names of a dataclass, attrs class or msgspec struct. None for other objects."""
     if isinstance(value, type):
         return None
     if is_dataclass(value):

@@ -9,14 +9,14 @@ from jobs import context
 
 
 class Job(context.Run, ABC):
-    """A job is a class with this base and a method `execute`, named like its file or alone in it; see docs/jobs.md."""
+    """Base of all jobs: a class with a method `execute`, named like its file or alone in it. See docs/jobs.md."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """A script that makes a job itself needs nobody to find and make it."""
+        """Note that the script makes its job itself, and needs nobody to do it."""
         context.note_job()
         make = super().__new__
         return make(cls) if make is object.__new__ else make(cls, *args, **kwargs)
 
     @abstractmethod
     def execute(self) -> Any:
-        """Do the work. What is returned is the output, unless `output` was called or it is None."""
+        """Do the work. A result other than None is the output, unless `output` was called."""

@@ -1,6 +1,6 @@
 """Loads scripts and the modules beside them from their text, without the compiled files that Python keeps.
 
-Those are trusted by seconds and size, so that a quick edit would be missed. Here the text counts that is there.
+Python compares those by seconds and size, and misses a quick edit.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class Source(NamedTuple):
 
 
 class Sources:
-    """Compiled files, for as long as they are not changed."""
+    """Compiled files. Each is used until its file changes."""
 
     def __init__(self) -> None:
         self._kept: dict[str, Source] = {}
 
     def get(self, file: str, quiet: bool = False) -> Source:
-        """A file compiled, `quiet`: without warnings of what is odd in it; raises what reading and compiling raise."""
+        """Compile a file. `quiet` hides warnings. Raises what reading and compiling raise."""
         status = os.stat(file)
         kept = self._kept.get(file)
         stamp = _stamp(status)
@@ -66,7 +66,7 @@ class Sources:
 
 
 def _spec(file: str) -> ModuleSpec:
-    """What the module of a script says of itself, so that processes that it starts find it: as `python -m` has it."""
+    """The spec of a script's module, as with `python -m`. Processes that the script starts find it by that."""
     folder, name = file.removesuffix(".py").rsplit("/", 2)[-2:]
     name = f"{PACKAGE}.{folder}.{name}"
     spec = ModuleSpec(name, importlib.machinery.SourceFileLoader(name, file), origin=file)
@@ -79,7 +79,7 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
-    """Of a module beside a script."""
+    """The loader of a module beside a script."""
 
     def __init__(self, sources: Sources, fullname: str, path: str) -> None:
         super().__init__(fullname, path)
@@ -91,7 +91,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 
 def _finders(directory: str, sources: Sources) -> Callable[[str], importlib.machinery.FileFinder]:
-    loader: Any = partial(_Loader, sources)  # a class for each run would take its time
+    loader: Any = partial(_Loader, sources)  # a class for each run would take longer
 
     def finder(path: str) -> importlib.machinery.FileFinder:
         if path != directory and not path.startswith(directory + "/"):
@@ -104,9 +104,9 @@ def _finders(directory: str, sources: Sources) -> Callable[[str], importlib.mach
 
 
 def execute(script: Script, sources: Sources, argv: Sequence[str] = ()) -> Any:
-    """Run a script in this process, which is good for this one script; what its `execute` returned, None for a plain one.
+    """Run a script. The process must not be reused afterwards. Returns the result of `execute`, or None.
 
-    `argv` are the words that it finds in `sys.argv` behind its own name.
+    `argv`: words for `sys.argv`, after the name of the script.
     Raises `NoSuchScript`, `BadScript`, and whatever the script raises.
     """
     try:

@@ -1,7 +1,7 @@
-"""What scripts say of themselves and of each other, found out by reading them: which are jobs, which are helpers of those.
+"""Tells jobs from helper modules by reading scripts, without running them.
 
-A module that another one in its folder imports, and that has neither a job's class of its own name nor
-`if __name__ == "__main__"`, is no job but a helper; so is what says `# pulzar: helper` in one of its first lines.
+A helper is a module that another one in its folder imports. A job's class of its own name, or
+`if __name__ == "__main__"`, makes it a job. `# pulzar: helper` in one of its first lines makes it a helper.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Verdict(NamedTuple):
 
 
 def look(path: str, file: os.DirEntry[str]) -> Text:
-    """What the script `folder/name` in this file says; never raises."""
+    """Read the script `folder/name` from a file. Never raises."""
     try:
         size = file.stat().st_size
         if size > MOST_BYTES:
@@ -72,7 +72,7 @@ def look(path: str, file: os.DirEntry[str]) -> Text:
 
 
 def read(path: str, source: bytes) -> Text:
-    """What the script `folder/name` with this text says; never raises."""
+    """Read the script `folder/name` from its text. Never raises."""
     helper = any(_HELPER.search(line) for line in source.split(b"\n", _FIRST_LINES)[:_FIRST_LINES])
     try:
         with warnings.catch_warnings():
@@ -86,7 +86,7 @@ def read(path: str, source: bytes) -> Text:
 
 
 def judge(folder: str, texts: Mapping[str, Text]) -> dict[str, Verdict]:
-    """What the scripts of a folder are, by name."""
+    """Verdicts on the scripts of a folder, by name."""
     importers: dict[str, list[str]] = {}
     for name, text in texts.items():
         for other in (text.beside | text.by_name) & texts.keys() - {name}:
@@ -128,7 +128,7 @@ def _whose(name: str, importers: list[str]) -> str:
 
 
 def _resolve(texts: Mapping[str, Text], module: str, name: str, deep: int = 0) -> Class | None:
-    """The class that a name of a module stands for, if that is a job; a base further up may give it its `execute`."""
+    """The job's class that a name in a module stands for, None for others. A base may give it its `execute`."""
     text = texts.get(module)
     head, _, rest = name.partition(".")
     if text is None or deep > len(texts) + 8:
@@ -200,13 +200,13 @@ def _origin(part: ast.ImportFrom, alias: ast.alias) -> tuple[str, str]:
 
 
 def _called(tree: ast.Module) -> Iterator[str]:
-    """Names that are called anywhere but in a class."""
-    waiting: list[ast.AST] = [tree]
-    while waiting:
-        part = waiting.pop()
+    """Names of functions that are called outside of classes."""
+    parts: list[ast.AST] = [tree]
+    while parts:
+        part = parts.pop()
         if isinstance(part, ast.Call) and isinstance(part.func, ast.Name):
             yield part.func.id
-        waiting += [child for child in ast.iter_child_nodes(part) if not isinstance(child, ast.ClassDef)]
+        parts += [child for child in ast.iter_child_nodes(part) if not isinstance(child, ast.ClassDef)]
 
 
 def _has_main_guard(tree: ast.Module) -> bool:
@@ -220,7 +220,7 @@ def _has_main_guard(tree: ast.Module) -> bool:
 
 
 def _is_elsewhere(name: str) -> bool:
-    """Whether a module of this name is Python's, ours, or installed: then an import by name means no module beside it."""
+    """Whether a module of this name is Python's, ours, or installed. An import by name then means that one."""
     if name in sys.stdlib_module_names or name in _OURS:
         return True
     here = os.getcwd()  # by `python -m`

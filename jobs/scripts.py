@@ -1,4 +1,4 @@
-"""Scripts: which there are, where they are, and what in them is run. Nothing here executes any.
+"""Finds scripts, and what in them is run. Nothing here executes one.
 
 A script is called by `folder/name`; its file is `<directory>/<folder>/<name>.py`.
 """
@@ -18,7 +18,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class Script(NamedTuple):
-    """A script's place; whether there is a file is another question."""
+    """The place of a script. The file need not exist."""
 
     directory: str
     folder: str
@@ -36,7 +36,7 @@ class Script(NamedTuple):
 
 
 def locate(directory: str | os.PathLike[str], path: str) -> Script:
-    """The script of this path; `.py` at its end is dropped. Raises `BadScript`."""
+    """The script at `folder/name`, with or without `.py`. Raises `BadScript`."""
     parts = path.removesuffix(".py").split("/")
     if len(parts) != 2 or not all(NAME.fullmatch(part) for part in parts):
         raise BadScript(
@@ -49,9 +49,9 @@ def locate(directory: str | os.PathLike[str], path: str) -> Script:
 def walk(
     directory: str | os.PathLike[str], complain: Callable[[str, str], None]
 ) -> Iterator[tuple[Script, os.DirEntry[str]]]:
-    """All scripts below a directory, in order of their paths, and their files, which may be links to anything or nothing.
+    """All scripts below a directory with their files, in order of their paths. A file may be a broken link.
 
-    Helper modules look the same and are among them. `complain` is told of a folder that can't be looked into, and why.
+    Helper modules are among them. `complain` is called with each folder that cannot be read, and the reason.
     """
     above = os.path.abspath(directory)
     for folder in _inside(above, complain):
@@ -76,7 +76,7 @@ def _is(
     kind: Callable[[os.DirEntry[str]], bool],
     complain: Callable[[str, str], None] | None = None,
 ) -> bool:
-    """Whether something in a directory is, or is a link to, what it should be; of a link to nothing is complained, or it is."""
+    """Whether an entry is, or links to, a `kind`. A broken link is reported to `complain`; without one it counts."""
     try:
         if kind(entry):
             return True
@@ -89,27 +89,26 @@ def _is(
 
 
 def lost_link(path: str) -> str:
-    """What is wrong with a link that leads nowhere."""
+    """The reason for a broken link."""
     return f"it is a link to {os.readlink(path)}, where nothing is"
 
 
 def class_names(name: str) -> tuple[str, str]:
-    """What the class of a script may be called: `word_count`: `WordCount`, or `Word_count`."""
+    """The names that the class of a script may have: `WordCount` or `Word_count` for `word_count`."""
     return "".join(part[:1].upper() + part[1:] for part in re.split("[_-]", name)), name.capitalize()
 
 
 def many_jobs(path: str, names: list[str]) -> str:
-    """What is wrong with a script that has several jobs, none of them called like it."""
+    """The reason for a script with several jobs and none of its name."""
     wanted = next((name for name in class_names(path.partition("/")[2]) if name.isidentifier()), "")
     advice = f"call the one that is to run {wanted}" if wanted else "have only one, and the others in modules beside it"
     return f"{path} has the jobs {' and '.join(sorted(names))}, and none is called like the script; {advice}"
 
 
 def job_class(tree: ast.Module, name: str) -> ast.ClassDef | None:
-    """The class that is called like a script and is run; None: the script is run from top to bottom.
+    """The class of a script that is run. None for a script that is run from top to bottom.
 
-    Its name is that of the script, capitalised (`word_count`: `Word_count`) or in camel case (`WordCount`). It has a
-    base that is called `Job`, or any base and a method `execute`.
+    It has one of the names of `class_names`, and either a base called `Job`, or any base and a method `execute`.
     """
     names = class_names(name)
     found = None
@@ -122,7 +121,7 @@ def job_class(tree: ast.Module, name: str) -> ast.ClassDef | None:
 
 
 def execute_method(part: ast.ClassDef) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
-    """The method `execute` that stands in a class; its docstring is what the catalog shows."""
+    """The method `execute` of a class. The catalog shows its docstring."""
     for member in part.body:
         if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef) and member.name == "execute":
             return member

@@ -1,4 +1,4 @@
-"""The file of secrets, `[jobs] secrets`: who may have which.
+"""The file of secrets, `[jobs] secrets`: which folders of scripts may have which secret.
 
     # Scripts of these folders may ask for it: run.secret("DB").
     [reports, billing]
@@ -43,10 +43,10 @@ class Secrets(NamedTuple):
 
 
 class SecretFile:
-    """Read again whenever it has changed. One that can't be used any more is as it was when it could."""
+    """The file, read again when it has changed. If that fails, the last good content stays."""
 
     def __init__(self, path: str) -> None:
-        """ "" is no file, and no secrets; raises `BadSecrets` for one that can't be used."""
+        """`path`: "" for no secrets. Raises `BadSecrets` for a file that cannot be used."""
         self.problem = ""  # why the file as it is now can't be used
         self._path = path
         self._stamp: tuple[int, ...] = ()
@@ -63,7 +63,7 @@ class SecretFile:
         return self._folders.get(folder) or self._folders.get(_EVERY) or _NONE
 
     def values(self) -> frozenset[str]:
-        """All secrets there are."""
+        """The values of all secrets."""
         if self._path:
             self._refresh()
         return frozenset(value for secrets in self._folders.values() for value in secrets.known.values())
@@ -89,7 +89,7 @@ _NONE = Secrets()
 
 
 def _read(path: str) -> dict[str, Secrets]:
-    """The secrets by folder; messages never have the text of a line."""
+    """The secrets by folder. Messages never show the text of a line."""
     parser = configparser.ConfigParser(
         interpolation=None,
         default_section="\0",
@@ -129,14 +129,15 @@ def _read(path: str) -> dict[str, Secrets]:
 
 def _text(path: str) -> str:
     try:
-        # A pipe would be waited for.
+        # Without O_NONBLOCK, opening a pipe would wait.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise BadSecrets(f"{path} is no file")
             if status.st_mode & 0o077:
                 raise BadSecrets(
-                    f"{path} can be read or written by others than its owner (its mode is {status.st_mode & 0o777:o}); chmod 600 it"
+                    f"{path} can be read or written by others than its owner"
+                    f" (its mode is {status.st_mode & 0o777:o}); chmod 600 it"
                 )
             if status.st_size > _MOST_BYTES:
                 raise BadSecrets(f"{path} has {status.st_size} bytes, and {_MOST_BYTES} are allowed")
@@ -163,5 +164,6 @@ def _check(name: str, value: str, folder: str, path: str) -> None:
         )
     if len(value) < LEAST_CHARACTERS or "\0" in value:
         raise BadSecrets(
-            f"{path}: {name} for {folder} has fewer than {LEAST_CHARACTERS} characters; it could not be kept out of logs"
+            f"{path}: {name} for {folder} has fewer than {LEAST_CHARACTERS} characters;"
+            " it could not be kept out of logs"
         )

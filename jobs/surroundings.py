@@ -1,4 +1,4 @@
-"""What a script finds around it: programs, modules and the names of both, the same on a node and by hand."""
+"""The environment of a script: programs and modules, the same on a node and by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-# Scripts are modules of packages of this one, so that a folder may be called like any other module.
+# Scripts are modules of this package. A folder may have the name of any other module.
 PACKAGE = "job_scripts"
 SCRIPTS_VARIABLE = "PULZAR_SCRIPTS"
 
@@ -22,9 +22,9 @@ __path__ = [os.environ.get("{SCRIPTS_VARIABLE}", "")]
 
 
 def prepare(directory: Path) -> None:
-    """Fill a directory that stands on the path of scripts: with `jobs`, and with the package of the scripts.
+    """Fill a directory for the path of scripts with `jobs` and the package of the scripts. Raises `OSError`.
 
-    Raises `OSError`. There is nothing else in it: whatever a script imports by name is not ours.
+    It has nothing else, to keep our own packages away from scripts.
     """
     shutil.rmtree(directory, ignore_errors=True)
     package = directory / PACKAGE
@@ -34,12 +34,12 @@ def prepare(directory: Path) -> None:
 
 
 def environment(given: Mapping[str, str], directory: Path, scripts: Path) -> dict[str, str]:
-    """The variables that say where programs and modules are; `directory` is one that was prepared."""
+    """The variables with the paths of programs and modules. `prepare` made `directory`."""
     programs = os.path.dirname(sys.executable)
     path = given.get("PATH") or os.defpath
     modules = given.get("PYTHONPATH")
     return {
-        # Programs that packages bring, and python3 itself, are those of the interpreter that runs the script.
+        # python3 and the programs of packages are those of the interpreter that runs the script.
         "PATH": path if path.split(os.pathsep)[0] == programs else f"{programs}{os.pathsep}{path}",
         "PYTHONPATH": f"{directory}{os.pathsep}{modules}" if modules else str(directory),
         SCRIPTS_VARIABLE: str(scripts),

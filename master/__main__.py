@@ -8,8 +8,12 @@ from pathlib import Path
 
 from granian.constants import Interfaces
 
-from broker import directory_lock, logs, service
+from broker import directory_lock, logs
 from broker.errors import PulzarError, SettingsError
+from broker.server.web_server import WebServer
+from broker.service.arguments import parse_arguments, web_workers
+from broker.service.companion import UNUSABLE
+from broker.service.service import Service
 from master.extensions import bodies
 from master.index.index import Index
 from master.jobs.ledger import Ledger
@@ -18,27 +22,22 @@ from master.jobs.ledger import Ledger
 def main() -> int:
     """Run the master until SIGTERM; exit status 0, 1 when it can't go on, 2 for a bad configuration."""
     try:
-        config = service.parse_arguments("master", "The master of a Pulzar cluster: REST API, index and placement.")
+        config = parse_arguments("master", "The master of a Pulzar cluster: REST API, index and placement.")
         logs.setup(config.general.log_level, "master")
+        config.address(config.server)  # refused now rather than in each web worker
         held = hold(Path(config.server.dir))
         # What a master that was killed had received for extensions.
         bodies.empty(Path(config.server.dir) / bodies.FOLDER)
         # The workers only read these, so they must be there before the workers are.
         Index(Path(config.server.dir) / "index", config.server.index_map, write=True).close()
         Ledger(Path(config.server.dir) / "ledger", True, config.jobs.ledger_map).close()
-        running = service.Service(
-            "master.worker:create",
-            Interfaces.RSGI,
-            "master.controller",
-            config.server.host,
-            config.server.port,
-            service.workers(config),
-        )
+        host, port = config.server.host, config.server.port
+        server = WebServer("master.worker:create", Interfaces.RSGI, host, port, web_workers(config))
     except PulzarError as error:
         print(f"pulzar master: {error}", file=sys.stderr)
-        return 2
+        return UNUSABLE
     try:
-        return running.run()
+        return Service(server, "master.controller").run()
     finally:
         os.close(held)
 

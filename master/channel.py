@@ -1,13 +1,13 @@
 """The local way between the controller and the web workers of one master: a Unix socket.
 
 The controller tells every worker what became of the commands its requests wait for, as soon as the index
-says so; and workers ask the controller, which alone writes index and ledger, to do things. Frames are those of
-`multiprocessing.connection`, their content is msgpack, never pickle.
+says so. Workers call the controller, which alone writes index and ledger. Frames are those of
+`multiprocessing.connection`; their content is msgpack, never pickle.
 
-    worker → controller   ["hello", origin]                     "answers for this origin go here"
-                          ["call", number, name, arguments]     "do this, and say what came of it"
-    controller → worker   ["answers", [[ticket, status, reason], …]]
-                          ["reply", number, status, data]       200 and what came of it, else why not
+    worker → controller   ["hello", origin]                     outcomes for this origin go here
+                          ["call", number, name, fields]        one of `REQUESTS`
+    controller → worker   ["outcomes", [[ticket, status, reason], …]]
+                          ["reply", number, status, data]       200 and what came of a call, else why it was refused
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
@@ -25,16 +25,61 @@ import msgpack
 
 from broker import logs
 from broker.errors import Unsendable
-from broker.messages.store import Status
-from broker.refusals import Refused, Unavailable, refusal
+from broker.messages.store import Outcome
+from broker.refusals import BadRequest, Refused, Unavailable, refusal
 
 log = logs.get(__name__)
 
 CALL_SECS = 10.0  # a worker waits for a reply
 _RETRY_SECS = 0.05
+_DONE = 200
 
 
-def _pack(frame: list[Any]) -> bytes:
+class Launch(NamedTuple):
+    """Launch or schedule a job. The reply is its id, and whether RabbitMQ has its message."""
+
+    order: bytes  # see `broker.messages.jobs.write`
+    rhythm: tuple[str, int, bool] | None  # see `master.jobs.schedules.Rhythm`; None: now
+
+
+class Cancel(NamedTuple):
+    """Cancel a job or a schedule. The reply is a sentence that says what was done."""
+
+    job: int
+
+
+class Restore(NamedTuple):
+    """Apply a node's log to the index from its beginning. The reply is None, once it has begun."""
+
+    node: str | None  # None: all nodes
+
+
+class Forget(NamedTuple):
+    """Wait no more for a node that is gone for good. The reply is None, once it is done."""
+
+    node: str
+    entries: bool  # whether those of the node leave the index
+
+
+Request = Launch | Cancel | Restore | Forget
+REQUESTS: dict[str, type[Request]] = {"launch": Launch, "cancel": Cancel, "restore": Restore, "forget": Forget}
+_NAMES = {kind: name for name, kind in REQUESTS.items()}
+
+
+def encode(number: int, request: Request) -> bytes:
+    """The frame of a call with this number; raises `Unsendable`."""
+    return _pack(["call", number, _NAMES[type(request)], request])
+
+
+def decode(name: str, fields: Sequence[Any]) -> Request:
+    """What a worker asks for; raises `BadRequest` for something that is not known here."""
+    kind = REQUESTS.get(name)
+    if kind is None or len(fields) != len(kind._fields):
+        raise BadRequest(f"the controller knows no {name} with {len(fields)} fields")
+    return kind(*fields)
+
+
+def _pack(frame: object) -> bytes:
     try:
         packed: bytes = msgpack.packb(frame, unicode_errors="backslashreplace")
     except (TypeError, ValueError, OverflowError) as error:
@@ -43,111 +88,124 @@ def _pack(frame: list[Any]) -> bytes:
 
 
 class ControllerCall(NamedTuple):
-    """What a worker asks for. One of `reply` and `refuse` is to be called, once."""
+    """What a worker asks for. One of `reply` and `refuse` must be called, once."""
 
-    name: str
-    arguments: list[Any]
+    request: Request
     origin: str
     number: int
     connection: Connection
 
-    def reply(self, data: Any) -> None:
-        """It is done."""
-        self._send(200, data)
+    def reply(self, data: object) -> None:
+        """Tell the worker that it is done, and what came of it."""
+        _reply(self.connection, self.number, _DONE, data)
 
     def refuse(self, error: Refused) -> None:
-        """It is not."""
-        self._send(error.status, str(error))
+        """Tell the worker why it is not done."""
+        _reply(self.connection, self.number, error.status, str(error))
 
-    def _send(self, status: int, data: Any) -> None:
-        try:
-            frame = _pack(["reply", self.number, status, data])
-        except Unsendable as error:
-            # It has been done: to raise here would have it done again.
-            log.error("a reply can't be packed", call=self.name, error=error)
-            frame = _pack(
-                ["reply", self.number, 503, "the master's controller can't say what came of it; its log says why"]
-            )
-        try:
-            self.connection.send_bytes(frame)
-        except OSError as error:
-            log.warning("a web worker is gone", origin=self.origin, error=error)
+
+def _reply(connection: Connection, number: int, status: int, data: object) -> None:
+    try:
+        frame = _pack(["reply", number, status, data])
+    except Unsendable as error:
+        # It has been done: to raise here would have it done again.
+        log.error("a reply can't be packed", error=error)
+        lost = "the master's controller can't say what came of it; its log says why"
+        frame = _pack(["reply", number, Unavailable.status, lost])
+    try:
+        connection.send_bytes(frame)
+    except OSError as error:
+        log.warning("a web worker is gone", error=error)
 
 
 class ControllerServer:
-    """The controller's end. `on_call` gets what workers ask for, on a thread of this."""
+    """The controller's end. It calls `on_call` with each call of a worker, on a thread of its own."""
 
     def __init__(self, path: Path, on_call: Callable[[ControllerCall], None]) -> None:
         self._on_call = on_call
+        self._closed = False
         path.unlink(missing_ok=True)
         self._listener = Listener(str(path), "AF_UNIX", backlog=64)
         path.chmod(0o600)
         self._workers: dict[str, Connection] = {}
-        threading.Thread(target=self._accept, name="answers", daemon=True).start()
+        threading.Thread(target=self._accept, name="channel", daemon=True).start()
 
-    def send(self, answers: Iterable[tuple[str, int, Status, str]]) -> None:
-        """Tell every origin what became of its commands; an origin that is gone is left out."""
-        by_origin: dict[str, list[tuple[int, int, str]]] = {}
-        for origin, ticket, status, reason in answers:
-            by_origin.setdefault(origin, []).append((ticket, status, reason))
-        for origin, lines in by_origin.items():
+    def send(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
+        """Tell every origin what became of its commands. An origin that is gone is left out."""
+        for origin, rows in outcomes.items():
             connection = self._workers.get(origin)
-            if connection is None:
+            if connection is None or not rows:
                 continue
             try:
-                connection.send_bytes(_pack(["answers", lines]))
+                connection.send_bytes(_pack(["outcomes", rows]))
             except OSError as error:
                 log.warning("a web worker is gone", origin=origin, error=error)
                 self._workers.pop(origin, None)
+
+    def close(self) -> None:
+        """Take no more workers; the socket is gone."""
+        self._closed = True
+        self._listener.close()
 
     def _accept(self) -> None:
         while True:
             try:
                 connection = self._listener.accept()
             except OSError as error:
-                log.error("the socket for web workers failed", error=error)
+                if not self._closed:
+                    log.error("the socket for web workers failed", error=error)
                 return
-            threading.Thread(target=self._serve, args=(connection,), name="answers-worker", daemon=True).start()
+            threading.Thread(target=self._serve, args=(connection,), name="channel-worker", daemon=True).start()
 
     def _serve(self, connection: Connection) -> None:
         origin = ""
         try:
             while True:
-                request = msgpack.unpackb(connection.recv_bytes())
-                if request[0] == "hello":
-                    origin = request[1]
+                kind, *fields = msgpack.unpackb(connection.recv_bytes())
+                if kind == "hello":
+                    (origin,) = fields
                     self._workers[origin] = connection
                 else:
-                    _, number, name, arguments = request
-                    self._on_call(ControllerCall(name, arguments, origin, number, connection))
+                    self._call(connection, origin, *fields)
         except (EOFError, OSError):
             if self._workers.get(origin) is connection:
                 del self._workers[origin]
             connection.close()
 
+    def _call(self, connection: Connection, origin: str, number: int, name: str, fields: Sequence[Any]) -> None:
+        try:
+            request = decode(name, fields)
+        except BadRequest as error:
+            _reply(connection, number, error.status, str(error))
+        else:
+            self._on_call(ControllerCall(request, origin, number, connection))
+
 
 class ControllerClient:
-    """A worker's end, connected again whenever the controller comes back."""
+    """A worker's end; it connects again whenever the controller comes back.
 
-    def __init__(self, path: Path, origin: str, on_answers: Callable[[list[tuple[int, int, str]]], None]) -> None:
+    `origin` names the worker. It calls `on_outcomes` with the outcomes of commands, on a thread of its own.
+    """
+
+    def __init__(self, path: Path, origin: str, on_outcomes: Callable[[Iterable[Outcome]], None]) -> None:
         self._path = path
         self._origin = origin
-        self._on_answers = on_answers
+        self._on_outcomes = on_outcomes
         self._connection: Connection | None = None
         self._numbers = itertools.count(1)
         self._calls: dict[int, Future[Any]] = {}
-        threading.Thread(target=self._run, name="answers", daemon=True).start()
+        threading.Thread(target=self._run, name="channel", daemon=True).start()
 
     @property
     def connected(self) -> bool:
         """Whether the controller is there."""
         return self._connection is not None
 
-    def call(self, name: str, *arguments: Any) -> Future[Any]:
-        """Ask the controller to do something; the future has what came of it, or a `Refused`. Raises `Unsendable`."""
+    def call(self, request: Request) -> Future[Any]:
+        """Ask the controller to do something; the future has the reply, or a `Refused`. Raises `Unsendable`."""
         future: Future[Any] = Future()
         number = next(self._numbers)
-        frame = _pack(["call", number, name, arguments])
+        frame = encode(number, request)
         connection = self._connection
         try:
             if connection is None:
@@ -176,19 +234,22 @@ class ControllerClient:
             self._connection = None
             connection.close()
             for number in list(self._calls):
-                self._settle(number, 503, "the master's controller ended meanwhile; look whether it was done")
+                self._settle(
+                    number, Unavailable.status, "the master's controller ended meanwhile; look whether it was done"
+                )
 
-    def _received(self, frame: list[Any]) -> None:
-        if frame[0] == "answers":
-            self._on_answers(frame[1])
+    def _received(self, frame: Sequence[Any]) -> None:
+        kind, *fields = frame
+        if kind == "outcomes":
+            self._on_outcomes(*fields)
         else:
-            self._settle(*frame[1:])
+            self._settle(*fields)
 
     def _settle(self, number: int, status: int, data: Any) -> None:
         future = self._calls.pop(number, None)
         if future is None or not future.set_running_or_notify_cancel():
             return
-        if status == 200:
+        if status == _DONE:
             future.set_result(data)
         else:
             future.set_exception(refusal(status, data))

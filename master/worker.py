@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import time
 from pathlib import Path
 
-from broker import logs, service, settings, topology
+from broker import logs, processes, settings, topology
 from broker.http import responses
+from broker.http.router import Router
 from broker.link import Link
+from broker.messages import upload
 from broker.server import connections
 from broker.server.client_timeouts import ClientTimeouts
+from broker.service.arguments import web_workers
 from master.channel import ControllerClient
 from master.cluster.nodes import Nodes
 from master.extensions import bodies
 from master.extensions.bodies import Bodies
-from master.extensions.frames import Hello
+from master.extensions.frames import Setup
 from master.extensions.pool import Pool
 from master.extensions.route import Extensions
 from master.index.index import Index
@@ -35,7 +37,7 @@ from master.web.jobs.files import JobFiles
 from master.web.jobs.routes import Launches
 from master.web.keys.reads import Reads
 from master.web.keys.redirects import Redirects
-from master.web.keys.writes import COMMIT, Writes
+from master.web.keys.writes import WriteLimits, Writes
 
 log = logs.get(__name__)
 
@@ -44,7 +46,7 @@ LINK_SECS = 2.0  # a worker that can't store yet had better not take requests ye
 
 def create() -> Application:
     """A web worker's application; called once in each worker process."""
-    service.die_with_parent(signal.SIGKILL)
+    processes.die_with_parent()
     config = settings.load()
     logs.setup(config.general.log_level, "web")
     directory = Path(config.server.dir)
@@ -57,59 +59,59 @@ def create() -> Application:
     dispatcher = Dispatcher(link, origin, int(timeout * 1000), network.choose)
     redirects = Redirects(network, config.secret(), config.address(config.server))
     cors = config.server.cors
-    controller = ControllerClient(directory / "controller.sock", origin, dispatcher.answered)
-    writer = Writer(index, network, dispatcher, KeyLocks(directory, service.workers(config) == 1), versions, timeout)
+    controller = ControllerClient(directory / "controller.sock", origin, dispatcher.settle)
+    locks = KeyLocks(directory, alone=web_workers(config) == 1)
+    writer = Writer(index, network, dispatcher, locks, versions, timeout=timeout)
     reads = Reads(index, network, redirects, responses.cors_headers(cors))
-    inline, relayed = config.volume.inline, config.server.relay
-    writes = Writes(writer, network, redirects, config.secret(), inline, relayed, timeout, cors)
-    kept = JobFiles(index, redirects, SHOWN_BYTES)
+    limits = WriteLimits(config.volume.inline, config.server.relay, timeout)
+    writes = Writes(writer, network, redirects, limits, secret=config.secret(), cors=cors)
+    job_files = JobFiles(index, redirects, SHOWN_BYTES)
     ledger = Ledger(directory / "ledger", map_size=config.jobs.ledger_map)
     launches = Launches(controller, ledger, cors)
-    flask = create_app(Context(config, index, network, link, controller, time.time(), ledger, kept))
+    flask = create_app(Context(config, index, network, link, controller, time.time(), ledger, job_files))
     extensions = _extensions(config, index, directory / bodies.FOLDER / str(versions.number))
-    link.on_up = network.connected
+    link.on_up.append(network.connected)
+    link.on_wake.append(dispatcher.work)
+    link.on_down.append(dispatcher.fail_all)
     link.start()
     link.wait(LINK_SECS)
     log.info("web worker started", origin=origin)
-    service.raise_open_files()
+    processes.raise_open_files()
     connections.guard(config.server.port, config.server.client_timeout)
     behind = Bridge(flask.wsgi_app, config.server.threads)
-    patience = ClientTimeouts(config.server.client_timeout, config.server.client_rate)
-    return Application(routes(reads, writes, launches, extensions), behind, dispatcher, patience, cors)
+    timeouts = ClientTimeouts(config.server.client_timeout, config.server.client_rate)
+    router = Router(routes(reads, writes, launches, extensions))
+    return Application(router, behind, dispatcher, timeouts, cors)
 
 
 def _extensions(config: settings.Settings, index: Index, directory: Path) -> Extensions:
-    """What runs extensions; `directory` is for the temporary files of this worker."""
+    """The route that runs extensions; `directory` is for the temporary files of this worker."""
     folder = Path(config.extensions.dir).resolve()
-    hello = Hello(
-        str(folder),
-        str(index.directory.resolve()),
-        config.server.index_map,
-        config.address(config.server),
-        f"{config.server.host}:{config.server.port}",
-        config.extensions.fetch,
+    setup = Setup(
+        directory=str(folder),
+        index_directory=str(index.directory.resolve()),
+        index_map=config.server.index_map,
+        master=config.address(config.server),
+        listen=settings.joined(config.server.host, config.server.port),
+        fetch=config.extensions.fetch,
     )
     size = config.extensions.processes or os.cpu_count() or 1
     place = bodies.empty(directory.resolve())
     # A process that was killed while it read the index holds pages of it.
-    pool = Pool(hello, size, place, index.forget_dead)
-    request_headers = Bodies(place, config.extensions.max_body)
-    return Extensions(folder, pool, request_headers, config.extensions.timeout, config.server.cors)
+    pool = Pool(setup, size, place, index.forget_dead)
+    request_bodies = Bodies(place, config.extensions.max_body)
+    return Extensions(folder, pool, request_bodies, config.extensions.timeout, config.server.cors)
 
 
-def routes(reads: Reads, writes: Writes, launches: Launches, extensions: Extensions) -> dict[tuple[str, str], Handler]:
-    """The hot routes: first segment of the path and method, and what answers them."""
+def routes(reads: Reads, writes: Writes, launches: Launches, extensions: Extensions) -> dict[str, dict[str, Handler]]:
+    """The hot routes: the handlers of each path by method."""
     return {
-        ("get_key", "GET"): reads,
-        ("get_key", "HEAD"): reads,
-        ("add_key", "HEAD"): reads,  # some clients look first whether it is there
-        ("add_key", "PUT"): writes.put,
-        ("delete_key", "DELETE"): writes.delete,
-        ("get_node", "GET"): writes.place,
-        ("get_node", "PUT"): writes.place,
-        (COMMIT, "POST"): writes.commit,
-        ("launch_job", "POST"): launches.launch,
-        ("cancel_job", "POST"): launches.cancel,
-        ("extension", "GET"): extensions,
-        ("extension", "PUT"): extensions,
+        "/get_key/": {"GET": reads, "HEAD": reads},
+        "/add_key/": {"HEAD": reads, "PUT": writes.put},  # some clients look first whether it is there
+        "/delete_key/": {"DELETE": writes.delete},
+        "/get_node/": {"GET": writes.place, "PUT": writes.place},
+        upload.PATH: {"POST": writes.commit},
+        "/launch_job/": {"POST": launches.launch},
+        "/cancel_job/": {"POST": launches.cancel},
+        "/extension/": {"GET": extensions, "PUT": extensions},
     }

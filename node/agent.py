@@ -9,12 +9,13 @@ from __future__ import annotations
 import sys
 import threading
 
-from broker import logs, service, settings, topology
+from broker import logs, settings, topology
 from broker.errors import MessageError, SettingsError
 from broker.link import Delivery, Link
 from broker.messages.codec import decode_any
 from broker.messages.runs import AskCatalog, Named, Withdraw, Withdrawn
 from broker.messages.store import Announce, Commands, Replay
+from broker.service.companion import run_companion
 from node import identity
 from node.command_executor import CommandExecutor
 from node.errors import Broken
@@ -40,9 +41,6 @@ class Agent:
         self._control = ""
         self._storage = Storage.open(config)
         self._link = Link(config.broker.url, f"pulzar node {self.node}", self._topology)
-        self._link.on_up = self._up
-        self._link.on_wake = self._work
-        self._link.on_down = self._down
         self._link.consume(topology.node_queue(self.node), self._receive, PREFETCH, exclusive=True)
         self._link.consume(lambda: self._control, self._receive_control, PREFETCH)
         self._commands = CommandExecutor(self.node, self._storage, self._link)
@@ -50,6 +48,9 @@ class Agent:
         self._maintenance = Maintenance(self._storage, config)
         self._jobs = Jobs(config, self.node, self._link, self._commands.store_values)
         self._heartbeats = Heartbeats(config, self.node, self._storage, self._jobs, self._link)
+        self._link.on_up += [self._heartbeats.send_catalog, self._jobs.link_up]
+        self._link.on_wake += [self._jobs.work_link, self._work]
+        self._link.on_down += [self._commands.forget, self._jobs.link_down]
 
     def stop(self) -> None:
         """End `run` soon."""
@@ -86,16 +87,7 @@ class Agent:
         self._control = topology.control_queue(self.node)
         return list(topology.node(self.node, self._control))
 
-    def _up(self) -> None:
-        self._heartbeats.send_catalog()
-        self._jobs.link_up()
-
-    def _down(self) -> None:
-        self._commands.forget()
-        self._jobs.link_down()
-
     def _work(self) -> None:
-        self._jobs.work_link()
         try:
             self._commands.work()
         except Broken as error:
@@ -139,4 +131,4 @@ class Agent:
 
 
 if __name__ == "__main__":
-    sys.exit(service.run_companion("agent", "node", Agent))
+    sys.exit(run_companion("agent", "node", Agent))

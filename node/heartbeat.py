@@ -11,6 +11,7 @@ from typing import NamedTuple
 import psutil
 
 from broker import VERSION, logs, topology
+from broker.clock import now_ms
 from broker.errors import LinkDown, Unsendable
 from broker.link import Link
 from broker.messages.codec import encode
@@ -81,7 +82,7 @@ class Heartbeats:
         return Heartbeat(
             node=self._node,
             url=self._url,
-            at=time.time_ns() // 1_000_000,
+            at=now_ms(),
             version=VERSION,
             epoch=storage.epoch.id,
             epoch_seq=storage.epoch.seq,

@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 """Manage a Pulzar cluster: fill the index again from the nodes, forget a node, remove all data.
 
-Needs nothing but Python. Where the master and the data directories are comes from the configuration file
-(`--config`), the environment (`PULZAR_…`), or, for a cluster that `ops/up` runs, its directory (`--data`).
+Needs nothing but Python. The addresses and directories come from the configuration file (`--config`) and the
+environment (`PULZAR_…`). For a cluster that `ops/up` runs, they come from its data directory (`--data`).
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import http.client
 import json
 import os
@@ -24,22 +23,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from broker import settings
 from broker.errors import PulzarError
+from broker.process import hold
 
 POLL_SECS = 0.2
-SILENCE_SECS = 60.0  # without any progress
+SILENCE_SECS = 60.0  # longest time without progress
 BAR = 30
 
-# All that Pulzar makes in its directories; nothing else in them is ever touched.
+# All that Pulzar makes in its directories. Nothing else in them is removed.
 MASTER_FILES = ("index", "ledger", "processes.lock", "keys.lock", "controller.sock")
 NODE_FILES = ("log", "values", "staging", "index", "tmp", "node-id", "runs")
 
 
 class ManageError(PulzarError):
-    """Raised when something asked for can't be done; the message is for a person."""
+    """Raised when something can't be done; the message is for a person."""
 
 
 class Conflicting(ManageError):
-    """Raised when the master does not do it, because of what it is doing, or how a node is."""
+    """Raised when the master refuses something in its state, or in that of a node (status 409)."""
 
 
 class Place:
@@ -52,7 +52,10 @@ class Place:
 
     @classmethod
     def find(cls, config: Path | None, data: Path | None) -> Place:
-        """From `cluster.json` in a data directory of `ops/up`, else from the settings."""
+        """The place from `cluster.json` in a data directory of `ops/up`, else from the settings.
+
+        Raises `ManageError` or `SettingsError`.
+        """
         if data is None:
             loaded = settings.load(config)
             return cls(loaded.address(loaded.server), Path(loaded.server.dir), [Path(loaded.volume.dir)])
@@ -69,7 +72,7 @@ class Place:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what was asked for; exit status 0 when it was done."""
+    """Do what the arguments ask for; exit status 0 when it was done."""
     parser = argparse.ArgumentParser(
         prog="manage.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -117,7 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def restore(master: str, wanted: str) -> int:
-    """Have the master apply the log of one node or of all from the beginning, and show how it goes."""
+    """Have the master apply the log of one node or of all from the beginning, with a bar of progress.
+
+    Raises `ManageError`.
+    """
     nodes = request(master, "GET", "/admin/network")
     names = [
         node["node"] for node in nodes if not wanted or wanted.rstrip("/") in (node["url"].rstrip("/"), node["node"])
@@ -128,13 +134,13 @@ def restore(master: str, wanted: str) -> int:
     silent = [node["node"] for node in nodes if node["node"] in names and not node["synch"]]
     if silent:
         raise ManageError(f"not heard from lately: {', '.join(silent)}; start them first")
-    before = {row["node"]: row["generation"] for row in request(master, "GET", "/skynet/restore")["nodes"]}
+    before = {row["node"]: row["generation"] for row in request(master, "GET", "/internal/restore")["nodes"]}
     started = time.monotonic()
     for name in names:
         try:
-            request(master, "POST", "/skynet/restore", {"node": name})
+            request(master, "POST", "/internal/restore", {"node": name})
         except Conflicting as error:
-            # It is being done already, for whoever asked: that is as good.
+            # Somebody else has started it already.
             print(f"{str(error).partition(';')[0]}; following it")
             before.pop(name, None)
     state = follow(master, names, before)
@@ -147,10 +153,10 @@ def restore(master: str, wanted: str) -> int:
 
 
 def follow(master: str, names: list[str], before: dict[str, int]) -> dict[str, Any]:
-    """Show a bar until the logs of all these nodes are applied; returns the last state."""
+    """Show a bar until the logs of these nodes are applied; the last state. Raises `ManageError`."""
     last, moved = -1, time.monotonic()
     while True:
-        state: dict[str, Any] = request(master, "GET", "/skynet/restore")
+        state: dict[str, Any] = request(master, "GET", "/internal/restore")
         rows = [row for row in state["nodes"] if row["node"] in names]
         begun = [row for row in rows if row["generation"] > before.get(row["node"], 0)]
         done = sum(min(row["applied"], row["seq"]) for row in begun)
@@ -169,7 +175,7 @@ def follow(master: str, names: list[str], before: dict[str, int]) -> dict[str, A
 
 
 def forget(master: str, wanted: str, entries: bool, sure: bool) -> int:
-    """Have the master wait no more for a node that is gone for good, after saying what that means."""
+    """Have the master forget a node that is gone for good, after a question. Raises `ManageError`."""
     known = request(master, "GET", "/admin/network")
     name = next(
         (node["node"] for node in known if wanted.rstrip("/") in (node["url"].rstrip("/"), node["node"])), wanted
@@ -180,11 +186,13 @@ def forget(master: str, wanted: str, entries: bool, sure: bool) -> int:
         raise ManageError(f"node {name} is heard from; stop it first, and wait until its synch is false")
     silent = time.time() - node["last_seen"]
     print(
-        f"node {name} ({node['url']}) was last heard {silent:,.0f} s ago; {node['entries']:,} keys of the index are there."
+        f"node {name} ({node['url']}) was last heard {silent:,.0f} s ago; "
+        f"{node['entries']:,} keys of the index are there."
     )
     if entries:
         print(
-            "They leave the index and can be added again; their values are lost, unless the node comes back with its data."
+            "They leave the index and can be added again; their values are lost, "
+            "unless the node comes back with its data."
         )
     elif node["entries"]:
         print("They stay in the index and answer 503; --keys removes them.")
@@ -197,14 +205,14 @@ def forget(master: str, wanted: str, entries: bool, sure: bool) -> int:
 
 
 def show(done: int, total: int) -> None:
-    """A bar on one line; on something that is no terminal, nothing."""
+    """Show the progress as a bar on one line, in a terminal alone."""
     if sys.stdout.isatty():
         share = done / total if total else 1.0
         print(f"\r[{'#' * round(share * BAR):<{BAR}}] {share:4.0%}  {done:,} of {total:,} records", end="", flush=True)
 
 
 def request(master: str, method: str, path: str, body: Any = None) -> Any:
-    """The `data` of the master's answer."""
+    """Ask the master; the `data` of its response. Raises `ManageError`, for a 409 `Conflicting`."""
     host, _, port = master.rpartition(":")
     connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=30)
     try:
@@ -225,7 +233,7 @@ def request(master: str, method: str, path: str, body: Any = None) -> Any:
 
 
 def reset(place: Place, sure: bool) -> int:
-    """Remove what Pulzar has made in its directories, after asking."""
+    """Remove what Pulzar has made in its directories, after a question. Raises `ManageError`."""
     targets = [(place.master_directory, name) for name in MASTER_FILES]
     targets += [(directory, name) for directory in place.node_directories for name in NODE_FILES]
     there = [directory / name for directory, name in targets if (directory / name).exists()]
@@ -249,7 +257,7 @@ def reset(place: Place, sure: bool) -> int:
 
 
 def answer(question: str) -> str:
-    """What the person types; "" when nobody is there."""
+    """The line that the person types; empty when there is nobody."""
     try:
         return input(question).strip()
     except EOFError:
@@ -258,17 +266,14 @@ def answer(question: str) -> str:
 
 
 def in_use(place: Place) -> None:
-    """Raise when a master or a node that uses one of the directories runs."""
+    """Raise `ManageError` when a master or a node runs in one of the directories."""
     for folder in (place.master_directory, *(directory / "log" for directory in place.node_directories)):
         if not folder.is_dir():
             continue
-        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as its process does
+            os.close(hold(folder))  # its process holds it as long as it runs
         except BlockingIOError:
             raise ManageError(f"{folder} is in use; stop its process first") from None
-        finally:
-            os.close(descriptor)
 
 
 if __name__ == "__main__":

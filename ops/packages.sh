@@ -1,6 +1,6 @@
 #!/bin/sh
-# As root: installs Debian packages that ops/up, ops/test and ops/bench need. rabbitmq-server comes without its
-# machine-wide broker being started, now or at the next boot: Pulzar starts a private one of its own.
+# As root: installs Debian packages that ops/up, ops/test and ops/bench need. The machine's RabbitMQ is not started, now
+# or at the next boot: Pulzar starts a private one.
 set -eu
 
 policy=/usr/sbin/policy-rc.d
@@ -12,12 +12,12 @@ restore() {
     [ ! -e "$kept" ] || mv "$kept" "$policy"
 }
 
-# Two at once, of different checkouts perhaps, wait for each other.
+# Two at once wait for each other, also those of different checkouts.
 exec 9</usr/sbin
 flock 9
 
-# Asked by every package that wants to start a service; 101 means no. One that is there already is put
-# back afterwards, and so is one that an interrupted installation left aside.
+# Each package that wants to start a service asks this script; 101 means no. An existing one is put back afterwards, and
+# so is one that an interrupted installation has left aside.
 trap restore EXIT
 trap 'exit 1' HUP INT TERM
 if [ -e "$policy" ] && ! grep -q "$ours" "$policy"; then

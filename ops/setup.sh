@@ -1,8 +1,8 @@
-# Sourced by ops/up and ops/test, which have changed to the repository: everything Pulzar needs to run
-# here. Prints nothing when it is all there; each step it does take is one line, with its time.
+# Sourced by ops/up, ops/test and ops/bench in the directory of the repository: installs what Pulzar needs to run there.
+# Prints a line with its time for each step, and nothing when all is there.
 
-# Where Debian's package puts the server itself. The rabbitmq-server found on PATH is a wrapper that
-# insists on root or on the package's own user, and on the machine-wide data directory.
+# Debian's package has the server itself here. The rabbitmq-server on PATH is a wrapper: it needs root or the package's
+# own user, and the machine's data directory.
 RABBITMQ=/usr/lib/rabbitmq/bin/rabbitmq-server
 
 fail() {
@@ -11,7 +11,7 @@ fail() {
     exit 1
 }
 
-# step WHAT COMMAND…: run it quietly and say what it is and how long it took; its output only if it fails.
+# step WHAT COMMAND…: runs a command quietly; prints WHAT and its time, and its output only when it fails.
 step() {
     local what=$1 started=$SECONDS output
     shift
@@ -28,7 +28,7 @@ step() {
     return 1
 }
 
-# as_root WHY COMMAND…: one step as root, directly or through sudo. False when there is no way to be root.
+# as_root WHY COMMAND…: runs a step as root, directly or through sudo. Fails when neither is possible.
 as_root() {
     local why=$1
     shift
@@ -48,7 +48,7 @@ is_new_enough() {
     "$1" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' 2>/dev/null
 }
 
-# Sets python to the first Python that is new enough.
+# Sets $python to the first Python that is new enough.
 find_python() {
     for python in python3 python3.14 python3.13 python3.12 python3.11; do
         if command -v "$python" >/dev/null && is_new_enough "$python"; then
@@ -72,19 +72,21 @@ make_venv() {
         fi
     fi
     rm -rf .venv
-    step "making .venv with $("$python" --version)" "$python" -m venv .venv || fail "$PWD/.venv can't be made; the reason is above."
+    step "making .venv with $("$python" --version)" "$python" -m venv .venv \
+        || fail "$PWD/.venv can't be made; the reason is above."
 }
 
-# What .venv should hold, in one word: changes with the Python it was made with and with the requirements.
+# Prints a word that changes with the Python of .venv and with the requirements.
 fingerprint() {
     .venv/bin/python - "$@" 2>/dev/null <<'END'
 import hashlib, pathlib, sys
 made_for = pathlib.Path(sys.prefix, "lib", f"python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
-print(hashlib.sha256(b"".join(pathlib.Path(p).read_bytes() for p in sys.argv[1:])).hexdigest() if made_for.is_dir() else "stale")
+listed = b"".join(pathlib.Path(name).read_bytes() for name in sys.argv[1:])
+print(hashlib.sha256(listed).hexdigest() if made_for.is_dir() else "stale")
 END
 }
 
-# install_requirements FILE [FILE IT INCLUDES]: into .venv, unless that was done with these very files.
+# install_requirements FILE [FILE IT INCLUDES]: installs them into .venv, unless it has these very files.
 install_requirements() {
     local stamp=.venv/.installed-$1 wanted
     wanted=$(fingerprint "$@") || wanted=stale
@@ -118,14 +120,15 @@ install_rabbitmq() {
     [ -x "$RABBITMQ" ] || fail "apt installed rabbitmq-server, but there is no $RABBITMQ."
 }
 
-# What the extensions that come along need, and what is promised to be there for others.
+# The packages of the extensions of the repository, and those that are promised to other extensions.
 install_extensions() {
     install_requirements requirements-extensions.txt
     local packages=()
     command -v tesseract >/dev/null || packages+=(tesseract-ocr)
     command -v isql >/dev/null || packages+=(unixodbc)
     [ ${#packages[@]} != 0 ] || return 0
-    if ! command -v apt-get >/dev/null || ! as_root "installing ${packages[*]} with apt" ops/packages.sh "${packages[@]}"; then
+    if ! command -v apt-get >/dev/null \
+        || ! as_root "installing ${packages[*]} with apt" ops/packages.sh "${packages[@]}"; then
         fail "For extensions these are needed, and could not be installed here without help: ${packages[*]}" \
             "  Debian, Ubuntu: run this once as root or with sudo:  $PWD/ops/packages.sh ${packages[*]}" \
             "  macOS:          brew install tesseract unixodbc" \
@@ -133,7 +136,7 @@ install_extensions() {
     fi
 }
 
-# setup REQUIREMENTS [FILE IT INCLUDES]: all of the above. Two at once wait for each other.
+# setup REQUIREMENTS [FILE IT INCLUDES]: does all of the above. Two at once wait for each other.
 setup() {
     if command -v flock >/dev/null; then
         exec 9<ops/setup.sh

@@ -120,6 +120,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "libraries: jobs with large libraries, downloaded; minutes. Only with -m libraries"
     )
+    config.addinivalue_line("markers", "soak: thousands of runs; a quarter of an hour. Only with -m soak")
     config.addinivalue_line("markers", "clients: the HTTP clients of docs/clients.md; minutes. Only with -m clients")
     config.pluginmanager.register(report)  # prints the table of clients, if any were tried
 
@@ -128,7 +129,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if not item.get_closest_marker("timeout") and config.getoption("timeout", None) is None:
             item.add_marker(pytest.mark.timeout(TIMEOUT_SECS, method="signal"))
-        for marker in ("clean", "install", "clients", "libraries"):
+        for marker in ("clean", "install", "clients", "libraries", "soak"):
             if item.get_closest_marker(marker) and marker not in (config.option.markexpr or ""):
                 item.add_marker(pytest.mark.skip(reason=f"minutes; only with -m {marker}"))
 
@@ -154,7 +155,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     mark = os.environ[MARK]
     try:
         # Those that die with their parent need a moment.
-        wait_for(lambda: not left_running(mark), timeout=10, what="the end of every process that the tests started")
+        wait_for(lambda: not left_running(mark), timeout=30, what="the end of every process that the tests started")
     except AssertionError:
         for process in left_running(mark):
             print(f"\nleft running, and killed: {process}")

@@ -1,27 +1,27 @@
-"""What a client says the digest of its body is: Content-MD5 and X-Checksum-Sha256."""
+"""Checksums that a client gives for its body: Content-MD5 and X-Checksum-Sha256."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from broker.errors import PulzarError
+from broker.http.environ import Environ
 
 
 class BadChecksum(PulzarError):
-    """Raised when a checksum is malformed, or is not that of the body."""
+    """Raised when a checksum is malformed, or differs from that of the body."""
 
 
 class Checksums(NamedTuple):
-    """Those that a request carries; None for one it does not."""
+    """The checksums of a request; None for one that it does not have."""
 
     md5: bytes | None
     sha256: bytes | None
 
     def compare(self, md5: bytes, sha256: bytes) -> None:
-        """Raises `BadChecksum` when the body's digests are not those promised."""
+        """Raises `BadChecksum` when the digests of the body differ from the checksums."""
         if self.sha256 is not None and self.sha256 != sha256:
             raise BadChecksum(
                 f"the body's SHA-256 is {sha256.hex()}, not what X-Checksum-Sha256 says; nothing was stored"
@@ -31,7 +31,7 @@ class Checksums(NamedTuple):
             raise BadChecksum(f"the body's MD5 is {shown}, not what Content-MD5 says; nothing was stored")
 
 
-def read(environ: Mapping[str, Any]) -> Checksums:
+def read(environ: Environ) -> Checksums:
     """The checksums in a request's headers; raises `BadChecksum` when one is malformed."""
     md5, sha256 = environ.get("HTTP_CONTENT_MD5"), environ.get("HTTP_X_CHECKSUM_SHA256")
     return Checksums(None if md5 is None else _md5(md5), None if sha256 is None else _sha256(sha256))

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from enum import Enum
-from typing import Any
 
 from broker.http import dates
+from broker.http.environ import Environ
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
-# One element of a list, which may be empty, and what ends it. No two ways to match, so no backtracking.
+# One element of a list, which may be empty, and its end. There is one way to match, so no backtracking.
 _ELEMENT = re.compile(rf"[ \t]*(?:({_TAG})[ \t]*)?(?:,|\Z)")
 
 
 class Outcome(Enum):
-    """What the preconditions of a request make of it."""
+    """The result of the preconditions of a request."""
 
     GO_ON = 0  # they hold, or there are none
     NOT_MODIFIED = 304  # the client has it already
     FAILED = 412  # they do not hold
 
 
-def given(environ: Mapping[str, Any]) -> bool:
+def given(environ: Environ) -> bool:
     """Whether a request has any precondition."""
     return (
         "HTTP_IF_NONE_MATCH" in environ
@@ -69,7 +68,7 @@ def _tags(header: str) -> list[str]:
 def unmodified_since(header: str | None, modified: int | None) -> bool:
     """Whether If-Unmodified-Since holds; `modified` is in seconds since the epoch, None when nothing is there.
 
-    A header that is no date, or of which there is nothing to compare, counts for nothing (section 13.1.4).
+    A header that is no date is ignored, and so is any header when nothing is there (section 13.1.4).
     """
     if header is None:
         return True
@@ -77,19 +76,19 @@ def unmodified_since(header: str | None, modified: int | None) -> bool:
     return limit is None or modified is None or modified <= limit
 
 
-def evaluate(environ: Mapping[str, Any], etag: str | None, modified: int | None) -> Outcome:
-    """What a request's preconditions make of it, in the order of section 13.2.2.
+def evaluate(environ: Environ, etag: str | None, modified: int | None) -> Outcome:
+    """Evaluate the preconditions of a request, in the order of section 13.2.2.
 
-    `etag` and `modified` (seconds since the epoch) are those of what is there, None when nothing is.
+    `etag` and `modified` (seconds since the epoch) are those of the value, None when there is none.
     """
     reading = environ["REQUEST_METHOD"] in ("GET", "HEAD")
-    if_match: str | None = environ.get("HTTP_IF_MATCH")
+    if_match = environ.get("HTTP_IF_MATCH")
     if if_match is not None:
         if not matches(if_match, etag, strong=True):
             return Outcome.FAILED
     elif not unmodified_since(environ.get("HTTP_IF_UNMODIFIED_SINCE"), modified):
         return Outcome.FAILED
-    if_none_match: str | None = environ.get("HTTP_IF_NONE_MATCH")
+    if_none_match = environ.get("HTTP_IF_NONE_MATCH")
     if if_none_match is not None:
         if matches(if_none_match, etag, strong=False):
             return Outcome.NOT_MODIFIED if reading else Outcome.FAILED
@@ -101,9 +100,9 @@ def evaluate(environ: Mapping[str, Any], etag: str | None, modified: int | None)
 
 
 def wants_range(if_range: str | None, etag: str, modified: int, now: float) -> bool:
-    """Whether a Range header counts, given If-Range: the entity tag (strongly) or the very date of what is there.
+    """Whether a Range header counts, given If-Range: the entity tag (strongly) or the exact date of the value.
 
-    A date says nothing for sure within its own second, in which there may have been another value (section 8.8.2.2).
+    Within its own second a date is not sure: there may have been two values (section 8.8.2.2).
     `modified` and `now` are in seconds since the epoch.
     """
     if if_range is None:

@@ -1,17 +1,16 @@
-"""What a value is: its Content-Type, and the Content-Encoding it was sent with.
+"""The Content-Type of a value, and the Content-Encoding that it was sent with.
 
-Messages, records and the index keep both in one text, the type first. A line feed, which no header can have, stands
-between them; without an encoding the text is the type alone.
+Messages, records and the index keep both in one text, the type first. A line feed stands between them, which no header
+can have. Without an encoding the text is the type alone.
 """
 
 from __future__ import annotations
 
 import mimetypes
 import re
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
+from broker.http.environ import Environ
 from broker.refusals import BadRequest
 
 DEFAULT_TYPE = "application/octet-stream"
@@ -19,24 +18,24 @@ MAX_TYPE, MAX_ENCODING = 200, 100  # characters
 
 _BETWEEN = "\n"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-# What curl and HTML forms send when nobody said what the body is.
+# What curl and HTML forms send when nobody has given a type.
 _NOT_GIVEN = ("", "application/x-www-form-urlencoded")
 _FORM = "multipart/form-data"
 
 
 def pack(content_type: str, encoding: str) -> str:
-    """Both as the one text that is kept; "" for what was not given."""
+    """Both as one text; "" stands for what was not given."""
     return f"{content_type}{_BETWEEN}{encoding}" if encoding else content_type
 
 
-def unpack(kept: str) -> tuple[str, str]:
+def unpack(packed: str) -> tuple[str, str]:
     """Content-Type and Content-Encoding that `pack` was given."""
-    content_type, _, encoding = kept.partition(_BETWEEN)
+    content_type, _, encoding = packed.partition(_BETWEEN)
     return content_type, encoding
 
 
-def read(environ: Mapping[str, Any]) -> str:
-    """What is to be kept of a PUT's headers; raises `BadRequest` when the body is no value or they can't be kept."""
+def read(environ: Environ) -> str:
+    """The packed text from the headers of a PUT. Raises `BadRequest` for headers of what can't be stored."""
     return _read(environ.get("CONTENT_TYPE", ""), environ.get("HTTP_CONTENT_ENCODING", ""))
 
 
@@ -45,9 +44,9 @@ def _read(content_type: str, encoding: str) -> str:
     return check(pack(content_type, encoding))
 
 
-def check(kept: str) -> str:
-    """A packed text as it is to be kept, without what says nothing; raises `BadRequest`."""
-    content_type, encoding = unpack(kept)
+def check(packed: str) -> str:
+    """A packed text, checked and without what has no meaning; raises `BadRequest`."""
+    content_type, encoding = unpack(packed)
     return pack(_content_type(content_type.strip()), _encoding(encoding))
 
 
@@ -70,7 +69,8 @@ def _encoding(given: str) -> str:
     for coding in codings:
         if not _TOKEN.fullmatch(coding):
             raise BadRequest(
-                f"Content-Encoding {given[:80]!r} was received; give the names of encodings, such as gzip, or leave it out"
+                f"Content-Encoding {given[:80]!r} was received; give the names of encodings, such as gzip, "
+                "or leave it out"
             )
         if coding.lower() == "aws-chunked":
             raise BadRequest(
@@ -83,7 +83,7 @@ def _encoding(given: str) -> str:
     return encoding
 
 
-# The table that comes with the language, so that every machine guesses the same, and what it does not know.
+# The table that comes with Python, so that every machine guesses the same, and additions.
 _TYPES = mimetypes.MimeTypes().types_map[True] | {
     ".7z": "application/x-7z-compressed",
     ".br": "application/x-brotli",
@@ -107,23 +107,23 @@ _TYPES = mimetypes.MimeTypes().types_map[True] | {
     ".yml": "application/yaml",
     ".zst": "application/zstd",
 }
-# With these a name may end for its encoding's sake.
+# Endings that a name has because of the encoding.
 _ENDINGS = {"gzip": ".gz", "x-gzip": ".gz", "br": ".br", "zstd": ".zst"}
 
 
-def type_of(key: str, kept: str) -> tuple[str, str]:
-    """Content-Type and Content-Encoding of a value, from what `pack` made; a type that was not given is guessed."""
-    if kept and _BETWEEN not in kept:
-        return kept, ""
-    content_type, encoding = unpack(kept)
+def type_of(key: str, packed: str) -> tuple[str, str]:
+    """Content-Type and Content-Encoding of a value from its packed text; a type that was not given is guessed."""
+    if packed and _BETWEEN not in packed:
+        return packed, ""
+    content_type, encoding = unpack(packed)
     if not content_type:
-        # The type is that of what comes out when the encoding is undone.
+        # The type is that of the decoded value.
         content_type = guess_type(key.removesuffix(_ENDINGS.get(encoding.lower(), "")) if encoding else key)
     return content_type, encoding
 
 
 def guess_type(key: str) -> str:
-    """The Content-Type that the ending of a key's name suggests."""
+    """The Content-Type for the ending of a key's name."""
     name = key[key.rfind("/") + 1 :]
     dot = name.rfind(".")
     return _TYPES.get(name[dot:].lower(), DEFAULT_TYPE) if dot > 0 else DEFAULT_TYPE

@@ -1,4 +1,4 @@
-"""HTTP dates: how they are written, and the three ways they may come in (RFC 9110, section 5.6.7)."""
+"""HTTP dates: written in one form, read in three (RFC 9110, section 5.6.7)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write(seconds: int) -> str:
 
 
 def read(text: str) -> int | None:
-    """The seconds since the epoch that an HTTP date means; None when it is no HTTP date."""
+    """The seconds since the epoch of an HTTP date; None when the text is no HTTP date."""
     return _read(text) if len(text) <= _LONGEST else None
 
 
@@ -47,14 +47,14 @@ def _read(text: str) -> int | None:
     year = int(match["year"])
     if len(match["year"]) == 2:
         year = _century(year)
-    # A leap second, :60, is a valid date; it counts as the second after it.
+    # A leap second, :60, is valid and counts as the second after it.
     if hour > 23 or minute > 59 or second > 60 or year < 1 or not 1 <= day <= calendar.monthrange(year, month)[1]:
         return None
     return calendar.timegm((year, month, day, hour, minute, second, 0, 0, 0))
 
 
 def _century(year: int) -> int:
-    """A year of two digits is in the past when it would be more than 50 years in the future."""
+    """A year of two digits is at most 50 years in the future."""
     this_year = time.gmtime().tm_year
     year += this_year - this_year % 100
     return year - 100 if year > this_year + 50 else year

@@ -1,6 +1,6 @@
 """Requests between master and nodes, on the event loop: a stalled client or peer holds no thread.
 
-Not a client for the world: one request on a connection of its own, to a server that says how long its answer is.
+Each request has a connection of its own. The server must give the length of its response.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ _WRITE_BYTES = 1 << 20  # of a body on its way to the kernel
 
 
 class PeerFailed(PulzarError):
-    """Raised when the peer can't be reached, or ended the exchange before its end."""
+    """Raised when the peer can't be reached, or breaks the exchange."""
 
 
 class PeerResponse(NamedTuple):
-    """The peer's answer."""
+    """The response of a peer."""
 
     status: int
     headers: http.client.HTTPMessage
     body: bytes
 
     def picked(self, names: Iterable[str]) -> list[Header]:
-        """Those of these headers that it has."""
+        """Those of the named headers that it has."""
         return [(name, value) for name in names if (value := self.headers[name]) is not None]
 
 
 class PeerClient:
-    """One request and its answer. Everything raises `PeerFailed`; `secs` is for how long the peer may stand still."""
+    """One request and its response. The peer may stand still for `secs` seconds. All methods raise `PeerFailed`."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str, secs: float) -> None:
         self._reader = reader
@@ -45,11 +45,11 @@ class PeerClient:
         self._address = address
         self._secs = secs
         self._chunked = False
-        self._reply: asyncio.Task[PeerResponse] | None = None
+        self._response: asyncio.Task[PeerResponse] | None = None
 
     @classmethod
     async def connect(cls, address: str, secs: float) -> PeerClient:
-        """A connection to `host:port`."""
+        """Connect to `host:port`."""
         host, _, port = address.rpartition(":")
         try:
             async with asyncio.timeout(min(secs, CONNECT_SECS)):
@@ -60,22 +60,22 @@ class PeerClient:
         return cls(reader, writer, address, secs)
 
     def begin(self, method: str, target: str, headers: Iterable[Header], length: int | None) -> None:
-        """Send the head of the request. `length` is that of its body in bytes, None when it is not known."""
+        """Send the head of the request. `length` is that of the body in bytes, None when it is not known."""
         self._chunked = length is None
         framing = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self._address}", "Connection: close", framing]
         lines += [f"{name}: {value}" for name, value in headers]
         self._writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
-        self._reply = asyncio.ensure_future(_read(self._reader))
-        self._reply.add_done_callback(_look_at)
+        self._response = asyncio.ensure_future(_read(self._reader))
+        self._response.add_done_callback(_look_at)
 
     @property
-    def answered(self) -> bool:
-        """Whether the answer is there: what is left of the body is not wanted."""
-        return self._reply is not None and self._reply.done()
+    def has_response(self) -> bool:
+        """Whether the response is there: the rest of the body is not wanted."""
+        return self._response is not None and self._response.done()
 
     async def send(self, piece: bytes) -> None:
-        """Send a piece of the body; of a chunked one b"" is the end."""
+        """Send a piece of the body; b"" ends a chunked one."""
         try:
             if self._chunked:
                 self._writer.write(b"%x\r\n" % len(piece))
@@ -86,22 +86,22 @@ class PeerClient:
             async with asyncio.timeout(self._secs):
                 await self._writer.drain()
         except (OSError, RuntimeError) as error:  # RuntimeError: uvloop's word for a connection that has ended
-            if not self.answered:
+            if not self.has_response:
                 raise PeerFailed(f"{self._address} took no more of the body: {_text(error)}") from error
 
-    async def reply(self, secs: float) -> PeerResponse:
-        """Wait for the answer, for so many seconds."""
-        assert self._reply is not None
+    async def response(self, secs: float) -> PeerResponse:
+        """Wait up to `secs` seconds for the response."""
+        assert self._response is not None
         try:
             async with asyncio.timeout(secs):
-                return await self._reply
+                return await self._response
         except (OSError, EOFError, ValueError, http.client.HTTPException) as error:
             raise PeerFailed(f"{self._address} did not answer: {_text(error)}") from error
 
     def close(self) -> None:
-        """End it; a body that was not sent to its end is seen to be cut off."""
-        if self._reply is not None:
-            self._reply.cancel()
+        """Close the connection; the peer sees that a body which was not sent to its end is cut off."""
+        if self._response is not None:
+            self._response.cancel()
         self._writer.transport.abort()
 
 
@@ -124,9 +124,9 @@ async def _read(reader: asyncio.StreamReader) -> PeerResponse:
     return PeerResponse(status, headers, await reader.readexactly(int(length)))
 
 
-def _look_at(reply: asyncio.Task[PeerResponse]) -> None:
-    if not reply.cancelled():
-        reply.exception()  # nobody may be waiting for it
+def _look_at(response: asyncio.Task[PeerResponse]) -> None:
+    if not response.cancelled():
+        response.exception()  # so that asyncio does not warn when nobody waits for it
 
 
 def _text(error: Exception) -> str:

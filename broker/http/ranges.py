@@ -1,4 +1,4 @@
-"""Range requests: which bytes a Range header asks for, and how several stretches travel in one answer (RFC 9110, 14)."""
+"""Range requests: the bytes that a Range header asks for, and a response with several ranges (RFC 9110, section 14)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 from broker.errors import PulzarError
 
-# More stretches than this in one request are no honest wish; the whole value is sent instead.
+# For more ranges than this in one request the whole value is sent.
 MAX_RANGES = 64
 
 _SPEC = re.compile(r"(\d*)-(\d*)", re.ASCII)
 
 
 class Span(NamedTuple):
-    """A stretch of bytes from `start` up to, and without, `stop`."""
+    """A range of bytes from `start` up to, and without, `stop`."""
 
     start: int
     stop: int
@@ -27,10 +27,9 @@ class Unsatisfiable(PulzarError):
 
 
 def read(header: str, size: int) -> list[Span] | None:
-    """The stretches that a Range header asks for, of a value of `size` bytes; None when the header is to be ignored.
+    """The ranges that a Range header asks for, of a value of `size` bytes; None when the header is to be ignored.
 
-    Those that overlap come as one. Raises `Unsatisfiable` when the header is good
-    and none of its ranges has a byte of the value.
+    Ranges that overlap become one. Raises `Unsatisfiable` when no range of a good header has a byte of the value.
     """
     unit, equals, listed = header.strip(" \t").partition("=")
     if not equals or unit.lower() != "bytes":
@@ -68,7 +67,7 @@ def _number(digits: str) -> int:
 
 
 def _merged(spans: list[Span]) -> list[Span]:
-    """The same bytes, none of them twice: as they are when they lie apart, else joined and in order."""
+    """The same bytes without repetition: unchanged when no ranges overlap, else joined and in order."""
     joined: list[Span] = []
     for span in sorted(spans):
         if joined and span.start < joined[-1].stop:
@@ -79,25 +78,20 @@ def _merged(spans: list[Span]) -> list[Span]:
 
 
 class Multipart:
-    """Several stretches of a value as one `multipart/byteranges` body."""
+    """Several ranges of a value as one `multipart/byteranges` body."""
 
     def __init__(self, spans: list[Span], size: int, headers: Iterable[tuple[str, str]]) -> None:
-        """Each part has these headers, beside its Content-Range."""
+        """Each part has these headers and its Content-Range."""
         described = "".join(f"{name}: {value}\r\n" for name, value in headers)
         boundary = secrets.token_hex(16)
         self.content_type = f"multipart/byteranges; boundary={boundary}"
         self._end = f"\r\n--{boundary}--\r\n".encode("ascii")
-        self._parts = [
-            (
-                f"\r\n--{boundary}\r\n{described}Content-Range: {content_range(span, size)}\r\n\r\n".encode("latin-1"),
-                span,
-            )
-            for span in spans
-        ]
+        head = f"\r\n--{boundary}\r\n{described}Content-Range: "
+        self._parts = [(f"{head}{content_range(span, size)}\r\n\r\n".encode("latin-1"), span) for span in spans]
         self.length = len(self._end) + sum(len(head) + span.stop - span.start for head, span in self._parts)
 
     def pieces(self) -> Iterator[bytes | Span]:
-        """The body: bytes as they are, and stretches of the value."""
+        """The body, in order: bytes, and ranges of the value."""
         for head, span in self._parts:
             yield head
             yield span
@@ -105,5 +99,5 @@ class Multipart:
 
 
 def content_range(span: Span, size: int) -> str:
-    """The Content-Range of a stretch."""
+    """The Content-Range of a range of bytes."""
     return f"bytes {span.start}-{span.stop - 1}/{size}"

@@ -1,15 +1,22 @@
-"""Whole responses: the envelope, and the headers that every response has."""
+"""Whole responses: the envelope, the headers of every response, and what an error becomes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from broker import logs
+from broker.clock import DAY_SECS
+from broker.refusals import Refused, ServerError, as_refusal
+
+log = logs.get(__name__)
 
 Header = tuple[str, str]
 ALL_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
-_PREFLIGHT_SECS = "86400"
+CLOSE: Header = ("Connection", "close")
+_PREFLIGHT_SECS = str(DAY_SECS)
 _ALLOWED_HEADERS = (
     "Content-Type, Content-Encoding, Content-MD5, X-Checksum-Sha256, Range, "
     "If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, If-Range, *"
@@ -18,44 +25,58 @@ _EXPOSED_HEADERS = "ETag, Content-Encoding, Content-Range, Accept-Ranges, Last-M
 _NO_SNIFFING: Header = ("X-Content-Type-Options", "nosniff")
 
 
-def envelope(status: int, data: Any, message: str) -> bytes:
-    """The body of every answer that is not a value. Who is sent elsewhere is told "ko": nothing has been done yet."""
+def envelope(status: int, data: object, message: str) -> bytes:
+    """The body of every response that is not a value. A redirect has "ko": nothing is done yet."""
     return json.dumps({"data": data, "msg": message, "status": "ok" if status < 300 else "ko"}).encode("ascii") + b"\n"
 
 
 class Response(NamedTuple):
-    """A whole answer to a request."""
+    """A whole response to a request."""
 
     status: int
     headers: list[Header]
     body: bytes = b""
 
     def bare(self) -> Response:
-        """The same answer without its body."""
-        kept = [header for header in self.headers if header[0] not in ("Content-Length", "Content-Type")]
-        return Response(self.status, [*kept, ("Content-Length", "0")])
+        """The same response without its body."""
+        left = [header for header in self.headers if header[0] not in ("Content-Length", "Content-Type")]
+        return Response(self.status, [*left, ("Content-Length", "0")])
 
 
-def make(status: int, data: Any, message: str, headers: Iterable[Header], cors: str) -> Response:
-    """An answer with the envelope, and with the headers of every answer."""
+def make(status: int, data: object, message: str, headers: Iterable[Header], cors: str) -> Response:
+    """A response with the envelope and the headers of every response; `cors` is an origin, "*" or "" (none)."""
     return make_plain(status, data, message, [*headers, *_cors(cors)])
 
 
-def make_plain(status: int, data: Any, message: str, headers: Iterable[Header]) -> Response:
-    """An answer with the envelope."""
+def make_plain(status: int, data: object, message: str, headers: Iterable[Header]) -> Response:
+    """A response with the envelope."""
     body = envelope(status, data, message)
     return Response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *headers], body)
 
 
-def redirect(location: str, cors: Iterable[Header], *, head: bool = False) -> Response:
-    """The answer to a read that sends its client to where the value is."""
+def from_error(error: Exception, environ: Mapping[str, object], process: str, headers: Iterable[Header]) -> Response:
+    """The response to a request that failed. Logs an error that nobody has foreseen.
+
+    `environ` is the WSGI environment of the request, `process` the word for this process in the message.
+    """
+    refused: Refused | None = as_refusal(error)
+    method = environ["REQUEST_METHOD"]
+    if refused is None:
+        log.exception("request failed", method=method, path=environ["PATH_INFO"])
+        refused = ServerError(f"something went wrong in the {process}; its log says what")
+    response = make_plain(refused.status, None, str(refused), [*refused.headers, *headers])
+    return response._replace(body=b"") if method == "HEAD" else response
+
+
+def redirect(location: str, cors: Iterable[Header]) -> Response:
+    """The response to a read that sends its client to where the value is."""
     body = f"the value is at {location}\n".encode("ascii")
     own = [("Location", location), ("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
-    return Response(307, [*own, *cors], b"" if head else body)
+    return Response(307, [*own, *cors], body)
 
 
 def options(methods: Iterable[str], cors: str) -> Response:
-    """The answer to OPTIONS, and to the question a browser asks before a request from another origin."""
+    """The response to OPTIONS, and to the preflight request of a browser."""
     allowed = ", ".join(sorted({*methods, "OPTIONS"}))
     headers = [("Allow", allowed), *_cors(cors)]
     if cors:
@@ -77,8 +98,5 @@ def _cors(origin: str) -> tuple[Header, ...]:
 
 
 def cors_headers(origin: str) -> list[Header]:
-    """The headers of every answer: it is what its Content-Type says, and pages from `origin` ("": none) may read it."""
+    """The headers of every response: its Content-Type is right, and pages from `origin` ("": none) may read it."""
     return list(_cors(origin))
-
-
-CLOSE: Header = ("Connection", "close")

@@ -1,8 +1,9 @@
-"""Signed URLs: how the master tells a node, through a client, that it sent it there.
+"""Signed URLs: proof for a node that the master has sent a client to it.
 
 A signed query is `name=value&…&until=SECONDS&signature=HEX`. The HMAC-SHA256 covers the method, the key, every
 parameter and the end of its life; the signature is the last parameter and nothing may follow it. Each parameter
-is there once. They can be read by anyone and never hold a secret; `broker.http.signed_addresses` says what they mean.
+is there once. They can be read by anyone and never hold a secret; `broker.messages.upload` says what
+those of an upload mean.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from urllib.parse import parse_qsl, quote
 
 from broker.errors import BadSignature, Expired
 
+MASTER = "url"  # the parameter with the master's host:port
 _SIGNATURE = "&signature="
 _HEX_DIGITS = 32  # 128 bits of the HMAC
 _SECONDS = re.compile(r"[0-9]{1,18}")
@@ -29,7 +31,7 @@ def sign(secret: bytes, method: str, key: str, parameters: Mapping[str, str], un
 def verify(secret: bytes, method: str, key: str, query: str, now: float) -> dict[str, str]:
     """The parameters of a signed query; raises `BadSignature` with the reason, `Expired` when it is too old at `now`.
 
-    One for an upload has `url`, the master's address.
+    One for an upload has `MASTER`.
     """
     signed, found, signature = query.rpartition(_SIGNATURE)
     if not found:
@@ -40,7 +42,7 @@ def verify(secret: bytes, method: str, key: str, query: str, now: float) -> dict
         given = parse_qsl(signed, keep_blank_values=True, strict_parsing=True)
     except ValueError as error:
         raise BadSignature("the URL was changed: its query can't be read") from error
-    # Written again in our way: a client may have encoded it in another.
+    # Written again in our way: a client may have encoded it in another way.
     query = _query(given)
     if not hmac.compare_digest(_url_digest(secret, method, key, query).encode(), signature.encode()):
         raise BadSignature("the URL was changed, or signed by another cluster's master")
@@ -50,7 +52,7 @@ def verify(secret: bytes, method: str, key: str, query: str, now: float) -> dict
     until = parameters.pop("until", "")
     if not _SECONDS.fullmatch(until):
         raise BadSignature("the URL does not say until when it is good; ask the master for another")
-    if method == "PUT" and not parameters.get("url"):
+    if method == "PUT" and not parameters.get(MASTER):
         raise BadSignature("the URL does not say which master sent it here; ask the master for another")
     if int(until) < now:
         raise Expired(f"the URL expired {now - int(until):.0f} s ago; ask the master again", parameters)
@@ -58,7 +60,7 @@ def verify(secret: bytes, method: str, key: str, query: str, now: float) -> dict
 
 
 def sign_body(secret: bytes, body: bytes) -> str:
-    """The proof that a request between nodes and master comes from one of them: an HMAC of its body."""
+    """The HMAC of a body: proof that a request comes from a node or master of this cluster."""
     return hmac.digest(secret, b"body\n" + body, "sha256").hex()
 
 

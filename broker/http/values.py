@@ -1,7 +1,7 @@
-"""What master and nodes say over HTTP: values as RFC 9110 wants them served, and the envelope of all other answers.
+"""Responses to GET and HEAD of a value, as RFC 9110 wants them.
 
-`plan` decides everything about a GET or HEAD of a value from the request's headers and what is known of the
-value; whoever has the bytes then sends them. Nothing here does I/O.
+`plan` decides everything from the headers of the request and the properties of the value. Its caller sends the bytes.
+Nothing here does I/O.
 """
 
 from __future__ import annotations
@@ -10,44 +10,43 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from broker.http import conditions, content_types, dates, ranges
 from broker.http.conditions import Outcome
+from broker.http.environ import Environ
 from broker.http.ranges import Multipart, Span
 from broker.http.responses import Header, envelope
 
-# A key can get another value at any time, so whoever keeps a copy has to ask.
+# A key can get another value at any time, so a cache has to ask.
 _CACHE_CONTROL: Header = ("Cache-Control", "no-cache")
 _ACCEPT_RANGES: Header = ("Accept-Ranges", "bytes")
-# A value that is a page must not act in the name of the master's other pages. Where it is embedded this says nothing.
+# A value that is a page must not act in the name of other pages of the master. This has no effect on embedded values.
 _SANDBOX: Header = ("Content-Security-Policy", "sandbox; default-src 'none'")
-# These can do nothing as documents, and browsers refuse to show them in a sandbox.
+# These types run no code as documents, and browsers refuse to show them in a sandbox.
 _SHOWN_ALONE = re.compile(r"(?:(?:audio|video)/[\w.+-]+|application/pdf)(?:;[^,]*)?", re.ASCII | re.IGNORECASE)
 
 
 class StoredValue(Protocol):
-    """What index and log say of a value; an entry of the one or the other."""
+    """A value as the index or the log describes it; the fields are those of `Resource`, with a packed content type."""
 
     @property
-    def size(self) -> int:
-        """Its length in bytes."""
-
+    def size(self) -> int: ...
     @property
-    def digest(self) -> bytes:
-        """Its SHA-256."""
-
+    def digest(self) -> bytes: ...
     @property
-    def created(self) -> int:
-        """When it was stored, in ms since the epoch."""
-
+    def created(self) -> int: ...
     @property
-    def content_type(self) -> str:
-        """What `media.pack` made."""
+    def content_type(self) -> str: ...
+
+
+def etag(digest: bytes) -> str:
+    """The strong entity tag of a value with this SHA-256."""
+    return f'"{digest.hex()}"'
 
 
 class Resource(NamedTuple):
-    """What is known of a value that is asked for."""
+    """The properties of a value that a response needs."""
 
     size: int  # bytes
     digest: bytes  # SHA-256
@@ -58,32 +57,32 @@ class Resource(NamedTuple):
     @property
     def etag(self) -> str:
         """Its strong entity tag."""
-        return f'"{self.digest.hex()}"'
+        return etag(self.digest)
 
 
-def resource(key: str, kept: StoredValue) -> Resource:
-    """A value as its key and what is kept of it tell."""
-    content_type, encoding = content_types.type_of(key, kept.content_type)
-    return Resource(kept.size, kept.digest, kept.created, content_type, encoding)
+def resource(key: str, stored: StoredValue) -> Resource:
+    """The properties of a value, from its key and its description."""
+    content_type, encoding = content_types.type_of(key, stored.content_type)
+    return Resource(stored.size, stored.digest, stored.created, content_type, encoding)
 
 
 class Plan(NamedTuple):
-    """How to answer: status and headers, and either stretches of the value or a body of its own."""
+    """A response to be sent: status and headers, and either ranges of the value or a body of its own."""
 
     status: int
     headers: list[Header]
-    ranges: Sequence[Span] = ()  # stretches of the value that are sent; none for HEAD, 304, 412, 416
+    ranges: Sequence[Span] = ()  # of the value that are sent; none for HEAD, 304, 412, 416
     text: bytes = b""  # the body when it is not from the value
-    multipart: Multipart | None = None  # how the stretches travel when they are several
+    multipart: Multipart | None = None  # the body when there are several ranges
 
     def pieces(self) -> Iterable[bytes | Span]:
-        """The body, in order: bytes as they are, and stretches of the value."""
+        """The body, in order: bytes, and ranges of the value."""
         if self.multipart is not None:
             return self.multipart.pieces()
         return self.ranges or ([self.text] if self.text else [])
 
     def body(self, value: bytes | None) -> bytes:
-        """The whole body, from a value that is in memory. None will do when `ranges` is empty."""
+        """The whole body, from a value in memory; `value` may be None when `ranges` is empty."""
         if value is None or not self.ranges:
             return self.text
         if self.multipart is None:
@@ -97,16 +96,16 @@ def _filled(pieces: Iterable[bytes | Span], value: bytes) -> Iterator[bytes]:
         yield value[piece.start : piece.stop] if isinstance(piece, Span) else piece
 
 
-def plan(environ: dict[str, Any], resource: Resource) -> Plan:
-    """How to answer a GET or HEAD of a value; `environ` is the request's WSGI environment."""
+def plan(environ: Environ, resource: Resource) -> Plan:
+    """The response to a GET or HEAD of a value."""
     size, digest, created, content_type, _ = resource
-    etag = f'"{digest.hex()}"'
+    tag = etag(digest)
     head = environ["REQUEST_METHOD"] == "HEAD"
     modified = created // 1000
     headers = [
         ("Content-Type", content_type),
         ("Content-Length", str(size)),
-        ("ETag", etag),
+        ("ETag", tag),
         ("Last-Modified", dates.write(modified)),
         _CACHE_CONTROL,
         _ACCEPT_RANGES,
@@ -114,14 +113,14 @@ def plan(environ: dict[str, Any], resource: Resource) -> Plan:
     if _sandboxed(content_type):
         headers.append(_SANDBOX)
     if "HTTP_RANGE" in environ or conditions.given(environ):
-        outcome = conditions.evaluate(environ, etag, modified)
+        outcome = conditions.evaluate(environ, tag, modified)
         if outcome is Outcome.NOT_MODIFIED:
             return Plan(304, headers[2:5])
         if outcome is Outcome.FAILED:
-            return _refusal(412, f"the condition does not hold: the value has ETag {etag}", headers[2:5], head)
-        # RFC 9110 knows ranges of GET only: a HEAD is told of the whole value.
+            return _refusal(412, f"the condition does not hold: the value has ETag {tag}", headers[2:5], head)
+        # RFC 9110 has ranges for GET only: the response to HEAD describes the whole value.
         wanted = None if head else environ.get("HTTP_RANGE")
-        if wanted is not None and conditions.wants_range(environ.get("HTTP_IF_RANGE"), etag, modified, time.time()):
+        if wanted is not None and conditions.wants_range(environ.get("HTTP_IF_RANGE"), tag, modified, time.time()):
             return _partial(wanted, resource, headers)
     return _whole(resource, headers, head)
 

@@ -1,58 +1,61 @@
-"""What arrives through a link: deliveries, acknowledgements, and a watch for consumers gone deaf."""
+"""Receives through a link: deliveries, acknowledgements, and a watch for consumers that get nothing."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
-WATCH_SECS = 15.0  # a consumer that got nothing for so long is sent a ping
+from pika import BasicProperties
+from pika.channel import Channel
+from pika.spec import Basic
+
+WATCH_SECS = 15.0  # a consumer that got nothing for this long is sent a ping
 DEAF_SECS = 3 * WATCH_SECS
 PING = "pulzar.ping"  # type of a message that a link sends to itself
 
 
 class Delivery(NamedTuple):
-    """A message received. `connection` counts the connections of its link; `tag` means nothing on another."""
+    """A message received."""
 
     body: bytes
     queue: str
-    tag: int
-    connection: int
-    headers: Mapping[str, Any]
+    tag: int  # names the message on its connection, and on no other
+    connection: int  # counts the connections of a link
+    headers: Mapping[str, object]
     redelivered: bool
 
 
+@dataclass(slots=True, eq=False)
 class _Consumer:
-    __slots__ = ("exclusive", "handler", "heard", "name", "prefetch", "queue", "unacked")
-
-    def __init__(self, queue: Callable[[], str], handler: Callable[[Delivery], None], prefetch: int, exclusive: bool):
-        self.queue = queue
-        self.handler = handler
-        self.prefetch = prefetch
-        self.exclusive = exclusive
-        self.name = ""
-        self.unacked = 0
-        self.heard = 0.0
+    queue: Callable[[], str]
+    handler: Callable[[Delivery], None]
+    prefetch: int
+    exclusive: bool
+    name: str = ""
+    unacked: int = 0
+    heard: float = 0.0
 
 
 class Consumers:
-    """Of one link. Everything but `add` and `ack` happens on the link's thread."""
+    """The consumers of one link. Everything but `add` and `ack` happens on the link's thread."""
 
     def __init__(self) -> None:
         self._consumers: list[_Consumer] = []
         self._acks: deque[Delivery] = deque()
-        self._channel: Any = None
+        self._channel: Channel
         self._connection = 0
 
     def add(
         self, queue: Callable[[], str], handler: Callable[[Delivery], None], prefetch: int, exclusive: bool
     ) -> None:
-        """One more queue to consume; before the link is started."""
+        """Add a queue to consume; before the link is started."""
         self._consumers.append(_Consumer(queue, handler, prefetch, exclusive))
 
     def ack(self, delivery: Delivery) -> None:
-        """Queue an acknowledgement, from any thread."""
+        """Put an acknowledgement into the queue, from any thread."""
         self._acks.append(delivery)
 
     @property
@@ -60,14 +63,14 @@ class Consumers:
         """Whether no acknowledgement waits to be sent."""
         return not self._acks
 
-    def attach(self, channel: Any, connection: int, then: Callable[[], None]) -> None:
-        """Consume everything on this channel, one queue after the other; calls `then` when all are."""
+    def attach(self, channel: Channel, connection: int, then: Callable[[], None]) -> None:
+        """Consume all queues on this channel, one after the other; then calls `then`."""
         self._channel = channel
         self._connection = connection
         self._subscribe(iter(self._consumers), then)
 
     def drain(self) -> None:
-        """Send the acknowledgements that wait; those of an older connection mean nothing any more."""
+        """Send the acknowledgements that wait, and drop those of older connections."""
         while self._acks:
             delivery = self._acks.popleft()
             if delivery.connection != self._connection:
@@ -78,11 +81,11 @@ class Consumers:
             self._channel.basic_ack(delivery.tag)
 
     def lost(self) -> None:
-        """The connection is gone, and every message not acknowledged will come again."""
+        """Forget acknowledgements: the connection is gone, and every message not acknowledged comes again."""
         self._acks.clear()
 
     def silent(self) -> Iterator[tuple[str, float]]:
-        """Queues of which nothing came for a while though something could, and for how many seconds."""
+        """Queues that could have sent something and did not, and for how many seconds."""
         now = time.monotonic()
         for consumer in self._consumers:
             if not consumer.unacked and now - consumer.heard >= WATCH_SECS:
@@ -98,7 +101,7 @@ class Consumers:
         consumer.heard = time.monotonic()
         channel, connection = self._channel, self._connection
 
-        def deliver(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        def deliver(_channel: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
             consumer.heard = time.monotonic()
             if properties.type == PING:
                 channel.basic_ack(method.delivery_tag)

@@ -1,18 +1,19 @@
-"""Declares exchanges, queues and bindings on a channel, one when the broker has answered for the last."""
+"""Declares exchanges, queues and bindings on a channel, one after the other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+
+from pika.channel import Channel
 
 from broker.topology import Binding, Declaration, Exchange, Queue
 
 
-def declare(channel: Any, rest: Iterator[Declaration], then: Callable[[], None]) -> None:
-    """Declare all of them, then call `then`. What exists with other arguments closes the channel."""
+def declare(channel: Channel, rest: Iterator[Declaration], then: Callable[[], None]) -> None:
+    """Declare all of `rest`, then call `then`. What exists with other arguments closes the channel."""
     item = next(rest, None)
 
-    def on(_frame: Any) -> None:
+    def on(_frame: object) -> None:
         declare(channel, rest, then)
 
     if item is None:

@@ -1,19 +1,23 @@
-"""How many messages wait in queues, asked on a channel that is thrown away.
+"""Counts the messages in queues, on a channel that is thrown away.
 
-A passive declaration is the one way AMQP has to ask; on a channel that lives long it leaks in some versions of
-RabbitMQ, and of a queue that is missing the channel ends.
+AMQP can only count with a passive declaration. On a channel that lives long this leaks in some versions of RabbitMQ,
+and it ends the channel when the queue does not exist.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+
+from pika import SelectConnection
+from pika.channel import Channel
+from pika.frame import Method
+from pika.spec import Queue
 
 Depths = dict[str, int]
 
 
-def count(connection: Any, queues: Sequence[str], done: Callable[[Depths], None]) -> None:
-    """Call `done` with how many messages wait in each queue, not counting those that are handed over: 0 without it."""
+def count(connection: SelectConnection, queues: Sequence[str], done: Callable[[Depths], None]) -> None:
+    """Calls `done` with the number of ready messages of each queue; 0 when the queue does not exist."""
     depths: Depths = {}
     rest = list(queues)
 
@@ -23,18 +27,18 @@ def count(connection: Any, queues: Sequence[str], done: Callable[[Depths], None]
         else:
             done(depths)
 
-    def opened(channel: Any) -> None:
+    def opened(channel: Channel) -> None:
         channel.add_on_close_callback(closed)
         channel.queue_declare(rest[0], passive=True, callback=lambda frame: counted(channel, frame))
 
-    def counted(channel: Any, frame: Any) -> None:
+    def counted(channel: Channel, frame: Method[Queue.DeclareOk]) -> None:
         depths[rest.pop(0)] = frame.method.message_count
         if rest:
             channel.queue_declare(rest[0], passive=True, callback=lambda later: counted(channel, later))
         else:
             channel.close()
 
-    def closed(_channel: Any, _reason: Exception) -> None:
+    def closed(_channel: Channel, _reason: Exception) -> None:
         if not connection.is_open:
             return
         if rest:  # there is no such queue

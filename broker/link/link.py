@@ -1,9 +1,11 @@
 """One owner of a connection to RabbitMQ: publish with confirms, consume, reconnect.
 
-A `Link` has one I/O thread, and pika is used on that thread alone. Other threads hand their messages
-over with `publish` and `ack`. There are two channels to publish, one of them with asynchronous confirms,
-one to consume, and one to pull where that is wanted. After a lost connection everything is declared and consumed again; what was published as
-durable and not confirmed is sent again, anything else is reported as not sent. Delivery tags of an older connection are never used.
+A `Link` has one I/O thread, and pika is used on that thread alone. Other threads hand their messages over with
+`publish` and `ack`. There are two channels to publish, one of them with asynchronous confirms, one to consume, and one
+to pull when that is wanted.
+
+After a lost connection everything is declared and consumed again. Durable messages without a confirm are sent again;
+others are reported as not sent. Delivery tags of an older connection are never used.
 """
 
 from __future__ import annotations
@@ -12,12 +14,13 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import pika
 import pika.exceptions
+from pika.channel import Channel
 
 from broker import logs
+from broker.backoff import Backoff
 from broker.errors import LinkDown
 from broker.link.consumers import DEAF_SECS, PING, WATCH_SECS, Consumers, Delivery
 from broker.link.declare import declare
@@ -29,31 +32,33 @@ from broker.topology import DEAD, Declaration
 
 log = logs.get(__name__)
 
-BACKOFF_FIRST_SECS = 0.1
-BACKOFF_MOST_SECS = 5.0
-_STEADY_SECS = 30.0
+_STEADY_SECS = 30.0  # a connection that lasted longer was a good one
 
 
 class Link:
     """A connection to RabbitMQ that keeps itself alive.
 
-    `topology` is called at every connection and says what to declare. On the I/O thread are called, when they
-    are set: `on_up` and `on_down` after every connection made and lost; `on_wake` soon after `wake`.
+    Append listeners to three lists before `start`. They are called on the I/O thread: `on_up` after each connection
+    made, `on_down` after each connection lost, `on_wake` soon after `wake`.
     """
 
     def __init__(self, url: str, name: str, topology: Callable[[], Sequence[Declaration]]) -> None:
+        """RabbitMQ shows the connection as `name`. `topology` is called at every connection and says what to declare.
+
+        Raises `SettingsError` for a bad `url`.
+        """
         self._parameters = parameters(url, name)
         self.name = name
-        self.on_up: Callable[[], None] | None = None
-        self.on_down: Callable[[], None] | None = None
-        self.on_wake: Callable[[], None] | None = None
+        self.on_up: list[Callable[[], None]] = []
+        self.on_down: list[Callable[[], None]] = []
+        self.on_wake: list[Callable[[], None]] = []
         self.up = False
         self.problem = "not connected yet"
         self._topology = topology
         self._publisher = Publisher()
         self._consumers = Consumers()
         self._puller: Puller | None = None
-        self._connection: Any = None
+        self._connection: pika.SelectConnection | None = None
         self._number = 0  # of the connection
         self._blocked = False
         self._failed = False  # something is wrong with the connection, and it is being closed
@@ -72,7 +77,7 @@ class Link:
         prefetch: int,
         exclusive: bool = False,
     ) -> None:
-        """Have every message of the queue handed to `handler`, on the I/O thread; call it before `start`.
+        """Consume a queue: `handler` gets every message, on the I/O thread. To be called before `start`.
 
         At most `prefetch` messages are handed over and not yet acknowledged. A `queue` that is a function is
         asked for the name at every connection.
@@ -80,7 +85,7 @@ class Link:
         self._consumers.add(queue if callable(queue) else lambda: queue, handler, prefetch, exclusive)
 
     def pull(self, queues: Sequence[str], handler: Callable[[Delivery], None]) -> Puller:
-        """Have messages of these queues handed over as they are wanted, see `Puller`; call it before `start`."""
+        """Pull messages of these queues as they are wanted, see `Puller`. To be called before `start`."""
         self._puller = Puller(queues, handler)
         return self._puller
 
@@ -89,7 +94,7 @@ class Link:
         self._thread.start()
 
     def wait(self, timeout: float) -> bool:
-        """Wait for the first connection; whether it was made within `timeout` seconds."""
+        """Wait for the first connection. False: it was not made within `timeout` seconds."""
         return self._was_up.wait(timeout)
 
     @property
@@ -105,34 +110,37 @@ class Link:
         exchange: str = "",
         durable: bool = False,
         ttl_ms: int | None = None,
-        headers: Mapping[str, Any] | None = None,
+        headers: Mapping[str, object] | None = None,
         done: Callable[[bool], None] | None = None,
     ) -> None:
-        """Hand a message over to be published.
+        """Publish a message, from any thread.
 
-        A durable one survives the broker and is sent again until it is confirmed, however long that takes.
-        Anything else is sent once; raises `LinkDown` when there is no connection, `Unsendable` for what can't be
-        written. `done` is called on the I/O thread: True, the broker has it; False, it was not sent or found no queue.
+        A durable one survives a restart of the broker, and is sent again until it is confirmed. Another one is sent
+        once. It expires after `ttl_ms` milliseconds. `done` is called on the I/O thread: True, the broker has it;
+        False, it was not sent or found no queue. Raises `LinkDown` for one that is not durable without a connection,
+        `Unsendable` for what can't be written.
         """
         if not durable and not self.ready:
             raise LinkDown(f"no connection to RabbitMQ: {self.problem}")
-        self._publisher.put(Publication.make(exchange, routing_key, body, durable, ttl_ms, headers, done))
+        self._publisher.put(
+            Publication.make(exchange, routing_key, body, durable=durable, ttl_ms=ttl_ms, headers=headers, done=done)
+        )
         self.wake()
 
     def ack(self, delivery: Delivery) -> None:
-        """The message has been handled; it is gone from its queue."""
+        """Acknowledge a message that was handled: it is removed from its queue."""
         self._consumers.ack(delivery)
         self.wake()
 
     def bury(self, delivery: Delivery, reason: str) -> None:
-        """A message that can't be handled goes to `pulzar.dead`, with the reason; acknowledge it afterwards as usual."""
+        """Send a message that can't be handled to `pulzar.dead`, with the reason. Acknowledge it afterwards."""
         log.warning("message can't be handled", queue=delivery.queue, bytes=len(delivery.body), reason=reason)
         reason = reason[:1000].encode("utf-8", "backslashreplace").decode()
         headers = {"reason": reason, "queue": delivery.queue, "by": self.name}
         self.publish(DEAD, delivery.body, durable=True, headers=headers)
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Send what is waiting, close the connection and end the thread, within `timeout` seconds."""
+        """Send what waits, close the connection and end the thread, within `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while self.ready and not (self._publisher.idle and self._consumers.idle) and time.monotonic() < deadline - 1:
             time.sleep(0.005)
@@ -142,22 +150,22 @@ class Link:
             self._thread.join(max(0.1, deadline - time.monotonic()))
 
     def later(self, seconds: float, function: Callable[[], None]) -> None:
-        """Have the function called after a while; from the I/O thread only, and while the link is up."""
-        self._connection.ioloop.call_later(seconds, function)
+        """Call a function after `seconds`; from the I/O thread only, and while the link is up."""
+        self._io.ioloop.call_later(seconds, function)
 
     def count(self, queues: Sequence[str], done: Callable[[Depths], None]) -> None:
-        """Have `done` called, on the I/O thread, with how many messages wait in each of these queues; while it is up."""
+        """Call `done` on the I/O thread with the number of ready messages of each queue; never while it is down."""
         if self.ready:
-            self._call(lambda: count(self._connection, queues, done))
+            self._call(lambda: count(self._io, queues, done))
 
     def _call(self, function: Callable[[], None]) -> None:
-        """Have the function called on the I/O thread, if there is a connection."""
+        """Call a function on the I/O thread, if there is a connection."""
         with self._guard:
             if self._connection is not None:
                 self._connection.ioloop.add_callback_threadsafe(function)
 
     def wake(self) -> None:
-        """Have `on_wake` called on the I/O thread, and what waits sent; several calls may come to one."""
+        """Call `on_wake` on the I/O thread and send what waits; several calls may be done as one."""
         if not self._awake and self.up:
             self._awake = True
             self._call(self._drain)
@@ -165,7 +173,7 @@ class Link:
     # The I/O thread.
 
     def _run(self) -> None:
-        backoff = BACKOFF_FIRST_SECS
+        backoff = Backoff(_STEADY_SECS)
         while not self._stopping.is_set():
             started = time.monotonic()
             connection = pika.SelectConnection(
@@ -185,13 +193,15 @@ class Link:
             with self._guard:
                 self._connection = None
             self._discard(connection)
-            if time.monotonic() - started > _STEADY_SECS:
-                backoff = BACKOFF_FIRST_SECS
-            if self._stopping.wait(backoff * random.uniform(0.7, 1.3)):
-                break
-            backoff = min(backoff * 2, BACKOFF_MOST_SECS)
+            self._stopping.wait(backoff.pause(time.monotonic() - started) * random.uniform(0.7, 1.3))
 
-    def _discard(self, connection: Any) -> None:
+    @property
+    def _io(self) -> pika.SelectConnection:
+        """The connection; on the I/O thread there is always one."""
+        assert self._connection is not None
+        return self._connection
+
+    def _discard(self, connection: pika.SelectConnection) -> None:
         try:
             connection.ioloop.close()
         except (OSError, RuntimeError, pika.exceptions.AMQPError) as error:
@@ -199,34 +209,34 @@ class Link:
 
     # Making a connection: each step calls the next when the broker has answered.
 
-    def _opened(self, connection: Any) -> None:
+    def _opened(self, connection: pika.SelectConnection) -> None:
         connection.add_on_connection_blocked_callback(lambda *_: self._block(True))
         connection.add_on_connection_unblocked_callback(lambda *_: self._block(False))
         self._number += 1
         self._failed = False
         self._channel(self._publishing)
 
-    def _channel(self, then: Callable[[Any], None]) -> None:
+    def _channel(self, then: Callable[[Channel], None]) -> None:
         """Open a channel; what goes wrong on it later goes wrong with the connection."""
 
-        def opened(channel: Any) -> None:
+        def opened(channel: Channel) -> None:
             channel.add_on_close_callback(lambda _channel, reason: self._fail(str(reason)))
             channel.add_on_cancel_callback(
                 lambda _frame: self._fail("RabbitMQ ended a consumer; was its queue deleted?")
             )
             then(channel)
 
-        self._connection.channel(on_open_callback=opened)
+        self._io.channel(on_open_callback=opened)
 
-    def _publishing(self, channel: Any) -> None:
+    def _publishing(self, channel: Channel) -> None:
         channel.add_on_return_callback(self._publisher.returned)
         channel.confirm_delivery(self._publisher.confirmed, callback=lambda _: self._declare(channel))
 
-    def _declare(self, channel: Any) -> None:
+    def _declare(self, channel: Channel) -> None:
         declare(channel, iter(self._topology()), lambda: self._channel(lambda plain: self._attach(channel, plain)))
 
-    def _attach(self, channel: Any, plain: Any) -> None:
-        self._publisher.attach(channel, plain, self._number, self._connection.ioloop.call_later)
+    def _attach(self, channel: Channel, plain: Channel) -> None:
+        self._publisher.attach(channel, plain, self._number, self._io.ioloop.call_later)
         self._channel(lambda consuming: self._consumers.attach(consuming, self._number, self._pulling))
 
     def _pulling(self) -> None:
@@ -235,9 +245,9 @@ class Link:
         else:
             self._channel(self._attach_puller)
 
-    def _attach_puller(self, channel: Any) -> None:
+    def _attach_puller(self, channel: Channel) -> None:
         if self._puller is not None:
-            self._puller.attach(channel, self._connection.ioloop.call_later, lambda: self._channel(self._attach_puller))
+            self._puller.attach(channel, self._io.ioloop.call_later, lambda: self._channel(self._attach_puller))
         if not self.up:
             self._now_up()
 
@@ -246,17 +256,18 @@ class Link:
         self.problem = ""
         self._was_up.set()
         log.info("link up", link=self.name, connection=self._number)
-        self._connection.ioloop.call_later(WATCH_SECS, self._watch)
-        if self.on_up:
-            self.on_up()
+        self._io.ioloop.call_later(WATCH_SECS, self._watch)
+        for listener in self.on_up:
+            listener()
         self._drain()
 
     # While it is up.
 
     def _drain(self) -> None:
         self._awake = False
-        if self.on_wake and self.ready:
-            self.on_wake()
+        if self.ready:
+            for listener in self.on_wake:
+                listener()
         if self.up and not self._failed:
             self._consumers.drain()
         if self.ready:
@@ -269,7 +280,7 @@ class Link:
         self._drain()
 
     def _watch(self) -> None:
-        """A consumer that is connected but deaf is noticed: a message to itself must come back."""
+        """Notice a consumer that is connected but deaf: a message to itself must come back."""
         if not self.up:
             return
         for queue, seconds in [] if self._blocked else self._consumers.silent():
@@ -277,15 +288,15 @@ class Link:
                 self._fail(f"nothing was delivered from {queue} for {seconds:.0f} s, not even a ping")
                 return
             ping = pika.BasicProperties(type=PING, expiration=str(int(WATCH_SECS * 1000)))
-            self._publisher.put(Publication("", queue, b"", ping, False, None))
+            self._publisher.put(Publication("", queue, b"", ping, durable=False, done=None))
         self._drain()
-        self._connection.ioloop.call_later(WATCH_SECS, self._watch)
+        self._io.ioloop.call_later(WATCH_SECS, self._watch)
 
     # Losing the connection.
 
     def _fail(self, reason: str) -> None:
-        """Something is wrong with this connection: close it and begin anew."""
-        if self._stopping.is_set() or not self._connection.is_open:
+        """Close a connection that something is wrong with; another one follows."""
+        if self._stopping.is_set() or not self._io.is_open:
             return
         if "PRECONDITION_FAILED" in reason and "inequivalent arg" in reason:
             log.error(
@@ -301,12 +312,12 @@ class Link:
         self._close()
 
     def _close(self) -> None:
-        if self._connection.is_open:
-            self._connection.close()
-        elif self._connection.is_closed:
-            self._connection.ioloop.stop()
+        if self._io.is_open:
+            self._io.close()
+        elif self._io.is_closed:
+            self._io.ioloop.stop()
 
-    def _lost(self, reason: Exception) -> None:
+    def _lost(self, reason: BaseException) -> None:
         was_up, self.up = self.up, False
         self._blocked = False
         if not self._stopping.is_set():
@@ -317,6 +328,6 @@ class Link:
         if self._puller is not None:
             self._puller.lost()
         self._publisher.lost()
-        if was_up and self.on_down:
-            self.on_down()
-        self._connection.ioloop.stop()
+        for listener in self.on_down if was_up else ():
+            listener()
+        self._io.ioloop.stop()

@@ -1,4 +1,4 @@
-"""How a connection to RabbitMQ is made."""
+"""The parameters of a connection to RabbitMQ."""
 
 from __future__ import annotations
 

@@ -1,14 +1,18 @@
-"""What leaves through a link: asynchronous confirms, a window, and what is sent again after a reconnect."""
+"""Publishes through a link: asynchronous confirms, a window, and repetition after a reconnect."""
 
 from __future__ import annotations
 
 import struct
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import pika
 import pika.exceptions
+from pika.channel import Channel
+from pika.frame import Method
+from pika.spec import Basic, BasicProperties
 
 from broker import logs
 from broker.errors import Unsendable
@@ -16,7 +20,10 @@ from broker.errors import Unsendable
 log = logs.get(__name__)
 
 WINDOW = 1_000  # publishes that may wait for their confirm
+AGAIN_SECS = 0.5  # until a message that the broker refused is sent again
 _TRANSIENT, _PERSISTENT = 1, 2
+
+Later = Callable[[float, Callable[[], None]], object]  # calls a function after so many seconds, on the link's thread
 
 
 class Publication(NamedTuple):
@@ -35,14 +42,15 @@ class Publication(NamedTuple):
         exchange: str,
         routing_key: str,
         body: bytes,
+        *,
         durable: bool,
         ttl_ms: int | None,
-        headers: Mapping[str, Any] | None,
+        headers: Mapping[str, object] | None,
         done: Callable[[bool], None] | None,
     ) -> Publication:
-        """A message with the properties that follow from how it shall travel.
+        """A message to publish. Raises `Unsendable` for one that pika can't write.
 
-        Raises `Unsendable` for one that pika can't write: on the link's thread it would cost the connection.
+        On the link's thread such a message would cost the connection.
         """
         properties = pika.BasicProperties(
             delivery_mode=_PERSISTENT if durable else _TRANSIENT,
@@ -55,16 +63,18 @@ class Publication(NamedTuple):
             properties.encode()
         except (TypeError, ValueError, OverflowError, struct.error, pika.exceptions.AMQPError) as error:
             raise Unsendable(f"a message for {routing_key!r:.80} can't be sent: {error!r}") from error
-        return cls(exchange, routing_key, body, properties, durable, done)
+        return cls(
+            exchange=exchange, routing_key=routing_key, body=body, properties=properties, durable=durable, done=done
+        )
 
 
 class Publisher:
-    """Of one link. Everything but `put` and `idle` happens on the link's thread."""
+    """Publishes the messages of one link. Everything but `put` and `idle` happens on the link's thread."""
 
     def __init__(self) -> None:
-        self._channel: Any = None  # with confirms
-        self._plain: Any = None  # without, for what is sent once and asks for no answer
-        self._later: Callable[[float, Callable[[], None]], None] = lambda _delay, _function: None
+        self._channel: Channel  # with confirms
+        self._plain: Channel  # without confirms, for what is sent once
+        self._later: Later
         self._connection = 0
         self._published = 0  # on this channel; the broker counts the same and confirms by that number
         self._waiting: deque[Publication] = deque()
@@ -72,7 +82,7 @@ class Publisher:
         self._returned: set[str] = set()
 
     def put(self, publication: Publication) -> None:
-        """Queue a message, from any thread."""
+        """Put a message into the queue, from any thread."""
         self._waiting.append(publication)
 
     @property
@@ -80,10 +90,8 @@ class Publisher:
         """Whether nothing waits to be sent or confirmed."""
         return not self._waiting and not self._unconfirmed
 
-    def attach(
-        self, channel: Any, plain: Any, connection: int, later: Callable[[float, Callable[[], None]], None]
-    ) -> None:
-        """Publish on these channels from now on; what the last one left unconfirmed goes first."""
+    def attach(self, channel: Channel, plain: Channel, connection: int, later: Later) -> None:
+        """Publish on these channels from now on. What the last ones left unconfirmed goes first."""
         self._channel = channel
         self._plain = plain
         self._connection = connection
@@ -97,23 +105,20 @@ class Publisher:
         """Send what waits, as far as the window allows."""
         while self._waiting and len(self._unconfirmed) < WINDOW:
             publication = self._waiting.popleft()
-            if not publication.durable and publication.done is None:
-                self._plain.basic_publish(
-                    publication.exchange, publication.routing_key, publication.body, publication.properties
-                )
+            exchange, routing_key, body, properties, durable, done = publication
+            if not durable and done is None:
+                self._plain.basic_publish(exchange, routing_key, body, properties)
                 continue
             self._published += 1
             self._unconfirmed[self._published] = publication
-            # Who asks what became of it wants to know, too, when there is no such queue.
-            mandatory = publication.done is not None and not publication.exchange
+            # `done` is to be told, too, when there is no such queue.
+            mandatory = done is not None and not exchange
             if mandatory:
-                publication.properties.message_id = f"{self._connection}.{self._published}"
-            self._channel.basic_publish(
-                publication.exchange, publication.routing_key, publication.body, publication.properties, mandatory
-            )
+                properties.message_id = f"{self._connection}.{self._published}"
+            self._channel.basic_publish(exchange, routing_key, body, properties, mandatory)
 
-    def confirmed(self, frame: Any) -> None:
-        """The broker has, or refuses, one message or all up to one."""
+    def confirmed(self, frame: Method[Basic.Ack | Basic.Nack]) -> None:
+        """Note that the broker has, or refuses, one message or all up to one."""
         tag, acked = frame.method.delivery_tag, isinstance(frame.method, pika.spec.Basic.Ack)
         tags = [each for each in self._unconfirmed if each <= tag] if frame.method.multiple else [tag]
         for each in tags:
@@ -123,20 +128,20 @@ class Publisher:
             returned = bool(self._returned) and publication.properties.message_id in self._returned
             self._returned.discard(publication.properties.message_id or "")
             if publication.durable and not acked:
-                self._later(0.5, lambda late=publication: self._again(late))  # type: ignore[misc]
+                self._later(AGAIN_SECS, partial(self._again, publication))
             elif publication.done:
                 publication.done(acked and not returned)
         if self._waiting:
             self.drain()
 
-    def returned(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
-        """No queue took a message; its confirm follows."""
+    def returned(self, _channel: Channel, method: Basic.Return, properties: BasicProperties, _body: bytes) -> None:
+        """Note that no queue took a message; its confirm follows."""
         log.warning("message found no queue", queue=method.routing_key)
         if properties.message_id:
             self._returned.add(properties.message_id)
 
     def lost(self) -> None:
-        """The connection is gone: durable messages stay, whoever sent another one is told that it did not arrive."""
+        """The connection is gone: durable messages stay; for the others `done` is told that they did not arrive."""
         lost: list[Publication] = []
         for _ in range(len(self._waiting)):  # in place: other threads append to it meanwhile
             publication = self._waiting.popleft()

@@ -1,16 +1,16 @@
 """Takes messages from several queues, as many as are wanted: how jobs reach free slots.
 
-A consumer with a prefetch would be handed more than its node has slots for, and keep those from a node that is
-idle. So a busy node asks its queues in turn (`basic.get`), the first one first; when all are empty it subscribes to
-all of them, and ends that as soon as no slot is free. A message that arrives just then is kept for a moment
-and given back when it still isn't wanted.
+A consumer with a prefetch would get more jobs than its node has slots for, and keep them from an idle node. So a busy
+node asks its queues in turn (`basic.get`), the first one first. When all are empty it subscribes to all of them, and
+ends that as soon as no slot is free. A message that arrives just then is held for a moment, and given back when it
+still isn't wanted.
 
-Each `basic.get` and each acknowledgement is a write to the log of a quorum queue. Where many messages are wanted, a queue
-that has one is subscribed to until they are there, and what need not be acknowledged at once is acknowledged
-together: 0.08 ms of RabbitMQ's time a message instead of 0.4.
+Each `basic.get` and each acknowledgement is a write to the log of a quorum queue. So when many messages are wanted, a
+queue that has one is subscribed to until they are there. What need not be acknowledged at once is acknowledged
+together. This takes 0.08 ms of RabbitMQ's time a message instead of 0.4.
 
-A quorum queue whose members have no leader answers nothing, and holds back the whole channel. So that one is left alone, a
-new one takes its place, and the queue is passed over for a while.
+A quorum queue whose members have no leader answers nothing, and holds back the whole channel. That channel is left
+alone, a new one takes its place, and the queue is passed over for a while.
 
 Everything here happens on the link's thread.
 """
@@ -20,36 +20,40 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
 
-import pika
+from pika import BasicProperties
+from pika.channel import Channel
+from pika.spec import Basic
 
 from broker import logs
 from broker.link.consumers import Delivery
+from broker.link.publisher import Later
 
 log = logs.get(__name__)
 
-HOLD_SECS = 0.1  # how long a message that came too late to be wanted is kept
-EMPTY_SECS = 0.05  # how long a queue that was found empty is passed over, while others are not
-MANY = 4  # messages that are wanted, from which on subscribing costs less than asking for each
-DRY_SECS = 0.1  # until a queue that was subscribed to for many, and sends nothing, counts as empty
-ACK_SECS = 0.02  # until messages are acknowledged that need not be at once
-ANSWER_SECS = 2.5  # in two such times a queue answers; in one this process may have stood still itself
-SILENT_SECS = 60.0  # how long a queue that did not answer is passed over
+HOLD_SECS = 0.1  # a message that nobody wants any more is held this long
+EMPTY_SECS = 0.05  # an empty queue is passed over this long, while others are not empty
+MANY = 4  # from this number of wanted messages on, a subscription costs less than single requests
+DRY_SECS = 0.1  # a queue that was subscribed to for many messages counts as empty after this time without one
+ACK_SECS = 0.02  # acknowledgements that can wait are sent after this time
+ANSWER_SECS = 2.5  # a queue answers within two of these; in one, this process may have stood still itself
+SILENT_SECS = 60.0  # a queue that did not answer is passed over this long
 
 
 class Puller:
-    """Of one link. `handler` gets each message; it acknowledges them as those of any consumer."""
+    """Takes messages from several queues of a link."""
 
     def __init__(self, queues: Sequence[str], handler: Callable[[Delivery], None]) -> None:
+        """`handler` gets each message, and acknowledges it with `ack` or gives it back."""
         self._queues = queues
         self._handler = handler
         self._wanted = 0
-        self._free = 0  # so many of those wanted can be begun at once
-        self._channel: Any = None
+        self._free = 0  # how many of the wanted ones can be begun at once
+        self._channel: Channel | None = None
         self._connection = 0  # how often messages were taken through a new channel
-        self._later: Callable[[float, Callable[[], None]], Any] = lambda _secs, _function: None
-        self._reopen: Callable[[], None] = lambda: None
+        self._later: Later
+        self._reopen: Callable[[], None]
         self._asking = ""  # the queue that was asked and has not answered
         self._asked = 0  # how often a queue was asked
         self._silent: dict[str, float] = {}  # queue that did not answer → when it is asked again
@@ -60,39 +64,32 @@ class Puller:
         self._arrived_at = 0.0  # the last message
         self._held: deque[Delivery] = deque()  # arrived and not wanted yet
         self._unacknowledged: dict[int, None] = {}  # tags of what has arrived, in that order
-        self._acks: set[int] = set()  # of these, those that shall be acknowledged soon
+        self._acks: set[int] = set()  # those of them that are to be acknowledged soon
 
     def want(self, free: int, ahead: int = 0) -> None:
-        """So many messages are wanted from now on, not counting those that were handed over.
+        """Set how many messages are wanted, not counting those that were handed over.
 
-        `free` of them can be begun at once: for these, it waits. Some `ahead` of them are taken if they are there.
+        `free` of them can be begun at once, and are waited for. `ahead` more are taken when they are there.
         """
         self._free = free
         self._wanted = free + ahead
         self._work()
 
-    @property
-    def subscribed(self) -> bool:
-        """Whether all queues were found empty, and messages are handed over as they come."""
-        return bool(self._tags)
-
-    def attach(
-        self, channel: Any, later: Callable[[float, Callable[[], None]], Any], reopen: Callable[[], None]
-    ) -> None:
-        """Take messages through this channel from now on; `reopen` brings another one, should it be of no use."""
+    def attach(self, channel: Channel, later: Later, reopen: Callable[[], None]) -> None:
+        """Take messages through this channel from now on. `reopen` asks for another channel when this one is stuck."""
         self.lost()
         self._channel = channel
         self._connection += 1
         self._later = later
         self._reopen = reopen
-        channel.add_callback(lambda _frame: self._found_empty(channel), [pika.spec.Basic.GetEmpty], one_shot=False)
+        channel.add_callback(lambda _frame: self._found_empty(channel), [Basic.GetEmpty], one_shot=False)
         for queue, until in self._silent.items():
-            later(max(0.0, until - time.monotonic()), lambda queue=queue: self._ask_again(queue))  # type: ignore[misc]
+            later(max(0.0, until - time.monotonic()), partial(self._ask_again, queue))
         self._watch(channel, 0)
         self._work()
 
     def lost(self) -> None:
-        """The connection is gone, and what was not acknowledged comes again."""
+        """Forget the channel: its connection is gone, and what was not acknowledged comes again."""
         self._channel = None
         self._asking = ""
         self._rest.clear()
@@ -104,7 +101,7 @@ class Puller:
         self._acks.clear()
 
     def ack(self, delivery: Delivery, soon: bool = False) -> bool:
-        """The message is taken for good. False: its connection is gone, and it comes again, here or elsewhere.
+        """Take the message for good. False: its connection is gone, and the message comes again, here or elsewhere.
 
         With `soon` the broker is told a little later, together with others.
         """
@@ -120,15 +117,16 @@ class Puller:
         return True
 
     def give_back(self, delivery: Delivery) -> None:
-        """Somebody else shall have the message."""
+        """Put the message back into its queue, for another node."""
         if self._channel is not None and delivery.connection == self._connection:
             self._unacknowledged.pop(delivery.tag, None)
-            # Not `basic_reject`, which counts as an attempt on every version: it is no fault of the message. From RabbitMQ 4.3
-            # on `basic_nack` does not count, before it does.
+            # Not `basic_reject`, which counts as an attempt in every version of RabbitMQ. `basic_nack` does up to 4.2.
             self._channel.basic_nack(delivery.tag, requeue=True)
 
     def _acknowledge(self) -> None:
-        """Tell the broker of what was to be acknowledged soon: of all up to some message with one command."""
+        """Acknowledge what was to be acknowledged soon: all up to some message with one command."""
+        if self._channel is None:
+            return
         upto = 0
         for tag in self._unacknowledged:
             if tag not in self._acks:
@@ -176,12 +174,13 @@ class Puller:
         if not self._rest:
             self._round_ended()
             return
+        assert self._channel is not None
         self._asking = self._rest.popleft()
         self._channel.basic_get(self._asking, self._got)
         self._asked += 1
 
-    def _watch(self, channel: Any, before: int) -> None:
-        """Notice a queue that does not answer. What was taken and not acknowledged through its channel comes again."""
+    def _watch(self, channel: Channel, before: int) -> None:
+        """Notice a queue that does not answer. What its channel has not acknowledged comes again."""
         if self._channel is not channel:
             return
         if self._asking and self._asked == before:
@@ -199,7 +198,7 @@ class Puller:
             self._unsubscribe()
             self._work()
 
-    def _got(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
+    def _got(self, channel: Channel, method: Basic.GetOk, properties: BasicProperties, body: bytes) -> None:
         if channel is not self._channel:
             channel.basic_nack(method.delivery_tag, requeue=True)  # a queue that was silent has answered at last
             return
@@ -213,7 +212,7 @@ class Puller:
         elif self._wanted > 0:
             self._begin_round()  # a queue before this one may have got something meanwhile
 
-    def _found_empty(self, channel: Any) -> None:
+    def _found_empty(self, channel: Channel) -> None:
         if channel is not self._channel:
             return
         self._empty[self._asking] = time.monotonic()
@@ -234,11 +233,11 @@ class Puller:
     # Subscribed to one that has many, or, when all are empty, to all.
 
     def _take_many(self, queue: str) -> None:
-        def begun(_frame: Any) -> None:
+        def begun(_frame: object) -> None:
             self._arrived_at = time.monotonic()
             self._look_whether_dry(tag)
 
-        # What is on its way when a subscription ends counts as one more attempt, up to RabbitMQ 4.2: so not too soon.
+        # Up to RabbitMQ 4.2, what is on its way when a subscription ends counts as one more attempt: so not too soon.
         self._many = tag = self._consume(queue, self._wanted, begun)
 
     def _look_whether_dry(self, tag: str) -> None:
@@ -254,29 +253,35 @@ class Puller:
     def _end_many(self) -> None:
         tag, self._many = self._many, ""
         if tag:
-            self._channel.basic_cancel(tag, lambda _frame: None)
+            self._cancel(tag)
 
     def _subscribe(self, queue: str) -> None:
         self._acknowledge()
         self._tags[queue] = self._consume(queue, 1)
 
-    def _consume(self, queue: str, most: int, begun: Callable[[Any], None] | None = None) -> str:
-        """Subscribe to a queue for so many messages that are not acknowledged."""
+    def _consume(self, queue: str, most: int, begun: Callable[[object], None] | None = None) -> str:
+        """Subscribe to a queue, for at most `most` messages at a time that are not acknowledged; returns the tag."""
 
-        def deliver(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        def deliver(_channel: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
             self._arrived(queue, method, properties, body)
 
+        assert self._channel is not None
         self._channel.basic_qos(prefetch_count=most)  # for each subscription that follows
-        tag: str = self._channel.basic_consume(queue, deliver, callback=begun)
-        return tag
+        return self._channel.basic_consume(queue, deliver, callback=begun)
 
     def _unsubscribe(self) -> None:
         for tag in self._tags.values():
             # Sent before the acknowledgement of what took the last slot, so that no message follows it.
-            self._channel.basic_cancel(tag, lambda _frame: None)
+            self._cancel(tag)
         self._tags.clear()
 
-    def _arrived(self, queue: str, method: Any, properties: Any, body: bytes) -> None:
+    def _cancel(self, tag: str) -> None:
+        assert self._channel is not None
+        self._channel.basic_cancel(tag, lambda _frame: None)
+
+    def _arrived(
+        self, queue: str, method: Basic.Deliver | Basic.GetOk, properties: BasicProperties, body: bytes
+    ) -> None:
         headers = properties.headers or {}
         delivery = Delivery(body, queue, method.delivery_tag, self._connection, headers, method.redelivered)
         self._unacknowledged[delivery.tag] = None

@@ -1,4 +1,4 @@
-"""Commands packed one at a time, by whoever wants them done, and put together for the wire."""
+"""Packs commands one at a time, and puts many of them together as one message."""
 
 from __future__ import annotations
 

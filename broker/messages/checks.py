@@ -1,10 +1,9 @@
-"""What a field of a message may be. Each raises `ValueError`, `TypeError` or `InvalidKey` with what was received."""
+"""Checks fields of messages. Each raises `ValueError`, `TypeError` or `InvalidKey` with what was received."""
 
 from __future__ import annotations
 
 import math
 import re
-from typing import Any
 
 from broker import keys
 from broker.integers import MAX, bounded
@@ -19,47 +18,47 @@ def is_node_name(text: str) -> bool:
     return _NODE.fullmatch(text) is not None
 
 
-def node(value: Any) -> str:
+def node(value: object) -> str:
     """The name of a node."""
     if not isinstance(value, str) or not is_node_name(value):
         raise ValueError(f"{value!r:.60} is no name of a node")
     return value
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """Text that is not too long."""
     if not isinstance(value, str) or len(value) > _MAX_TEXT:
         raise TypeError(f"expected text, received {value!r:.60}")
     return value
 
 
-def number(value: Any) -> int:
+def number(value: object) -> int:
     """An integer from 0 to 2^63."""
     return bounded(value)
 
 
 def numbers(*values: int) -> None:
     """Integers, each from 0 to 2^63."""
-    if min(values) < 0 or max(values) > MAX:  # thousands of times a second, of integers already
+    if min(values) < 0 or max(values) > MAX:  # called thousands of times a second, with integers
         for value in values:
             bounded(value)
 
 
-def flag(value: Any) -> bool:
+def flag(value: object) -> bool:
     """True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"expected true or false, received {value!r:.60}")
     return value
 
 
-def share(value: Any) -> float:
-    """A number from 0 on; whoever sends 1 for 1.0 means no harm."""
-    if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
+def share(value: object) -> float:
+    """A number from 0 on; 1 counts as 1.0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         raise ValueError(f"expected a number from 0 on, received {value!r:.60}")
     return float(value)
 
 
-def items(value: Any) -> list[Any]:
+def items(value: object) -> list[object]:
     """An array."""
     if not isinstance(value, list):
         raise TypeError(f"expected an array, received {value!r:.60}")
@@ -67,19 +66,19 @@ def items(value: Any) -> list[Any]:
 
 
 def key(encoded: bytes) -> None:
-    """An encoded key that follows the rules."""
+    """An encoded key, which must follow the rules."""
     keys.check(keys.decode(encoded))
 
 
 def token(value: str) -> None:
-    """The name of a staged upload, which becomes part of a path."""
+    """The name of a staged upload or of a run, which becomes part of a path."""
     if _TOKEN.fullmatch(value) is None:
         raise ValueError(f"{value!r:.60} is no name of an upload")
 
 
-def chain(value: Any) -> None:
+def chain(value: object) -> None:
     """The epochs of a log: pairs of seq and id."""
     for pair in items(value):
-        seq, epoch = pair
+        seq, epoch = items(pair)
         number(seq)
         text(epoch)

@@ -3,48 +3,32 @@
 | message     | from → to            | queue                | carries                                            |
 | ----------- | -------------------- | -------------------- | -------------------------------------------------- |
 | `Commands`  | master → one node    | `pulzar.node.<id>`   | a batch of `Store` and `Delete` commands           |
-| `Replay`    | master → one node    | `pulzar.node.<id>`   | "send me your log again, from here"                |
-| `Announce`  | master → every node  | `pulzar.control`     | "send a heartbeat now"                             |
-| `Results`   | node → controller    | `pulzar.results`     | what became of commands, or a stretch of a replay  |
-| `Heartbeat` | node → controller    | `pulzar.heartbeats`  | who and where the node is, how it feels, its `seq` |
+| `Replay`    | master → one node    | `pulzar.node.<id>`   | a request for the log from a seq on                |
+| `Announce`  | master → every node  | `pulzar.control`     | a request for a heartbeat                          |
+| `Results`   | node → controller    | `pulzar.results`     | outcomes of commands, or a part of a replay        |
+| `Heartbeat` | node → controller    | `pulzar.heartbeats`  | identity, address and state of a node, its `seq`   |
 
-On the wire a message is one msgpack array `[PROTOCOL, code, field, …]`, fields in the order of the
-class. Named tuples rather than dataclasses, because msgpack packs a tuple as it stands and thousands
-of commands are built every second.
+On the wire a message is one msgpack array `[PROTOCOL, code, field, …]`, with the fields in the order of the class.
+Messages are named tuples: msgpack packs a tuple as it stands, and thousands of commands are built every second.
 
-Times are integers, milliseconds since the epoch, UTC. Keys are encoded keys (`broker.keys.encode`).
-Versions are 63-bit integers that rise with time (`master.store.versions`). Messages about runs of jobs are in `broker.messages.runs`.
+Times are integers, milliseconds since the epoch, UTC. Keys are encoded keys (`broker.keys.encode`). Versions are
+63-bit integers (`broker.messages.versions`). Messages about runs of jobs are in `broker.messages.runs`.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
-
 import msgpack
 
 from broker.errors import InvalidKey, MalformedMessage, UnknownProtocol, Unsendable
-from broker.integers import short as _short
-from broker.messages import checks, runs
-from broker.messages.store import (
-    DIGEST_BYTES,
-    Announce,
-    Commands,
-    Delete,
-    Heartbeat,
-    Kind,
-    Replay,
-    Result,
-    Results,
-    Status,
-    Store,
-)
+from broker.integers import short
+from broker.messages import checks, runs, store
+from broker.messages.store import Announce, Commands, Delete, Heartbeat, Kind, Replay, Result, Results, Store
 
 PROTOCOL = 1
 
-
 Message = Commands | Replay | Announce | Results | Heartbeat | runs.RunMessage
 
-CODES: dict[type[Any], int] = {
+CODES: dict[type[Message], int] = {
     Commands: 1,
     Replay: 2,
     Announce: 3,
@@ -58,16 +42,13 @@ CODES: dict[type[Any], int] = {
     runs.AskCatalog: 11,
     runs.Withdraw: 12,
 }
-_TYPES: dict[int, type[Any]] = {code: cls for cls, code in CODES.items()}
-
-M = TypeVar("M")
+_TYPES: dict[int, type[Message]] = {code: cls for cls, code in CODES.items()}
 
 
 def encode(message: Message) -> bytes:
     """The message as bytes for the wire; raises `Unsendable`."""
     if isinstance(message, Commands):
-        items: Any = [(item.kind, *item) for item in message.items]
-        fields: tuple[Any, ...] = (message.origin, items)
+        fields: tuple[object, ...] = (message.origin, [(item.kind, *item) for item in message.items])
     elif isinstance(message, runs.Reports):
         fields = runs.fields(message)
     else:
@@ -75,41 +56,32 @@ def encode(message: Message) -> bytes:
     return packed((PROTOCOL, CODES[type(message)], *fields))
 
 
-def packed(value: Any) -> bytes:
+def packed(value: object) -> bytes:
     """A value as msgpack; raises `Unsendable`."""
     try:
-        # Text that was made of bytes which are none is for people: it is shown as well as can be.
+        # Text made of bytes that are no UTF-8 is for people, and is shown as well as can be.
         body: bytes = msgpack.packb(value, use_bin_type=True, unicode_errors="backslashreplace")
     except (TypeError, ValueError, OverflowError) as error:
         raise Unsendable(f"a message can't be packed: {error}") from error
     return body
 
 
-def decode(body: bytes, expected: type[M]) -> M:
-    """The message in `body`, which must be an `expected`.
-
-    Raises `UnknownProtocol` for a message of another protocol version and `MalformedMessage` for
-    anything that is no such message.
-    """
-    message = decode_any(body)
-    if not isinstance(message, expected):
-        raise MalformedMessage(f"expected a {expected.__name__} message, received a {type(message).__name__}")
-    return message
-
-
 def decode_any(body: bytes) -> Message:
-    """The message in `body`, whichever it is; raises as `decode` does."""
+    """The message in `body`, whichever it is.
+
+    Raises `UnknownProtocol` for another version of the protocol, `MalformedMessage` for what is no message.
+    """
     try:
         fields = msgpack.unpackb(body, raw=False, strict_map_key=True)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise MalformedMessage(f"not a msgpack message of {len(body)} bytes: {error}") from error
     if not isinstance(fields, list) or len(fields) < 2:
-        raise MalformedMessage(f"expected an array [protocol, code, …], received {_short(fields)}")
+        raise MalformedMessage(f"expected an array [protocol, code, …], received {short(fields)}")
     if fields[0] != PROTOCOL:
-        raise UnknownProtocol(f"protocol {_short(fields[0])} is not known here; this is protocol {PROTOCOL}")
+        raise UnknownProtocol(f"protocol {short(fields[0])} is not known here; this is protocol {PROTOCOL}")
     cls = _TYPES.get(fields[1]) if isinstance(fields[1], int) else None
     if cls is None:
-        raise MalformedMessage(f"no message has the code {_short(fields[1])}")
+        raise MalformedMessage(f"no message has the code {short(fields[1])}")
     if len(fields) - 2 != len(cls._fields):
         raise MalformedMessage(f"{cls.__name__} has {len(cls._fields)} fields, received {len(fields) - 2}")
     try:
@@ -118,21 +90,21 @@ def decode_any(body: bytes) -> Message:
         raise MalformedMessage(f"bad {cls.__name__} message: {error}") from error
 
 
-def _build(cls: type[Any], fields: list[Any]) -> Message:
+def _build(cls: type[Message], fields: list[object]) -> Message:
     if cls is Commands:
         origin, raw = fields
         return Commands(checks.text(origin), [read_command(item) for item in checks.items(raw)])
     if cls is Results:
         node, origin, request, after, upto, end, last, raw = fields
         return Results(
-            checks.node(node),
-            checks.text(origin),
-            checks.text(request),
-            checks.number(after),
-            checks.number(upto),
-            checks.number(end),
-            checks.flag(last),
-            [_result(item) for item in checks.items(raw)],
+            node=checks.node(node),
+            origin=checks.text(origin),
+            request=checks.text(request),
+            after=checks.number(after),
+            upto=checks.number(upto),
+            end=checks.number(end),
+            last=checks.flag(last),
+            items=[_result(item) for item in checks.items(raw)],
         )
     if cls is Replay:
         return Replay(checks.text(fields[0]), checks.number(fields[1]))
@@ -155,34 +127,36 @@ _RESULTS = {
 }
 
 
-def read_command(fields: list[Any]) -> Store | Delete:
-    """A command from its fields, its kind first; raises `TypeError`, `ValueError` or `InvalidKey`."""
+def read_command(fields: object) -> Store | Delete:
+    """A command from the list of its fields, its kind first; raises `TypeError`, `ValueError` or `InvalidKey`."""
+    if not isinstance(fields, list):
+        raise TypeError(f"no command looks like {short(fields)}")
     types = tuple(map(type, fields[1:]))
     if fields[0] == Kind.PUT and types in _STORES:
-        store = Store._make(fields[1:])
-        checks.key(store.key)
-        checks.numbers(store.ticket, store.version, store.created, store.expires, store.size)
-        if store.staged:
-            checks.token(store.staged)
-        elif store.value is None or len(store.value) != store.size:
+        put = Store._make(fields[1:])
+        checks.key(put.key)
+        checks.numbers(put.ticket, put.version, put.created, put.expires, put.size)
+        if put.staged:
+            checks.token(put.staged)
+        elif put.value is None or len(put.value) != put.size:
             raise ValueError("a Store has neither a staged upload nor a value of its size")
-        if len(store.digest) != DIGEST_BYTES:
+        if len(put.digest) != store.DIGEST_BYTES:
             raise ValueError("a Store has a digest of another length")
-        return store
+        return put
     if fields[0] == Kind.DELETE and types == _DELETE:
         delete = Delete._make(fields[1:])
         checks.key(delete.key)
         checks.numbers(delete.ticket, delete.version)
         return delete
-    raise ValueError(f"no command looks like {_short(fields)}")
+    raise ValueError(f"no command looks like {short(fields)}")
 
 
-def _result(fields: list[Any]) -> Result:
-    if tuple(map(type, fields)) not in _RESULTS:
-        raise TypeError(f"no result looks like {_short(fields)}")
+def _result(fields: object) -> Result:
+    if not isinstance(fields, list) or tuple(map(type, fields)) not in _RESULTS:
+        raise TypeError(f"no result looks like {short(fields)}")
     result = Result._make(fields)
     checks.numbers(result.ticket, result.seq, result.version, result.created, result.expires, result.size)
-    Status(result.status)
+    store.Status(result.status)
     if Kind(result.kind) is Kind.EPOCH:
         checks.chain(msgpack.unpackb(result.value or b""))
     else:
@@ -194,19 +168,13 @@ def _heartbeat(beat: Heartbeat) -> Heartbeat:
     checks.node(beat.node)
     for text in (beat.url, beat.version, beat.epoch, beat.catalog):
         checks.text(text)
-    for number in (
-        beat.at,
-        beat.epoch_seq,
-        beat.seq,
-        beat.disk_total,
-        beat.disk_free,
-        beat.keys,
-        beat.slots,
-    ):
+    for number in (beat.at, beat.epoch_seq, beat.seq, beat.disk_total, beat.disk_free, beat.keys, beat.slots):
         checks.number(number)
-    for run, job, attempt in checks.items(beat.running):
+    for entry in checks.items(beat.running):
+        run, job, attempt = checks.items(entry)
         checks.text(run)
-        checks.numbers(job, attempt)
+        checks.number(job)
+        checks.number(attempt)
     checks.flag(beat.full)
     checks.share(beat.load)
     checks.share(beat.memory)

@@ -14,19 +14,20 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, NoReturn
 
 import msgpack
 
 from broker import integers, keys
+from broker.clock import DAY_SECS
 from broker.errors import InvalidKey, MalformedMessage
-from broker.integers import short as _short
+from broker.integers import short
 from broker.messages import checks
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32  # of lists and objects in each other
 MAX_ATTEMPTS = 100
-MAX_SECS = 30 * 86_400
+MAX_SECS = 30 * DAY_SECS
 MAX_TOKEN = 200  # characters
 PRIORITIES = ("high", "normal", "low")
 SEAL = "pulzar-seal"  # the header with the seal
@@ -39,7 +40,7 @@ _FIELDS = ("job", "arguments", "options", "data", "id", "attempt")
 
 
 class Options(NamedTuple):
-    """How a job shall run; 0 and "" where nothing was said."""
+    """How a job is to run; 0 and "" stand for what was not given."""
 
     timeout: float = 0  # s
     attempts: int = 0
@@ -56,7 +57,7 @@ class Order(NamedTuple):
     """A job to run."""
 
     job: str  # folder/script
-    arguments: dict[str, Any]
+    arguments: dict[str, object]
     options: Options = Options()
     data: str = ""  # the key it works on
     id: int = 0  # in the master's ledger; 0 when it was published by hand
@@ -68,7 +69,7 @@ def check_path(text: object) -> str:
     parts = text.removesuffix(".py").split("/") if isinstance(text, str) else []
     if len(parts) != 2 or not all(map(_NAME.fullmatch, parts)):
         raise MalformedMessage(
-            f"job = {_short(text)} is no job; give folder/script, each of letters, digits, _ and -, up to 64, "
+            f"job = {short(text)} is no job; give folder/script, each of letters, digits, _ and -, up to 64, "
             "beginning with a letter or digit"
         )
     return "/".join(parts)
@@ -77,10 +78,10 @@ def check_path(text: object) -> str:
 def read_options(given: object) -> Options:
     """The options in a JSON object; raises `MalformedMessage`."""
     if not isinstance(given, dict):
-        raise MalformedMessage(f"options = {_short(given)} is no object")
+        raise MalformedMessage(f"options = {short(given)} is no object")
     unknown = [name for name in given if name not in Options._fields]
     if unknown:
-        raise MalformedMessage(f"there is no option {_short(unknown[0])}; there are {', '.join(Options._fields)}")
+        raise MalformedMessage(f"there is no option {short(unknown[0])}; there are {', '.join(Options._fields)}")
     options = Options(**given)
     _seconds("timeout", options.timeout)
     _seconds("retry_delay", options.retry_delay)
@@ -88,21 +89,21 @@ def read_options(given: object) -> Options:
     _integer("memory_mb", options.memory_mb, 1 << 24)
     _integer("overlap", options.overlap, 1)
     if options.priority not in PRIORITIES:
-        raise MalformedMessage(f"priority = {_short(options.priority)} is none of {', '.join(PRIORITIES)}")
+        raise MalformedMessage(f"priority = {short(options.priority)} is none of {', '.join(PRIORITIES)}")
     if options.node != "" and not (isinstance(options.node, str) and checks.is_node_name(options.node)):
-        raise MalformedMessage(f"node = {_short(options.node)} is no name of a node")
+        raise MalformedMessage(f"node = {short(options.node)} is no name of a node")
     if not isinstance(options.unique, str) or len(options.unique) > MAX_TOKEN:
-        raise MalformedMessage(f"unique = {_short(options.unique)} is no text of up to {MAX_TOKEN} characters")
+        raise MalformedMessage(f"unique = {short(options.unique)} is no text of up to {MAX_TOKEN} characters")
     words = options.argv
     if not isinstance(words, list | tuple) or not all(isinstance(word, str) and "\0" not in word for word in words):
-        raise MalformedMessage(f'argv = {_short(words)} is no list of texts like ["--count", "5"]')
+        raise MalformedMessage(f'argv = {short(words)} is no list of texts like ["--count", "5"]')
     return options._replace(argv=tuple(words))
 
 
-def read_arguments(given: object) -> tuple[dict[str, Any], str]:
+def read_arguments(given: object) -> tuple[dict[str, object], str]:
     """The arguments of a job, without the key it works on, and that key ("": none); raises `MalformedMessage`."""
     if not isinstance(given, dict):
-        raise MalformedMessage(f'arguments = {_short(given)} is no object like {{"number": 5}}')
+        raise MalformedMessage(f'arguments = {short(given)} is no object like {{"number": 5}}')
     _plain(given, MAX_DEPTH)
     arguments = dict(given)
     data = arguments.pop(DATA, "")
@@ -110,11 +111,11 @@ def read_arguments(given: object) -> tuple[dict[str, Any], str]:
 
 
 def seal(secret: bytes, body: bytes) -> dict[str, str]:
-    """The headers that say that the master made this message: an HMAC of its body."""
+    """The headers that prove that the master made this message: an HMAC of its body."""
     return {SEAL: hmac.digest(secret, b"job\n" + body, "sha256").hex()}
 
 
-def is_sealed(secret: bytes, body: bytes, headers: Mapping[str, Any]) -> bool:
+def is_sealed(secret: bytes, body: bytes, headers: Mapping[str, object]) -> bool:
     """Whether the master of this cluster made this message."""
     return hmac.compare_digest(str(headers.get(SEAL, "")).encode(), seal(secret, body)[SEAL].encode())
 
@@ -124,11 +125,11 @@ def read(body: bytes, sealed: bool = False) -> Order:
     fields = _unpack(body)
     if not isinstance(fields, dict):
         raise MalformedMessage(
-            f'a job is an object like {{"job": "folder/script", "arguments": {{}}}}, received {_short(fields)}'
+            f'a job is an object like {{"job": "folder/script", "arguments": {{}}}}, received {short(fields)}'
         )
     unknown = [name for name in fields if name not in _FIELDS]
     if unknown:
-        raise MalformedMessage(f"a job has no field {_short(unknown[0])}; it has {', '.join(_FIELDS[:3])}")
+        raise MalformedMessage(f"a job has no field {short(unknown[0])}; it has {', '.join(_FIELDS[:3])}")
     path = check_path(fields.get("job"))
     arguments, data = read_arguments(fields.get("arguments", {}))
     options = read_options(fields.get("options", {}))
@@ -160,7 +161,12 @@ def check_sendable(order: Order) -> None:
 
 def write(order: Order) -> bytes:
     """The message for a job, which `read` reads."""
-    fields: dict[str, Any] = {"job": order.job, "arguments": order.arguments, "id": order.id, "attempt": order.attempt}
+    fields: dict[str, object] = {
+        "job": order.job,
+        "arguments": order.arguments,
+        "id": order.id,
+        "attempt": order.attempt,
+    }
     if order.data:
         fields["data"] = order.data
     given = {name: value for name, value in order.options._asdict().items() if value not in (0, "", "normal", ())}
@@ -170,14 +176,14 @@ def write(order: Order) -> bytes:
     return packed
 
 
-def _unpack(body: bytes) -> Any:
+def _unpack(body: bytes) -> object:
     if len(body) > MAX_BYTES:
         raise MalformedMessage(f"the job has {len(body)} bytes, and {MAX_BYTES} is the limit; {_ADVICE}")
     if body.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         raise MalformedMessage("the job begins with a byte order mark; send UTF-8 without one")
     try:
         if body.lstrip()[:1] in (b"{", b"[", b'"'):
-            return json.loads(body.decode(), parse_constant=_no_constant)  # bytes might be UTF-16, too
+            return json.loads(body.decode(), parse_constant=no_constant)  # bytes might be UTF-16, too
         return msgpack.unpackb(body, strict_map_key=True)
     except RecursionError:
         raise MalformedMessage("the job has lists or objects too deep in each other") from None
@@ -185,7 +191,8 @@ def _unpack(body: bytes) -> Any:
         raise MalformedMessage(f"the job is neither JSON nor msgpack: {error}; it begins with {body[:40]!r}") from error
 
 
-def _no_constant(name: str) -> Any:
+def no_constant(name: str) -> NoReturn:
+    """Refuse NaN and the infinities, as `parse_constant` of `json.loads`: Python reads them, JSON has none."""
     raise ValueError(f"{name} is no JSON")
 
 
@@ -196,7 +203,7 @@ def _plain(value: object, depth: int) -> None:
     if isinstance(value, dict):
         for name, item in value.items():
             if not isinstance(name, str):
-                raise MalformedMessage(f"the arguments have the name {_short(name)}, which is no text")
+                raise MalformedMessage(f"the arguments have the name {short(name)}, which is no text")
             _plain(item, depth - 1)
     elif isinstance(value, list):
         for item in value:
@@ -204,7 +211,7 @@ def _plain(value: object, depth: int) -> None:
     elif isinstance(value, float) and not math.isfinite(value):
         raise MalformedMessage(f"the arguments have the number {value}, which JSON has not")
     elif not (value is None or isinstance(value, str | int | float)):
-        raise MalformedMessage(f"the arguments have {_short(value)}, which JSON has not")
+        raise MalformedMessage(f"the arguments have {short(value)}, which JSON has not")
 
 
 def _key(given: object) -> str:
@@ -215,12 +222,12 @@ def _key(given: object) -> str:
             return keys.check(given)
         raise InvalidKey("a key is a text")
     except InvalidKey as error:
-        raise MalformedMessage(f"{DATA} = {_short(given)} is no key: {error}") from error
+        raise MalformedMessage(f"{DATA} = {short(given)} is no key: {error}") from error
 
 
 def _seconds(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_SECS:
-        raise MalformedMessage(f"{name} = {_short(value)} is no number of seconds from 0 to {MAX_SECS}")
+        raise MalformedMessage(f"{name} = {short(value)} is no number of seconds from 0 to {MAX_SECS}")
 
 
 def _integer(name: str, value: object, most: int) -> None:

@@ -154,7 +154,7 @@ def _item(raw: Any) -> Claimed | Finished | Returned:
         _run(run),
         checks.number(job),
         checks.number(attempt),
-        RunState(state),
+        RunState(checks.number(state)),
         checks.text(reason),
         checks.number(started),
         checks.number(ended),

@@ -1,4 +1,4 @@
-"""Messages about values and nodes. `broker.messages.codec.codec` says how they travel."""
+"""Messages about values and nodes; `broker.messages.codec` has a table of them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import msgpack
 
 DIGEST_BYTES = 32
 
+Outcome = tuple[int, int, str]  # ticket, status and reason: what the request that waits for a command is told
+
 
 class Kind(IntEnum):
-    """What a log record, a command or a result is about."""
+    """The kind of a log record, a command or a result."""
 
     PUT = 1  # a value
     DELETE = 2  # a tombstone: every version of the key up to and including this one is gone
@@ -20,7 +22,7 @@ class Kind(IntEnum):
 
 
 class Status(IntEnum):
-    """What became of one command."""
+    """The outcome of one command."""
 
     DONE = 0  # durable on the node (again, if it was delivered twice)
     STALE = 1  # the node already holds a newer version of the key; nothing was written
@@ -37,9 +39,9 @@ class Epoch(NamedTuple):
 
 
 class Store(NamedTuple):
-    """Keep a value. It travels in `value`, or waits on the node as the staged upload `staged`."""
+    """Store a value. It is in `value`, or on the node as the staged upload `staged`."""
 
-    ticket: int  # names the command to its sender, 0 when nobody waits
+    ticket: int  # names the command to its sender; 0: nobody waits
     key: bytes
     version: int
     created: int
@@ -79,27 +81,27 @@ class Delete(NamedTuple):
 
 
 class Commands(NamedTuple):
-    """A batch for one node. `origin` names the process whose requests wait for it, "" for none."""
+    """A batch for one node. `origin` names the process whose requests wait for it; "": none."""
 
     origin: str
     items: list[Store | Delete]
 
 
 class Replay(NamedTuple):
-    """Send again, as `Results`, all that is alive of what was logged after `after`."""
+    """Ask for `Results` with all live records of the log after the seq `after`."""
 
-    request: str  # repeated in every `Results` that answers
+    request: str  # repeated in every `Results` of this replay
     after: int
 
 
 class Announce(NamedTuple):
-    """Send a heartbeat now."""
+    """Ask for a heartbeat."""
 
     reason: str
 
 
 class Result(NamedTuple):
-    """What became of one command, or one record of a replay (`ticket` 0)."""
+    """The outcome of one command, or one record of a replay (`ticket` 0)."""
 
     ticket: int
     status: Status
@@ -113,7 +115,7 @@ class Result(NamedTuple):
     content_type: str  # and Content-Encoding, see `broker.http.content_types`
     digest: bytes
     size: int
-    value: bytes | None  # the value itself when it is small enough to be kept beside the entry
+    value: bytes | None  # the value when it is small enough for the index
 
     @classmethod
     def of_epochs(cls, epochs: Sequence[Epoch]) -> Self:
@@ -128,27 +130,27 @@ class Result(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Everything that is alive of the node's log after `after`, up to and including `upto`."""
+    """All live records of a node's log after the seq `after`, up to and including `upto`."""
 
     node: str
     origin: str
-    request: str  # of the replay this is part of, "" when it is not
+    request: str  # of the replay that this is a part of; "": of none
     after: int
     upto: int
     end: int  # seq of the newest record in the node's log
-    last: bool  # of a replay: no more comes unless it is asked for; the replay is over when `upto` reached `end`
+    last: bool  # of a replay: the next part must be asked for; the replay is over when `upto` has reached `end`
     items: list[Result]
 
 
 class Heartbeat(NamedTuple):
-    """A node says who it is and how it feels."""
+    """The identity and state of a node."""
 
     node: str
     url: str  # http://host:port that clients reach it at
     at: int  # the node's clock
     version: str  # of the software
     epoch: str  # random, made when the agent started
-    epoch_seq: int  # seq of that epoch's record: all after it was written by this process
+    epoch_seq: int  # seq of that epoch's record; this process has written all records after it
     seq: int  # of the newest record
     disk_total: int  # bytes, of the data directory's filesystem, without what it reserves for root
     disk_free: int  # bytes

@@ -1,24 +1,20 @@
-"""What some HTTP clients get wrong, by their User-Agent; docs/clients.md has the table, tests/clients tries it."""
+"""Faults of some HTTP clients, by their User-Agent; docs/clients.md has the table, tests/clients tries it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from broker.http.environ import Environ
 
-# They answer a redirect while they send a stream with another mixture of its bytes, of the right length: seen of axios 1.21.1
-# and got 14.6.6.
+# When redirected while they send a stream, they send other bytes of the right length: seen of axios 1.21.1, got 14.6.6.
 _SEND_ONCE = ("axios/", "got ")
-# Waits for ever for an answer that has a body, when no "100 Continue" came before: seen of Java 17.
+# It waits for ever for a response with a body when no "100 Continue" came before: seen of Java 17.
 _WANT_CONTINUE = "Java-http-client/"
 
 
-def sends_once(environ: Mapping[str, Any]) -> bool:
-    """Whether a client may store something else when it is sent elsewhere while it sends."""
-    agent: str = environ.get("HTTP_USER_AGENT", "")
-    return agent.startswith(_SEND_ONCE)
+def sends_once(environ: Environ) -> bool:
+    """Whether a client may send wrong bytes when it is redirected while it sends."""
+    return environ.get("HTTP_USER_AGENT", "").startswith(_SEND_ONCE)
 
 
-def wants_continue(environ: Mapping[str, Any]) -> bool:
-    """Whether a client that sent `Expect: 100-continue` must get 100 before any answer."""
-    agent: str = environ.get("HTTP_USER_AGENT", "")
-    return agent.startswith(_WANT_CONTINUE)
+def wants_continue(environ: Environ) -> bool:
+    """Whether a client that sent `Expect: 100-continue` must get 100 before any response."""
+    return environ.get("HTTP_USER_AGENT", "").startswith(_WANT_CONTINUE)

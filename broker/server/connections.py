@@ -1,4 +1,8 @@
-"""The connections of this process, below the web server: for what that can't do with them."""
+"""The connections of this process, below the web server: found, watched by the kernel, and broken.
+
+Granian gives no access to its sockets. Assumed of Granian 2.8, and held by tests/unit/test_granian.py: a worker listens
+and accepts in its own process, and calls a client by the address and port of its socket.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +19,16 @@ from broker import logs
 log = logs.get(__name__)
 
 _SOCKETS = Path("/proc/self/fd")
-_LISTENING_SECS = 30.0  # a web server listens within this time
+_LISTENING_SECS = 30.0  # the web server listens within this time
 _PAUSE_SECS = 0.05
-_KEEP_ALIVE_SECS = 60  # a client that says nothing is asked whether it is there
+_KEEP_ALIVE_SECS = 60  # a silent client is probed after this time
 _PROBES = 4
 
 
 def find(client: str) -> socket.socket | None:
-    """The connection of this process from a client, its address and port as the web server tells them; None in doubt.
+    """The connection from a client, named `address:port` as the web server does; None in doubt.
 
-    It is another descriptor of the same connection, which whoever asks has to close.
+    It is another descriptor of the same connection. The caller closes it.
     """
     address, _, port = client.rpartition(":")
     for connection in _connections():
@@ -36,10 +40,9 @@ def find(client: str) -> socket.socket | None:
 
 
 def guard(port: int, silence: float) -> None:
-    """Have the kernel look after the connections that come in at a port, as soon as this process listens there.
+    """Let the kernel watch the connections to a port, as soon as this process listens there.
 
-    It ends those whose client's machine is gone, and those whose client takes nothing of what was sent to it
-    for `silence` seconds.
+    The kernel ends those whose client's machine is gone, and those whose client takes nothing for `silence` seconds.
     """
     threading.Thread(target=_guard, args=(port, silence), name="guard", daemon=True).start()
 
@@ -55,7 +58,7 @@ def _guard(port: int, silence: float) -> None:
                     or listener.getsockname()[1] != port
                 ):
                     continue
-                # What is set here counts for every connection that is accepted.
+                # Every connection that is accepted inherits these options.
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEP_ALIVE_SECS)
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEP_ALIVE_SECS // _PROBES)
@@ -69,7 +72,7 @@ def _guard(port: int, silence: float) -> None:
 
 
 def _connections() -> Iterator[socket.socket]:
-    """Each socket of this process, by a descriptor of its own that is closed afterwards."""
+    """Each socket of this process, as another descriptor that is closed afterwards."""
     for name in os.listdir(_SOCKETS) if _SOCKETS.is_dir() else ():
         with suppress(OSError):  # closed since it was listed
             if not os.readlink(_SOCKETS / name).startswith("socket:"):
@@ -82,11 +85,11 @@ def _connections() -> Iterator[socket.socket]:
 
 
 def _plain(address: str) -> str:
-    """An IPv4 address that came in through an IPv6 socket, as IPv4."""
+    """The IPv4 address of a client that came to an IPv6 socket; other addresses unchanged."""
     return address.removeprefix("::ffff:")
 
 
 def cut(connection: socket.socket) -> None:
-    """Break a connection that `find` gave, and close the descriptor."""
+    """Break a connection that `find` returned, and close the descriptor."""
     with connection, suppress(OSError):  # it is broken already
         connection.shutdown(socket.SHUT_RDWR)

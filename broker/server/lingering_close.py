@@ -1,7 +1,10 @@
-"""The end of a request whose body nobody wanted: its connection is closed in stages.
+"""Closes a connection in stages, after a request whose body nobody wanted.
 
-Who closes a connection on which bytes are still coming in resets it, and a client that is sending then never sees
-its answer. So the answer is sent at once; then what comes is read and dropped, for a while.
+Closing a connection while bytes come in resets it, and a client that is sending never sees the response. So the
+response is sent at once, and then what comes is read and dropped, for a while.
+
+Assumed of Granian 2.8: it sends a response while the body still comes in, and closes the connection when the
+application returns without having read all of the body.
 """
 
 from __future__ import annotations
@@ -21,45 +24,43 @@ from broker.server.request import Request
 
 WHOLE_SECS = 30.0
 IDLE_SECS = 5.0  # without a byte
-_OPEN_SECS = 0.25  # before the client is told that nothing more will be sent
-_ANSWER_SECS = 0.1  # until an answer is surely written; reading before that would ask a waiting client for its body
-SHORT_BYTES = 256 * 1024  # a body that is read to its end, so that the connection stays of use
+_OPEN_SECS = 0.25  # until the connection is closed for sending
+_RESPONSE_SECS = 0.1  # until a response is surely written; reading earlier would ask a waiting client for its body
+SHORT_BYTES = 256 * 1024  # a body of this length is read to its end, so that the connection can be used again
 
 _finder = ThreadPoolExecutor(1, "linger")
 
 
-async def headers(incoming: Request, patience: ClientTimeouts) -> list[Header]:
-    """What an answer says of its connection when the body was not read, or could not be; to be called before it is given."""
-    if incoming.unread and "HTTP_EXPECT" in incoming.environ and not incoming.waits:
-        with (
-            suppress(Refused),
-            patience.wait(IDLE_SECS),
-        ):  # who must be asked first is: the beginning is read and dropped
-            await incoming.chunk()
-    return [responses.CLOSE] if incoming.spoiled or (incoming.unread and not _stays(incoming)) else []
+async def headers(request: Request, timeouts: ClientTimeouts) -> list[Header]:
+    """The headers of a response about its connection, when the body was not read; called before it is sent."""
+    if request.unread and "HTTP_EXPECT" in request.environ and not request.waits:
+        # Such a client must be asked for its body: the beginning is read and dropped, and `spoiled` tells what failed.
+        with suppress(Refused), timeouts.wait(IDLE_SECS):
+            await request.chunk()
+    return [responses.CLOSE] if request.spoiled or (request.unread and not _stays(request)) else []
 
 
-def _stays(incoming: Request) -> bool:
-    """Whether the connection is of use afterwards: what is left is short, and on its way."""
-    length = incoming.environ.get("CONTENT_LENGTH", "")
-    told = "HTTP_TRANSFER_ENCODING" not in incoming.environ and "HTTP_EXPECT" not in incoming.environ
+def _stays(request: Request) -> bool:
+    """Whether the connection can be used again: the rest of the body is short, and on its way."""
+    length = request.environ.get("CONTENT_LENGTH", "")
+    told = "HTTP_TRANSFER_ENCODING" not in request.environ and "HTTP_EXPECT" not in request.environ
     return told and len(length) < 10 and int(length or 0) <= SHORT_BYTES
 
 
-async def linger(incoming: Request, patience: ClientTimeouts) -> None:
-    """Read and drop what is left of the body; to be called when the answer was given to the server."""
-    if incoming.waits:
-        await asyncio.sleep(_ANSWER_SECS)
+async def linger(request: Request, timeouts: ClientTimeouts) -> None:
+    """Read and drop the rest of the body; called when the server has the response."""
+    if request.waits:
+        await asyncio.sleep(_RESPONSE_SECS)
     closing = None
-    if not _stays(incoming):
+    if not _stays(request):
         closing = asyncio.get_running_loop().call_later(
-            _OPEN_SECS, lambda: _finder.submit(_finish_sending, incoming.client)
+            _OPEN_SECS, lambda: _finder.submit(_finish_sending, request.client)
         )
     until = time.monotonic() + WHOLE_SECS
     try:
-        while incoming.unread and (left := until - time.monotonic()) > 0:
-            with patience.wait(min(IDLE_SECS, left)):
-                await incoming.chunk()
+        while request.unread and (left := until - time.monotonic()) > 0:
+            with timeouts.wait(min(IDLE_SECS, left)):
+                await request.chunk()
     except Refused:
         return  # the client has gone, or sends nothing: the server closes the connection
     finally:

@@ -1,16 +1,16 @@
-"""What a request's headers must be before anything is done with it: how they are named, its host, and how its body comes.
+"""Checks the headers of every request before anything is done: names, host, and the framing of the body.
 
-`check` looks at every request; what it refuses stores nothing and changes nothing.
+A request that `check` refuses stores nothing and changes nothing.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
 
 from broker.http import request_fields
+from broker.http.environ import Environ
 from broker.refusals import BadRequest, LengthRequired, NotSupported
 
 # A name, an IPv4 address, or an IPv6 address in brackets; a port may follow. Never a comma: that means two of them.
@@ -18,16 +18,16 @@ _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[\w.~!$&'()*+;=%-]*)(?::\d{0,5})?", r
 _WHOLE = re.compile(r"bytes[ \t]+0-(\d{1,19})/(\d{1,19})", re.ASCII | re.IGNORECASE)
 
 
-# In the environment: headers that were sent and can't be seen, and one that may have been meant for another.
+# Names in the environment: headers that were sent and can't be seen, and a header that may have been meant for another.
 HIDDEN, AMBIGUOUS = "pulzar.hidden", "pulzar.ambiguous"
 _DECIDING = ("authorization", "expect", "host", "range", "transfer-encoding", "x-checksum-sha256", "x-pulzar-signature")
 
 
 @lru_cache(maxsize=1024)
 def variable(name: str) -> str:
-    """How WSGI names a header; "" for one that counts as not sent.
+    """The name of a header in WSGI; "" for one that is ignored.
 
-    A name with "_" would be taken for the one with "-", which something between client and server may have looked at.
+    WSGI takes a name with "_" for the one with "-". A proxy may have looked at the other one.
     """
     if "_" in name:
         return ""
@@ -35,8 +35,8 @@ def variable(name: str) -> str:
     return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
 
 
-def add_headers(environ: dict[str, Any], headers: Iterable[tuple[str, str]]) -> None:
-    """Put a request's headers into its WSGI environment; those of one name as a list."""
+def add_headers(environ: dict[str, str], headers: Iterable[tuple[str, str]]) -> None:
+    """Put the headers of a request into its environment; those of one name as a list."""
     for name, value in headers:
         if key := variable(name):
             environ[key] = f"{environ[key]},{value}" if key in environ else value
@@ -45,9 +45,9 @@ def add_headers(environ: dict[str, Any], headers: Iterable[tuple[str, str]]) -> 
 
 
 def hidden(names: Iterable[str], seen: Iterable[tuple[str, str]]) -> str:
-    """Those of a request's headers that decide something, and that a web server has left out of those it shows.
+    """Headers that decide something and that the web server has left out of `seen`, with commas between them.
 
-    Granian's RSGI does so with values that are no visible ASCII: a condition would be none.
+    Granian's RSGI leaves out values that are not visible ASCII. A condition would then be ignored.
     """
     shown = {name for name, _ in seen}
     return ", ".join(name for name in names if name not in shown and _decides(name))
@@ -57,8 +57,8 @@ def _decides(name: str) -> bool:
     return name.startswith(("if-", "content-")) or name in _DECIDING
 
 
-def check(environ: Mapping[str, Any]) -> None:
-    """Raises `BadRequest`, `LengthRequired` or `NotSupported` for a request that is not to be answered in any other way."""
+def check(environ: Environ) -> None:
+    """Raises `BadRequest`, `LengthRequired` or `NotSupported` for a request that must not be handled."""
     if HIDDEN in environ:
         raise BadRequest(f"{environ[HIDDEN]}: only visible ASCII may stand in this header; nothing was done")
     if AMBIGUOUS in environ and not request_fields.has_body(environ):
@@ -79,11 +79,11 @@ def check(environ: Mapping[str, Any]) -> None:
 
 @lru_cache(maxsize=256)
 def _check_host(given: str) -> None:
-    check_host(given.split(","))  # what is refused is not remembered
+    check_host(given.split(","))  # an error is not cached
 
 
 def check_host(values: Iterable[str]) -> None:
-    """Raises `BadRequest` unless the Host headers of a request are at most one, and that names a host (RFC 9112, 3.2)."""
+    """Raises `BadRequest` unless there is at most one Host header, and it names a host (RFC 9112, section 3.2)."""
     hosts = list(values)
     if len(hosts) > 1:
         raise BadRequest(f"{len(hosts)} hosts were received in Host; give one, as host or host:port")
@@ -102,9 +102,9 @@ def _check_transfer(given: str) -> None:
 
 def _check_range(given: str, length: int | None) -> None:
     match = _WHOLE.fullmatch(given.strip(" \t"))
-    # What curl -C - says of a file that it sends from the beginning is the whole.
+    # `curl -C -` sends the range of the whole file when it sends a file from the beginning.
     if match is None or length is None or not int(match[1]) + 1 == int(match[2]) == length:
         raise BadRequest(
-            f"Content-Range {given[:80]!r} was received: this is a part of a value, and only a whole one can be stored; "
-            f"nothing was stored. Send all of it, without Content-Range"
+            f"Content-Range {given[:80]!r} was received: this is a part of a value, and only a whole one can be "
+            "stored; nothing was stored. Send all of it, without Content-Range"
         )

@@ -11,7 +11,8 @@ class Clean(Job):
     """Deletes nothing unless it is told to."""
 
     def execute(self) -> dict[str, object]:
-        """Description: Deletes the keys that begin with a prefix and are older than some days; only tells which unless "delete" is true.
+        """Description: Deletes the keys that begin with a prefix and are older than some days.
+        Without "delete": true it only tells which.
         Arguments: {"prefix": "str", "days": "float", "delete": "bool"}
         Category: keys
         Author: Pulzar

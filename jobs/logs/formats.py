@@ -4,7 +4,8 @@ import re
 from typing import NamedTuple
 
 _COMMON = re.compile(
-    r'(?P<host>\S+) \S+ \S+ \[(?P<time>[^\]]+)\] "(?P<method>[A-Z]+) (?P<target>\S+)[^"]*" (?P<status>\d{3}) (?P<size>\d+|-)'
+    r'(?P<host>\S+) \S+ \S+ \[(?P<time>[^\]]+)\] "(?P<method>[A-Z]+) (?P<target>\S+)[^"]*"'
+    r" (?P<status>\d{3}) (?P<size>\d+|-)"
 )
 
 

@@ -16,7 +16,8 @@ class Compress(Job):
     """Shows a subprocess: what it writes to standard error stands in the log, and it ends when the job is cancelled."""
 
     def execute(self) -> dict[str, object]:
-        """Description: Compresses a stored value (pulzar_data) and stores the result beside it, as key.gz, key.bz2 or key.xz.
+        """Description: Compresses a stored value (pulzar_data) and stores the result beside it.
+        It is called key.gz, key.bz2 or key.xz.
         Arguments: {"program": "str", "store": "bool"}
         Category: system
         Author: Pulzar

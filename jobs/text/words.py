@@ -13,7 +13,8 @@ class Words(Job):
     """Launch it with `"pulzar_data": "<key>"`: it then runs on a node that has that key."""
 
     def execute(self) -> dict[str, object]:
-        """Description: Counts lines, words and characters of a stored text (pulzar_data) and finds the most frequent words.
+        """Description: Counts lines, words and characters of a stored text (pulzar_data).
+        Finds the most frequent words.
         Arguments: {"top": "int", "result": "str"}
         Category: text
         Author: Pulzar

@@ -1,7 +1,7 @@
 """The master's view of its nodes, from their last heartbeats.
 
-The index says when each came by the wall clock, which somebody may set. So how long ago that was is told by the
-monotonic clock, from the look at the index that found it new.
+The index says when each heartbeat came by the wall clock, which somebody may set. So the age of a heartbeat is measured
+by the monotonic clock, from the look at the index that found it new.
 """
 
 from __future__ import annotations
@@ -11,19 +11,27 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from broker.clock import now_ms
 from broker.refusals import NotFound, Refused, Unavailable
 from master.cluster.placement import Candidate, Placement
-from master.index.index import Index, Node, now_ms
+from master.index.index import Index, Node
 
 _FRESH_SECS = 0.25
 _SOON_SECS = 0.005
 MISSED_HEARTBEATS = 3
 DOUBT_SECS = 15.0  # other nodes come before one that could not be reached
 RECOVERY_SECS = 10.0  # after RabbitMQ was away, until every node has connected again
+_AS_TOLD = ("disk_total", "disk_free", "full", "keys", "seq", "slots", "running")  # fields of a heartbeat
+
+Row = dict[str, Any]  # a node as `/admin/network` shows it
 
 
 class Nodes:
-    """Of one web worker; reads the index again when what it knows is older than a quarter of a second."""
+    """The nodes of the cluster, as one web worker sees them, and the choice among them.
+
+    Reads the index again when what it knows is older than a quarter of a second. `heartbeat_secs` is the time between
+    two heartbeats of a node.
+    """
 
     def __init__(self, index: Index, heartbeat_secs: float) -> None:
         self._index = index
@@ -34,16 +42,16 @@ class Nodes:
         self._heard_at: dict[str, float] = {}  # by the monotonic clock
         self._candidates: list[Candidate] = []
         self._doubted: dict[str, float] = {}  # node → until when, by the monotonic clock
-        self._restoring: list[str] | None = None
+        self._incomplete: list[str] | None = None  # nodes, see `master.index.index.Tables`
         self._read = float("-inf")
         self._flowing = float("-inf")  # when heartbeats came in again after none did, from any node
         self._connected: float | None = None  # when this process had its last connection to RabbitMQ
         self._back = float("-inf")  # the same, when that was not its first
 
     def choose(self, size: int, exclude: Collection[str] = ()) -> str | None:
-        """The node for a value of `size` bytes; None when no node that is heard from has room.
+        """The node for a value of `size` bytes that is none of `exclude`; None when none that is heard from has room.
 
-        One that is in doubt is chosen when there is no other.
+        A node in doubt is chosen when there is no other.
         """
         self._refresh()
         doubted = self._doubted
@@ -57,7 +65,7 @@ class Nodes:
             return self._placement.choose(self._candidates, size, exclude)
 
     def doubt(self, node: str) -> None:
-        """The node is heard from, and could not be reached over HTTP, or stood still: others come first for a while."""
+        """Prefer other nodes for a while: this one is heard from, but can't be reached over HTTP or stood still."""
         now = time.monotonic()
         self._doubted = {name: until for name, until in self._doubted.items() if until > now} | {node: now + DOUBT_SECS}
 
@@ -69,7 +77,7 @@ class Nodes:
     def gone(self, node: str) -> bool:
         """Whether the node is silent while others are heard from.
 
-        When nobody is, or was until just now, RabbitMQ is away rather than all nodes, and reads need it for nothing.
+        When nobody is heard, or was until just now, RabbitMQ is away rather than all nodes. Reads do not need RabbitMQ.
         """
         if self.alive(node):
             return False
@@ -90,27 +98,31 @@ class Nodes:
         known = self._nodes.get(node)
         return known.heartbeat.url if known else None
 
-    @property
-    def restoring(self) -> list[str]:
-        """Nodes whose log is being applied from the beginning: the index does not know all keys."""
+    def may_lack_keys(self) -> bool:
+        """Whether a key may exist that the index does not know: it is new, or has not applied a node's log."""
         self._refresh()
-        if self._restoring is None or self._restoring:
+        if self._incomplete is None or self._incomplete:
             self._refresh(_SOON_SECS)  # another worker may have said already that it is over
-        return ["a new index"] if self._restoring is None else self._restoring
+        return self._incomplete is None or bool(self._incomplete)
+
+    def awaited(self) -> list[str]:
+        """What the index waits for before it knows all keys, for a person: nodes, or that it is a new index."""
+        if not self.may_lack_keys():
+            return []
+        return ["a new index"] if self._incomplete is None else self._incomplete
 
     def connected(self) -> None:
-        """This process is connected to RabbitMQ, perhaps once more."""
+        """Note that this process is connected to RabbitMQ, perhaps once more. Called on the link's thread."""
         if self._connected is not None:
             self._back = time.monotonic()
         self._connected = time.monotonic()
 
     def objection(self) -> str:
         """Why a PUT of a new key would not be stored just now, for a person; "" when it would."""
-        waiting = self.restoring
-        if self._restoring is None:
-            return "the index is new, and has not heard from all nodes yet"
-        if waiting:
-            return "; ".join(map(self._waiting, waiting))
+        if self.may_lack_keys():
+            if self._incomplete is None:
+                return "the index is new, and has not heard from all nodes yet"
+            return "; ".join(map(self._lack, self._incomplete))
         if not self._candidates:
             return "no node was heard from lately"
         if all(candidate.full for candidate in self._candidates):
@@ -119,15 +131,15 @@ class Nodes:
             return "RabbitMQ was away, and no node was heard from since then"
         return ""
 
-    def _waiting(self, node: str) -> str:
+    def _lack(self, node: str) -> str:
         if self._heard(node):
-            return f"the log of node {node} is being applied; GET /skynet/restore tells how far it is"
+            return f"the log of node {node} is being applied; GET /internal/restore tells how far it is"
         return (
-            f"the index may lack keys of node {node}, which was not heard from lately; start it, or, if it is gone for good,"
-            f" have it forgotten: manage.py forget {node}"
+            f"the index may lack keys of node {node}, which was not heard from lately; start it, or,"
+            f" if it is gone for good, have it forgotten: manage.py forget {node}"
         )
 
-    def describe(self) -> list[dict[str, Any]]:
+    def describe(self) -> list[Row]:
         """The nodes as `/admin/network` shows them, by name."""
         self._refresh()
         return [self._row(known) for _, known in sorted(self._nodes.items())]
@@ -136,7 +148,7 @@ class Nodes:
         at = self._heard_at.get(node)
         return at is not None and time.monotonic() - at < self._silence
 
-    def _row(self, known: Node) -> dict[str, Any]:
+    def _row(self, known: Node) -> Row:
         beat = known.heartbeat
         used = beat.disk_total - beat.disk_free
         return {
@@ -147,13 +159,7 @@ class Nodes:
             "version": beat.version,
             "load": round(beat.load, 2),
             "memory": round(beat.memory, 1),
-            "disk_total": beat.disk_total,
-            "disk_free": beat.disk_free,
-            "full": beat.full,
-            "keys": beat.keys,
-            "seq": beat.seq,
-            "slots": beat.slots,
-            "running": beat.running,
+            **{name: getattr(beat, name) for name in _AS_TOLD},
             "last_seen": known.received / 1000,
         }
 
@@ -164,10 +170,10 @@ class Nodes:
         with self._guard:
             if now - self._read < oldest:
                 return
-            nodes = self._index.read_nodes()
+            with self._index.read() as tables:
+                nodes, self._incomplete = tables.nodes(), tables.incomplete()
             self._note_heard(nodes, now)
             self._nodes = nodes
-            self._restoring = self._index.read_meta("restoring")
             self._candidates = [
                 Candidate(beat.node, beat.disk_total, beat.disk_free, beat.load, beat.full, received)
                 for beat, received in nodes.values()
@@ -188,9 +194,8 @@ class Nodes:
         self._heard_at = {name: at for name, at in self._heard_at.items() if name in nodes}
 
 
-def missing(key: str, network: Nodes) -> Refused:
+def missing(key: str, nodes: Nodes) -> Refused:
     """The error for a key that the index does not have."""
-    if restoring := network.restoring:
-        nodes = ", ".join(restoring)
-        return Unavailable(f"the index is being filled again and may not know this key yet; it waits for {nodes}")
+    if awaited := ", ".join(nodes.awaited()):
+        return Unavailable(f"the index is being filled again and may not know this key yet; it waits for {awaited}")
     return NotFound(f"the key {key} is unknown")

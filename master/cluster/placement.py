@@ -1,8 +1,8 @@
 """Which node gets the next value: a pure decision from the latest heartbeats.
 
-A node's weight is the room it has left times how idle it is; smooth weighted round robin then spreads
-the values in proportion, so that between two heartbeats nothing piles up on one node. What was sent
-since the last heartbeat counts as used.
+A node's weight is the room it has left times how idle it is. Smooth weighted round robin then spreads
+the values in proportion, so that between two heartbeats nothing piles up on one node. Bytes sent
+since the last heartbeat count as used.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class Candidate:
     disk_free: int  # bytes
     load: float  # 1-minute load average divided by cores
     full: bool
-    at: int  # when the heartbeat was received: a newer one settles what had been sent
+    at: int  # ms, when the heartbeat was received; bytes sent before a newer one no longer count
 
 
 class Placement:
-    """Chooses nodes, one after the other. Not thread-safe: its owner holds a lock."""
+    """Chooses nodes, one after the other. Not thread-safe: the caller holds a lock."""
 
     def __init__(self) -> None:
         self._turns: dict[str, float] = {}
@@ -52,7 +52,7 @@ class Placement:
         room = candidate.disk_free - sent
         if candidate.full or room < size:
             return 0.0
-        # Equal disks that are filled alike should be filled further alike: the share of free space counts, and
-        # a busy node gets down to a quarter of what an idle one would.
+        # The share of free space counts, so that disks of any size fill alike. A busy node gets down to a quarter of
+        # what an idle one gets.
         idle = 1.0 / (1.0 + min(3.0, max(0.0, candidate.load)))
         return max(room / max(1, candidate.disk_total), 0.001) * idle

@@ -1,4 +1,4 @@
-"""Bodies of requests to extensions, in temporary files: never in memory, and never left."""
+"""Bodies of requests to extensions, in temporary files that last as long as the request."""
 
 from __future__ import annotations
 
@@ -19,41 +19,40 @@ from broker.server.request import BrokenBody, Request
 
 FOLDER = "extensions"  # in the master's own directory
 _WRITE_BYTES = 1 << 20
-_THREADS = 4  # which write them
+_THREADS = 4  # that write bodies
 
 T = TypeVar("T")
 
 
 def empty(directory: Path) -> Path:
-    """A directory with nothing in it, for the files of one process; what is left of an earlier one goes."""
+    """An empty directory for the files of one process. Removes the files of an earlier process."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return directory
 
 
 class Bodies:
-    """Of one web worker."""
+    """Receives bodies for one web worker. The disk is used on threads, never on the event loop."""
 
-    def __init__(self, directory: Path, most: int) -> None:
-        """`most` is how many bytes a body may have."""
+    def __init__(self, directory: Path, max_bytes: int) -> None:
+        """A body may have up to `max_bytes`."""
         self._directory = directory
-        self._most = most
+        self._max_bytes = max_bytes
         self._threads = ThreadPoolExecutor(_THREADS, "body")
 
     @asynccontextmanager
-    async def received(self, incoming: Request) -> AsyncIterator[str]:
-        """The path of a file with the whole body; it is there until the end of the context.
+    async def received(self, request: Request) -> AsyncIterator[str]:
+        """The path of a file with the whole body, which is removed at the end of the context.
 
-        Raises `TooLarge`, before the body is read when its length is known, `BrokenBody` when it was cut off, `SlowClient`, `NoRoom`.
+        Raises `TooLarge` (before the body is read, if its length is known), `BrokenBody`, `SlowClient` or `NoRoom`.
         """
-        length = request_fields.content_length(incoming.environ)
-        if length is not None and length > self._most:
+        length = request_fields.content_length(request.environ)
+        if length is not None and length > self._max_bytes:
             raise self._too_large(f"{length} bytes")
-        # Each of these may wait for the disk, which the loop must not.
         file, path = await self._do(lambda: tempfile.mkstemp(prefix="body-", dir=self._directory))
         try:
             try:
-                await self._write(incoming, file, length)
+                await self._write(request, file, length)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
@@ -65,18 +64,18 @@ class Bodies:
             with suppress(FileNotFoundError):  # the extension moved it somewhere else
                 await self._do(lambda: os.unlink(path))
 
-    async def _write(self, incoming: Request, file: int, length: int | None) -> None:
+    async def _write(self, request: Request, file: int, length: int | None) -> None:
         total = 0
-        waiting = bytearray()
-        while chunk := await incoming.chunk():
+        buffer = bytearray()
+        while chunk := await request.chunk():
             total += len(chunk)
-            if total > self._most:
-                raise self._too_large(f"more than {self._most} bytes")
-            waiting += chunk
-            if len(waiting) >= _WRITE_BYTES:
-                piece, waiting = waiting, bytearray()
+            if total > self._max_bytes:
+                raise self._too_large(f"more than {self._max_bytes} bytes")
+            buffer += chunk
+            if len(buffer) >= _WRITE_BYTES:
+                piece, buffer = buffer, bytearray()
                 await self._do(lambda piece=piece: _write_all(file, piece))  # type: ignore[misc]
-        await self._do(lambda: _write_all(file, waiting))
+        await self._do(lambda: _write_all(file, buffer))
         if length is not None and total != length:
             raise BrokenBody(f"the body ended after {total} of {length} bytes; nothing was run")
 
@@ -84,9 +83,8 @@ class Bodies:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _too_large(self, given: str) -> TooLarge:
-        return TooLarge(
-            f"the body has {given}, and [extensions] max_body allows {self._most}; store it under a key and give the key"
-        )
+        allowed = f"[extensions] max_body allows {self._max_bytes}"
+        return TooLarge(f"the body has {given}, and {allowed}; store it under a key and give the key")
 
 
 def _write_all(file: int, data: bytes | bytearray) -> None:

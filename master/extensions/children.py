@@ -7,7 +7,7 @@ from contextlib import suppress
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started, or was left, and has not waited for."""
+    """The processes below a process: those it started and orphans it was given, until it waits for them."""
     found: list[int] = []
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -16,6 +16,6 @@ def children(pid: int) -> list[int]:
     except FileNotFoundError:  # a thread just ended, or a kernel that does not tell
         import psutil
 
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.NoSuchProcess):  # then it has no children any more
             return [child.pid for child in psutil.Process(pid).children()]
     return found

@@ -1,7 +1,7 @@
-"""The client's connection below a streamed answer, for what the web server (Granian, RSGI) can't do.
+"""The client's connection below a streamed response, for what the web server (Granian, RSGI) can't do.
 
-It takes whatever it is given, however slow the client reads, and would keep it in memory; and an answer that ends
-too early it ends in good order, so that the client takes it for complete.
+Granian takes all it is given, also when the client reads slowly, and keeps it in memory. It ends a response that stops
+too early in good order, so that the client takes it for complete.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _ACKNOWLEDGED_AT = 120
 
 
 class ClientSocket:
-    """One client's connection, or none that could be found: then nothing is known and nothing can be cut."""
+    """The connection of one client. When it is not found, nothing is known and nothing can be cut."""
 
     def __init__(self, client: str) -> None:
-        """`client` is its address and port, as the web server tells them."""
+        """`client` is its address and port, as the web server gives them."""
         self._socket = connections.find(client)
         self._before = self._acknowledged()
 
@@ -32,12 +32,12 @@ class ClientSocket:
             self._socket.close()
 
     def received(self) -> int | None:
-        """How many bytes have arrived at the client's side since the answer began; None: it can't be told."""
+        """The bytes that the client's side has acknowledged since the response began; None when it is unknown."""
         now = self._acknowledged()
         return None if now is None or self._before is None else now - self._before
 
     def cut(self) -> None:
-        """Break the connection, so that the client sees that the answer is not complete."""
+        """Break the connection, so that the client sees that the response is not complete."""
         if self._socket is not None:
             connections.cut(self._socket)
             self._socket = None
@@ -47,6 +47,6 @@ class ClientSocket:
             return None
         try:
             info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
-        except OSError:
+        except OSError:  # the connection is gone
             return None
         return int(_ACKNOWLEDGED.unpack_from(info, _ACKNOWLEDGED_AT)[0]) if len(info) >= _INFO_BYTES else None

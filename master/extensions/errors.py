@@ -1,9 +1,9 @@
 """What can go wrong with extensions.
 
 Refused
-└── Failed                   an extension's request gets an error answer
-    └── ProcessDied              500: the process of an extension ended, or said what it must not
-ClientGone                   nobody waits for the answer any more
+└── Failed                   a request to an extension has an error as its response
+    └── ProcessDied              500: the process of an extension ended, or sent a frame it must not
+ClientGone                   nobody waits for the response any more
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ from broker.refusals import Refused
 
 
 class Failed(Refused):
-    """Raised when a request to an extension gets an error answer; `detail` is more for the log, a traceback mostly."""
+    """Raised when a request to an extension fails. `detail` is for the log, mostly a traceback."""
 
-    def __init__(self, status: int, message: str, detail: str = "", retry_after: int | None = None) -> None:
+    def __init__(self, status: int, message: str, detail: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.detail = detail
-        self.retry_after = retry_after
 
 
 class ProcessDied(Failed):
-    """Raised when the process of an extension ended before it had answered."""
+    """Raised when the process of an extension ended before its response was complete."""
 
     def __init__(self, message: str) -> None:
         super().__init__(500, message)
 
 
 class ClientGone(PulzarError):
-    """Raised when the client went away before it was answered."""
+    """Raised when the client went away before it had its response."""

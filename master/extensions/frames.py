@@ -1,13 +1,13 @@
-"""What a web worker and a process for extensions tell each other: frames of a kind, a length and that many bytes.
+"""What a web worker and a process for extensions send each other: frames of a kind, a length and a body.
 
-| kind      | from    | bytes                           | said                                                |
-| --------- | ------- | ------------------------------- | --------------------------------------------------- |
-| `HELLO`   | worker  | msgpack, `Hello`                | once                                                |
-| `READY`   | process | none                            | once; it waits for requests from now on             |
-| `REQUEST` | worker  | msgpack, `Invocation`              | one at a time                                       |
-| `DATA`    | process | a piece of the answer's JSON    | while there is more                                 |
-| `END`     | process | msgpack, whether it can go on   | the answer is complete                              |
-| `FAILURE` | process | msgpack, `Failure`              | instead; the process can go on                      |
+| kind      | from    | body                                  | meaning                                     |
+| --------- | ------- | ------------------------------------- | ------------------------------------------- |
+| `SETUP`   | worker  | msgpack, `Setup`                      | sent once, first                            |
+| `READY`   | process | none                                  | sent once; the process waits for requests   |
+| `REQUEST` | worker  | msgpack, `Invocation`                 | one at a time                               |
+| `DATA`    | process | a piece of the response's JSON        | more follows                                |
+| `END`     | process | msgpack, whether the process can stay | the response is complete                    |
+| `FAILURE` | process | msgpack, `Failure`                    | there is no response, or no complete one    |
 """
 
 from __future__ import annotations
@@ -15,28 +15,33 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, Self
 
 import msgpack
 
-HELLO, READY, REQUEST, DATA, END, FAILURE = b"h", b"r", b"q", b"d", b"e", b"f"
-KINDS = frozenset((HELLO, READY, REQUEST, DATA, END, FAILURE))
+SETUP, READY, REQUEST, DATA, END, FAILURE = b"s", b"r", b"q", b"d", b"e", b"f"
+KINDS = frozenset((SETUP, READY, REQUEST, DATA, END, FAILURE))
 
 HEAD = struct.Struct(">cI")
-MOST_BYTES = 1 << 20  # of a frame from a process; more is no frame
+MAX_BYTES = 1 << 20  # of a frame from a process; what says more is no frame
 DATA_BYTES = 1 << 18  # of a piece
 TEXT_CHARACTERS = 1 << 16  # of a message or a traceback
 
 
-class Hello(NamedTuple):
-    """What a process needs to know."""
+class Setup(NamedTuple):
+    """What a process needs to know before its first request."""
 
     directory: str  # of the extensions
     index_directory: str  # of the master
     index_map: int  # bytes
-    master: str  # host:port
-    listening: str = ""  # host:port
+    master: str  # host:port where clients reach it
+    listen: str = ""  # host:port where it listens
     fetch: str = ""  # hosts that extensions may fetch from, see `[extensions] fetch`
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        """The setup in a frame's body."""
+        return cls(*msgpack.unpackb(body))
 
 
 class Invocation(NamedTuple):
@@ -47,32 +52,47 @@ class Invocation(NamedTuple):
     params: dict[str, list[str]]
     file_path: str | None
 
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        """The request in a frame's body."""
+        return cls(*msgpack.unpackb(body))
+
 
 class Failure(NamedTuple):
-    """Why a request is not answered with data."""
+    """Why a request has no data in its response."""
 
     status: int
     message: str
     traceback: str  # for the log; "" when there is nothing to mend
-    go_on: bool  # whether the process can take another request
+    reusable: bool  # whether the process can take another request
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        """The failure in a frame's body."""
+        return cls(*msgpack.unpackb(body))
 
 
-def pack(kind: bytes, content: Any = None) -> bytes:
-    """A frame: bytes as they are, all else as msgpack."""
+def pack(kind: bytes, content: object = None) -> bytes:
+    """A frame. Bytes are its body as they are, all else becomes msgpack; None is an empty body."""
     body: bytes = content if isinstance(content, bytes) else b"" if content is None else msgpack.packb(content)
     return HEAD.pack(kind, len(body)) + body
 
 
-def receive(sock: socket.socket) -> Iterator[tuple[bytes, Any]]:
-    """The frames that a worker sends, as kind and content, until it closes its end."""
+def decode_flag(body: bytes) -> bool:
+    """The body of an `END`: whether the process can take another request."""
+    return bool(msgpack.unpackb(body))
+
+
+def receive(sock: socket.socket) -> Iterator[tuple[bytes, bytes]]:
+    """The frames that a worker sends, as kind and body, until it closes its end."""
     file = sock.makefile("rb")
     while head := file.read(HEAD.size):
         kind, length = HEAD.unpack(head)
-        yield kind, msgpack.unpackb(file.read(length))
+        yield kind, file.read(length)
 
 
 def printable(text: str) -> str:
-    """A text as it can be sent: not too long, and without halves of surrogate pairs."""
+    """A text as it can be sent: shortened in its middle, and without halves of surrogate pairs."""
     if len(text) > TEXT_CHARACTERS:
         half = TEXT_CHARACTERS // 2
         text = f"{text[:half]} … {text[-half:]}"

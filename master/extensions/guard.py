@@ -1,13 +1,12 @@
-"""`python -m master.extensions.worker SOCKET`: one process for extensions, and the guard that ends it.
+"""`python -m master.extensions.guard SOCKET`: a process for extensions, and the guard that ends it.
 
-The guard does nothing but wait: for the process to end, or for the web worker to close its end of the socket, which
-it does when the time is over and which the kernel does when it is killed. Then the guard kills the process and
-whatever came from it, also what changed its process group or session: orphans become the guard's children.
+The guard only waits: for the process to end, or for the web worker to close its end of the socket. The worker closes
+it when the time is over; the kernel does when the worker is killed. Then the guard kills the process and all that came
+from it, also what changed its process group or session: orphans become children of the guard.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
@@ -16,27 +15,25 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
+from broker import processes
 from master.extensions.children import children
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
-_SIGNALLED = 128  # and the signal's number are the exit status, as in a shell
+_SIGNALLED = 128  # plus the number of the signal is the exit status, as in a shell
 _NICE = 10  # the routes of the keys come first
 
 
 def main() -> int:
-    """The exit status is that of the process; 0 when it was ended from outside."""
+    """Returns the exit status of the process, 0 when it was ended from outside."""
     sock = socket.socket(fileno=int(sys.argv[1]))
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    processes.adopt_orphans()
     guard = os.getpid()
     pid = os.fork()
     if not pid:
-        _be_process(sock, prctl, guard)
+        _be_process(sock, guard)
     with suppress(OSError):  # the process did it already, or is gone
         os.setpgid(pid, pid)
     poll = select.poll()
-    poll.register(sock, 0)  # that the other end is closed is told in any case
+    poll.register(sock, 0)  # reports in any case that the other end is closed
     poll.register(os.pidfd_open(pid), select.POLLIN)
     while not (events := poll.poll()):
         continue
@@ -45,14 +42,18 @@ def main() -> int:
     return status if ended else 0
 
 
-def _be_process(sock: socket.socket, prctl: ctypes._NamedFuncPointer, guard: int) -> NoReturn:
+def _be_process(sock: socket.socket, guard: int) -> NoReturn:
     status = 1
     try:
         os.setpgid(0, 0)
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        processes.die_with_parent()
+        # What `nohup` has the master ignore is not ignored by programs that extensions start.
+        for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if os.getppid() == guard:
             os.nice(_NICE)
-            from master.extensions.request_runner import RequestRunner  # not in the guard, which is to stay small
+            from master.extensions.request_runner import RequestRunner  # not in the guard, which stays small
 
             RequestRunner(sock).run()
             status = 0
@@ -63,12 +64,12 @@ def _be_process(sock: socket.socket, prctl: ctypes._NamedFuncPointer, guard: int
 
 
 def _end(pid: int) -> int:
-    """Kill the process and everything that came from it; its exit status."""
+    """Kill the process and all that came from it. Returns its exit status."""
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     result = 0
     while True:
-        # Those that are killed leave their own children to this process, so this ends with the last of all.
+        # Children of a killed process become children of this one, so this ends with the last of all.
         for child in children(os.getpid()):
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""How a library that an extension imports and that is not there gets installed."""
+"""How a library is installed that an extension imports and that is missing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 _LISTED = Path(__file__).parents[2] / "requirements-extensions.txt"
 _ROOT = _LISTED.parent
-# A checkout has ops/up; what ops/install has made is mended by that.
+# A checkout has ops/up. What ops/install has made is updated by ops/install.
 _UP = "./ops/up" if (_ROOT / "ops" / "up").exists() else f"{_ROOT}/ops/install --master"
-# Packages that are called otherwise than what is imported.
+# Packages whose name differs from that of their module.
 _PACKAGES = {
     "bs4": "beautifulsoup4",
     "cv2": "opencv-python-headless",
@@ -26,13 +26,13 @@ _OURS = frozenset(("broker", "extensions", "jobs", "master", "pulzarutils"))
 
 
 def installable(module: str) -> bool:
-    """Whether a module that was not found may be a library: it is no part of Python, of Pulzar or of the extension."""
+    """Whether a missing module may be a library: no part of Python, of Pulzar or of the extension."""
     top = module.partition(".")[0]
     return top not in _OURS and top not in sys.stdlib_module_names and not top.startswith("_")
 
 
 def command(module: str) -> str:
-    """The command that installs a module: that of Pulzar for what it installs, else pip."""
+    """The command that installs a module: Pulzar's own for what comes with it, else pip."""
     top = module.partition(".")[0]
     package = _PACKAGES.get(top, top)
     return _UP if package.lower() in _listed() else f"pip install {package}"

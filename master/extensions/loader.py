@@ -1,7 +1,7 @@
-"""From the name in the URL to the class of an extension; nothing else of what a user sends is ever a path.
+"""From the name in the URL to the class of an extension. Nothing else that a user sends becomes a path.
 
-Extensions and the modules beside them are loaded from their text and again when any of them was changed. Compiled
-files, which Python trusts by seconds and size, are not used: a quick edit would be missed.
+Extensions and the modules beside them are loaded from their text, and again when any of them was changed. Compiled
+files are not used: Python trusts them by seconds and size, and would miss a quick edit.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ import sys
 import time
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any
 
 import extensions
 from extensions import Extension
 from master.extensions.errors import Failed
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_FRESH_NS = 100_000_000  # a file written so lately may be written again without a new modification time
+_FRESH_NS = 100_000_000  # a file this young may be written again without a new modification time
 _PACKAGE = "extensions"
 
 Stamp = tuple[int, int, int, int]
@@ -31,25 +30,22 @@ Stamp = tuple[int, int, int, int]
 def find(directory: Path, name: str) -> Path:
     """The file of an extension; raises `Failed` with 404 when there is none."""
     if not _NAME.fullmatch(name):
-        raise Failed(
-            404,
-            f"{name[:80]!r} is no name of an extension; those begin with a-z, followed by a-z, 0-9 and _, up to 64 in all",
-        )
+        rule = "those begin with a-z, followed by a-z, 0-9 and _, up to 64 in all"
+        raise Failed(404, f"{name[:80]!r} is no name of an extension; {rule}")
     path = directory / f"{name}.py"
     if not path.is_file():
-        raise Failed(
-            404, f"there is no extension {name!r}; a file {name}.py in the folder of the extensions would make one"
-        )
+        remedy = f"a file {name}.py in the folder of the extensions would make one"
+        raise Failed(404, f"there is no extension {name!r}; {remedy}")
     return path
 
 
 class _Source(importlib.machinery.SourceFileLoader):
-    """Compiles what stands in the file, and notes which state of the file that was."""
+    """Compiles the text of a file, and notes the state of the file."""
 
     stamps: dict[str, Stamp | None]
 
     def get_code(self, fullname: str) -> CodeType:
-        """Its code."""
+        """The code of a module."""
         path = self.get_filename(fullname)
         with open(path, "rb") as file:
             self.stamps[path] = _stamp(os.fstat(file.fileno()), time.time_ns())
@@ -58,14 +54,14 @@ class _Source(importlib.machinery.SourceFileLoader):
 
 
 def _stamp(status: os.stat_result, now_ns: int | None = None) -> Stamp | None:
-    """What tells one state of a file from another; None when nothing does yet."""
+    """What differs between two states of a file; None while the file is too young for that."""
     if now_ns is not None and now_ns - status.st_mtime_ns < _FRESH_NS:
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev
 
 
 class Loader:
-    """Of one process, which it changes: the modules of `directory` are found in the package `extensions`."""
+    """Loads extensions in this process. Modules of `directory` are found in the package `extensions` from then on."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = Path(os.path.abspath(directory))
@@ -94,10 +90,8 @@ class Loader:
         found = getattr(module, expected, None)
         if not isinstance(found, type) or not issubclass(found, Extension):
             has = "has no class" if found is None else "has something else than an extension's class called"
-            raise Failed(
-                500,
-                f"{path.name} {has} {expected}; it needs `class {expected}(Extension):`, a base that `from extensions import Extension` gives",
-            )
+            remedy = f"`class {expected}(Extension):`, a base that `from extensions import Extension` gives"
+            raise Failed(500, f"{path.name} {has} {expected}; it needs {remedy}")
         if found.execute is Extension.execute:
             raise Failed(500, f"the class {expected} in {path.name} has no method execute(self)")
         return found
@@ -121,15 +115,15 @@ class Loader:
         try:
             return stamp is None or _stamp(os.stat(path)) != stamp
         except OSError:
-            return True
+            return True  # it is gone, or can't be seen
 
     def _forget(self) -> None:
-        """Let go of every module of the directory: which of them has what of which other can't be seen."""
+        """Drop every module of the directory, since it is not known which of them use which other."""
         for full, module in list(sys.modules.items()):
             if getattr(module, "__file__", None) in self._stamps:
                 del sys.modules[full]
                 parent, _, name = full.rpartition(".")
-                # `from extensions import _helper` would find the old one here.
+                # `from extensions import _helper` would find the old module here.
                 if getattr(sys.modules.get(parent), name, None) is module:
                     delattr(sys.modules[parent], name)
         self._stamps.clear()
@@ -137,8 +131,8 @@ class Loader:
 
 def _provide_old_names() -> None:
     """Extensions of the first Pulzar begin with `from pulzarutils.extension import Extension`."""
-    package: Any = ModuleType("pulzarutils", "Where extensions of the first Pulzar find their base class.")
-    module: Any = ModuleType("pulzarutils.extension", package.__doc__)
-    module.Extension = Extension
-    package.extension, package.__path__ = module, []
+    package = ModuleType("pulzarutils", "Where extensions of the first Pulzar find their base class.")
+    module = ModuleType("pulzarutils.extension", package.__doc__)
+    vars(module)["Extension"] = Extension
+    vars(package).update(extension=module, __path__=[])
     sys.modules |= {"pulzarutils": package, "pulzarutils.extension": module}

@@ -1,4 +1,4 @@
-"""A web worker's end of a process for extensions: starts it, talks to it, logs what it prints, ends it."""
+"""The web worker's end of a process for extensions: starts it, talks to it, logs its output, ends it."""
 
 from __future__ import annotations
 
@@ -12,36 +12,33 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import msgpack
 
 from broker import logs
 from master.extensions import frames
 from master.extensions.errors import ProcessDied
-from master.extensions.frames import Hello, Invocation
+from master.extensions.frames import Invocation, Setup
 
 log = logs.get(__name__)
 
 _ROOT = Path(__file__).parents[2]
 _MODULE = "master.extensions.guard"
 _READ_BYTES = 1 << 16
-_FULL_READS = 2  # empty a full pipe; not more, for a thread may go on printing
-_LOGGED_LINES = 200  # of what one request prints
+_READS = 2  # these empty a full pipe; a thread of the extension may print without end
+_LOGGED_LINES = 200  # of the output of one request
 _LOGGED_BYTES = 1 << 16
-_GONE_SECS = 15.0  # for the guard to kill all and to end
+_END_SECS = 15.0  # for the guard to kill all and to end
 _SIGNALLED = 128  # see the guard
 
 
 class Process:
     """A running process for extensions, and its guard."""
 
-    def __init__(self, hello: Hello, scratch: Path) -> None:
-        """Starts one, with the temporary directory `scratch`; raises `OSError`. To be called on the event loop."""
+    def __init__(self, setup: Setup, scratch: Path) -> None:
+        """Starts one with the temporary directory `scratch`. Call it on the event loop. Raises `OSError`."""
         self.serving = ""  # name of the extension at work
         self.idle_since = 0.0
         self._scratch = scratch
-        self._ending: asyncio.Task[str] | None = None
+        self._end_task: asyncio.Task[str] | None = None
         scratch.mkdir(mode=0o700, parents=True)
         ours, theirs = socket.socketpair()
         out, theirs_out = os.pipe()
@@ -64,61 +61,59 @@ class Process:
             os.close(theirs_out)
         self.pid = self._process.pid
         self._socket = ours
-        self._hello = hello
+        self._setup = setup
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter | None = None
-        self._output = _Output(out)
+        self._output = _OutputLog(out)
         log.debug("process for extensions started", pid=self.pid)
 
     async def ready(self) -> None:
-        """Returns when it waits for requests; raises `ProcessDied`."""
+        """Returns when the process waits for requests; raises `ProcessDied`."""
         self._socket.setblocking(False)
         self._reader, self._writer = await asyncio.open_unix_connection(sock=self._socket, limit=frames.DATA_BYTES)
-        self._writer.write(frames.pack(frames.HELLO, list(self._hello)))
+        self._writer.write(frames.pack(frames.SETUP, list(self._setup)))
         kind, _ = await self.receive()
         if kind != frames.READY:
             raise ProcessDied(f"a process for extensions began with {kind!r}; the master's log may say why")
 
     @property
     def ended(self) -> bool:
-        """Whether it can't be used any more."""
-        return self._ending is not None or self._reader.at_eof()
+        """Whether the process can't be used any more."""
+        return self._end_task is not None or self._reader.at_eof()
 
     def begin(self, request: Invocation) -> None:
-        """Have it work on a request."""
+        """Send it a request."""
         assert self._writer is not None
         self.serving = request.name
         self._output.begin(request.name)
         self._writer.write(frames.pack(frames.REQUEST, list(request)))
 
     def done(self) -> None:
-        """The request is over; what it printed has been logged."""
+        """The request is over: log the rest of its output."""
         self._output.end()
         self.serving = ""
 
-    async def receive(self) -> tuple[bytes, Any]:
-        """The next frame, as kind and content; raises `ProcessDied`, which says how it ended."""
+    async def receive(self) -> tuple[bytes, bytes]:
+        """The next frame, as kind and body; raises `ProcessDied`, which says how the process ended."""
         try:
             kind, length = frames.HEAD.unpack(await self._reader.readexactly(frames.HEAD.size))
-            if kind not in frames.KINDS or length > frames.MOST_BYTES:
-                raise ProcessDied(
-                    f"the extension {self.serving} wrote into the socket of its process, which is the master's"
-                )
-            content = await self._reader.readexactly(length)
+            if kind not in frames.KINDS or length > frames.MAX_BYTES:
+                culprit = f"the extension {self.serving}"
+                raise ProcessDied(f"{culprit} wrote into the socket of its process, which is the master's")
+            return kind, await self._reader.readexactly(length)
         except (asyncio.IncompleteReadError, ConnectionError):
             how = await self.end()
             raise ProcessDied(f"the process of the extension {self.serving} {how} before it had answered") from None
-        return kind, content if kind == frames.DATA or not content else msgpack.unpackb(content)
 
     async def end(self) -> str:
-        """Have it end with all that came from it; how it ended. Returns when nothing of it lives any more."""
-        if self._ending is None:
-            self._ending = asyncio.ensure_future(self._end())
-        # Whoever waits may be cancelled; the ending goes on.
-        return await asyncio.shield(self._ending)
+        """End it with all that came from it, and wait until nothing of it lives. Returns how it ended, in words."""
+        if self._end_task is None:
+            self._end_task = asyncio.ensure_future(self._end())
+        # The caller may be cancelled; the end goes on.
+        return await asyncio.shield(self._end_task)
 
     async def _end(self) -> str:
-        # The guard notices that this end of the socket is closed.
+        # Closing this end of the socket tells the guard.
         if self._writer is not None:
             self._writer.transport.abort()
         self._socket.close()
@@ -126,11 +121,11 @@ class Process:
         self._output.end()
         self._output.close()
         log.debug("process for extensions ended", pid=self.pid, status=status)
-        return _ending(status)
+        return _end_text(status)
 
     def _wait(self) -> int:
         try:
-            status = self._process.wait(_GONE_SECS)
+            status = self._process.wait(_END_SECS)
         except subprocess.TimeoutExpired:
             log.error("a process for extensions does not end; its guard is killed", pid=self.pid)
             self._process.kill()
@@ -139,8 +134,8 @@ class Process:
         return status
 
 
-class _Output:
-    """What a process prints: its beginning, for each request, goes to the log."""
+class _OutputLog:
+    """Logs what a process prints: the beginning of it for each request."""
 
     def __init__(self, descriptor: int) -> None:
         os.set_blocking(descriptor, False)
@@ -150,13 +145,13 @@ class _Output:
         asyncio.get_running_loop().add_reader(descriptor, self._read)
 
     def begin(self, name: str) -> None:
-        """What comes from now on is from the extension called `name`."""
+        """Output from now on belongs to the extension called `name`."""
         self._name = name
         self._lines, self._bytes, self._dropped = _LOGGED_LINES, _LOGGED_BYTES, 0
 
     def end(self) -> None:
-        """Log what has been printed until now."""
-        for _ in range(_FULL_READS):
+        """Log the output that has come until now."""
+        for _ in range(_READS):
             if self._descriptor < 0 or not self._read():
                 break
         if self._rest:
@@ -173,10 +168,10 @@ class _Output:
         self._descriptor = -1
 
     def _read(self) -> bool:
-        """Log what is there; whether there may be more."""
+        """Log what is in the pipe. Returns whether there may be more."""
         try:
             data = os.read(self._descriptor, _READ_BYTES)
-        except BlockingIOError:
+        except BlockingIOError:  # the pipe is empty
             return False
         if not data:
             asyncio.get_running_loop().remove_reader(self._descriptor)
@@ -199,13 +194,13 @@ class _Output:
 
 
 def _environment(given: Mapping[str, str], scratch: Path) -> dict[str, str]:
-    """What extensions find in their environment: not Pulzar's settings, there are credentials among them."""
+    """The environment of extensions: without Pulzar's settings, which hold credentials."""
     passed = {name: value for name, value in given.items() if not re.match("PULZAR_", name)}
     path = passed.get("PYTHONPATH")
     return passed | {"PYTHONPATH": f"{_ROOT}:{path}" if path else str(_ROOT), "TMPDIR": str(scratch)}
 
 
-def _ending(status: int) -> str:
+def _end_text(status: int) -> str:
     """How a process ended, in words."""
     number = -status if status < 0 else status - _SIGNALLED
     if number <= 0:

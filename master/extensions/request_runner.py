@@ -1,4 +1,4 @@
-"""Runs extensions, one request at a time, in the process that a guard watches (`master.extensions.guard`)."""
+"""Runs extensions, one request at a time, in a process with a guard (`master.extensions.guard`)."""
 
 from __future__ import annotations
 
@@ -9,98 +9,96 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from extensions import Extension, MissingLibrary, Refused, Store
 from extensions._reach import Reach
 from master.extensions import frames, libraries
 from master.extensions.children import children
 from master.extensions.errors import Failed
-from master.extensions.frames import DATA_BYTES, Failure, Hello, Invocation
+from master.extensions.frames import DATA_BYTES, Failure, Invocation, Setup
 from master.extensions.loader import Loader
 from master.index.index import Index
 
 
 class RequestRunner:
-    """Of one process; `run` returns when the other end closes the socket."""
+    """Takes requests from a socket and sends responses, until the other end closes the socket."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._frames = frames.receive(sock)
-        _, hello = next(self._frames)
-        told = Hello(*hello)
-        index = Index(Path(told.index_directory), told.index_map)
-        Extension.store = Store(index, told.master)
+        _, body = next(self._frames)
+        setup = Setup.decode(body)
+        index = Index(Path(setup.index_directory), setup.index_map)
+        Extension.store = Store(index, setup.master)
         Extension.reach = Reach(
-            told.master,
-            told.listening,
-            told.fetch,
+            setup.master,
+            setup.listen,
+            setup.fetch,
             lambda: [node.heartbeat.url for node in index.read_nodes().values()],
         )
-        self._loader = Loader(Path(told.directory))
+        self._loader = Loader(Path(setup.directory))
         self._pid = os.getpid()
         self._guard = os.getppid()
         self._home = os.getcwd()
 
     def run(self) -> None:
-        """Answer requests."""
+        """Run requests until the socket is closed."""
         self._socket.sendall(frames.pack(frames.READY))
-        for _, content in self._frames:
+        for _, body in self._frames:
+            request = Invocation.decode(body)
             try:
-                self._answer(Invocation(*content))
-            except BaseException as error:  # noqa: BLE001 - an extension may raise anything; SystemExit too is its answer
-                last = frames.pack(frames.FAILURE, self._failure(Invocation(*content), error))
+                self._run(request)
+            except BaseException as error:  # noqa: BLE001 - an extension may raise anything, SystemExit too
+                last = frames.pack(frames.FAILURE, self._failure(request, error))
             else:
                 last = frames.pack(frames.END, self._tidy())
-            self._tell(last)
+            self._send(last)
 
-    def _answer(self, request: Invocation) -> None:
-        made = self._loader.load(request.name)(request.arguments, request.params, request.file_path)
-        value = made.execute()
+    def _run(self, request: Invocation) -> None:
+        extension = self._loader.load(request.name)(request.arguments, request.params, request.file_path)
+        value: object = extension.execute()
         if isinstance(value, list | dict):
-            self._send(memoryview(_encode(value)))
+            self._send_data(memoryview(_encode(value)))
         elif isinstance(value, Iterator):
             self._stream(value)
         else:
-            raise Failed(
-                500,
-                f"execute() returned {type(value).__name__}, and a list, a dict or an iterator of what a list may hold is needed",
-            )
+            needed = "a list, a dict or an iterator of what a list may hold is needed"
+            raise Failed(500, f"execute() returned {type(value).__name__}, and {needed}")
 
-    def _stream(self, values: Iterator[Any]) -> None:
-        """Send the items as a list while they come, in pieces of a good size."""
-        waiting = bytearray(b"[")
+    def _stream(self, values: Iterator[object]) -> None:
+        """Send the items as a list while they come, in pieces of about `DATA_BYTES`."""
+        buffer = bytearray(b"[")
         between = b""
         for value in values:
-            waiting += between + _encode(value)
+            buffer += between + _encode(value)
             between = b", "
-            if len(waiting) >= DATA_BYTES:
-                self._send(memoryview(bytes(waiting)))
-                waiting.clear()
-        self._send(memoryview(bytes(waiting + b"]")))
+            if len(buffer) >= DATA_BYTES:
+                self._send_data(memoryview(bytes(buffer)))
+                buffer.clear()
+        self._send_data(memoryview(bytes(buffer + b"]")))
 
-    def _send(self, data: memoryview) -> None:
+    def _send_data(self, data: memoryview) -> None:
         for start in range(0, len(data), DATA_BYTES):
-            self._tell(frames.pack(frames.DATA, bytes(data[start : start + DATA_BYTES])))
+            self._send(frames.pack(frames.DATA, bytes(data[start : start + DATA_BYTES])))
 
-    def _tell(self, frame: bytes) -> None:
+    def _send(self, frame: bytes) -> None:
         if os.getpid() != self._pid:
-            os._exit(0)  # a fork that an extension made and that came back from it; the answer is not its to give
+            os._exit(0)  # a fork that an extension made and that came back from it; the response is not its to send
         self._socket.sendall(frame)
 
     def _failure(self, request: Invocation, error: BaseException) -> Failure:
         try:
             status, message, expected = _explain(request.name, error)
             text = "" if expected else "".join(traceback.format_exception(error))
-        except BaseException as another:  # noqa: BLE001 - a class of the extension's own may do anything when it is looked at
+        except BaseException as another:  # noqa: BLE001 - the extension's own class may raise when it is shown
             status, message = 500, f"the extension {request.name} failed: {type(error).__name__}"
             text = f"it can't be described: {type(another).__name__}"
-        # Its frames hold what the extension held, a generator that is to be closed for one.
+        # Its frames hold what the extension held, such as a generator that must be closed.
         traceback.clear_frames(error.__traceback__)
         return Failure(status, frames.printable(message), frames.printable(text), self._tidy())
 
     def _tidy(self) -> bool:
-        """Leave nothing to the next request; False when only the end of this process will do."""
+        """Leave nothing to the next request. Returns whether the process can take one."""
         try:
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
@@ -108,11 +106,11 @@ class RequestRunner:
         except (OSError, ValueError, AttributeError):  # the extension closed them, or removed the directory
             return False
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
-        # What an extension started and left running has its end with the request, as the extension has.
+        # Processes that an extension started end with the request, and so does this one.
         return not children(self._pid) and children(self._guard) == [self._pid]
 
 
-def _encode(value: Any) -> bytes:
+def _encode(value: object) -> bytes:
     try:
         return json.dumps(value, allow_nan=False).encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:
@@ -120,18 +118,16 @@ def _encode(value: Any) -> bytes:
 
 
 def _explain(name: str, error: BaseException) -> tuple[int, str, bool]:
-    """Status and message for an answer, and whether this is an answer as meant, with nothing to mend."""
+    """Status and message of the response, and whether it is as meant: then there is nothing to mend."""
     match error:
         case Refused():
             return error.status, _text(error), True
         case MissingLibrary():
             return 501, f"the extension {name} can't work: {_text(error)}", True
+        case Failed(status=404):
+            return 404, str(error), True
         case Failed():
-            return (
-                error.status,
-                str(error) if error.status == 404 else f"the extension {name}: {error}",
-                error.status == 404,
-            )
+            return error.status, f"the extension {name}: {error}", False
         case ModuleNotFoundError() if error.name and libraries.installable(error.name):
             missing = MissingLibrary(f"the Python library {error.name}", libraries.command(error.name))
             return 501, f"the extension {name} can't work: {missing}", False
@@ -139,16 +135,11 @@ def _explain(name: str, error: BaseException) -> tuple[int, str, bool]:
             where = f"{os.path.basename(error.filename)}, line {error.lineno}"
             return 500, f"the extension {name} can't be loaded: {where}: {error.msg}", False
     text = _text(error)
-    kind = type(error).__name__
-    return (
-        500,
-        f"the extension {name} failed: {kind}: {text}" if text else f"the extension {name} failed: {kind}",
-        False,
-    )
+    return 500, f"the extension {name} failed: {type(error).__name__}" + (f": {text}" if text else ""), False
 
 
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except BaseException as another:  # noqa: BLE001 - it is the extension's own, and may do anything
+    except BaseException as another:  # noqa: BLE001 - the extension's own class may raise anything
         return f"(its message raised {type(another).__name__})"

@@ -1,11 +1,13 @@
-"""An answer that is sent while it is made."""
+"""A response that is sent while it is made."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from typing import Any
+from dataclasses import dataclass
+
+from granian.rsgi import HTTPProtocol  # type: ignore[attr-defined]
 
 from broker import logs
 from broker.http.responses import Header
@@ -14,74 +16,56 @@ from master.extensions.errors import ClientGone, Failed
 
 log = logs.get(__name__)
 
-WINDOW_BYTES = 4 << 20  # sent and not yet arrived
-_PAUSE_SECS = 0.005
+WINDOW_BYTES = 4 << 20  # sent, and not yet acknowledged by the client's side
+_POLL_SECS = 0.005
 
 
+@dataclass(frozen=True, kw_only=True)
 class StreamingResponse:
-    """Status 200, headers, and the pieces of a body."""
+    """A response with status 200 whose body comes in pieces."""
 
-    def __init__(
-        self,
-        name: str,
-        headers: list[Header],
-        begun: bytes,
-        pieces: AsyncGenerator[bytes, None],
-        client: str,
-        gone: asyncio.Future[None],
-        patience: float,
-    ) -> None:
-        """`name` is that of the extension, `begun` the beginning of the body.
+    name: str  # of the extension
+    headers: list[Header]
+    beginning: bytes  # of the body
+    pieces: AsyncGenerator[bytes, None]  # the rest of it
+    client: str  # address and port
+    gone: asyncio.Future[None]  # done when the client has closed the connection
+    max_pause: float  # seconds that a client may take nothing
 
-        `patience` is for how many seconds a client may take nothing.
-        """
-        self._name = name
-        self._headers = headers
-        self._begun = begun
-        self._pieces = pieces
-        self._client = client
-        self._gone = gone
-        self._patience = patience
-
-    async def send(self, protocol: Any) -> None:
-        """Send it; when it can't be finished the client sees that it was not."""
+    async def send(self, protocol: HTTPProtocol) -> None:
+        """Send all of it. When that fails, cut the connection, so that the client sees that it is not complete."""
         sent = 0
-        with ClientSocket(self._client) as peer:
+        with ClientSocket(self.client) as peer:
             try:
-                transport = protocol.response_stream(200, self._headers)
-                await transport.send_bytes(self._begun)
-                sent += len(self._begun)
-                async for piece in self._pieces:
+                transport = protocol.response_stream(200, self.headers)
+                await transport.send_bytes(self.beginning)
+                sent += len(self.beginning)
+                async for piece in self.pieces:
                     await transport.send_bytes(piece)
                     sent += len(piece)
-                    await self._until_taken(peer, sent)
+                    await self._wait_for_room(peer, sent)
             except ClientGone as error:
-                log.info("the client of an extension is gone", extension=self._name, sent=sent, reason=error)
+                log.info("the client of an extension is gone", extension=self.name, sent=sent, reason=error)
                 peer.cut()
             except Failed as error:
-                log.error(
-                    "an extension's answer was cut short",
-                    extension=self._name,
-                    sent=sent,
-                    reason=error,
-                    traceback=error.detail,
-                )
+                fields = {"sent": sent, "reason": error, "traceback": error.detail}
+                log.error("an extension's response was cut short", extension=self.name, **fields)
                 peer.cut()
             except BaseException:
                 peer.cut()
                 raise
             finally:
-                await self._pieces.aclose()
+                await self.pieces.aclose()
 
-    async def _until_taken(self, peer: ClientSocket, sent: int) -> None:
-        """Wait while too much of the answer is on its way."""
+    async def _wait_for_room(self, peer: ClientSocket, sent: int) -> None:
+        """Returns when at most `WINDOW_BYTES` are on their way; raises `ClientGone`."""
         last = peer.received()
         moved = time.monotonic()
         while (received := peer.received()) is not None and sent - received > WINDOW_BYTES:
             if received != last:
                 last, moved = received, time.monotonic()
-            if self._gone.done():
+            if self.gone.done():
                 raise ClientGone("it closed the connection")
-            if time.monotonic() - moved > self._patience:
-                raise ClientGone(f"it took nothing for {self._patience:g} s")
-            await asyncio.sleep(_PAUSE_SECS)
+            if time.monotonic() - moved > self.max_pause:
+                raise ClientGone(f"it took nothing for {self.max_pause:g} s")
+            await asyncio.sleep(_POLL_SECS)

@@ -1,137 +1,113 @@
-"""What the controller does once a second: end lifetimes, deliver discards, forget old deletions."""
+"""What the controller does with the index once a second: end lifetimes, deliver discards, forget old deletions."""
 
 from __future__ import annotations
 
 import queue
-import struct
 import time
-from typing import Any
-
-import msgpack
+from itertools import islice
 
 from broker import logs, topology
+from broker.clock import DAY_MS
 from broker.link import Link
 from broker.messages.codec import encode
 from broker.messages.store import Commands, Delete
-from master.index.environment import pack, stamped
-from master.index.index import Discard, Index, unpack_entry, unpack_tomb
+from master.index.index import Deletion, Discard, Index
 
 log = logs.get(__name__)
 
 BATCH = 5_000  # keys in one transaction
-DAY_MS = 86_400_000
-TOMBS_EVERY_SECS = 3600.0
+DELETIONS_SECS = 3600.0  # between two looks for deletions that may be forgotten
 
 
 class Housekeeping:
-    """Of the controller; used on its thread alone."""
+    """Ends lifetimes, sends discards, forgets deletions after `tombstone_days`. For the controller's thread alone."""
 
     def __init__(self, index: Index, link: Link, tombstone_days: int) -> None:
         self._index = index
         self._link = link
         self._tombstone_ms = tombstone_days * DAY_MS
-        self._next_tombs = 0.0
+        self._next_deletions = 0.0  # monotonic clock
         self._sent: set[bytes] = set()  # rows of the outbox that are on their way
-        self._arrived: queue.SimpleQueue[tuple[list[bytes], bool]] = queue.SimpleQueue()
+        self._confirms: queue.SimpleQueue[tuple[list[bytes], bool]] = queue.SimpleQueue()
 
     def tick(self, now: int) -> None:
-        """Do what is due."""
-        self._expire(now)
+        """Do what is due at `now`, in ms since the epoch; raises `lmdb.Error` when the index can't be written."""
+        self._end_lifetimes(now)
         self._settle_outbox()
         self._send_outbox(now)
-        if time.monotonic() >= self._next_tombs:
-            self._next_tombs = time.monotonic() + TOMBS_EVERY_SECS
-            self._forget_tombs(now)
+        if time.monotonic() >= self._next_deletions:
+            self._next_deletions = time.monotonic() + DELETIONS_SECS
+            self._forget_deletions(now)
 
-    def _expire(self, now: int) -> None:
-        """Values whose lifetime has ended leave the index; their nodes are told by the outbox."""
-        index = self._index
-        with index.env.begin(db=index.expiry) as txn:
-            due = _due(txn, index.expiry, now)
-        if not due:
+    def _end_lifetimes(self, now: int) -> None:
+        """Values whose lifetime has ended leave the index; the outbox tells their nodes."""
+        with self._index.read() as tables:
+            ended = tables.ended_lifetimes(now, BATCH)
+        if not ended:
             return
-        with index.env.begin(write=True) as txn:
+        with self._index.write() as tables:
             freed = 0
-            for row, key in due:
-                txn.delete(row, db=index.expiry)
-                version = struct.unpack(">QQ", row)[1]
-                raw = txn.get(key, db=index.entries)
-                entry = None if raw is None else unpack_entry(raw)
-                if entry is None or entry.version != version:
+            for lifetime in ended:
+                tables.drop_lifetime(lifetime)
+                entry = tables.entry(lifetime.key)
+                if entry is None or entry.version != lifetime.version:
                     continue
-                txn.delete(key, db=index.entries)
-                txn.put(key, stamped(version, now), db=index.tombs)
-                txn.put(stamped(now, version), pack(Discard(entry.node, key, version)), db=index.outbox)
+                tables.drop_entry(lifetime.key, entry)
+                tables.set_deletion(lifetime.key, Deletion(entry.version, now))
+                tables.add_discard(Discard(entry.node, lifetime.key, entry.version), now)
                 freed += entry.size
-                log.debug("lifetime ended", key=key, version=version, node=entry.node)
-            index.add_bytes(txn, -freed)
-        log.info("lifetimes ended", keys=len(due))
+                log.debug("lifetime ended", key=lifetime.key, version=entry.version, node=entry.node)
+            tables.add_bytes(-freed)
+        log.info("lifetimes ended", keys=len(ended))
 
     def _send_outbox(self, now: int) -> None:
-        """Versions that nodes shall forget; a row stays until the broker has its message safe."""
+        """Tell nodes what they must forget; a row stays until the broker has its message safe."""
         if not self._link.ready:
             return
-        index = self._index
-        with index.env.begin(db=index.outbox) as txn:
-            due = _due(txn, index.outbox, now)
+        with self._index.read() as tables:
+            due = tables.due_discards(now, BATCH)
         by_node: dict[str, list[tuple[bytes, Delete]]] = {}
-        for row, raw in due:
+        for row, discard in due:
             if row not in self._sent:
-                discard = Discard._make(msgpack.unpackb(raw))
                 by_node.setdefault(discard.node, []).append((row, Delete(0, discard.key, discard.version)))
         for node, items in by_node.items():
-            rows = [row for row, _ in items]
-            self._sent.update(rows)
-            self._link.publish(
-                topology.node_queue(node),
-                encode(Commands("", [command for _, command in items])),
-                durable=True,
-                done=lambda arrived, rows=rows: self._arrived.put((rows, arrived)),  # type: ignore[misc]
-            )
+            self._send(node, [row for row, _ in items], [command for _, command in items])
+
+    def _send(self, node: str, rows: list[bytes], commands: list[Delete]) -> None:
+        self._sent.update(rows)
+        self._link.publish(
+            topology.node_queue(node),
+            encode(Commands("", [*commands])),
+            durable=True,
+            done=lambda confirmed: self._confirms.put((rows, confirmed)),
+        )
 
     def _settle_outbox(self) -> None:
+        """Drop the rows whose message the broker has; the others are sent again."""
         settled: list[bytes] = []
-        while not self._arrived.empty():
-            rows, arrived = self._arrived.get()
+        while not self._confirms.empty():
+            rows, confirmed = self._confirms.get()
             self._sent.difference_update(rows)
-            if arrived:
+            if confirmed:
                 settled += rows
         if settled:
-            with self._index.env.begin(write=True, db=self._index.outbox) as txn:
+            with self._index.write() as tables:
                 for row in settled:
-                    txn.delete(row)
+                    tables.drop_discard(row)
 
-    def _forget_tombs(self, now: int) -> None:
+    def _forget_deletions(self, now: int) -> None:
         """Deletions are remembered for as long as a backup may bring an older version."""
-        index = self._index
-        after: bytes | None = b""
         forgotten = 0
+        after: bytes | None = b""
         while after is not None:
-            old: list[bytes] = []
-            with index.env.begin(db=index.tombs) as txn, txn.cursor() as cursor:
-                found = cursor.set_range(after)
-                seen = 0
-                while found and seen < BATCH:
-                    if now - unpack_tomb(cursor.value())[1] > self._tombstone_ms:
-                        old.append(cursor.key())
-                    seen += 1
-                    found = cursor.next()
-                after = cursor.key() if found else None
+            with self._index.read() as tables:
+                stretch = list(islice(tables.deletions(after), BATCH))
+            after = stretch[-1][0] if stretch else None
+            old = [key for key, deletion in stretch if now - deletion.noted > self._tombstone_ms]
             if old:
-                with index.env.begin(write=True, db=index.tombs) as txn:
+                with self._index.write() as tables:
                     for key in old:
-                        txn.delete(key)
+                        tables.drop_deletion(key)
                 forgotten += len(old)
         if forgotten:
             log.info("old deletions forgotten", keys=forgotten)
-
-
-def _due(txn: Any, database: Any, now: int) -> list[tuple[bytes, bytes]]:
-    """Rows of a database with stamped keys whose time has come, the oldest first."""
-    due: list[tuple[bytes, bytes]] = []
-    with txn.cursor(db=database) as cursor:
-        for row, value in cursor:
-            if row > stamped(now, (1 << 64) - 1) or len(due) >= BATCH:
-                break
-            due.append((row, value))
-    return due

@@ -2,8 +2,11 @@
 
 Every result carries its place in its node's log, and every heartbeat says where that log ends. So a lost
 message, a lost transaction, an empty index and `manage.py --restore` are one thing: a replay from the
-node's cursor. While an index is new, or a node shows another log than before, the nodes in question are noted
-as `restoring`: a key that the index does not know may be theirs.
+node's cursor. While an index is new, or a node shows another log than before, the index may lack keys: it is
+incomplete, and says for which nodes.
+
+The words used here: a replay is what a node sends again of its log, a stretch at a time. A restore is a replay from the
+beginning that somebody asked for. Pruning follows a replay from the beginning: it removes what the log did not bring.
 """
 
 from __future__ import annotations
@@ -20,9 +23,8 @@ from broker.link import Link
 from broker.messages.codec import encode
 from broker.messages.store import Heartbeat, Replay, Results
 from broker.refusals import Conflict
-from master.index.environment import pack
-from master.index.index import Index
-from master.index.projection import Cursor, Projection
+from master.index.index import Cursor, Index
+from master.index.projection import Projection, cursor_of
 
 log = logs.get(__name__)
 
@@ -30,123 +32,143 @@ PATIENCE_SECS = 15.0  # without a message of a replay: ask again
 SETTLE_SECS = 1.0  # from the first heartbeat that a new index has seen until it may say what it does not know
 EMPTY_SECS = 0.2  # the same while every node that was heard is new, too, as in a new cluster
 PRUNE_BATCH = 20_000  # entries looked at in one transaction
-_NEAR = 5_000  # records; a node further behind is being restored
+_NEAR = 5_000  # records; the index may lack keys of a node that is further behind
 
 
 @dataclass
-class _Watch:
-    """What is known of one node."""
+class _Request:
+    """A stretch of a log that a node was asked for and has not sent to its end."""
+
+    id: str
+    after: int  # seq behind which the stretch begins
+    heard: float  # when its last message came, by the monotonic clock
+
+
+@dataclass
+class _Pruning:
+    """How far the entries have been looked through."""
+
+    after: bytes = b""  # encoded key
+    removed: int = 0
+
+
+@dataclass
+class _Log:
+    """What is known of one node's log, beside its cursor."""
 
     heartbeat: Heartbeat | None = None
-    applied: int = 0  # the cursor when the heartbeat came
-    request: str = ""  # the replay under way
-    heard: float = 0.0  # when its last message came
-    started: float = 0.0
-    received: int = 0
-    pruning: bytes | None = None
-    pruned: int = 0
-    asked_from: int = 0
-    promised: int = 0  # seq of the first heartbeat of its agent: until that is applied, the index may not know a key
+    applied: int = 0  # seq of the cursor when the heartbeat came
+    promised: int = 0  # seq of the first heartbeat of its agent: until that is applied, the index may lack keys
+    request: _Request | None = None
+    started: float = 0.0  # when the first stretch of the replay was asked for, by the monotonic clock
+    records: int = 0  # received since then
+    pruning: _Pruning | None = None
 
 
-class Replays:
-    """Of the controller; used on its thread alone."""
+class ReplayRequests:
+    """Decides when to ask which node for a replay, and notes for which nodes the index is incomplete.
+
+    For the controller's thread alone. Its methods raise `lmdb.Error` when the index can't be written.
+    """
 
     def __init__(self, index: Index, projection: Projection, link: Link) -> None:
         self._index = index
         self._projection = projection
         self._link = link
-        self._watches: dict[str, _Watch] = {}
-        self._restoring: list[str] | None = index.read_meta("restoring")
-        self._first = 0.0  # when the first heartbeat came
-        self._forgotten: list[str] = index.read_meta("forgotten") or []  # nodes whose entries are to be removed
+        self._logs: dict[str, _Log] = {}
+        self._first: float | None = None  # when the first heartbeat came, by the monotonic clock
+        with index.read() as tables:
+            self._incomplete = tables.incomplete()
+            self._forgotten = tables.forgotten()
         for node in self._forgotten:
-            self._watch(node).pruning = b""
+            self._log(node).pruning = _Pruning()
 
     def observe(self, results: Sequence[Results], heartbeats: Mapping[str, Heartbeat], gaps: set[str]) -> None:
-        """See whether what was just received leaves something missing."""
+        """Notice what is missing after what was just received, and ask for it."""
         for message in results:
-            watch = self._watch(message.node)
-            if message.request and message.request == watch.request:
-                watch.heard = time.monotonic()
-                watch.received += len(message.items)
+            node_log = self._log(message.node)
+            request = node_log.request
+            if message.request and request and message.request == request.id:
+                request.heard = time.monotonic()
+                node_log.records += len(message.items)
                 if message.last:
-                    self._stretch_ended(message.node, watch, message)
+                    self._stretch_ended(message, node_log, request)
         for node in gaps:
             self._ask(node, "results are missing")
         for node, heartbeat in heartbeats.items():
             self._heartbeat(node, heartbeat)
-        if heartbeats and not self._first:
+        if heartbeats and self._first is None:
             self._first = time.monotonic()
-        if heartbeats or self._restoring or any(message.last for message in results):
-            self._note_restoring()
+        if heartbeats or self._incomplete or any(message.last for message in results):
+            self._note_incomplete()
 
-    def restore(self, node: str) -> None:
-        """Apply a node's log from its beginning again, or every node's when `node` is empty; no key is unknown meanwhile.
+    def restore(self, node: str | None) -> None:
+        """Apply a node's log from its beginning again, or every node's for None; no key is unknown meanwhile.
 
         Raises `Conflict` when that is being done already, or the index does not have all of it yet.
         """
-        names = [node] if node else list(self._index.read_nodes())
+        with self._index.read() as tables:
+            names = list(tables.nodes()) if node is None else [node]
         for name in names:
-            cursor, watch = self._cursor(name), self._watch(name)
-            if cursor.prune or self._lacks(name, cursor, watch):
-                end = watch.heartbeat.seq if watch.heartbeat else cursor.complete_to
+            cursor, node_log = self._cursor(name), self._log(name)
+            if cursor.prune or self._lacks(name, cursor, node_log):
+                end = node_log.heartbeat.seq if node_log.heartbeat else cursor.complete_to
                 raise Conflict(
                     f"the log of {name} is being applied from the beginning already: {min(cursor.seq, end):,} of"
-                    f" {end:,} records; GET /skynet/restore tells how far it is"
+                    f" {end:,} records; GET /internal/restore tells how far it is"
                 )
         for name in names:
-            with self._index.env.begin(write=True) as txn:
-                self._projection.restart(txn, name, same=True)
-            self._watch(name).request = ""
+            with self._index.write() as tables:
+                self._projection.reset_cursor(tables, name, same_log=True)
+            self._log(name).request = None
             self._ask(name, "restore was asked for")
-        self._note_restoring()
+        self._note_incomplete()
 
     def forget(self, node: str, entries: bool) -> None:
-        """A node is gone for good: wait for it no more. With `entries` those of it leave the index, some each second."""
-        self._watches.pop(node, None)
-        with self._index.env.begin(write=True) as txn:
-            txn.delete(node.encode(), db=self._index.nodes)
+        """Wait no more for a node that is gone for good. With `entries`, its entries leave the index bit by bit."""
+        self._logs.pop(node, None)
+        with self._index.write() as tables:
+            tables.drop_node(node)
             if entries:
-                self._projection.restart(txn, node)
+                self._projection.reset_cursor(tables, node)
         if entries:
             self._note_forgotten([*self._forgotten, node])
-            self._watch(node).pruning = b""
+            self._log(node).pruning = _Pruning()
         log.warning("node forgotten", node=node, entries=entries)
-        self._note_restoring()
+        self._note_incomplete()
 
     def settles_in(self) -> float:
-        """Seconds until a new index may say what it does not know; infinite when it does, or nobody was heard."""
-        if self._restoring is not None or not self._first:
+        """Seconds until a new index may say what it does not know; infinite when it does so, or no node was heard."""
+        if self._incomplete is not None or self._first is None:
             return math.inf
-        beats = [watch.heartbeat for watch in self._watches.values() if watch.heartbeat]
+        beats = [node_log.heartbeat for node_log in self._logs.values() if node_log.heartbeat]
         return self._first + (EMPTY_SECS if all(map(_is_new, beats)) else SETTLE_SECS) - time.monotonic()
 
     def settle(self) -> None:
-        """Have a new index say what it does not know, when it is time."""
+        """Let a new index say what it does not know, when it is time."""
         if self.settles_in() <= 0:
-            self._note_restoring()
+            self._note_incomplete()
 
     def tick(self) -> None:
-        """Ask again for a replay that got stuck; go on with what a full one left to prune."""
-        for node, watch in list(self._watches.items()):
-            if watch.request and time.monotonic() - watch.heard > PATIENCE_SECS:
-                watch.request = ""
+        """Ask again for a replay that got stuck, and prune some more."""
+        for node, node_log in list(self._logs.items()):
+            if node_log.request and time.monotonic() - node_log.request.heard > PATIENCE_SECS:
+                node_log.request = None
                 self._ask(node, "the replay got stuck")
-            if watch.pruning is not None:
-                self._prune(node, watch)
+            if node_log.pruning:
+                self._prune(node, node_log, node_log.pruning)
 
     def _heartbeat(self, node: str, heartbeat: Heartbeat) -> None:
-        watch = self._watch(node)
+        node_log = self._log(node)
         cursor = self._cursor(node)
-        before, applied = watch.heartbeat, watch.applied
-        watch.heartbeat, watch.applied = heartbeat, cursor.seq
+        before, applied = node_log.heartbeat, node_log.applied
+        node_log.heartbeat, node_log.applied = heartbeat, cursor.seq
         if node in self._forgotten:
             self._note_forgotten([name for name in self._forgotten if name != node])
-            watch.pruning = None
+            node_log.pruning = None
         if before is None or before.epoch != heartbeat.epoch:
-            watch.promised = 0 if _is_new(heartbeat) else heartbeat.seq
-            watch.request = ""  # whoever was to answer is gone
+            node_log.promised = 0 if _is_new(heartbeat) else heartbeat.seq
+            node_log.request = None  # the agent that was asked has ended
         known = any(epoch == heartbeat.epoch for _, epoch in cursor.epochs)
         if cursor.seq == 0 and heartbeat.seq:
             self._ask(node, "nothing of it was applied yet")
@@ -155,95 +177,96 @@ class Replays:
         elif before and before.seq > cursor.seq and applied == cursor.seq:
             # What the heartbeat before this one told of is still not here, and nothing has come meanwhile.
             self._ask(node, "results are missing")
-        elif cursor.prune and watch.pruning is None and not watch.request and cursor.seq >= heartbeat.seq:
-            # The controller was started again between the end of the replay and that of what follows it.
-            watch.pruning, watch.pruned = b"", 0
+        elif cursor.prune and not node_log.pruning and not node_log.request and cursor.seq >= heartbeat.seq:
+            # The controller was started again between the end of the replay and that of the pruning.
+            node_log.pruning = _Pruning()
 
     def _ask(self, node: str, reason: str) -> None:
         """Ask for a replay from the cursor, unless one is under way."""
-        watch = self._watch(node)
-        if watch.request:
+        node_log = self._log(node)
+        if node_log.request:
             return
-        now = time.monotonic()
-        if self._request(node, watch, now):
-            log.info("replay asked for", node=node, after=watch.asked_from, reason=reason)
-            watch.started, watch.received = now, 0
+        node_log.request = self._request(node)
+        if node_log.request:
+            log.info("replay asked for", node=node, after=node_log.request.after, reason=reason)
+            node_log.started, node_log.records = node_log.request.heard, 0
 
-    def _request(self, node: str, watch: _Watch, now: float) -> bool:
-        cursor = self._cursor(node)
-        request = secrets.token_hex(4)
-        message = encode(Replay(request, cursor.seq))
+    def _request(self, node: str) -> _Request | None:
+        """Ask a node for a stretch; None when there is no connection to RabbitMQ."""
+        request = _Request(secrets.token_hex(4), self._cursor(node).seq, time.monotonic())
+        message = encode(Replay(request.id, request.after))
         try:
             self._link.publish(topology.node_queue(node), message, ttl_ms=int(PATIENCE_SECS * 1000))
         except LinkDown as error:
             log.debug("no replay asked for", node=node, reason=error)
-            return False
-        watch.request, watch.heard, watch.asked_from = request, now, cursor.seq
-        return True
+            return None
+        return request
 
-    def _stretch_ended(self, node: str, watch: _Watch, message: Results) -> None:
+    def _stretch_ended(self, message: Results, node_log: _Log, request: _Request) -> None:
         """The last message of what was asked for is applied: ask for the next stretch, or be done."""
+        node = message.node
         cursor = self._cursor(node)
-        watch.request = ""
-        if watch.asked_from > cursor.seq:
+        node_log.request = None
+        if request.after > cursor.seq:
             self._ask(node, "its log is another one than before")
-        elif watch.asked_from < cursor.seq < message.end:
-            self._request(node, watch, time.monotonic())
+        elif request.after < cursor.seq < message.end:
+            node_log.request = self._request(node)
         else:
-            seconds = time.monotonic() - watch.started
-            log.info("replay applied", node=node, seq=cursor.seq, records=watch.received, seconds=seconds)
+            seconds = time.monotonic() - node_log.started
+            log.info("replay applied", node=node, seq=cursor.seq, records=node_log.records, seconds=seconds)
             if cursor.prune:
-                watch.pruning, watch.pruned = b"", 0
+                node_log.pruning = _Pruning()
 
-    def _prune(self, node: str, watch: _Watch) -> None:
-        assert watch.pruning is not None
-        with self._index.env.begin(write=True) as txn:
-            if not self._projection.cursor(txn, node).prune:
-                watch.pruning = None
+    def _prune(self, node: str, node_log: _Log, pruning: _Pruning) -> None:
+        with self._index.write() as tables:
+            if not cursor_of(tables, node).prune:
+                node_log.pruning = None
                 return
-            watch.pruning, removed = self._projection.prune(txn, node, watch.pruning, PRUNE_BATCH)
-        watch.pruned += removed
-        if watch.pruning is not None:
+            after, removed = self._projection.prune(tables, node, pruning.after, PRUNE_BATCH)
+        pruning.removed += removed
+        if after is not None:
+            pruning.after = after
             return
-        log.info("restore finished", node=node, removed=watch.pruned)
+        node_log.pruning = None
+        log.info("restore finished", node=node, removed=pruning.removed)
         if node in self._forgotten:
-            with self._index.env.begin(write=True) as txn:
-                self._projection.drop(txn, node)
-            self._watches.pop(node, None)
+            with self._index.write() as tables:
+                self._projection.drop(tables, node)
+            self._logs.pop(node, None)
             self._note_forgotten([name for name in self._forgotten if name != node])
-        self._note_restoring()
+        self._note_incomplete()
 
-    def _note_restoring(self) -> None:
-        """Tell the web workers which nodes' keys the index can't know all of yet."""
-        if self._restoring is None and not self.settles_in() <= 0:
+    def _note_incomplete(self) -> None:
+        """Tell the web workers of which nodes' logs the index may lack keys."""
+        if self._incomplete is None and not self.settles_in() <= 0:
             return  # nodes answer an announcement at once, but not all in the same moment
-        watches = self._watches.items()
-        restoring = [node for node, watch in watches if self._lacks(node, self._cursor(node), watch)]
-        if restoring != self._restoring:
-            with self._index.env.begin(write=True) as txn:
-                txn.put(b"restoring", pack(restoring), db=self._index.meta)
-            self._restoring = restoring
+        logs_now = self._logs.items()
+        incomplete = [node for node, node_log in logs_now if self._lacks(node, self._cursor(node), node_log)]
+        if incomplete != self._incomplete:
+            with self._index.write() as tables:
+                tables.set_incomplete(incomplete)
+            self._incomplete = incomplete
 
-    def _lacks(self, node: str, cursor: Cursor, watch: _Watch) -> bool:
+    def _lacks(self, node: str, cursor: Cursor, node_log: _Log) -> bool:
         """Whether the index may lack keys of a node's log."""
         if node in self._forgotten:
             return False
         # When its own log is applied again, it has them all; when that is another log than before, it has not.
         another = cursor.prune and not cursor.covered
-        behind = watch.heartbeat.seq - cursor.complete_to if watch.heartbeat else 0
-        return another or cursor.complete_to < watch.promised or bool(behind > _NEAR and watch.request)
+        behind = node_log.heartbeat.seq - cursor.complete_to if node_log.heartbeat else 0
+        return another or cursor.complete_to < node_log.promised or (behind > _NEAR and node_log.request is not None)
 
     def _note_forgotten(self, nodes: list[str]) -> None:
         self._forgotten = nodes
-        with self._index.env.begin(write=True) as txn:
-            txn.put(b"forgotten", pack(nodes), db=self._index.meta)
+        with self._index.write() as tables:
+            tables.set_forgotten(nodes)
 
-    def _watch(self, node: str) -> _Watch:
-        return self._watches.setdefault(node, _Watch())
+    def _log(self, node: str) -> _Log:
+        return self._logs.setdefault(node, _Log())
 
     def _cursor(self, node: str) -> Cursor:
-        with self._index.env.begin() as txn:
-            return self._projection.cursor(txn, node)
+        with self._index.read() as tables:
+            return cursor_of(tables, node)
 
 
 def _is_new(heartbeat: Heartbeat) -> bool:

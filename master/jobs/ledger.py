@@ -34,7 +34,7 @@ from typing import Any
 
 import msgpack
 
-from master.index.environment import open_environment, pack, stamped
+from master.index.environment import Contents, Environment, pack, stamped
 from master.jobs.model import (
     Job,
     JobProgress,
@@ -68,6 +68,9 @@ _DATABASES = (
     "meta",
 )
 
+_ADVICE = "put back a copy of that directory, or remove it: the jobs it knows are forgotten then"
+_CONTENTS = Contents("ledger", "[jobs] ledger_map", _ADVICE, _DATABASES, durable=True)
+
 Rows = set[tuple[str, bytes]]
 
 
@@ -96,10 +99,8 @@ class Ledger:
     """The LMDB environment. One per process and path; never used across a fork."""
 
     def __init__(self, directory: Path, write: bool = False, map_size: int = MAP_BYTES) -> None:
-        advice = "put back a copy of that directory, or remove it: the jobs it knows are forgotten then"
-        named = ("ledger", "[jobs] ledger_map", advice)
-        self.env, databases = open_environment(directory, map_size, write, _DATABASES, True, *named)
-        self.db: dict[str, Any] = dict(zip(_DATABASES, databases, strict=True))
+        environment = Environment(directory, map_size, _CONTENTS, write)
+        self.env, self.db = environment.env, environment.databases
         if write:
             self._weigh()
 

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from broker import logs
+from broker.clock import DAY_MS
 from broker.messages.jobs import PRIORITIES
 from master.index.environment import stamped
 from master.jobs.effects import Action, Publish
@@ -19,7 +20,6 @@ from master.jobs.transitions import Transitions, retry_delay
 
 log = logs.get(__name__)
 
-DAY_MS = 86_400_000
 MOST = 1_000  # jobs published in one go
 MOST_FORGOTTEN = 2_000
 SETTLE_MS = 5_000  # a message younger than this may be on its way

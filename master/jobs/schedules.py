@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import schedule
 
 from broker import logs
+from broker.clock import now_ms
 from broker.messages.jobs import Order
-from master.index.index import now_ms
 from master.jobs import unique_tokens
 from master.jobs.capacity import Capacity
 from master.jobs.effects import Action

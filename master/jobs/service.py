@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from broker import keys, logs, topology
+from broker.clock import now_ms
 from broker.link import Link
 from broker.messages import jobs
 from broker.messages.jobs import Order
@@ -17,9 +18,9 @@ from broker.messages.runs import AskCatalog, Claimed, Finished, NodeCatalog, Pro
 from broker.messages.store import Heartbeat
 from broker.refusals import BadRequest, Conflict, NotFound, Refused, Unavailable
 from broker.settings import Settings
-from master.channel import ControllerCall
+from master.channel import Cancel, ControllerCall, Launch
 from master.cluster.nodes import MISSED_HEARTBEATS
-from master.index.index import Index, now_ms
+from master.index.index import Index
 from master.jobs import routing, script_catalog, unique_tokens
 from master.jobs.capacity import Capacity, CapacityLimits
 from master.jobs.effect_runner import Attempt, EffectRunner
@@ -144,11 +145,12 @@ class Jobs:
 
     def _call(self, txn: Any, call: ControllerCall, now: int) -> tuple[Any, Attempt | None, list[Action]]:
         """The answer, the attempt whose confirm it waits for, and what is to be done."""
-        if call.name == "launch":
-            return self._launch(txn, call.arguments[0], call.arguments[1], now)
-        if call.name == "cancel":
-            return self._cancel(txn, call.arguments[0], now)
-        raise BadRequest(f"the controller knows no {call.name}")
+        match call.request:
+            case Launch(order, rhythm):
+                return self._launch(txn, order, rhythm, now)
+            case Cancel(number):
+                return self._cancel(txn, number, now)
+        raise BadRequest(f"jobs have no {call.request}")
 
     def _launch(
         self, txn: Any, body: bytes, rhythm: Sequence[Any] | None, now: int

@@ -1,14 +1,14 @@
 """Sends commands to nodes in micro-batches and wakes the requests that wait for them.
 
-Per node one batch is under way at a time, and the next one takes all that has gathered meanwhile: a
-busy system shares every hop, flush and commit among many requests. Values that any node may take gather
-in one pool and go, a batch at a time, to the node that placement chooses among the free ones.
+Per node one batch is under way at a time, and the next one takes all that has gathered meanwhile. So a busy system
+shares every hop, flush and commit among many requests. Values that any node may take gather in one pool. They go, a
+batch at a time, to the node that placement chooses among the free ones.
 
-Whoever was just answered often comes back at once: so a batch waits until as many have gathered as the
-last one had, or for `LINGER_SECS`. After a batch of one nothing waits, and an idle system adds no delay.
+A client that just had its response often comes back at once. So a batch waits until as many commands have gathered as
+the last one had, or for `LINGER_SECS`. After a batch of one nothing waits, and an idle system adds no delay.
 
-Requests, on the event loop, and answers only leave notes; all decisions are made on the link's thread. A command is
-packed before it is noted, so that one that can't be fails alone.
+Requests, on the event loop, and outcomes, on the channel's thread, only leave notes. All decisions are made on the
+link's thread. A command is packed before it is noted, so that one that can't be packed fails alone.
 """
 
 from __future__ import annotations
@@ -17,65 +17,68 @@ import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from enum import Enum
 from typing import NamedTuple
 
-from broker import logs, topology
+from broker import topology
 from broker.errors import LinkDown
 from broker.link import Link
 from broker.messages.batches import CommandPacker, batch
 from broker.messages.codec import encode
-from broker.messages.store import Commands, Delete, Status, Store
-
-log = logs.get(__name__)
+from broker.messages.store import Commands, Delete, Outcome, Status, Store
 
 MAX_ITEMS = 1_000
 MAX_BYTES = 4 << 20
 LINGER_SECS = 0.001
 STALLED_SECS = 1.0  # a batch that takes longer no longer holds back the next one
 
-LOST = "the connection to RabbitMQ was lost"
-NOWHERE = "no node that has room was heard from lately"
+
+class Failure(Enum):
+    """Why it can't be said what a node made of a command; the value says so to a person."""
+
+    LOST = "the connection to RabbitMQ was lost"  # it may yet arrive at the node
+    NO_NODE = "no node that has room was heard from lately"  # it was not sent
+
 
 Command = Store | Delete
-# The node for so many bytes that is none of these; None when there is none.
-Choose = Callable[[int, Collection[str]], str | None]
-# Has a function called on the event loop, whichever thread this is.
-Call = Callable[..., object]
+Choose = Callable[[int, Collection[str]], str | None]  # the node for so many bytes that is none of these, or None
+Call = Callable[..., object]  # has a function called on the event loop, whichever thread this is
 
 
 class Ticket:
-    """One command under way. `wait` waits until its answer is there. Both ends are on the event loop."""
+    """One command under way. `wait` waits until its outcome is there. Both ends are on the event loop."""
 
-    __slots__ = ("_answered", "node", "reason", "status")
+    __slots__ = ("_settled", "node", "number", "reason", "status")
 
-    def __init__(self, node: str) -> None:
-        self.node = node  # "" until one is chosen
-        self.status: Status | None = None
+    def __init__(self, number: int, node: str | None) -> None:
+        self.number = number
+        self.node = node  # None until one is chosen
+        self.status: Status | Failure | None = None
         self.reason = ""
-        self._answered: asyncio.Future[None] | None = None
+        self._settled: asyncio.Future[None] | None = None
 
-    async def wait(self, timeout: float) -> Status | None:
-        """What became of the command; None when no answer came within `timeout` seconds."""
+    async def wait(self, timeout: float) -> Status | Failure | None:
+        """What became of the command; None when that is not known within `timeout` seconds."""
         if self.status is None:
             loop = asyncio.get_running_loop()
-            self._answered = loop.create_future()
+            self._settled = loop.create_future()
             timer = loop.call_later(max(0.0, timeout), self._wake)
             try:
-                await self._answered
+                await self._settled
             finally:
                 timer.cancel()
         return self.status
 
-    def answer(self, status: Status, reason: str) -> None:
-        """Wake the request that waits."""
+    def settle(self, status: Status | Failure, reason: str) -> None:
+        """Note what became of the command, and wake the request that waits."""
         self.status = status
         self.reason = reason
         self._wake()
 
     def _wake(self) -> None:
-        if self._answered is not None and not self._answered.done():
-            self._answered.set_result(None)
+        if self._settled is not None and not self._settled.done():
+            self._settled.set_result(None)
 
 
 class _Packed(NamedTuple):
@@ -94,28 +97,28 @@ class _Gathering:
         self.commands: deque[_Packed] = deque()
         self.size = 0  # bytes
         self.expected = 1  # as many as the last batch had
-        self.since = 0.0  # when the first of them was seen; 0: none was
+        self.since: float | None = None  # when the first of them was seen, by the monotonic clock
 
     def add(self, command: _Packed) -> None:
-        """One more."""
+        """Add a command."""
         self.commands.append(command)
         self.size += len(command.body)
 
     def due(self, now: float) -> bool:
         """Whether a batch should leave now rather than wait for more."""
-        if not self.since:
+        if self.since is None:
             self.since = now
         return len(self.commands) >= self.expected or now - self.since >= LINGER_SECS
 
     def take(self) -> list[_Packed]:
-        """The next batch."""
+        """Take the commands of the next batch away from here."""
         taken: list[_Packed] = []
         size = 0
         while self.commands and len(taken) < MAX_ITEMS and size < MAX_BYTES:
             taken.append(self.commands.popleft())
             size += len(taken[-1].body)
         self.size -= size
-        self.since = 0.0
+        self.since = None
         self.expected = len(taken)
         return taken
 
@@ -136,13 +139,17 @@ class _Lane:
         return bool(self.under_way) and now - self.sent < STALLED_SECS
 
 
-def _answer(answers: list[tuple[Ticket, int, str]]) -> None:
-    for ticket, status, reason in answers:
-        ticket.answer(Status(status), reason)
+def _settle(settled: list[tuple[Ticket, int | Failure, str]]) -> None:
+    for ticket, status, reason in settled:
+        ticket.settle(status if isinstance(status, Failure) else Status(status), reason)
 
 
 class Dispatcher:
-    """Of one web worker. `origin` names the worker; the answers for it come in through `answered`."""
+    """Sends the commands of one web worker, and chooses the node for those that any may take.
+
+    `origin` names the worker. A batch that stays in the broker for `ttl_ms` is dropped there. The worker has `work` and
+    `fail_all` called on the link's thread, and `settle` by the channel.
+    """
 
     def __init__(self, link: Link, origin: str, ttl_ms: int, choose: Choose) -> None:
         self._call: Call = lambda function, *arguments: function(*arguments)
@@ -155,21 +162,20 @@ class Dispatcher:
         self._tickets: dict[int, Ticket] = {}
         self._pool = _Gathering()
         self._lanes: dict[str, _Lane] = {}
-        self._new: deque[tuple[str, _Packed]] = deque()  # notes for the link's thread
-        self._landed: deque[tuple[str, int]] = deque()
+        # Notes for the link's thread.
+        self._new: deque[tuple[str | None, Collection[str], _Packed]] = deque()  # node, or those not to choose
+        self._landed: deque[tuple[str | None, int]] = deque()  # node and ticket of what is under way no more
         self._lingering = False
         self._watching = False
-        link.on_wake = self._work
-        link.on_down = self._down
 
-    # What requests and the reader of answers call.
+    # What requests and the reader of outcomes call.
 
     def run_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Requests wait on this loop; to be called before the first one."""
+        """Wake requests on this event loop; call it before the first one."""
         self._call = loop.call_soon_threadsafe
 
-    def send(self, node: str, make: Callable[[int], Command]) -> tuple[int, Ticket]:
-        """Send a command to a node, or to any that has room when `node` is "".
+    def send(self, make: Callable[[int], Command], node: str | None = None, exclude: Collection[str] = ()) -> Ticket:
+        """Send a command to a node; without `node`, to one that has room and is none of `exclude`.
 
         `make` is given the ticket number and returns the command. Raises `LinkDown` when there is no
         connection to RabbitMQ, and `Unsendable` for a command that no node could read.
@@ -178,16 +184,15 @@ class Dispatcher:
             raise LinkDown(f"no connection to RabbitMQ: {self._link.problem}")
         number = next(self._numbers)
         packed = _Packed(number, self._packer.pack(make(number)))
-        ticket = self._tickets[number] = Ticket(node)
-        self._new.append((node, packed))
+        ticket = self._tickets[number] = Ticket(number, node)
+        self._new.append((node, exclude, packed))
         self._link.wake()
-        return number, ticket
+        return ticket
 
-    def abandon(self, number: int) -> None:
-        """Nobody waits for this command any more."""
-        ticket = self._tickets.pop(number, None)
-        if ticket:
-            self._landed.append((ticket.node, number))
+    def abandon(self, ticket: Ticket) -> None:
+        """Note that nobody waits for this command any more."""
+        if self._tickets.pop(ticket.number, None):
+            self._landed.append((ticket.node, ticket.number))
             self._link.wake()
 
     def forget(self, node: str, key: bytes, version: int) -> None:
@@ -195,21 +200,21 @@ class Dispatcher:
         command = Commands("", [Delete(0, key, version)])
         self._link.publish(topology.node_queue(node), encode(command), durable=True)
 
-    def answered(self, answers: list[tuple[int, int, str]]) -> None:
-        """The controller says what became of some commands."""
-        wanted: list[tuple[Ticket, int, str]] = []
-        for number, status, reason in answers:
+    def settle(self, outcomes: Iterable[Outcome | tuple[int, Failure, str]]) -> None:
+        """Note what became of some commands, and wake the requests that wait for them."""
+        settled: list[tuple[Ticket, int | Failure, str]] = []
+        for number, status, reason in outcomes:
             ticket = self._tickets.pop(number, None)
             if ticket:
                 self._landed.append((ticket.node, number))
-                wanted.append((ticket, status, reason))
-        if wanted:
-            self._call(_answer, wanted)
+                settled.append((ticket, status, reason))
+        if settled:
+            self._call(_settle, settled)
             self._link.wake()
 
     # On the link's thread.
 
-    def _work(self) -> None:
+    def work(self) -> None:
         """Read the notes, and send every batch that is due."""
         now = time.monotonic()
         while self._landed:
@@ -218,8 +223,10 @@ class Dispatcher:
             for lane in [self._lane(node)] if node else self._lanes.values():
                 lane.under_way.discard(number)
         while self._new:
-            node, command = self._new.popleft()
-            (self._lane(node).gathering if node else self._pool).add(command)
+            node, exclude, command = self._new.popleft()
+            if node is None and exclude and (node := self._choose_other(command, exclude)) is None:
+                continue
+            (self._pool if node is None else self._lane(node).gathering).add(command)
         waiting = False
         for lane in list(self._lanes.values()):
             if lane.gathering.commands and not lane.busy(now):
@@ -240,6 +247,21 @@ class Dispatcher:
             self._watching = True
             self._link.later(STALLED_SECS, self._watched)
 
+    def _choose_other(self, command: _Packed, exclude: Collection[str]) -> str | None:
+        """The node for a command that was tried on others; its request is told when there is none."""
+        node = self._choose(len(command.body), exclude)
+        if node is None:
+            self._fail([command.ticket], Failure.NO_NODE)
+        else:
+            self._assign([command], node)
+        return node
+
+    def _assign(self, commands: list[_Packed], node: str) -> None:
+        for command in commands:
+            ticket = self._tickets.get(command.ticket)
+            if ticket:
+                ticket.node = node
+
     def _work_pool(self, now: float) -> bool:
         """Send what any node may take; True when it waits for more."""
         taken = [node for node, lane in self._lanes.items() if lane.under_way]
@@ -252,13 +274,11 @@ class Dispatcher:
             node = self._choose(size, taken) or self._choose(size, busy)
             if node is None:
                 if not busy:
-                    self._nowhere()
+                    nowhere, self._pool = self._pool.commands, _Gathering()
+                    self._fail([command.ticket for command in nowhere], Failure.NO_NODE)
                 return False
             taking = self._pool.take()
-            for command in taking:
-                ticket = self._tickets.get(command.ticket)
-                if ticket:
-                    ticket.node = node
+            self._assign(taking, node)
             self._publish(self._lane(node), taking, now)
             taken.append(node)
             busy.append(node)
@@ -285,24 +305,20 @@ class Dispatcher:
         lane.under_way.update(command.ticket for command in commands)
         lane.sent = now
         body = batch(self._origin, [command.body for command in commands])
-        # Not durable: whoever waits is the retry, and is told when it can't be said what became of it.
+        # Not durable: the request that waits tries again, or tells its client that it does not know what came of it.
         try:
             self._link.publish(lane.queue, body, ttl_ms=self._ttl_ms)
         except LinkDown:
-            self._fail(commands, LOST)
+            self._fail([command.ticket for command in commands], Failure.LOST)
 
-    def _nowhere(self) -> None:
-        commands, self._pool = self._pool.commands, _Gathering()
-        self._fail(list(commands), NOWHERE)
+    def _fail(self, numbers: Iterable[int], failure: Failure) -> None:
+        self.settle([(number, failure, failure.value) for number in numbers])
 
-    def _fail(self, commands: list[_Packed], reason: str) -> None:
-        self.answered([(command.ticket, Status.FAILED, reason) for command in commands])
-
-    def _down(self) -> None:
-        """The connection is lost: whoever waits is told so."""
+    def fail_all(self) -> None:
+        """Tell whoever waits that the connection is lost."""
         self._lingering = self._watching = False  # their timers went with the connection
         self._pool = _Gathering()
         self._lanes.clear()
         self._new.clear()
         self._landed.clear()
-        self.answered([(number, Status.FAILED, LOST) for number in list(self._tickets)])
+        self._fail(list(self._tickets), Failure.LOST)

@@ -1,9 +1,9 @@
 """One writer per key at a time, across the requests and processes of the master.
 
-Between the look at the index and the commit of what was written, nobody else may write the same key: so
+Between the look at the index and the commit of what was written, nobody else may write the same key. So
 a create-only PUT wins or loses before anything is sent, and versions of a key rise in the order in which
-they were decided. Requests of one process wait in a line; between processes there is a lock on one
-byte of a file, chosen by the key's checksum, which the kernel frees if its holder dies.
+they were decided. Requests of one process wait in a line. Between processes there is a lock on one byte of a file. The
+key's checksum says which byte; the kernel frees it when its holder dies.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ _POLL_SECS = 0.002
 
 
 class KeyLocks:
-    """The locks of one process, for its event loop. `directory` is the master's own; `alone` when no other process
-    takes locks there.
+    """The locks of one process, for its event loop.
+
+    `directory` is the master's own; `alone` says that no other process takes locks there.
     """
 
     def __init__(self, directory: Path, alone: bool = False) -> None:
@@ -34,7 +35,7 @@ class KeyLocks:
 
     @asynccontextmanager
     async def hold(self, key: bytes, timeout: float) -> AsyncIterator[bool]:
-        """Hold the key's lock in the block; yields False when it could not be had within `timeout` seconds."""
+        """Hold the key's lock in the block; yields False when it did not get it within `timeout` seconds."""
         byte = zlib.crc32(key)
         deadline = time.monotonic() + timeout
         held = await self._wait(byte, timeout)
@@ -47,7 +48,7 @@ class KeyLocks:
                 self._pass_on(byte)
 
     async def _wait(self, byte: int, timeout: float) -> bool:
-        """Become the one of this process that holds it; whether that was possible in time."""
+        """Become the request of this process that holds it; False when that was not possible in time."""
         line = self._held.get(byte)
         if line is None:
             self._held[byte] = deque()

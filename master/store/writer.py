@@ -1,23 +1,25 @@
 """The write path: one PUT or DELETE from the look at the index to the commit.
 
-A value is durable on its node and its entry committed before `put` returns; a tombstone is durable and
-the entry gone before `delete` returns. Anything that is raised means not stored, `Unavailable`: perhaps.
+A value is durable on its node and its entry committed before `put` returns. A tombstone is durable and
+the entry gone before `delete` returns. An error means that nothing was stored; `Unavailable`, that it may have been.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import NamedTuple
 
 from broker import keys, logs
+from broker.clock import now_ms
 from broker.errors import LinkDown
 from broker.messages.horizon import Horizon
 from broker.messages.store import Delete, Status, Store
 from broker.refusals import Conflict, NoRoom, Refused, Unavailable
 from master.cluster.nodes import Nodes, missing
-from master.index.index import Entry, Index, now_ms
-from master.store.dispatcher import NOWHERE, Dispatcher
+from master.index.index import Entry, Index
+from master.store.dispatcher import Command, Dispatcher, Failure, Ticket
 from master.store.key_locks import KeyLocks
 from master.store.versions import Versions
 
@@ -31,7 +33,7 @@ Check = Callable[[Entry | None], None]
 
 
 class Put(NamedTuple):
-    """What shall be stored."""
+    """A value to store, and under which conditions."""
 
     key: bytes
     size: int
@@ -41,8 +43,13 @@ class Put(NamedTuple):
     overwrite: bool
     check: Check
     value: bytes | None = None
-    node: str = ""  # where the staged upload is
+    node: str | None = None  # where the staged upload is
     staged: str = ""
+
+    def command(self, ticket: int, version: int, created: int) -> Store:
+        """The command that stores it; `created` is in ms since the epoch."""
+        about = self.expires, self.content_type, self.digest, self.size, self.value, self.staged
+        return Store(ticket, self.key, version, created, *about)
 
 
 class Stored(NamedTuple):
@@ -54,19 +61,13 @@ class Stored(NamedTuple):
 
 
 class Writer:
-    """Of one web worker, on its event loop."""
+    """Stores and deletes values for one web worker, on its event loop. A request takes at most `timeout` seconds."""
 
     def __init__(
-        self,
-        index: Index,
-        network: Nodes,
-        dispatcher: Dispatcher,
-        locks: KeyLocks,
-        versions: Versions,
-        timeout: float,
+        self, index: Index, nodes: Nodes, dispatcher: Dispatcher, locks: KeyLocks, versions: Versions, *, timeout: float
     ) -> None:
         self._index = index
-        self._network = network
+        self._nodes = nodes
         self._dispatcher = dispatcher
         self._locks = locks
         self._versions = versions
@@ -84,7 +85,7 @@ class Writer:
     def admit(self, key: bytes, check: Check, overwrite: bool) -> tuple[Entry | None, int]:
         """The live entry of a key that may be written now, and the newest version known of it.
 
-        Raises `Conflict`, `ConditionFailed` or `Unavailable` when it may not. Only under the key's lock does it stay so.
+        Raises `Conflict`, `ConditionFailed` or `Unavailable` when it may not. It stays so only under the key's lock.
         """
         entry = self._index.get(key)
         newest = entry.version if entry else 0
@@ -93,8 +94,8 @@ class Writer:
         check(entry)
         if entry and not overwrite:
             raise Conflict(f"the key {keys.decode(key)} exists; ?overwrite=1 replaces it")
-        if entry is None and self._network.restoring:
-            raise missing(keys.decode(key), self._network)
+        if entry is None and self._nodes.may_lack_keys():
+            raise missing(keys.decode(key), self._nodes)
         return entry, newest
 
     async def _attempts(self, put: Put, entry: Entry | None, newest: int, deadline: float) -> Stored:
@@ -102,37 +103,23 @@ class Writer:
         abandoned: list[tuple[str, int]] = []
         full, reason = False, ""
         try:
-            while time.monotonic() < deadline:
-                node = self._next_node(put, entry, tried)
-                if node is None:
-                    break
+            while time.monotonic() < deadline and put.node not in tried:
                 newest = version = self._versions.next(newest)
                 created = now_ms()
-
-                def make(ticket: int, version: int = version, created: int = created) -> Store:
-                    return Store(
-                        ticket,
-                        put.key,
-                        version,
-                        created,
-                        put.expires,
-                        put.content_type,
-                        put.digest,
-                        put.size,
-                        put.value,
-                        put.staged,
-                    )
-
-                node, status, reason = await self._send(node, make, deadline)
-                if status is Status.DONE:
+                make = partial(put.command, version=version, created=created)
+                ticket = await self._send(make, put.node or self._holder(entry, tried), tried, deadline)
+                node, status = ticket.node, ticket.status
+                if node and status is Status.DONE:
                     return Stored(node, version, created)
-                if reason == NOWHERE:
-                    full = True  # or nobody is there at all: `_refusal` looks
+                if status is Failure.NO_NODE:
+                    full |= not tried  # or nobody is there at all: `_refusal` looks
                     break
+                reason = ticket.reason
                 if status is Status.STALE and newest <= (known := self._newest(put.key)):
                     newest = known  # a deletion from a time when the clock was ahead; once more, above it
                     continue
-                tried.add(node)
+                if node:
+                    tried.add(node)
                 if status is Status.FULL:
                     full = True
                 elif node and status is not Status.STALE and status is not Status.MISSING:
@@ -141,42 +128,41 @@ class Writer:
         except LinkDown as error:
             reason = str(error)
         if entry is None:
-            # Nobody is told that these exist, so they shall not: they may be on their way to the log, though.
+            # Nobody is told that these exist, so they must not; they may be on their way to the log, though.
             for node, version in abandoned:
                 self._dispatcher.forget(node, put.key, version)
         raise self._refusal(full and not abandoned, reason)
 
     def _newest(self, key: bytes) -> int:
         """The newest version of a key that the index knows of, deletions included; none from beyond the horizon."""
-        entry, tomb = self._index.get_with_tomb(key)
+        with self._index.read() as tables:
+            known = tables.entry(key), tables.deletion(key)
         highest = Horizon.now().version
-        return max(version for version in (entry.version if entry else 0, tomb, 0) if version <= highest)
+        return max((row.version for row in known if row and row.version <= highest), default=0)
 
-    def _next_node(self, put: Put, entry: Entry | None, tried: set[str]) -> str | None:
-        """The node for the next attempt, "" for any, None when there is no other."""
-        if put.node:
-            return put.node if put.node not in tried else None
-        # A new version goes where the old one is: a client on its way there finds one of the two.
-        if entry and entry.node not in tried and self._network.alive(entry.node):
-            return entry.node
-        return self._network.choose(put.size, tried) if tried else ""
+    def _holder(self, entry: Entry | None, tried: Collection[str]) -> str | None:
+        """The node that has the key's value, where a new version goes: a client on its way there finds one of the two.
+
+        None when there is no value, or that node was tried or is not heard from.
+        """
+        return entry.node if entry and entry.node not in tried and self._nodes.alive(entry.node) else None
 
     async def _send(
-        self, node: str, make: Callable[[int], Store | Delete], deadline: float
-    ) -> tuple[str, Status | None, str]:
-        """Where the command went, and what became of it."""
-        number, ticket = self._dispatcher.send(node, make)
+        self, make: Callable[[int], Command], node: str | None, tried: Collection[str], deadline: float
+    ) -> Ticket:
+        """Send a command, to any node that was not tried for None, and wait for its outcome."""
+        ticket = self._dispatcher.send(make, node, tuple(tried))
         patience = min(self._timeout * _ATTEMPT_SHARE, deadline - time.monotonic())
-        status = await ticket.wait(patience)
-        if status is None:
-            self._dispatcher.abandon(number)
-            return ticket.node, None, f"node {ticket.node} did not answer within {patience:.1f} s"
-        return ticket.node, status, ticket.reason
+        if await ticket.wait(patience) is None:
+            self._dispatcher.abandon(ticket)
+            who = f"node {ticket.node} did not answer" if ticket.node else "no node was free"
+            ticket.reason = f"{who} within {patience:.1f} s"
+        return ticket
 
     def _refusal(self, full: bool, reason: str) -> Refused:
-        if full and self._network.any_alive():
+        if full and self._nodes.any_alive():
             return NoRoom("no node has room for this value")
-        return Unavailable(f"it could not be stored just now: {reason or NOWHERE}")
+        return Unavailable(f"it could not be stored just now: {reason or Failure.NO_NODE.value}")
 
     async def delete(self, key: bytes, check: Check) -> None:
         """Delete a key; raises `NotFound`, `ConditionFailed` or `Unavailable`."""
@@ -184,25 +170,27 @@ class Writer:
         async with self._locks.hold(key, self._timeout / 2) as held:
             if not held:
                 raise Unavailable("another client is writing this key; try again")
-            entry, tomb = self._index.get_with_tomb(key)
+            with self._index.read() as tables:
+                entry, deletion = tables.entry(key), tables.deletion(key)
             if entry is None or not entry.live(now_ms()):
-                raise missing(keys.decode(key), self._network)
+                raise missing(keys.decode(key), self._nodes)
             check(entry)
-            version = self._versions.next(max(entry.version, tomb))
+            version = self._versions.next(max(entry.version, deletion.version if deletion else 0))
+            make = partial(Delete, key=key, version=version)
             tried: set[str] = set()
             reason = ""
             while time.monotonic() < deadline:
                 # A tombstone is as good on another node when the one with the value can't be reached.
-                owner = entry.node if entry.node not in tried and self._network.alive(entry.node) else None
-                node = owner or self._network.any_alive(tried)
+                node = self._holder(entry, tried) or self._nodes.any_alive(tried)
                 if node is None:
                     break
                 tried.add(node)
                 try:
-                    _, status, reason = await self._send(node, lambda ticket: Delete(ticket, key, version), deadline)
+                    ticket = await self._send(make, node, tried, deadline)
                 except LinkDown as error:
                     raise Unavailable(str(error)) from error
-                if status is Status.DONE:
+                if ticket.status is Status.DONE:
                     return
-                log.warning("delete failed", key=key, version=version, node=node, status=status, reason=reason)
+                reason = ticket.reason
+                log.warning("delete failed", key=key, version=version, node=node, status=ticket.status, reason=reason)
             raise Unavailable(f"it could not be deleted just now: {reason or 'no node was heard from lately'}")

@@ -1,115 +1,80 @@
-"""The application of a web worker: the hot routes of the keys, and Flask behind them.
+"""The application of a web worker: the hot routes, and Flask behind them.
 
-The hot routes run on the worker's event loop (RSGI), so that a PUT that waits for its node holds no thread:
-handing each request to a thread and back cost half of what a PUT took. All others are Flask's, on threads.
+The hot routes run on the worker's event loop (RSGI), so that a PUT that waits for its node holds no thread.
+Handing each request to a thread and back cost half of what a PUT took. Flask has all other routes, on threads.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Protocol
 
-from broker import logs
+from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
+
 from broker.http import responses
 from broker.http.responses import Response
-from broker.refusals import response_to
+from broker.http.router import Router
 from broker.server import lingering_close, request_headers
 from broker.server.client_timeouts import ClientTimeouts
-from broker.server.request import Request, RsgiBody
-from master.extensions.streaming_response import StreamingResponse
+from broker.server.granian_requests import from_rsgi
+from broker.server.request import Request
 from master.store.dispatcher import Dispatcher
-from master.web.flask_routes.context import UNEXPECTED
-from master.web.keys.writes import COMMIT
-
-log = logs.get(__name__)
 
 
-Handler = Callable[[Request], Response | Awaitable[Response | StreamingResponse]]
+class ResponseStream(Protocol):
+    """A response that is sent while it is made."""
+
+    async def send(self, protocol: HTTPProtocol) -> None:
+        """Send all of it; when that fails, the client can see that it is not complete."""
+
+
+Handler = Callable[[Request], Response | Awaitable[Response | ResponseStream]]
 
 
 class Application:
-    """Sends each request to its handler and turns errors into answers."""
+    """Sends each request to its handler, and the response to the client."""
 
     def __init__(
-        self,
-        routes: dict[tuple[str, str], Handler],
-        fallback: Handler,
-        dispatcher: Dispatcher,
-        patience: ClientTimeouts,
-        cors: str,
+        self, router: Router[Handler], fallback: Handler, dispatcher: Dispatcher, timeouts: ClientTimeouts, cors: str
     ) -> None:
-        self._routes = routes
-        self._methods = {segment: sorted(m for s, m in routes if s == segment) for segment, _ in routes}
+        """`fallback` handles paths without a route. Pages from the origin `cors` may read responses ("": none)."""
+        self._router = router
         self._fallback = fallback
         self._dispatcher = dispatcher
-        self._patience = patience
+        self._timeouts = timeouts
         self._cors = cors
+        self._cors_headers = responses.cors_headers(cors)
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The worker's event loop is there."""
+        """Called once, when the worker's event loop is there."""
         self._dispatcher.run_on(loop)
 
-    async def __rsgi__(self, scope: Any, protocol: Any) -> None:
+    async def __rsgi__(self, scope: Scope, protocol: HTTPProtocol) -> None:
         """Answer one request."""
-        shown = scope.headers  # made anew each time it is asked for
-        headers = shown.items()
-        incoming = Request(
-            scope.http_version,
-            scope.method,
-            scope.path,
-            scope.query_string,
-            headers,
-            scope.client,
-            scope.server,
-            RsgiBody(protocol),
-            self._patience,
-        )
-        # Another number than there are names: some may have been left out.
-        if len(headers) != len(shown) and (hidden := request_headers.hidden(shown.keys(), headers)):
-            incoming.environ[request_headers.HIDDEN] = hidden
-        answer = await self._answer(incoming)
-        if isinstance(answer, StreamingResponse):
-            await answer.send(protocol)
+        request = from_rsgi(scope, protocol, self._timeouts)
+        response = await self._response(request)
+        if isinstance(response, Response):
+            if "HTTP_EXPECT" in request.environ and request.deaf:
+                response = response.bare()
+            headers = response.headers
+            if request.unread or request.spoiled:
+                headers = [*headers, *await lingering_close.headers(request, self._timeouts)]
+            protocol.response_bytes(response.status, headers, response.body)
         else:
-            if "HTTP_EXPECT" in incoming.environ and incoming.deaf:
-                answer = answer.bare()
-            said = answer.headers
-            if incoming.unread or incoming.spoiled:
-                said = [*said, *await lingering_close.headers(incoming, self._patience)]
-            protocol.response_bytes(answer.status, said, answer.body)
-        if incoming.unread:
-            await lingering_close.linger(incoming, self._patience)
+            await response.send(protocol)
+        if request.unread:
+            await lingering_close.linger(request, self._timeouts)
 
-    async def _answer(self, incoming: Request) -> Response | StreamingResponse:
-        path: str = incoming.environ["PATH_INFO"]
-        method: str = incoming.environ["REQUEST_METHOD"]
-        segment = path[1 : path.find("/", 1)]
-        if segment == "skynet" and path.startswith(COMMIT):
-            segment = COMMIT
+    async def _response(self, request: Request) -> Response | ResponseStream:
+        path: str = request.environ["PATH_INFO"]
+        method: str = request.environ["REQUEST_METHOD"]
         try:
-            request_headers.check(incoming.environ)
-            handler = self._routes.get((segment, method)) or self._other(segment, method)
-            answer = handler(incoming)
-            return answer if isinstance(answer, Response) else await answer
-        except Exception as error:
-            known = response_to(error)
-            if known is None:
-                log.exception("request failed", method=method, path=path)
-                return self._refuse(incoming, 500, UNEXPECTED)
-            return self._refuse(incoming, known.status, str(known), *known.headers)
-
-    def _other(self, segment: str, method: str) -> Handler:
-        """What answers a request that no hot route is for."""
-        methods = self._methods.get(segment)
-        if method == "OPTIONS":
-            return lambda _incoming: responses.options(methods or responses.ALL_METHODS, self._cors)
-        if methods is None:
-            return self._fallback
-        allowed = ("Allow", ", ".join(methods))
-        message = f"{method} is not possible on /{segment}/…; {allowed[1]} is"
-        return lambda incoming: self._refuse(incoming, 405, message, allowed)
-
-    def _refuse(self, incoming: Request, status: int, message: str, *headers: responses.Header) -> Response:
-        answer = responses.make(status, None, message, headers, self._cors)
-        return answer._replace(body=b"") if incoming.environ["REQUEST_METHOD"] == "HEAD" else answer
+            request_headers.check(request.environ)
+            if method == "OPTIONS":
+                return self._router.options(path, self._cors)
+            handler = self._router.handler(path, method) or self._fallback
+            response = handler(request)
+            return response if isinstance(response, Response) else await response
+        except Exception as error:  # noqa: BLE001 - whatever fails, the client gets a response
+            return responses.from_error(error, request.environ, "master", self._cors_headers)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from broker import logs
+from broker.clock import now_ms
 from broker.errors import SettingsError
 from broker.messages.jobs import Order
 from broker.messages.runs import RunState
@@ -17,7 +18,7 @@ from broker.settings import Settings
 from jobs.errors import BadSecrets
 from jobs.secret_file import SecretFile
 from node.jobs.claims import Claim, Claims, Ended
-from node.jobs.completion import Completion, Post, now_ms
+from node.jobs.completion import Completion, Post
 from node.jobs.inputs import Inputs, NoInput
 from node.jobs.prefetch import Prefetch
 from node.jobs.reports import Reporter

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from broker import keys
-from broker.messages.horizon import AHEAD_MS, NUMBERS
+from broker.clock import DAY_MS, now_ms
 from broker.messages.runs import Finished
 from broker.messages.store import Result, Status, Store
+from broker.messages.versions import VersionMaker, node_number
 from broker.settings import Settings
 from node.jobs.claims import Claim, Ended, Left
 from node.storage.staging import Staging
 
-_DAY_MS = 86_400_000
 _NAMES = {"log": ("log.txt", "text/plain; charset=utf-8"), "output": ("output.json", "application/json")}
-
-
-class ArtifactVersions:
-    """Versions of this node's own values; the lower half of the numbers belongs to the master's processes."""
-
-    def __init__(self, node: str) -> None:
-        self._number = NUMBERS // 2 + int.from_bytes(hashlib.sha256(node.encode()).digest()[:8], "big") % (NUMBERS // 2)
-        self._last = 0
-
-    def next(self) -> int:
-        """One that is higher than all before, unless the clock goes back by more than a day."""
-        now = time.time_ns() // 1000
-        self._last = max(now, self._last + 1) if self._last < now + 1000 * AHEAD_MS else now
-        return self._last * NUMBERS + self._number
 
 
 class Artifacts:
@@ -39,8 +23,8 @@ class Artifacts:
     def __init__(self, node: str, config: Settings) -> None:
         self._small: int = config.volume.small
         self._staging = Staging(Path(config.volume.dir), config.volume.reserve)
-        self._lifetime_ms = config.general.retention_policy * _DAY_MS
-        self._versions = ArtifactVersions(node)
+        self._lifetime_ms = config.general.retention_policy * DAY_MS
+        self._versions = VersionMaker(node_number(node))
 
     def is_large(self, data: bytes) -> bool:
         """Whether this is to be written to a file of its own, which takes a while."""
@@ -57,7 +41,7 @@ class Artifacts:
 
     def stores(self, claim: Claim, ended: Ended) -> list[Store]:
         """The commands that make keys of what a run has left; none when that is nothing."""
-        now = time.time_ns() // 1_000_000
+        now = now_ms()
         stores = []
         for what, (name, content_type) in _NAMES.items():
             left: Left = getattr(ended, what)

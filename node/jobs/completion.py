@@ -12,6 +12,7 @@ from functools import partial
 from itertools import islice
 
 from broker import logs
+from broker.clock import now_ms
 from broker.messages.runs import Claimed, Finished, Named, RunState
 from broker.messages.store import Result, Store
 from node.errors import StorageError
@@ -169,11 +170,6 @@ class Completion:
         for report in reports:
             if isinstance(report, Finished):
                 self._claims.report(report)
-
-
-def now_ms() -> int:
-    """The time."""
-    return time.time_ns() // 1_000_000
 
 
 def _ended(outcome: Outcome, log_left: Left, output_left: Left) -> Ended:

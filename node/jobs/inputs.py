@@ -25,7 +25,7 @@ from broker import logs
 from broker.errors import PulzarError
 from broker.http import request_fields as web
 from broker.http import signing
-from broker.settings import Settings
+from broker.settings import Settings, joined, reachable
 from node.storage.disk import files, space
 
 log = logs.get(__name__)
@@ -74,9 +74,7 @@ class Inputs:
         self._directory = directory
         self._secret = config.secret()
         self._master = f"http://{config.address(config.server)}"
-        host = config.volume.host
-        own = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
-        self._own = f"http://{own}:{config.volume.port}"
+        self._own = f"http://{joined(reachable(config.volume.host), config.volume.port)}"
         self._space = space.Space(directory, config.volume.reserve)
         self._copies: dict[str, _Copy] = {}  # by value: those that are for more runs
         self._files: dict[str, _Copy] = {}  # all, by file

@@ -10,6 +10,7 @@ from functools import partial
 from typing import NamedTuple
 
 from broker import logs
+from broker.clock import now_ms
 from broker.errors import MalformedMessage
 from broker.link import Delivery, Link
 from broker.messages import jobs
@@ -18,7 +19,7 @@ from broker.messages.runs import Claimed, Finished, Returned, Withdrawn
 from node.errors import StorageError
 from node.jobs.catalog import Catalog
 from node.jobs.claims import Claim, Claims
-from node.jobs.completion import Completion, Post, now_ms
+from node.jobs.completion import Completion, Post
 from node.jobs.prefetch import HOLD_SECS
 from node.jobs.reports import Report, Reporter
 from node.jobs.slots import Slots

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from broker.clock import now_ms
 from broker.masks import MaskedStream, Masks
 from jobs import events
 from node.runs.log_capture import LogCapture
@@ -23,11 +24,6 @@ _COMMAND_CHARACTERS = 80  # of each
 _NEVER = math.inf
 
 Killed = Sequence[tuple[int, str]]  # numbers and command lines of processes that went on when their run had ended
-
-
-def now_ms() -> int:
-    """The time."""
-    return time.time_ns() // 1_000_000
 
 
 class ActiveRun:

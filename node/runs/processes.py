@@ -26,9 +26,10 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PAGE_BYTES = resource.getpagesize()
-TRACKER_SECS = 2.0  # for those that remove shared memory to do so, once all others are gone; they take milliseconds
+TRACKER_SECS = 4.0  # for those that remove shared memory to do so, once all others are gone; mostly milliseconds
 _TRACKER = b"resource_tracker import main"
-_OF_PYTHON = (_TRACKER, b"multiprocessing.forkserver import main")  # they end by themselves when they are not needed
+_TRACKERS = (_TRACKER, b"torch_shm_manager")
+_OF_PYTHON = (*_TRACKERS, b"multiprocessing.forkserver import main")  # they end by themselves when they are not needed
 _COMMAND_BYTES = 4096
 _RANGE = 512  # processes: fewer numbers than this are tried one by one, more are looked up in /proc
 
@@ -195,6 +196,17 @@ def proportional(pids: Iterable[int]) -> int:
     return kilobytes << 10
 
 
+def heed_signals() -> None:
+    """Have signals do what they do in a program that a person starts, whatever this process was told to ignore.
+
+    `nohup node &` ignores some, and what is ignored is so in all that comes from here.
+    """
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # those Python ignores itself
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def signal_group(group: int, number: int) -> bool:
     """Send a signal to a process group; whether there is one."""
     try:
@@ -231,12 +243,16 @@ def kill_but_trackers(pids: Collection[int], until: float) -> None:
 
 
 def _is_tracker(pid: int) -> bool:
-    """Whether a process is one that multiprocessing, or joblib, has for removing shared memory and semaphores."""
+    """Whether a process is one that multiprocessing, joblib or PyTorch has for removing shared memory and semaphores.
+
+    One that has no command line as yet may become one: it is just about to be another program.
+    """
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return _TRACKER in file.read(_COMMAND_BYTES)
+            command = file.read(_COMMAND_BYTES)
     except OSError:  # ended meanwhile
         return False
+    return any(tracker in command for tracker in _TRACKERS) if command else not ended(pid)
 
 
 def ended(pid: int) -> bool:

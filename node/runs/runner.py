@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from broker import logs
+from broker.clock import now_ms
 from broker.errors import SettingsError
 from jobs.secret_file import SecretFile
 from node.runs import processes, scratch
-from node.runs.active_run import ActiveRun, Killed, now_ms
+from node.runs.active_run import ActiveRun, Killed
 from node.runs.model import Outcome, Run, RunLimits, RunProgress, State
 from node.runs.protocol import RUN, SIGNAL, RunOrder
 from node.runs.secrets import RunSecrets

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from jobs import loader, scripts
 from jobs.errors import BadScript
-from node.runs import bytecode, processes, run_process
+from node.runs import bytecode, early_tracker, processes, run_process
 from node.runs.framing import Frames
 from node.runs.process_tree import ProcessTree, RunProcesses, excess
 from node.runs.protocol import RUN, SIGNAL, RunOrder, Task, ZygoteOptions
@@ -92,7 +92,7 @@ class Zygote:
 
     def serve(self) -> None:
         """Work until the agent is gone."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # as scripts expect; here it is never handled
+        processes.heed_signals()  # as scripts expect
         # Not ignored: one that is sent to a run's process before that is ready for it shall wait there.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -332,8 +332,8 @@ def main() -> None:
     os.environ["PYTHONPATH"] = os.environ.get("PYTHONPATH", "").removeprefix(f"{root}{os.pathsep}")
     os.environ |= run_process.ENVIRONMENT
     bytecode.keep(options.cache)
-    # To the log of a run that breaks, since its processes inherit this.
-    faulthandler.enable(2, all_threads=False)
+    early_tracker.arrange()
+    faulthandler.enable(2, all_threads=False)  # to the log of a run that breaks, since its processes inherit this
     processes.prefer_to_die(_OOM_SCORE)
     Zygote(options).serve()
 

@@ -6,13 +6,12 @@ import threading
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from broker.clock import DAY_MS, DAY_SECS
 from broker.settings import Settings
 from node.storage.disk.layout import Layout
 from node.storage.disk.space import Space
 from node.storage.index.index import Index
 from node.storage.log.segments import ActiveSegment
-
-DAY_SECS = 86_400
 
 
 class StorageLimits(NamedTuple):
@@ -35,7 +34,7 @@ class StorageLimits(NamedTuple):
             segment=config.volume.segment,
             reserve=config.volume.reserve,
             compact_rate=config.volume.compact_rate,
-            tombstone_ms=config.general.tombstone_days * DAY_SECS * 1000,
+            tombstone_ms=config.general.tombstone_days * DAY_MS,
             scrub_secs=config.volume.scrub_days * DAY_SECS,
         )
 

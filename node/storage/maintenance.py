@@ -6,8 +6,8 @@ import threading
 import time
 
 from broker import logs, settings
+from broker.clock import DAY_SECS
 from node.errors import StorageError
-from node.storage.context import DAY_SECS
 from node.storage.storage import Storage
 
 log = logs.get(__name__)

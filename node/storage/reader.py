@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from broker import logs
+from broker.clock import now_ms
 from broker.messages.store import Kind
 from node.errors import Corrupt, StorageError, StorageUnavailable
 from node.storage.disk.files import translated
@@ -217,7 +218,7 @@ class Reader:
 def _readable(entry: Entry) -> bool:
     if entry.kind != Kind.PUT or entry.expired:
         return False
-    return not entry.expires or entry.expires > time.time_ns() // 1_000_000
+    return not entry.expires or entry.expires > now_ms()
 
 
 def _read(segment: SegmentFile, entry: Entry, key: bytes) -> StoredValue | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from broker import logs
+from broker.clock import DAY_SECS
 from node.errors import DiskFull
 from node.storage.disk.files import guarded, remove, start_writing, write_at
 from node.storage.disk.space import Space
@@ -22,7 +23,7 @@ from node.storage.value_files import HEAD_BYTES, Sums
 
 log = logs.get(__name__)
 
-ABANDONED_SECS = 86_400  # uploads untouched for this long are removed
+ABANDONED_SECS = DAY_SECS  # uploads untouched for this long are removed
 _WRITE_BEHIND_BYTES = 32 << 20  # the kernel writes so much at a time, so the flush at the end is short
 
 

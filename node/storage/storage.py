@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import secrets
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgpack
 
 from broker import directory_lock, logs
+from broker.clock import now_ms
 from broker.messages.store import Delete, Epoch, Kind, Result, Status, Store
 from broker.settings import Settings
 from node.errors import Broken, DiskFull, StorageError
@@ -77,12 +77,12 @@ class Storage:
         return storage
 
     def _prepare(self, rebuilt: bool) -> None:
-        compaction.sweep(self._core, _now())
+        compaction.sweep(self._core, now_ms())
         value_file_repair.reconcile(self._core, self.apply, rebuilt)
         try:
             self._begin_epoch()
         except DiskFull:
-            compaction.compact(self._core, _now())
+            compaction.compact(self._core, now_ms())
             self._begin_epoch()
 
     def close(self) -> None:
@@ -182,7 +182,7 @@ class Storage:
         core = self._core
         epoch = Epoch(self.seq + 1, secrets.token_hex(8))
         epochs = [*self.epochs, epoch][-_EPOCHS_KEPT:]
-        header = Header.tombstone(b"", 0, epoch.seq, _now())._replace(kind=Kind.EPOCH)
+        header = Header.tombstone(b"", 0, epoch.seq, now_ms())._replace(kind=Kind.EPOCH)
         record = records.encode(header, msgpack.packb(epochs), core.active.base, core.active.size)
         core.active.append(record)
         with core.index.update() as changes:
@@ -203,12 +203,8 @@ class Storage:
 
         `now` is in ms since the epoch. The pass ends early when the storage is closed.
         """
-        return compaction.compact(self._core, _now() if now is None else now)
+        return compaction.compact(self._core, now_ms() if now is None else now)
 
     def scrub(self, rate: float | None = None) -> scrub.ScrubReport:
         """Read and check everything, at `rate` bytes per second; by default it takes `[volume] scrub_days`."""
         return scrub.scrub(self._core, rate)
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

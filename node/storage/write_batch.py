@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import NamedTuple
 
 from broker import logs
+from broker.clock import now_ms
 from broker.messages.store import Delete, Kind, Result, Status, Store
 from node.storage import value_files
 from node.storage.context import StorageContext
@@ -53,7 +53,7 @@ class WriteBatch:
         self._space = core.space
         self._cached = core.limits.cached
         self._refusals = refusals
-        self._now = time.time_ns() // 1_000_000
+        self._now = now_ms()
         self._records: list[bytes] = []
         self._offset = core.active.size
         self._adopted: dict[str, bool] = {}  # uploads that become value files → whether made here

@@ -1,30 +1,29 @@
-"""The application of a node's data server (ASGI): reads, uploads, and who this is.
+"""The application of a node's data server: reads, uploads, and who this is.
 
-ASGI rather than the RSGI of the master: it waits until a client has taken what is sent, and tells a body that was cut off
-from one with trailers.
+It speaks ASGI; the master's speaks RSGI. ASGI waits until a client has taken what is sent. It also tells a body that
+was cut off from one with trailers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-from broker import VERSION, keys, logs, service
+from broker import VERSION, keys, logs, processes
 from broker import settings as configuration
 from broker.http import responses, signed_addresses
 from broker.http.responses import Response
-from broker.refusals import response_to
+from broker.http.router import Router
+from broker.refusals import NotFound, ServerError, Unavailable
 from broker.server import connections, lingering_close, request_headers
 from broker.server.client_timeouts import ClientTimeouts
-from broker.server.request import AsgiBody, Request
+from broker.server.granian_requests import AsgiReceive, AsgiScope, AsgiSend, from_asgi
+from broker.server.request import Request
 from broker.settings import Settings
 from node import identity
-from node.errors import Corrupt, StorageError
-from node.errors import StorageUnavailable as StorageUnavailable
+from node.errors import Corrupt, StorageError, StorageUnavailable
 from node.storage.reader import Reader
 from node.storage.staging import Staging
 from node.web.commit_request import Committer
@@ -34,132 +33,100 @@ from node.web.uploads import Uploads
 log = logs.get(__name__)
 
 _PROBE = keys.encode("health")  # any key will do
-_RETRY_AFTER = ("Retry-After", "1")
 
 Handler = Callable[[Request], Awaitable[Response | Download]]
 
 
 class Application:
-    """Sends each request to its handler and turns errors into answers."""
+    """Sends each request to its handler, and the response to the client."""
 
-    def __init__(
-        self, settings: Settings, reader: Reader, staging: Staging, announce: Callable[[], None] | None = None
-    ) -> None:
-        """`announce` makes the node tell the master of itself at once."""
+    def __init__(self, settings: Settings, reader: Reader, staging: Staging) -> None:
         self._node = identity.load(settings)
         self._url = f"http://{settings.address(settings.volume)}"
         self._cors = settings.server.cors
         self._reader = reader
-        self._announce = announce
-        self._patience = ClientTimeouts(settings.server.client_timeout, settings.server.client_rate)
+        self._timeouts = ClientTimeouts(settings.server.client_timeout, settings.server.client_rate)
         self._secret = secret = settings.secret()
         committer = Committer(secret, settings.server.put_timeout)
         threads = settings.volume.threads
         uploads = Uploads(self._node, staging, committer, secret, threads)
-        downloads = Downloads(reader, secret, settings.volume.open_reads, self._patience, threads)
-        self._looks = ThreadPoolExecutor(1, "health")
-        self._routes: dict[str, dict[str, Handler]] = {
+        downloads = Downloads(reader, secret, settings.volume.open_reads, self._timeouts, threads)
+        self._health_thread = ThreadPoolExecutor(1, "health")
+        routes: dict[str, dict[str, Handler]] = {
             "/get_key/": {"GET": downloads, "HEAD": downloads},
             "/add_key/": {"PUT": uploads},
             "/autodiscovery": {"GET": self._autodiscovery},
             "/health": {"GET": self._health, "HEAD": self._health},
         }
+        self._router = Router(routes, listed=("OPTIONS",))
 
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    async def __call__(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
         """Answer one request."""
-        incoming = Request(
-            scope["http_version"],
-            scope["method"],
-            scope["path"],
-            scope["query_string"].decode("latin-1"),
-            _headers(scope["headers"]),
-            _address(scope["client"]),
-            _address(scope["server"]),
-            AsgiBody(receive),
-            self._patience,
-        )
-        answer = await self._answer(incoming)
-        answer.headers.extend(await lingering_close.headers(incoming, self._patience))
-        headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers]
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        if isinstance(answer, Download):
-            await answer.send(send)
+        request = from_asgi(scope, receive, self._timeouts)
+        response = await self._response(request)
+        response.headers.extend(await lingering_close.headers(request, self._timeouts))
+        headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.headers]
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        if isinstance(response, Download):
+            await response.send(send)
             return
-        body = b"" if incoming.environ["REQUEST_METHOD"] == "HEAD" else answer.body
+        body = b"" if request.environ["REQUEST_METHOD"] == "HEAD" else response.body
         await send({"type": "http.response.body", "body": body, "more_body": False})
-        if incoming.unread:
-            await lingering_close.linger(incoming, self._patience)
+        if request.unread:
+            await lingering_close.linger(request, self._timeouts)
 
-    async def _answer(self, incoming: Request) -> Response | Download:
-        path: str = incoming.environ["PATH_INFO"]
-        handlers = self._routes.get(path) or self._routes.get(path[: path.find("/", 1) + 1])
-        origin = signed_addresses.allowed_origin(self._secret, incoming.environ, self._cors)
-        if incoming.environ["REQUEST_METHOD"] == "OPTIONS":
-            return responses.options(handlers or responses.ALL_METHODS, origin)
-        answer = await self._handled(incoming, handlers)
-        answer.headers.extend(responses.cors_headers(origin))
-        return answer
-
-    async def _handled(self, incoming: Request, handlers: dict[str, Handler] | None) -> Response | Download:
-        method: str = incoming.environ["REQUEST_METHOD"]
-        path: str = incoming.environ["PATH_INFO"]
+    async def _response(self, request: Request) -> Response | Download:
+        environ = request.environ
+        path: str = environ["PATH_INFO"]
+        origin = signed_addresses.allowed_origin(self._secret, environ, self._cors)
+        if environ["REQUEST_METHOD"] == "OPTIONS":
+            return self._router.options(path, origin)
+        response: Response | Download
         try:
-            request_headers.check(incoming.environ)
-            if handlers is None:
-                return _refuse(404, f"a node has no path {path}")
-            handler = handlers.get(method)
+            request_headers.check(environ)
+            handler = self._router.handler(path, environ["REQUEST_METHOD"])
             if handler is None:
-                allowed = ", ".join(sorted({*handlers, "OPTIONS"}))
-                return _refuse(405, f"{method} is not possible on {path}; {allowed} is", ("Allow", allowed))
-            return await handler(incoming)
-        except StorageUnavailable as error:
-            return _refuse(503, f"{error}; try again", _RETRY_AFTER)
-        except StorageError as error:
-            what = "value damaged" if isinstance(error, Corrupt) else "storage failed"
-            log.error(what, method=method, path=path, reason=error)
-            return _refuse(500, f"{what}; the node's log says more")
-        except Exception as error:
-            known = response_to(error)
-            if known is None:
-                log.exception("request failed", method=method, path=path)
-                return _refuse(500, "something went wrong in the node; its log says what")
-            return _refuse(known.status, str(known), *known.headers)
+                raise NotFound(f"a node has no path {path}")
+            response = await handler(request)
+        except Exception as error:  # noqa: BLE001 - whatever fails, the client gets a response
+            response = responses.from_error(_for_client(error, request), environ, "node", ())
+        response.headers.extend(responses.cors_headers(origin))
+        return response
 
-    async def _autodiscovery(self, _incoming: Request) -> Response:
-        if self._announce is not None:
-            self._announce()
+    async def _autodiscovery(self, _request: Request) -> Response:
         data = {"node": self._node, "url": self._url, "version": VERSION}
         return responses.make_plain(200, data, "ok", [])
 
-    async def _health(self, _incoming: Request) -> Response:
+    async def _health(self, _request: Request) -> Response:
         """Whether values can be read here; raises `StorageError` when not."""
-        await asyncio.get_running_loop().run_in_executor(self._looks, self._look)
+        await asyncio.get_running_loop().run_in_executor(self._health_thread, self._read_any)
         return responses.make_plain(200, {"node": self._node, "version": VERSION}, "ok", [])
 
-    def _look(self) -> None:
+    def _read_any(self) -> None:
         found = self._reader.get(_PROBE)
         if found is not None:
             found.close()
 
 
-def _refuse(status: int, message: str, *headers: responses.Header) -> Response:
-    return responses.make_plain(status, None, message, headers)
-
-
-def _headers(given: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[str, str]]:
-    return ((name.decode("latin-1"), value.decode("latin-1")) for name, value in given)
-
-
-def _address(given: tuple[str, int] | None) -> str:
-    return f"{given[0]}:{given[1]}" if given else ""
+def _for_client(error: Exception, request: Request) -> Exception:
+    """What a client is told of an error of the storage, which is logged; any other error as it is."""
+    match error:
+        case StorageUnavailable():
+            return Unavailable(f"{error}; try again")
+        case StorageError():
+            event = "value damaged" if isinstance(error, Corrupt) else "storage failed"
+            method, path = request.environ["REQUEST_METHOD"], request.environ["PATH_INFO"]
+            log.error(event, method=method, path=path, reason=error)
+            return ServerError(f"{event}; the node's log says more")
+    return error
 
 
 def create() -> Application:
     """The data server's application; called once in its process."""
-    service.die_with_parent(signal.SIGKILL)
+    processes.die_with_parent()
     settings = configuration.load()
     logs.setup(settings.general.log_level, "data")
-    service.raise_open_files()
+    processes.raise_open_files()
     connections.guard(settings.volume.port, settings.server.client_timeout)
     directory = Path(settings.volume.dir)
     made = Application(settings, Reader(directory), Staging(directory, settings.volume.reserve))

@@ -1,22 +1,20 @@
-"""The node's side of a commit: tells the master of an upload, and brings back what the client shall be answered."""
+"""Tells the master of an upload, and brings back the response for the client."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from typing import NamedTuple
 
 from broker import logs
 from broker.errors import PulzarError
 from broker.http import request_fields, signing
 from broker.http.peer_client import PeerClient, PeerFailed
 from broker.http.responses import Response
+from broker.messages.upload import PATH, SIGNATURE, UploadCommit
 
 log = logs.get(__name__)
 
-PATH = "/skynet/commit/"
-_MARGIN_SECS = 5.0  # the master answers within its own time; this is for the way
+_MARGIN_SECS = 5.0  # for the way, beside the timeout of the master
 _PAUSE_SECS = 0.2  # between two attempts to reach the master
 _RELAYED = ("Content-Type", "ETag", "Retry-After")
 
@@ -25,38 +23,26 @@ class Unreachable(PulzarError):
     """Raised when the master did not get the commit; nothing was stored."""
 
 
-class AnswerLost(PulzarError):
-    """Raised when the master got the commit and its answer did not come; the value may be stored."""
-
-
-class FinishedUpload(NamedTuple):
-    """What the master is told of an upload."""
-
-    node: str
-    staged: str
-    size: int
-    digest: str
-    content_type: str  # and Content-Encoding, see `broker.http.content_types`
-    if_match: str | None
-    if_none_match: str | None
-    if_unmodified_since: str | None
+class ResponseLost(PulzarError):
+    """Raised when the master got the commit and its response did not come; the value may be stored."""
 
 
 class Committer:
-    """Of one event loop. `timeout` is the master's own, in seconds."""
+    """Tells the master of uploads. Used on one event loop."""
 
     def __init__(self, secret: bytes, timeout: float) -> None:
+        """`timeout` is the one of the master for a PUT, in seconds."""
         self._secret = secret
         self._timeout = timeout
 
-    async def commit(self, address: str, key: str, query: str, upload: FinishedUpload) -> Response:
-        """Have the master at `address` store the upload under its key; its answer, which is the client's.
+    async def commit(self, address: str, key: str, query: str, upload: UploadCommit) -> Response:
+        """Ask the master at `address` to store the upload under its key; returns the response for the client.
 
-        `query` is the signed one that the master sent the client here with: it says what was allowed.
-        Raises `Unreachable` or `AnswerLost`.
+        `query` is the signed one of the client's request: it says what is permitted.
+        Raises `Unreachable` or `ResponseLost`.
         """
-        body = json.dumps(upload._asdict()).encode()
-        headers = [("Content-Type", "application/json"), ("X-Pulzar-Signature", signing.sign_body(self._secret, body))]
+        body = upload.encode()
+        headers = [("Content-Type", "application/json"), (SIGNATURE, signing.sign_body(self._secret, body))]
         exchange = await self._connected(address)
         try:
             try:
@@ -65,16 +51,16 @@ class Committer:
             except PeerFailed as error:
                 raise Unreachable(f"the master could not be told: {error}") from error
             try:
-                reply = await exchange.reply(self._timeout + _MARGIN_SECS)
+                response = await exchange.response(self._timeout + _MARGIN_SECS)
             except PeerFailed as error:
-                raise AnswerLost(f"the master's answer did not come: {error}") from error
-            length = ("Content-Length", str(len(reply.body)))
-            return Response(reply.status, [*reply.picked(_RELAYED), length], reply.body)
+                raise ResponseLost(f"the master's answer did not come: {error}") from error
+            length = ("Content-Length", str(len(response.body)))
+            return Response(response.status, [*response.picked(_RELAYED), length], response.body)
         finally:
             exchange.close()
 
     async def _connected(self, address: str) -> PeerClient:
-        """A connection to the master, which may just be starting again: a large upload is worth some waiting."""
+        """A connection to the master. It may be restarting, and a large upload is worth a wait."""
         deadline = time.monotonic() + self._timeout
         while True:
             try:

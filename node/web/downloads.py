@@ -1,8 +1,8 @@
 """`GET|HEAD /get_key/{key}` on a node: the bytes of a value, as RFC 9110 wants them served.
 
-Every byte is checked before it is sent: the record of a value in the log as a whole, a value file block by block.
-What can be checked in little time is checked before the answer begins, so that damage shows as a 500. Damage
-farther on in a large value ends the answer short of its Content-Length and closes the connection.
+Every byte is checked before it is sent: the record of a value in the log as a whole, a value file block by block. What
+can be checked in little time is checked before the response begins, so that damage leads to status 500. Damage farther
+on in a large value ends the response before its Content-Length and closes the connection.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from broker import keys, logs
 from broker.errors import BadSignature
@@ -22,6 +21,7 @@ from broker.http.values import Plan
 from broker.refusals import Forbidden, NotFound, SlowClient
 from broker.server import connections
 from broker.server.client_timeouts import ClientTimeouts
+from broker.server.granian_requests import AsgiSend
 from broker.server.request import Request
 from node.errors import StorageError
 from node.storage.reader import Reader, StoredValue
@@ -30,55 +30,56 @@ from node.storage.value_files import BLOCK_BYTES
 log = logs.get(__name__)
 
 CHUNK_BYTES = 8 * BLOCK_BYTES  # read and sent at once
-WHOLE_BYTES = 2 * CHUNK_BYTES  # an answer of up to this size is put together in memory
-CHECKED_FIRST_BYTES = 64 << 20  # an answer of up to this size is checked in full before it begins
-_FEW = 32  # with more answers than this on their way, each holds less in memory
+WHOLE_BYTES = 2 * CHUNK_BYTES  # a response of up to this size is put together in memory
+CHECKED_FIRST_BYTES = 64 << 20  # a response of up to this size is checked in full before it begins
+_FEW = 32  # up to this number of responses at once, each holds more in memory
 
 
 class Downloads:
-    """Answers reads from one data directory; the disk is read on `threads` threads."""
+    """The handler of reads from one data directory."""
 
-    def __init__(self, reader: Reader, secret: bytes, open_reads: bool, patience: ClientTimeouts, threads: int) -> None:
+    def __init__(self, reader: Reader, secret: bytes, open_reads: bool, timeouts: ClientTimeouts, threads: int) -> None:
+        """With `open_reads` a read needs no signature. The disk is read on `threads` threads."""
         self._reader = reader
         self._secret = secret
         self._open = open_reads
-        self._patience = patience
+        self._timeouts = timeouts
         self._threads = ThreadPoolExecutor(threads, "read")
         self._streams = 0
 
-    async def __call__(self, incoming: Request) -> Response | Download:
-        """Answer one request. Raises `Refused`, `InvalidKey` or `StorageError`."""
-        environ = incoming.environ
+    async def __call__(self, request: Request) -> Response | Download:
+        """Respond to one request. Raises `Refused`, `InvalidKey` or `StorageError`."""
+        environ = request.environ
         key = request_fields.key_of(environ, "/get_key/")
         if back := self._way_back(key, environ["QUERY_STRING"]):
             return responses.redirect(back, [])
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, incoming, key)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, request, key)
 
     def _way_back(self, key: str, query: str) -> str | None:
-        """Where the client is to go instead, None when the value may be read here."""
+        """Where the client is sent instead; None when the value may be read here."""
         try:
             return signed_addresses.way_back(self._secret, key, query, time.time(), self._open)
         except BadSignature as error:
             raise Forbidden(str(error)) from error
 
-    def _read(self, incoming: Request, key: str) -> Response | Download:
+    def _read(self, request: Request, key: str) -> Response | Download:
         found = self._reader.get(keys.encode(key))
         if found is None:
             raise NotFound(f"this node has no key {key}")
         try:
-            plan = values.plan(incoming.environ, values.resource(key, found))
+            plan = values.plan(request.environ, values.resource(key, found))
             body = _body(found, plan)
             if body is not None:
                 found.close()
                 return Response(plan.status, plan.headers, body)
-            return Download(self, incoming, found, plan)
+            return Download(self, request, found, plan)
         except BaseException:
             found.close()
             raise
 
 
 def _body(found: StoredValue, plan: Plan) -> bytes | None:
-    """The whole body when it is small; of a larger one its beginning is checked. Raises `StorageError`."""
+    """The whole body when it is small, else None. Not too large ones are checked first. Raises `StorageError`."""
     if not plan.ranges or found.data is not None:
         return plan.body(found.data)
     length = sum(stop - start for start, stop in plan.ranges)
@@ -93,7 +94,7 @@ def _body(found: StoredValue, plan: Plan) -> bytes | None:
 
 
 def _chunks(span: Span, size: int) -> Iterator[Span]:
-    """A stretch in pieces that end where blocks end, so that each block is read and checked once."""
+    """A range in pieces that end where blocks end, so that each block is read and checked once."""
     start, stop = span
     while start < stop:
         end = min(stop, start - start % BLOCK_BYTES + size)
@@ -102,35 +103,37 @@ def _chunks(span: Span, size: int) -> Iterator[Span]:
 
 
 class Download:
-    """The answer with a large body, sent a chunk at a time."""
+    """A response with a large body, sent a chunk at a time."""
 
-    def __init__(self, owner: Downloads, incoming: Request, found: StoredValue, plan: Plan) -> None:
+    def __init__(self, owner: Downloads, request: Request, found: StoredValue, plan: Plan) -> None:
         self.status = plan.status
         self.headers: list[Header] = plan.headers
         self._owner = owner
-        self._incoming = incoming
+        self._request = request
         self._found = found
         self._plan = plan
 
-    async def send(self, send: Any) -> None:
-        """Send the body; when it can't be finished the client has fewer bytes than it was promised, and so knows."""
-        gone = asyncio.ensure_future(self._incoming.gone())
+    async def send(self, send: AsgiSend) -> None:
+        """Send the body. When that fails, the client gets fewer bytes than its Content-Length."""
+        gone = asyncio.ensure_future(self._request.gone())
         self._owner._streams += 1
         try:
             await self._send(send, gone)
         except StorageError as error:
-            log.error("value damaged; answer cut short", key=self._found.key, version=self._found.version, reason=error)
+            log.error(
+                "value damaged; response cut short", key=self._found.key, version=self._found.version, reason=error
+            )
         except SlowClient:
-            log.info("a client took a value too slowly", key=self._found.key, client=self._incoming.client)
-            await asyncio.get_running_loop().run_in_executor(self._owner._threads, _cut, self._incoming.client)
+            log.info("client took a value too slowly", key=self._found.key, client=self._request.client)
+            await asyncio.get_running_loop().run_in_executor(self._owner._threads, _cut, self._request.client)
         finally:
             self._owner._streams -= 1
             gone.cancel()
             self._found.close()
 
-    async def _send(self, send: Any, gone: asyncio.Future[None]) -> None:
+    async def _send(self, send: AsgiSend, gone: asyncio.Future[None]) -> None:
         loop = asyncio.get_running_loop()
-        patience = self._owner._patience
+        timeouts = self._owner._timeouts
         waited, sent = 0.0, 0
         pieces = self._pieces()
         reading = loop.run_in_executor(self._owner._threads, next, pieces, b"")
@@ -139,7 +142,7 @@ class Download:
             reading = loop.run_in_executor(self._owner._threads, next, pieces, b"")
             since = time.monotonic()
             try:
-                with patience.wait(patience.left(waited, sent)):
+                with timeouts.wait(timeouts.left(waited, sent)):
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
             except BaseException:
                 await asyncio.wait([reading])  # it uses the file, which is closed next
@@ -162,7 +165,7 @@ class Download:
 
 
 def _cut(client: str) -> None:
-    """Break the connection of a client: the server would wait for it with what it has."""
+    """Break the connection of a client, which the server would keep with what it has to send."""
     connection = connections.find(client)
     if connection is not None:
         connections.cut(connection)

@@ -1,7 +1,7 @@
 """`PUT /add_key/{key}` on a node: a value too large for the master, sent here by it.
 
-The body is streamed into a staged file while its digest is computed. When it is complete and durable the
-master is asked to commit it, and its answer is the client's. An upload that does not become the key's value is removed.
+The body is streamed into a staged file while its digest is computed. When it is complete and durable, the node asks the
+master to commit it, and passes the response on. An upload that does not become the value of the key is removed.
 """
 
 from __future__ import annotations
@@ -10,25 +10,26 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from broker import keys, logs
 from broker.errors import BadSignature
-from broker.http import checksums, content_types, request_fields, signed_addresses, signing
+from broker.http import checksums, content_types, request_fields, signing
 from broker.http.checksums import BadChecksum
+from broker.http.environ import Environ
 from broker.http.responses import Response
+from broker.messages.upload import UploadCommit, UploadPermit
 from broker.refusals import BadRequest, Forbidden, NoRoom, Unavailable
 from broker.server.request import BrokenBody, Request
 from node.errors import DiskFull
 from node.storage.staging import StagedUpload, Staging, Upload
-from node.web import commit_request
-from node.web.commit_request import AnswerLost, Committer, Unreachable
+from node.web.commit_request import Committer, ResponseLost, Unreachable
 
 log = logs.get(__name__)
 
 CHUNK_BYTES = 1 << 20  # written at once
 MOST = 2_000  # uploads at once
-_FEW = 32  # with more uploads than this, each holds less in memory
+_FEW = 32  # up to this number of uploads, each holds more in memory
 _SMALL_CHUNK_BYTES = 1 << 17
 
 T = TypeVar("T")
@@ -45,8 +46,8 @@ class Uploads:
         self._threads = ThreadPoolExecutor(threads, "upload")
         self._count = 0
 
-    async def __call__(self, incoming: Request) -> Response:
-        """Take one upload and answer what the master says of it.
+    async def __call__(self, request: Request) -> Response:
+        """Take one upload; the response is the master's.
 
         Raises `Refused`, `InvalidKey` or `StorageError` when nothing was stored, or may have been (`Unavailable`).
         """
@@ -54,7 +55,7 @@ class Uploads:
             raise Unavailable(f"this node takes {MOST} uploads at once, and has them; try again")
         self._count += 1
         try:
-            return await self._take(incoming)
+            return await self._take(request)
         except BadSignature as error:
             raise Forbidden(str(error)) from error
         except BadChecksum as error:
@@ -64,32 +65,32 @@ class Uploads:
         finally:
             self._count -= 1
 
-    async def _take(self, incoming: Request) -> Response:
-        environ = incoming.environ
+    async def _take(self, request: Request) -> Response:
+        environ = request.environ
         key = request_fields.key_of(environ, "/add_key/")
         query: str = environ["QUERY_STRING"]
-        # All that can be refused is, before the body is read: who waits for "100 Continue" sends it once.
-        signed = signing.verify(self._secret, "PUT", key, query, time.time())
+        # All refusals come before the body is read: a client that waits for "100 Continue" sends it once.
+        permit = UploadPermit.read(signing.verify(self._secret, "PUT", key, query, time.time()))
         content_types.read(environ)
         promised = checksums.read(environ)
         length = request_fields.content_length(environ)
-        signed_addresses.check_length(signed, length)
+        permit.check_length(length)
         upload = await self._do(lambda: self._staging.create(length, md5=promised.md5 is not None))
         keep = False
         try:
-            await self._receive(incoming, upload)
+            await self._receive(request, upload)
             if length is not None and upload.size != length:
                 raise BrokenBody(f"the body ended after {upload.size} of {length} bytes; nothing was stored")
-            signed_addresses.check_length(signed, upload.size)
+            permit.check_length(upload.size)
             staged = await self._do(upload.finish)
             promised.compare(staged.md5, staged.sha256)
-            answer = await self._committer.commit(signed["url"], key, query, self._told(environ, staged))
-            keep = answer.status == 201
-            return answer
+            response = await self._committer.commit(permit.master, key, query, self._commit(environ, staged))
+            keep = response.status == 201
+            return response
         except Unreachable as error:
             raise Unavailable(f"the value was not stored: {error}") from error
-        except AnswerLost as error:
-            # The agent may be making it the key's value just now; if not, it is removed after a day.
+        except ResponseLost as error:
+            # The agent may store it at this moment; otherwise it is removed after a day.
             keep = True
             log.warning("commit not answered", key=keys.encode(key), upload=upload.token, reason=error)
             raise Unavailable(f"the value may be stored, or not: {error}") from error
@@ -97,13 +98,13 @@ class Uploads:
             if not keep:
                 await self._do(upload.abort)
 
-    async def _receive(self, incoming: Request, upload: Upload) -> None:
-        """Read the body into the upload; raises `BrokenBody` when the client stopped before its end, or `SlowClient`."""
+    async def _receive(self, request: Request, upload: Upload) -> None:
+        """Read the body into the upload; raises `BrokenBody` for a body that is cut off, or `SlowClient`."""
         writing: asyncio.Future[None] | None = None
         gathered: list[bytes] = []
         size = 0
         try:
-            while piece := await incoming.chunk():
+            while piece := await request.chunk():
                 gathered.append(piece)
                 size += len(piece)
                 if size < (CHUNK_BYTES if self._count <= _FEW else _SMALL_CHUNK_BYTES):
@@ -127,12 +128,12 @@ class Uploads:
     async def _do(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _told(self, environ: dict[str, Any], staged: StagedUpload) -> commit_request.FinishedUpload:
-        return commit_request.FinishedUpload(
+    def _commit(self, environ: Environ, staged: StagedUpload) -> UploadCommit:
+        return UploadCommit(
             node=self._node,
             staged=staged.token,
             size=staged.size,
-            digest=staged.sha256.hex(),
+            digest=staged.sha256,
             content_type=content_types.read(environ),
             if_match=environ.get("HTTP_IF_MATCH"),
             if_none_match=environ.get("HTTP_IF_NONE_MATCH"),

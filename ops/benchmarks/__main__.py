@@ -1,4 +1,4 @@
-"""./ops/bench: measures Pulzar on this machine, beside yardsticks, and says what was reached."""
+"""./ops/bench: measures Pulzar on this machine beside yardsticks, and says which targets it reached."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ EXTENSIONS = {
 
 
 def main() -> int:
-    """Exit status 0 when everything was measured without errors, reached or not; 1 otherwise."""
+    """Measure; exit status 0 without errors, whether the targets were reached or not, else 1."""
     options = _parse()
     signal.signal(signal.SIGTERM, _stop)
-    # What is needed from .venv; --help does without.
+    # These need .venv; --help does not.
     from ops.benchmarks import against, extensions, jobs, machine, peers, store
     from ops.benchmarks.bench import QUICK, Bench, Plan
     from ops.benchmarks.client import Client
@@ -49,8 +49,8 @@ def main() -> int:
     plan = dataclasses.replace(QUICK if options.quick else Plan(), nodes=options.nodes)
     if options.what == "store":
         plan = dataclasses.replace(plan, small=options.small)
-        if options.against and not options.quick:
-            plan = dataclasses.replace(plan, runs=against.RUNS)
+    if options.what != "extensions" and options.against and not options.quick:
+        plan = dataclasses.replace(plan, runs=against.RUNS)
     if options.runs:
         plan = dataclasses.replace(plan, runs=options.runs)
     began = time.monotonic()
@@ -58,7 +58,9 @@ def main() -> int:
         directory = Path(folder)
         bench = Bench(directory, plan, Client(directory))
         described, versions = machine.describe(directory), machine.versions()
-        if options.what == "jobs":
+        if options.what == "jobs" and options.against:
+            complete = against.measure_jobs(bench, options.against)
+        elif options.what == "jobs":
             versions |= peers.versions()
             complete = jobs.measure(bench, options.only or list(JOBS))
         elif options.what == "extensions":
@@ -115,10 +117,12 @@ def _parse() -> argparse.Namespace:
                 metavar="BYTES",
                 help="size of one of the million values (default 100)",
             )
+        if what != "extensions":
+            compared = "put, get, delete and redirect" if what == "store" else "a no-op job, one at a time,"
             command.add_argument(
                 "--against",
                 metavar="COMMIT",
-                help="compare put, get, delete and redirect with an older commit, in alternating runs",
+                help=f"compare {compared} with an older commit, in alternating runs",
             )
     options = parser.parse_args()
     arguments = sys.argv[1:]
@@ -141,7 +145,7 @@ def _add_options(command: argparse.ArgumentParser, measured: dict[str, str]) -> 
 
 
 def _stop(number: int, frame: object) -> NoReturn:
-    # Everything that was started is stopped on the way out, as after Ctrl-C.
+    # As after Ctrl-C: everything that was started is stopped on the way out.
     raise KeyboardInterrupt
 
 

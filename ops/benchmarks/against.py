@@ -1,23 +1,28 @@
-"""The store beside an older one: two clusters in the same minutes, whose runs alternate."""
+"""The store or the jobs beside an older commit: two clusters at the same time, measured in turns."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import psutil
+
+from ops.benchmarks import jobs
 from ops.benchmarks.bench import Bench
 from ops.benchmarks.client import Figures
 from ops.benchmarks.errors import BenchError
 from ops.benchmarks.memory import tree
+from ops.benchmarks.rest import Rest
 from ops.benchmarks.table import Row
 from ops.cluster.network import free_base
 from ops.cluster.processes import ROOT
@@ -38,8 +43,12 @@ class _Side:
     pid: int
 
     def processor_secs(self) -> float:
-        """Seconds of processor time that all of its processes have taken so far."""
-        return sum(sum(process.cpu_times()[:2]) for process in tree(self.pid))
+        """Processor time of all its processes so far, ended runs included, in seconds."""
+        found = 0.0
+        for process in tree(self.pid):
+            with suppress(psutil.NoSuchProcess):
+                found += sum(process.cpu_times()[:4])
+        return found
 
 
 @dataclass
@@ -51,11 +60,9 @@ class _Run:
 
 
 def measure(bench: Bench, commit: str, names: list[str]) -> bool:
-    """Compare this checkout with `commit` in those of the operations that are named; False when that failed."""
-    before = bench.directory / "before"
+    """Compare this checkout with `commit` in the operations of `names`; False when that failed."""
     try:
-        _check_out(commit, before)
-        with _running(bench, "before", before) as old, _running(bench, "now", ROOT) as new:
+        with _both(bench, commit, {}) as (old, new):
             for operation, connections in _PLAN:
                 wanted = "redirect" if operation == "follow" else operation
                 if wanted in names:
@@ -64,6 +71,44 @@ def measure(bench: Bench, commit: str, names: list[str]) -> bool:
         bench.say(f"the comparison failed: {error}")
         return False
     return True
+
+
+def measure_jobs(bench: Bench, commit: str) -> bool:
+    """Compare a no-op job, launched and waited for one at a time, with that of `commit`; False when that failed."""
+    settings = {"PULZAR_JOBS_DIR": str(jobs.SCRIPTS), "PULZAR_JOBS_SLOTS": str(jobs.SLOTS)}
+    try:
+        with (
+            _both(bench, commit, settings) as (old, new),
+            Rest(old.url) as old_rest,
+            Rest(new.url) as new_rest,
+        ):
+            runs: dict[str, list[_Run]] = {old.name: [], new.name: []}
+            sides = ((old, old_rest), (new, new_rest))
+            for _, rest in sides:
+                rest.wait_for_script(jobs.NOOP, bench.plan.nodes)
+                jobs.one_by_one(rest, jobs.NOOP, jobs.WARM)
+            for number in range(bench.plan.runs):
+                for side, rest in sides if number % 2 else reversed(sides):
+                    before = side.processor_secs()
+                    figures = jobs.one_by_one(rest, jobs.NOOP, bench.plan.one)
+                    runs[side.name].append(_Run(figures, (side.processor_secs() - before) / bench.plan.one * 1e6))
+            bench.add(_row("no-op job, launch to result, one at a time", runs[old.name], runs[new.name], commit))
+    except (BenchError, OSError, subprocess.SubprocessError) as error:
+        bench.say(f"the comparison failed: {error}")
+        return False
+    return True
+
+
+@contextmanager
+def _both(bench: Bench, commit: str, settings: Mapping[str, str]) -> Iterator[tuple[_Side, _Side]]:
+    """The clusters: that of the commit, and that of this checkout."""
+    before = bench.directory / "before"
+    _check_out(commit, before)
+    with (
+        _running(bench, "before", before, settings) as old,
+        _running(bench, "now", ROOT, settings) as new,
+    ):
+        yield old, new
 
 
 def _check_out(commit: str, directory: Path) -> None:
@@ -75,7 +120,7 @@ def _check_out(commit: str, directory: Path) -> None:
 
 
 @contextmanager
-def _running(bench: Bench, name: str, checkout: Path) -> Iterator[_Side]:
+def _running(bench: Bench, name: str, checkout: Path, settings: Mapping[str, str]) -> Iterator[_Side]:
     base = free_base()
     data = bench.directory / f"data-{name}"
     command = [
@@ -91,7 +136,10 @@ def _running(bench: Bench, name: str, checkout: Path) -> Iterator[_Side]:
     ]
     bench.say(f"starting RabbitMQ, the master and {bench.plan.nodes} nodes: {name}")
     with (bench.directory / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=checkout, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        environment = os.environ | dict(settings)
+        process = subprocess.Popen(
+            command, cwd=checkout, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
         try:
             deadline = time.monotonic() + _START_SECS
             while "Pulzar is running" not in Path(log.name).read_text(errors="replace"):
@@ -112,28 +160,31 @@ def _compare(bench: Bench, old: _Side, new: _Side, operation: str, connections: 
     for number in range(bench.plan.runs):
         for side in (old, new) if number % 2 else (new, old):
             runs[side.name].append(_one(bench, side, operation, connections, number))
-    rates = {name: median(run.figures.rate for run in each) for name, each in runs.items()}
-    costs = {name: median(run.processor_us for run in each) for name, each in runs.items()}
-    # Pairs of one moment: what else the machine did is in both.
-    ratio = median(n.figures.rate / o.figures.rate for n, o in zip(runs[new.name], runs[old.name], strict=True))
     what = "GET 1 KiB through the redirect" if operation == "follow" else f"{operation.upper()} 1 KiB"
+    bench.add(_row(f"{what}, {connections} in flight", runs[old.name], runs[new.name], commit))
+
+
+def _row(name: str, old: list[_Run], new: list[_Run], commit: str) -> Row:
+    # Both runs of a pair had the same machine, with whatever else it did then.
+    ratio = median(n.figures.rate / o.figures.rate for n, o in zip(new, old, strict=True))
+    rate, old_rate = (median(run.figures.rate for run in runs) for runs in (new, old))
+    p50, old_p50 = (median(run.figures.p50_ms for run in runs) for runs in (new, old))
+    cost, old_cost = (median(run.processor_us for run in runs) for runs in (new, old))
     errors: dict[str, int] = {}
-    for run in runs[new.name]:
+    for run in new:
         for kind, count in run.figures.errors.items():
             errors[kind] = errors.get(kind, 0) + count
-    bench.add(
-        Row(
-            name=f"{what}, {connections} in flight",
-            figure=f"{ratio:.2f} of {commit}: {rates[new.name]:,.0f}/s and {rates[old.name]:,.0f}/s",
-            p50=f"{median(run.figures.p50_ms for run in runs[new.name]):.2f}",
-            p99=f"{median(run.figures.p99_ms for run in runs[new.name]):.2f}",
-            target="≥ 0.95",
-            reached=ratio >= 0.95 and not errors,
-            note=f"processor time of an operation {costs[new.name]:.0f} µs, before {costs[old.name]:.0f} µs",
-            errors=errors,
-            commands=[runs[new.name][-1].figures.command],
-            runs=[run.figures.details for run in runs[new.name]],
-        )
+    return Row(
+        name=name,
+        figure=f"{ratio:.2f} of {commit}: {rate:,.0f}/s and {old_rate:,.0f}/s",
+        p50=f"{p50:.2f}",
+        p99=f"{median(run.figures.p99_ms for run in new):.2f}",
+        target="≥ 0.95",
+        reached=ratio >= 0.95 and not errors,
+        note=f"processor time {cost:.0f} µs, before {old_cost:.0f} µs; p50 {p50:.2f} ms, before {old_p50:.2f} ms",
+        errors=errors,
+        commands=[new[-1].figures.command],
+        runs=[run.figures.details for run in new],
     )
 
 

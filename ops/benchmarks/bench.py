@@ -1,4 +1,4 @@
-"""What every benchmark shares: how much to do, where to do it, and the rows found so far."""
+"""What every benchmark shares: how much to measure, where, and the rows so far."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is done: sizes in bytes, times in seconds."""
+    """How much is measured. Sizes are in bytes, times in seconds."""
 
     runs: int = 3
-    seconds: float = 5.0  # of one run of small values
+    seconds: float = 5.0  # the time of one run of small values
     value: int = 1024
     deletes: int = 20_000
     large: int = 1 << 30
     keys: int = 1_000_000
-    small: int = 100  # of one of the million values
+    small: int = 100  # the size of one of the million values
     nodes: int = 2
-    jobs: int = 2000  # launched at once
-    waves: int = 10  # of so many jobs each, while memory is looked at
-    one: int = 300  # launched one after the other
-    seconds_long: int = 100  # jobs of a second
+    jobs: int = 2000  # jobs launched at once
+    waves: int = 10  # times that `jobs` jobs are launched while memory is measured
+    one: int = 300  # jobs launched one after the other
+    seconds_long: int = 100  # jobs that take a second
 
 
 QUICK = Plan(runs=1, seconds=1.0, deletes=2000, large=64 << 20, keys=20_000, jobs=100, waves=3, one=30, seconds_long=12)
@@ -43,7 +43,7 @@ QUICK = Plan(runs=1, seconds=1.0, deletes=2000, large=64 << 20, keys=20_000, job
 
 @dataclass
 class Bench:
-    """One benchmark under way in `directory`."""
+    """A benchmark, with its files in `directory` and its rows so far."""
 
     directory: Path
     plan: Plan
@@ -52,7 +52,7 @@ class Bench:
 
     @contextmanager
     def cluster(self, name: str, nodes: int = 0, **environment: str) -> Iterator[Cluster]:
-        """A healthy cluster whose data is in a folder `name`; `environment` beats the settings' defaults."""
+        """A healthy cluster with its data in the folder `name`; `environment` has its settings."""
         nodes = nodes or self.plan.nodes
         shown = " ".join(f"{key}={value}" for key, value in environment.items())
         self.say(f"starting RabbitMQ, the master and {nodes} nodes {shown}".rstrip())
@@ -61,14 +61,14 @@ class Bench:
 
     @contextmanager
     def nginx(self) -> Iterator[Nginx]:
-        """nginx with WebDAV on a free port."""
+        """nginx with WebDAV, on a free port."""
         with Nginx(self.directory / "nginx", free_base()) as nginx:
             yield nginx
 
     def measure(
         self, groups: Iterable[Sequence[str]], names: Collection[str], group: Callable[[list[str]], None]
     ) -> bool:
-        """Measure what is named, a group after the other; False when one failed: that is said, and the rest goes on."""
+        """Measure the names, group by group. A group that fails is reported and makes the result False."""
         complete = True
         for each in groups:
             wanted = [name for name in each if name in names]
@@ -80,15 +80,15 @@ class Bench:
         return complete
 
     def repeat(self, run: Callable[[int], T]) -> list[T]:
-        """What `run` gave for 0, 1, …: as many runs as the plan has."""
+        """The results of `run(0)`, `run(1)` and so on, one for each run of the plan."""
         return [run(number) for number in range(self.plan.runs)]
 
     def add(self, row: Row) -> None:
-        """Keep a row and show it at once."""
+        """Keep a row and print it."""
         self.rows.append(row)
         times = f", p50 {row.p50} ms, p99 {row.p99} ms" if row.p50 else ""
         self.say(f"{row.name}: {row.figure}{times}  {row.target} {row.verdict()}".rstrip())
 
     def say(self, text: str) -> None:
-        """Progress."""
+        """Print a line with the time of day."""
         print(time.strftime("%H:%M:%S"), text, flush=True)

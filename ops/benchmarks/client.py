@@ -35,7 +35,7 @@ end
 
 @dataclass(frozen=True)
 class Figures:
-    """What one run gave. Times in milliseconds, rate in operations per second (errors are none)."""
+    """The result of one run. Times are in milliseconds; `rate` is operations per second without errors."""
 
     rate: float
     p50_ms: float
@@ -69,7 +69,11 @@ class Client:
         fsync: Path | None = None,
         body: str = "",
     ) -> Figures:
-        """One run of load.c: put, get, follow or delete, where the number of a key is appended to `url`, or launch."""
+        """Run load.c once.
+
+        `operation` is put, get, follow or delete, with the number of a key appended to `url`; or launch.
+        `count` operations are done, or as many as `seconds` allow. Raises `RunFailed`.
+        """
         options = [operation, url, "--connections", str(connections)]
         options += ["--count", str(count)] if count else ["--seconds", f"{seconds:g}"]
         options += ["--size", str(size)] if size >= 0 else []
@@ -84,7 +88,7 @@ class Client:
         )
 
     def wrk(self, url: str, connections: int, seconds: float, keys: int) -> Figures:
-        """One run of wrk: GETs of keys `url`0 … `url`(keys - 1) at random."""
+        """Run wrk once: GETs of random keys `url`0 … `url`(keys - 1). Raises `RunFailed`."""
         origin, path = re.fullmatch(r"(http://[^/]+)(/.*)", url).groups()  # type: ignore[union-attr]
         script = self.directory / "random.lua"
         script.write_text(_WRK_SCRIPT % (keys - 1, path))
@@ -92,13 +96,11 @@ class Client:
         found = self._json(command)
         errors = {name: found[name] for name in ("status", "lost") if found[name]}
         rate = (found["operations"] - found["status"]) / found["seconds"]
-        shown = (
-            f"wrk -t1 -c{connections} -d{max(1, round(seconds))}s -s random.lua {origin}  # {path}<random 0…{keys - 1}>"
-        )
+        shown = " ".join([*command[:4], "-s", "random.lua", origin, f" # {path}<random 0…{keys - 1}>"])
         return Figures(rate, found["p50_ms"], found["p99_ms"], errors, shown, found)
 
     def curl(self, *options: str, expected: int) -> tuple[float, str]:
-        """One run of curl: the seconds from its start to its end, and the command."""
+        """Run curl once; its seconds and its command. Raises `RunFailed` unless the status is `expected`."""
         command = ["curl", "-sS", "-L", *options]
         began = time.monotonic()
         text = self._text([*command, "-w", "\\n%{http_code}"])

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 
 class BenchError(Exception):
-    """Base of all."""
+    """Base of everything that goes wrong while measuring."""
 
 
 class RunFailed(BenchError):
-    """Raised when a run gave no figures: its program failed, hung or said nonsense."""
+    """Raised when a run gave no figures: its program failed, hung or printed something else."""

@@ -1,4 +1,4 @@
-"""The benchmark of the extensions: what keys notice of them, and how long a search over all keys takes."""
+"""The benchmark of the extensions: GETs beside them, and a search over all keys."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import io
 import threading
 import time
 from collections.abc import Collection, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from statistics import mean, median, quantiles
-from urllib.parse import urlsplit
 
+from ops import http_client
 from ops.benchmarks.bench import Bench
 from ops.benchmarks.client import Figures
 from ops.benchmarks.errors import RunFailed
@@ -31,12 +31,12 @@ PAGE = (1240, 1754)  # pixels: A4 at 150 dpi
 LINES = 40
 WORDS = "The master decides and remembers, RabbitMQ carries, nodes store and run: line {} of the page."
 
-# Names that `--only` takes, in the order in which they are measured, and those that share a cluster.
+# The names for `--only`, in their order; those of a group share a cluster.
 _GROUPS = (("quiet", "ocr"), ("search",))
 
 
 def measure(bench: Bench, names: Collection[str]) -> bool:
-    """Measure what is named; False when some of it could not be."""
+    """Measure the names; False when a group failed."""
     return bench.measure(_GROUPS, names, lambda wanted: _measure(bench, wanted))
 
 
@@ -46,7 +46,7 @@ def _measure(bench: Bench, names: list[str]) -> None:
     if names == ["search"]:
         _search(bench)
         return
-    # Each request has a process of its own, so that all of them do run at once.
+    # Each request has a process of its own, so all of them run at once.
     with bench.cluster("extensions", PULZAR_EXTENSIONS_PROCESSES=str(AT_ONCE)) as cluster:
         url = f"{cluster.master_url}/add_key/{PREFIX}"
         bench.client.load("put", url, max(IN_FLIGHT), count=KEYS, size=bench.plan.value)
@@ -59,7 +59,7 @@ def _measure(bench: Bench, names: list[str]) -> None:
 
 
 def _gets(bench: Bench, cluster: Cluster, beside: str) -> None:
-    """GETs of keys that the master answers itself."""
+    """Measure GETs of keys that the master answers itself."""
     plan = bench.plan
     url = f"{cluster.master_url}/get_key/{PREFIX}"
     for flight in IN_FLIGHT:
@@ -72,16 +72,16 @@ def _gets(bench: Bench, cluster: Cluster, beside: str) -> None:
 
 @dataclass
 class Pages:
-    """What was read meanwhile."""
+    """The pages that were read meanwhile."""
 
-    seconds: list[float] = field(default_factory=list)  # of each page
+    seconds: list[float] = field(default_factory=list)  # for each page
     errors: dict[str, int] = field(default_factory=dict)
     stopping: bool = False
 
 
 @contextmanager
 def _reading(cluster: Cluster) -> Iterator[Pages]:
-    """While the context lasts, so many clients send a page to be read, again and again."""
+    """Have `AT_ONCE` clients send a page again and again while the context lasts."""
     page, pages, lock = _page(), Pages(), threading.Lock()
 
     def send() -> None:
@@ -99,7 +99,7 @@ def _reading(cluster: Cluster) -> Iterator[Pages]:
                 else:
                     pages.seconds.append(time.monotonic() - began)
 
-    # Every process has been started before anything is measured.
+    # Every process of an extension runs before anything is measured.
     threads = [threading.Thread(target=send) for _ in range(AT_ONCE)]
     for thread in threads:
         thread.start()
@@ -124,7 +124,7 @@ def _ocr_row(bench: Bench, pages: Pages) -> None:
 
 
 def _page() -> bytes:
-    """A page of text, in the letters that Pillow brings along, as PNG."""
+    """A page of text as PNG, in the font that comes with Pillow."""
     from PIL import Image, ImageDraw, ImageFont
 
     page = Image.new("L", PAGE, 255)
@@ -137,7 +137,7 @@ def _page() -> bytes:
 
 
 def _search(bench: Bench) -> None:
-    """Over the entries of one node, which the master learns by replay."""
+    """Measure searches over the entries of one node, which the master learns by replay."""
     plan = bench.plan
     with bench.cluster("search", nodes=1) as cluster:
         bench.say(f"filling the log of its stopped node with {plan.keys:,} values")
@@ -146,7 +146,7 @@ def _search(bench: Bench) -> None:
         cluster.start_node(0)
         if not wait_until(lambda: entries(cluster) >= plan.keys, REPLAY_SECS):
             raise RunFailed(f"after {REPLAY_SECS} s the master has {entries(cluster):,} of {plan.keys:,} entries")
-        _ask(cluster, "GET", "search/first?limit=1&prefix=none")  # its process takes a moment to start
+        _ask(cluster, "GET", "search/first?limit=1&prefix=none")  # its process needs time to start
         tomorrow = datetime.now(UTC) + timedelta(days=1)
         for what, path in (
             ("nothing found", "nothing-has-this"),
@@ -168,10 +168,9 @@ def _search_row(bench: Bench, cluster: Cluster, what: str, path: str) -> None:
 
     runs = bench.repeat(search)
     last = runs[-1]
-    note = (
-        f"{last['found']:,} found, {last['bytes']:,} bytes; the process had {max(run['memory'] for run in runs) / MIB:.0f} MiB"
-        " afterwards, mapped files not counted"
-    )
+    most = max(run["memory"] for run in runs) / MIB
+    found = f"{last['found']:,} found, {last['bytes']:,} bytes"
+    note = f"{found}; the process had {most:.0f} MiB afterwards without mapped files"
     name = f"search over {bench.plan.keys:,} keys: {what}"
     figure = f"{median(run['seconds'] for run in runs):.3f} s"
     bench.add(
@@ -180,10 +179,7 @@ def _search_row(bench: Bench, cluster: Cluster, what: str, path: str) -> None:
 
 
 def _ask(cluster: Cluster, method: str, path: str, body: bytes | None = None) -> tuple[float, int, bytes]:
-    """One request to an extension: the seconds it took, status and body."""
+    """Ask an extension; the seconds it took, the status and the body."""
     began = time.monotonic()
-    with closing(http.client.HTTPConnection(urlsplit(cluster.master_url).netloc, timeout=LONGEST_SECS)) as connection:
-        connection.request(method, f"/extension/{path}", body)
-        answer = connection.getresponse()
-        content = answer.read()
-    return time.monotonic() - began, answer.status, content
+    reply = http_client.ask(method, f"{cluster.master_url}/extension/{path}", body, timeout=LONGEST_SECS)
+    return time.monotonic() - began, reply.status, reply.body

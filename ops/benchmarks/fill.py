@@ -2,8 +2,8 @@
 
     python -m ops.benchmarks.fill DIRECTORY PREFIX COUNT SIZE
 
-Each value gets its record in the log with a digest, made durable as the agent does it; only the way through
-HTTP and RabbitMQ is left out. The bodies are those that load.c expects.
+Each value gets its record in the log with a digest, and is made durable as by the agent. Only HTTP and RabbitMQ
+are left out. The bodies are those that load.c expects.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from node.storage.storage import Storage
 
 CONTENT_TYPE = "application/octet-stream"
 GROUP = 2000  # values made durable at once
-VERSIONS = 4096  # as far apart as those of one process in one microsecond (`master.store.versions`)
+VERSIONS = 4096  # the distance of two versions of one process, in one microsecond (`broker.messages.versions`)
 
 
 def fill(directory: Path, prefix: str, count: int, size: int) -> None:
-    """Store `prefix`0 … `prefix`(count - 1) in the node that has `directory`; raises `RuntimeError` when one can't be."""
+    """Store `prefix`0 … `prefix`(count - 1), of `size` bytes each, in the node that has `directory`.
+
+    Raises `RuntimeError` when a value can't be stored.
+    """
     config = settings.load(environ=os.environ | {"PULZAR_VOLUME_DIR": str(directory)})
     tail = bytes((at * 167 + (at >> 8) * 31 + 13) & 255 for at in range(16, size))
     version = time.time_ns() // 1000 * VERSIONS

@@ -1,4 +1,4 @@
-"""The benchmark of the job system: which rows share a cluster, and the rows."""
+"""The benchmark of the job system: its rows, and which of them share a cluster."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from ops.cluster.network import wait_until
 SCRIPTS = Path(__file__).with_name("scripts")
 NOOP, ECHO, SLEEP = "bench/noop", "bench/echo", "bench/sleep"
 
-SLOTS = 2  # of a node
+SLOTS = 2  # for each node
 WARM = 40
 IN_FLIGHT = 16
 ONE_BELOW_MS = 15
 TIMES_RQ = 3
 LEAST_LAUNCHED = 2000  # per second
-OVERHEAD = 0.05  # over the time that the jobs themselves take
-GROWTH = 0.1  # of an agent's memory, and it still counts as flat
+OVERHEAD = 0.05  # beyond the time of the jobs themselves
+GROWTH = 0.1  # an agent's memory counts as flat up to this
 
-# Names that `--only` takes, in the order in which they are measured, and those that share a cluster.
+# The names for `--only`, in their order; those of a group share a cluster.
 _GROUPS = (("one", "many", "long"), ("launch",), ("memory",))
 
 
 def measure(bench: Bench, names: Collection[str]) -> bool:
-    """Measure what is named; False when some of it could not be."""
+    """Measure the names; False when a group failed."""
     return bench.measure(_GROUPS, names, lambda wanted: _measure(bench, wanted))
 
 
@@ -55,17 +55,14 @@ def _measure(bench: Bench, names: list[str]) -> None:
 
 
 def one(bench: Bench, cluster: Cluster, rest: Rest) -> None:
-    """From the launch by REST to the answer of `/admin/jobs/{id}` that says how it ended, one job at a time."""
+    """Measure one job at a time, from its launch to the response that says how it ended."""
     count = bench.plan.one
     for script, below in ((NOOP, ONE_BELOW_MS), (ECHO, 0)):
         for _ in range(WARM):
             _timed(rest, script)
 
         def run(_: int, path: str = script) -> Figures:
-            took = [_timed(rest, path) for _ in range(count)]
-            cuts = quantiles(took, n=100)
-            asked = f"POST /launch_job/{path}, then GET /admin/jobs/<id> until it has ended, {count} times"
-            return Figures(1000 * count / sum(took), cuts[49], cuts[98], {}, asked)
+            return one_by_one(rest, path, count)
 
         what = "no-op job" if script == NOOP else "job with a line of log and an output"
         bench.add(rate_row(f"{what}, launch to result, one at a time", bench.repeat(run), p50_below_ms=below))
@@ -76,8 +73,16 @@ def one(bench: Bench, cluster: Cluster, rest: Rest) -> None:
         bench.add(rate_row(f"{name}: no-op job, launch to result, one at a time", runs))
 
 
+def one_by_one(rest: Rest, script: str, count: int) -> Figures:
+    """Launch a script, and wait for its end, so many times."""
+    took = [_timed(rest, script) for _ in range(count)]
+    cuts = quantiles(took, n=100)
+    asked = f"POST /launch_job/{script}, then GET /admin/jobs/<id> until it has ended, {count} times"
+    return Figures(1000 * count / sum(took), cuts[49], cuts[98], {}, asked)
+
+
 def _timed(rest: Rest, script: str) -> float:
-    """Milliseconds of one job."""
+    """The milliseconds of one job. Raises `RunFailed` unless it is completed."""
     began = time.perf_counter()
     job = rest.wait(rest.launch(script, {}))
     took = (time.perf_counter() - began) * 1e3
@@ -87,15 +92,15 @@ def _timed(rest: Rest, script: str) -> float:
 
 
 def many(bench: Bench, cluster: Cluster, rest: Rest) -> None:
-    """All at once, by turns with the yardsticks. Whoever is not measured just then has nothing to do."""
+    """Measure many jobs at once, in turns with the yardsticks; the others are idle meanwhile."""
     count, peers = bench.plan.jobs, _peers(bench, cluster)
     ours: list[Batch] = []
     celery: list[Batch] = []
     rq: list[Batch] = []
     errors: dict[str, int] = {}
-    _at_once(bench, cluster, rest, NOOP, WARM, {})
+    _at_once(bench, cluster, rest, NOOP, WARM, errors={})
     for _ in range(bench.plan.runs):
-        ours.append(_at_once(bench, cluster, rest, NOOP, count, errors))
+        ours.append(_at_once(bench, cluster, rest, NOOP, count, errors=errors))
         for peer, batches in ((peers.celery, celery), (peers.rq, rq)):
             with peer() as started:
                 batches.append(started.many(count))
@@ -106,7 +111,8 @@ def many(bench: Bench, cluster: Cluster, rest: Rest) -> None:
         figure=_figure(ours),
         target=f"≥ {TIMES_RQ} × RQ",
         reached=rate >= TIMES_RQ * beside_rq and not errors,
-        note=f"{rate / beside_rq:.1f} × RQ, {rate / _rate(celery):.2f} × Celery, whose processes are used again; {ours[-1].processor}",
+        note=f"{rate / beside_rq:.1f} × RQ, {rate / _rate(celery):.2f} × Celery, which uses its processes again; "
+        f"{ours[-1].processor}",
         errors=errors,
         commands=[ours[-1].command],
         runs=[asdict(batch) for batch in ours],
@@ -121,9 +127,9 @@ def many(bench: Bench, cluster: Cluster, rest: Rest) -> None:
 
 
 def _at_once(
-    bench: Bench, cluster: Cluster, rest: Rest, script: str, count: int, errors: dict[str, int], body: str = "{}"
+    bench: Bench, cluster: Cluster, rest: Rest, script: str, count: int, *, errors: dict[str, int], body: str = "{}"
 ) -> Batch:
-    """From before the first launch until no job is pending; each must have completed, others are counted as errors."""
+    """Launch `count` jobs and wait until none is pending. Jobs that are not completed go to `errors`."""
     before, used = rest.newest(), processor.seconds(cluster)
     began = time.perf_counter()
     launched = _launch(bench, cluster, script, count=count, body=body)
@@ -140,11 +146,11 @@ def _at_once(
 
 
 def long(bench: Bench, cluster: Cluster, rest: Rest) -> None:
-    """Jobs of a second: how much of the slots' time is lost between them."""
+    """Measure how much time of the slots is lost between jobs of a second."""
     count, slots = bench.plan.seconds_long, bench.plan.nodes * SLOTS
     least = count / slots
     errors: dict[str, int] = {}
-    batch = _at_once(bench, cluster, rest, SLEEP, count, errors, '{"seconds": 1}')
+    batch = _at_once(bench, cluster, rest, SLEEP, count, errors=errors, body='{"seconds": 1}')
     most = least * (1 + OVERHEAD)
     row = Row(
         name=f"{count} jobs of 1 s over {slots} slots",
@@ -160,11 +166,11 @@ def long(bench: Bench, cluster: Cluster, rest: Rest) -> None:
 
 
 def launch(bench: Bench, cluster: Cluster, rest: Rest) -> None:
-    """Launching alone: every slot is kept busy by a job that sleeps, so that nothing else is run meanwhile."""
+    """Measure launches alone: a job that sleeps keeps every slot busy, so no other job runs."""
     for _ in cluster.nodes:
         rest.launch(SLEEP, {"seconds": 3600})
     if not wait_until(lambda: all(row["state"] == "running" for row in rest.since(0)), 10):
-        raise RunFailed("the jobs that shall keep all slots busy do not run")
+        raise RunFailed("the jobs that keep all slots busy do not run")
     before = rest.newest()
     warm = _launch(bench, cluster, NOOP, seconds=bench.plan.seconds / 5)
     used = processor.seconds(cluster)
@@ -179,8 +185,9 @@ def launch(bench: Bench, cluster: Cluster, rest: Rest) -> None:
         row.errors[f"of {answered} launched, {kept} in the ledger, {_queued(cluster)} in the queue"] = 1
     shares = [run.details["client_cpu_seconds"] / run.details["seconds"] for run in runs]
     note = (
-        f"all slots busy meanwhile with jobs that sleep; {answered:,} answered, {kept:,} in the ledger and"
-        f" {_queued(cluster):,} in pulzar.jobs afterwards; the client took {median(shares) * 100:.0f} % of a core; {took}"
+        f"all slots busy meanwhile with jobs that sleep; {answered:,} answered, {kept:,} in the ledger and "
+        f"{_queued(cluster):,} in pulzar.jobs afterwards; the client took {median(shares) * 100:.0f} % of a core; "
+        f"{took}"
     )
     bench.add(replace(row, note=note, reached=bool(row.reached) and not row.errors))
 
@@ -192,13 +199,13 @@ def _queued(cluster: Cluster) -> int:
 
 
 def memory(bench: Bench, cluster: Cluster, rest: Rest) -> None:
-    """An agent's memory after the first wave of jobs and after the last one."""
+    """Measure an agent's memory after the first wave of jobs and after the last one."""
     plan = bench.plan
     errors: dict[str, int] = {}
     samples: list[list[Usage]] = []
     batches: list[Batch] = []
     for wave in range(plan.waves):
-        batches.append(_at_once(bench, cluster, rest, NOOP, plan.jobs, errors))
+        batches.append(_at_once(bench, cluster, rest, NOOP, plan.jobs, errors=errors))
         samples.append(_agents(cluster))
         bench.say(f"{(wave + 1) * plan.jobs:,} jobs: " + "; ".join(map(str, samples[-1])))
     first, last = ([use.anonymous for use in sample] for sample in (samples[0], samples[-1]))
@@ -225,7 +232,7 @@ def _agents(cluster: Cluster) -> list[Usage]:
 
 
 def _all(cluster: Cluster) -> list[str]:
-    """Every process that stays, with the memory of its own."""
+    """The processes of master and nodes, each with its memory in MiB."""
     processes = {"master": cluster.master, **{node.id: node.process for node in cluster.nodes}}
     shown = []
     for name, child in processes.items():

@@ -1,4 +1,4 @@
-"""A value of 1 GiB by curl, beside nginx, and what the memory of master and nodes does meanwhile."""
+"""A value of 1 GiB by curl, beside nginx, and the memory of master and nodes meanwhile."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ops.cluster import Cluster
 from ops.cluster.processes import Child
 
 LEAST_RATIO = 0.7
-# Memory is called flat when it never grows by more than this while a value passes, however large that is.
+# Memory counts as flat when it grows by less than this while a value passes.
 FLAT_BYTES = 64 * MIB
 CHUNK = 4 * MIB
 
 
 def large(bench: Bench, cluster: Cluster, nginx: Nginx) -> None:
-    """PUT (digest and fsync included) and GET, each beside nginx's in the same run."""
+    """Measure PUT, with digest and fsync, and GET, each beside nginx in the same run."""
     size = bench.plan.large
     source = bench.directory / "source.bin"
     digest = _make(source, size)
@@ -65,7 +65,7 @@ def large(bench: Bench, cluster: Cluster, nginx: Nginx) -> None:
 
 
 def _run(bench: Bench, cluster: Cluster, nginx: Nginx, source: Path, run: int) -> dict[str, tuple[float, str]]:
-    """The four transfers of one run: seconds and command of each."""
+    """Make the four transfers of one run; the seconds and the command of each."""
     client, found = bench.client, {}
     file = nginx.files / f"large-{run}"
     with _settled():
@@ -84,7 +84,7 @@ def _run(bench: Bench, cluster: Cluster, nginx: Nginx, source: Path, run: int) -
 
 @contextmanager
 def _settled() -> Iterator[None]:
-    """Nothing that was written before is still on its way to the disk."""
+    """Begin when everything that was written before is on the disk."""
     os.sync()
     yield
 
@@ -102,7 +102,7 @@ def _fsync(path: Path) -> None:
 
 
 def _make(path: Path, size: int) -> bytes:
-    """A file of random bytes, and its digest."""
+    """Make a file of random bytes; its SHA-256."""
     digest = hashlib.sha256()
     with path.open("wb") as file:
         for offset in range(0, size, CHUNK):
@@ -113,7 +113,7 @@ def _make(path: Path, size: int) -> bytes:
 
 
 def _compare(cluster: Cluster, expected: bytes) -> None:
-    """What comes back is what went in; raises `RunFailed` when it isn't."""
+    """Raise `RunFailed` when the value that was stored has another SHA-256 than `expected`."""
     url = f"{cluster.master_url}/get_key/{_key(-1)}"
     digest = hashlib.sha256()
     with subprocess.Popen(["curl", "-sS", "-L", "--fail", url], stdout=subprocess.PIPE) as curl:

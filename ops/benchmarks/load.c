@@ -5,9 +5,9 @@
  *
  * URL is http://host:port/path; the number of the key is appended to it: …/add_key/bench-0, bench-1 and so on from
  * --first. get and follow take numbers below first + range, over and over in order or at random. The body of a number
- * is always the same; put sends it and get compares it, when --size is given. follow is a GET and the request that its
- * Location asks for, together one operation. launch is a POST of --body ({} if not given) to URL as it is. --fsync opens DIRECTORY/<last part of the path> after each put and
- * fsyncs it, before the operation counts as done (for a server that doesn't).
+ * is always the same; put sends it and get compares it, when --size is given. follow is one operation: a GET and the
+ * request that its Location asks for. launch is a POST of --body ({} if not given) to URL as it is. --fsync is for a
+ * server that does not fsync: after each put, before it counts, DIRECTORY/<last part of the path> is fsynced.
  *
  * Prints one line of JSON. Times are milliseconds from the first byte sent to the last byte received; percentiles are
  * exact, made of every operation. An operation that failed (any other status than 200, 201, 204; a lost connection; a
@@ -172,7 +172,7 @@ static void succeed(struct slot *slot) {
     start(slot);
 }
 
-/* Sends what remains to be sent; the rest goes when the socket has room again. Returns 0 when the connection is lost. */
+/* Sends as much as the socket takes; the rest goes when it has room again. Returns 0 when the connection is lost. */
 static int send_some(struct slot *slot) {
     struct connection *connection = slot->current;
     while (slot->out[0].iov_len || slot->out[1].iov_len) {
@@ -207,9 +207,11 @@ static int request(struct slot *slot, struct connection *connection, const char 
     int length = snprintf(slot->head, sizeof slot->head, "%s %s HTTP/1.1\r\nHost: %s:%s\r\n", method, path,
                           connection->host, connection->port);
     if (body >= 0)
-        length += sprintf(slot->head + length, "Content-Type: application/octet-stream\r\nContent-Length: %ld\r\n", body);
+        length += sprintf(slot->head + length,
+                          "Content-Type: application/octet-stream\r\nContent-Length: %ld\r\n", body);
     if (operation == LAUNCH)
-        length += sprintf(slot->head + length, "Content-Type: application/json\r\nContent-Length: %zu\r\n", strlen(json));
+        length += sprintf(slot->head + length,
+                          "Content-Type: application/json\r\nContent-Length: %zu\r\n", strlen(json));
     length += sprintf(slot->head + length, "\r\n");
     if (body > 0) /* the first 16 bytes of a body are its number; they are written right behind the header */
         length += snprintf(slot->head + length, body < 16 ? body + 1 : 17, "%016ld", slot->number);
@@ -331,7 +333,8 @@ static void readable(struct connection *connection) {
         connection->room += 65536;
         connection->buffer = enough(connection->buffer, connection->room);
     }
-    ssize_t got = read(connection->fd, connection->buffer + connection->filled, connection->room - connection->filled - 1);
+    ssize_t got = read(connection->fd, connection->buffer + connection->filled,
+                       connection->room - connection->filled - 1);
     if (got < 0 && errno == EAGAIN) return;
     if (got <= 0) {
         hang_up(connection);
@@ -369,7 +372,8 @@ static double percentile(double percent) {
 static void report(double seconds, int connections, const char *name) {
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
-    double cpu = usage.ru_utime.tv_sec + usage.ru_stime.tv_sec + (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+    double cpu = usage.ru_utime.tv_sec + usage.ru_stime.tv_sec
+                 + (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
     qsort(latencies, done, sizeof *latencies, ascending);
     printf("{\"operation\": \"%s\", \"connections\": %d, \"operations\": %zu, \"issued\": %ld, \"seconds\": %.4f, "
            "\"rate\": %.1f, \"p50_ms\": %.3f, \"p99_ms\": %.3f, \"max_ms\": %.3f, \"client_cpu_seconds\": %.3f, "
@@ -389,7 +393,8 @@ static void report(double seconds, int connections, const char *name) {
 int main(int argc, char **argv) {
     static const char *const names[] = {"put", "get", "follow", "delete", "launch"};
     static const struct option options[] = {
-        {"connections", 1, 0, 'c'}, {"count", 1, 0, 'n'}, {"seconds", 1, 0, 's'}, {"size", 1, 0, 'b'}, {"first", 1, 0, 'f'},
+        {"connections", 1, 0, 'c'}, {"count", 1, 0, 'n'}, {"seconds", 1, 0, 's'}, {"size", 1, 0, 'b'},
+        {"first", 1, 0, 'f'},
         {"range", 1, 0, 'r'},       {"random", 0, 0, 'x'}, {"fsync", 1, 0, 'y'},  {"body", 1, 0, 'j'},
         {0}};
     int connections = 1, option, named = -1;
@@ -410,7 +415,8 @@ int main(int argc, char **argv) {
         if (!strcmp(argv[optind], names[i])) named = i;
     if (named < 0 || !parse_url(argv[optind + 1], strlen(argv[optind + 1]), &target) || connections < 1 ||
         connections > 1024 || (count <= 0) == (seconds <= 0))
-        die("put|get|follow|delete|launch URL --connections N (--count N | --seconds S) [--size BYTES] [--first N] [--range N] "
+        die("put|get|follow|delete|launch URL --connections N (--count N | --seconds S) [--size BYTES] [--first N] "
+            "[--range N] "
             "[--random] [--fsync DIRECTORY] [--body JSON]");
     operation = named;
     if (operation == PUT && size < 0) die("put needs --size");

@@ -1,4 +1,4 @@
-"""What was measured on: the machine, and the versions of everything that took part."""
+"""The machine that was measured on, and the versions of the programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PROBES = 500
 
 
 def describe(directory: Path) -> dict[str, str]:
-    """Cores, memory, kernel, and the file system of `directory` with what an fsync costs on it."""
+    """Cores, memory, kernel, and the file system of `directory` with the time of an fsync there."""
     memory = psutil.virtual_memory().total / (1 << 30)
     p50, p99 = fsync_ms(directory)
     return {
@@ -31,7 +31,7 @@ def describe(directory: Path) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Of the interpreter, the libraries in the hot path and the servers."""
+    """The versions of Python, of the libraries in the hot path and of the servers."""
     found = {"Python": platform.python_version()}
     for package in ("pika", "granian", "lmdb", "flask"):
         found[package] = metadata.version(package)
@@ -73,7 +73,7 @@ def _said(command: list[str], pattern: str) -> str:
 
 
 def _rabbitmq() -> str:
-    # The server's folder is named after it; asking its own commands takes seconds of Erlang.
+    # The folder of the server has its version; its own commands take seconds to say it.
     folders = sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*"))
     return folders[-1].name.removeprefix("rabbitmq_server-") if folders else "of PULZAR_BROKER_URL"
 

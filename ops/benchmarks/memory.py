@@ -1,4 +1,4 @@
-"""How much memory the processes of a cluster have."""
+"""The memory of the processes of a cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Usage:
-    """Of one process, in bytes. `rss` counts what is mapped from files as well, `anonymous` does not."""
+    """The memory of one process, in bytes. `rss` includes mapped files, `anonymous` does not."""
 
     role: str
     rss: int
@@ -37,7 +37,7 @@ def tree(pid: int) -> list[psutil.Process]:
 
 
 def usage(pid: int) -> list[Usage]:
-    """What a process and each of its descendants has now."""
+    """The memory of a process and of each of its descendants now."""
     found = []
     for process in tree(pid):
         try:
@@ -49,7 +49,7 @@ def usage(pid: int) -> list[Usage]:
 
 
 def role(command: list[str]) -> str:
-    """What a process of a cluster is, by its command."""
+    """The role of a process of a cluster, by its command."""
     if "-m" in command:
         package, _, module = command[command.index("-m") + 1].partition(".")
         return module or f"{package} itself"
@@ -65,9 +65,9 @@ def _anonymous(pid: int) -> int:
 
 
 class Watch:
-    """Samples the resident memory of groups of processes while the context lasts: before, at most, after, in bytes.
+    """Samples the resident memory of groups of processes while the context lasts, in bytes.
 
-    A group is named, and consists of the process ids given and of their descendants.
+    A group has a name, and the processes with the ids given and their descendants.
     """
 
     def __init__(self, **groups: list[int]) -> None:

@@ -1,18 +1,17 @@
-"""A million keys: GET beside a thousand, the memory of the master, and an empty master filled by replay."""
+"""A million keys: GETs beside a thousand keys, the master's memory, and the replay into an empty master."""
 
 from __future__ import annotations
 
-import json
+import http.client
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from dataclasses import asdict
 from statistics import median
 
+from ops import http_client
 from ops.benchmarks.bench import Bench
 from ops.benchmarks.client import Figures
 from ops.benchmarks.errors import RunFailed
@@ -23,7 +22,7 @@ from ops.cluster import Cluster
 FEW = 1000
 IN_FLIGHT = 16
 LEAST_REPLAYED = 30_000  # keys per second
-# Two medians of the same thing differ by this much from run to run; "no slower" can't be told apart from it.
+# Medians of the same thing differ by this much from run to run, so a smaller difference means nothing.
 NOISE = 0.05
 
 POLL_SECS = 0.02
@@ -32,7 +31,7 @@ PREFIX = "bench/small-"
 
 
 def million(bench: Bench) -> None:
-    """Two clusters of one node: its log is the whole of what the master has to learn."""
+    """Measure two clusters of one node each, whose log is all that the master has to learn."""
     plan = bench.plan
     with bench.cluster("few", nodes=1) as few:
         bench.client.load("put", f"{few.master_url}/add_key/{PREFIX}", IN_FLIGHT, count=FEW, size=plan.small)
@@ -49,7 +48,7 @@ def million(bench: Bench) -> None:
 
 
 def fill_node(bench: Bench, cluster: Cluster) -> None:
-    """Write the values through the node's own storage: every record, digest and fsync as if they had come one by one."""
+    """Write the values through the node's own storage, with every record, digest and fsync. Raises `RunFailed`."""
     plan = bench.plan
     command = [sys.executable, "-m", "ops.benchmarks.fill", str(cluster.nodes[0].directory)]
     command += [PREFIX, str(plan.keys), str(plan.small)]
@@ -79,7 +78,7 @@ def _replay_row(bench: Bench, cluster: Cluster) -> None:
 
 
 def _replay(bench: Bench, cluster: Cluster) -> dict[str, float]:
-    """Start the master without its index. Counted from its first answer, so the wait for a heartbeat is in it."""
+    """Start the master without its index; rates and seconds. The rate counts from its first response on."""
     cluster.stop_master()
     shutil.rmtree(cluster.master_directory)
     started = time.monotonic()
@@ -104,16 +103,16 @@ def _replay(bench: Bench, cluster: Cluster) -> dict[str, float]:
 
 
 def entries(cluster: Cluster) -> int:
-    """Entries in the master's index, -1 when it doesn't answer yet."""
+    """The number of entries in the master's index; -1 while it does not respond."""
     try:
-        with urllib.request.urlopen(f"{cluster.master_url}/admin/status", timeout=10) as answer:
-            return int(json.load(answer)["data"]["entries"])
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        reply = http_client.ask("GET", f"{cluster.master_url}/admin/status", timeout=10)
+    except (OSError, http.client.HTTPException):
         return -1
+    return int(reply.data["entries"]) if reply.status == 200 else -1
 
 
 def _compare(bench: Bench, few: Cluster, many: Cluster) -> None:
-    """GETs of random keys from one cluster and the other in turns, so that both have the same machine."""
+    """Measure GETs of random keys from both clusters in turns, so both have the same machine."""
     sides = ((few, FEW), (many, bench.plan.keys))
     for tool in ("wrk", "load"):
         for cluster, keys in sides:  # to warm up
@@ -135,7 +134,7 @@ def _compare(bench: Bench, few: Cluster, many: Cluster) -> None:
 
 
 def _get(bench: Bench, tool: str, cluster: Cluster, keys: int) -> Figures:
-    """One run of random keys."""
+    """Run GETs of random keys once."""
     client, plan = bench.client, bench.plan
     url = f"{cluster.master_url}/get_key/{PREFIX}"
     if tool == "wrk":

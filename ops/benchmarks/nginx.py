@@ -1,4 +1,4 @@
-"""nginx with its WebDAV module on a port of its own: a yardstick of what files over HTTP cost here."""
+"""nginx with its WebDAV module on a port of its own: a yardstick for files over HTTP."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ops.cluster.processes import Child
 START_SECS = 10
 STOP_SECS = 10
 
-# Debian's defaults but for: one worker (as the master has on two cores), no access log, connections kept alive as
-# long as the client likes, bodies of any size. Uploads are renamed into place, so both folders are on one file system.
+# Other than Debian's defaults: one worker (as the master has on two cores), no access log, connections that stay open,
+# bodies of any size. Uploads are renamed into place, so both folders are on one file system.
 _CONFIG = """\
 {user}
 daemon off;
@@ -45,7 +45,7 @@ http {{
 
 
 class Nginx:
-    """nginx serving `directory`/files at `url` while the context lasts."""
+    """nginx, which serves `directory`/files at `url` while the context lasts."""
 
     def __init__(self, directory: Path, port: int) -> None:
         self.directory = directory

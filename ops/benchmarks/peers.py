@@ -1,7 +1,6 @@
 """Celery and RQ as yardsticks of the job system: their virtual environment, Redis, and their workers.
 
-What is chosen where there is a choice favours them: Redis keeps everything in memory only, launches are not confirmed
-by the broker.
+Every choice favours them: Redis keeps everything in memory alone, and the broker does not confirm launches.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ REQUIREMENTS = FOLDER / "requirements.txt"
 
 @dataclass(frozen=True)
 class Batch:
-    """Many jobs launched at once: the seconds until the last one has ended, and those that launching took."""
+    """Many jobs launched at once: the seconds until the last one ended, and the seconds of the launches."""
 
     jobs: int
     seconds: float
     launch_seconds: float
     command: str
-    processor: str  # what a job took, in words
+    processor: str  # the processor time of a job, in words
 
     @property
     def rate(self) -> float:
@@ -74,14 +73,14 @@ class Peers:
 
     @contextmanager
     def celery(self) -> Iterator[Peer]:
-        """Celery with one worker of `WORKERS` processes that are used again and again."""
+        """Celery with one worker of `WORKERS` processes, which run many jobs each."""
         options = ["--pool", "prefork", "--concurrency", str(WORKERS), "--loglevel", "WARNING"]
         with self._started("celery_app", [["-m", "celery", "-A", "celery_app", "worker", *options]]) as peer:
             yield peer
 
     @contextmanager
     def rq(self) -> Iterator[Peer]:
-        """RQ with `WORKERS` workers, each of which forks a process for each job."""
+        """RQ with `WORKERS` workers. A worker forks a process for each job."""
         options = ["--url", self._environment["BENCH_REDIS"], "--worker-class", "rq.Worker", "--quiet"]
         with self._started("rq_app", [["-m", "rq.cli", "worker", *options]] * WORKERS) as peer:
             yield peer
@@ -113,28 +112,28 @@ class Peers:
 
 @dataclass(frozen=True)
 class Peer:
-    """One of them, with its workers at work."""
+    """A yardstick with its workers started."""
 
     python: Path
     app: str
     environment: dict[str, str]
-    workers: str  # their command
+    workers: str  # the command of the workers
     processes: dict[str, list[Child]]
 
     def seconds(self) -> dict[str, float]:
-        """Processor time so far, by what took it; launching is not counted."""
+        """Processor time so far in seconds, by role; that of launches is not counted."""
         return {name: sum(map(processor.whole, children)) for name, children in self.processes.items()}
 
     def one(self, count: int) -> Figures:
-        """Jobs launched one after the other, each when the result of the one before is there."""
+        """Launch jobs one after the other, each when the one before has its result. Raises `RunFailed`."""
         found, command = self._drive("one", count)
         took = found["ms"]
         cuts = quantiles(took, n=100)
         return Figures(1000 * len(took) / sum(took), cuts[49], cuts[98], {}, command)
 
     def many(self, count: int) -> Batch:
-        """Jobs launched at once."""
-        self._drive("many", WARM)  # all workers are there then, and their start is not counted
+        """Launch jobs at once. Raises `RunFailed`."""
+        self._drive("many", WARM)  # so the start of the workers is not counted
         before = self.seconds()
         found, command = self._drive("many", count)
         said = processor.told(before, self.seconds(), count)
@@ -162,7 +161,7 @@ class Peer:
 
 
 def environment(say: Callable[[str], None]) -> Path:
-    """The Python of the yardsticks' virtual environment, which is made when it is not there. Raises `RunFailed`."""
+    """The Python of the yardsticks' virtual environment, which is made if need be. Raises `RunFailed`."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pulzar-bench"
     wanted = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()[:16]
     folder = cache / f"yardsticks-{wanted}"
@@ -181,7 +180,7 @@ def environment(say: Callable[[str], None]) -> Path:
 
 
 def versions() -> dict[str, str]:
-    """Of the yardsticks."""
+    """The versions of the yardsticks."""
     pinned = (line.partition("==") for line in REQUIREMENTS.read_text(encoding="utf-8").split() if "==" in line)
     known = {name: version for name, _, version in pinned}
     found = {"Celery": known["celery"], "RQ": known["rq"]}

@@ -1,4 +1,4 @@
-"""How much processor time the processes of a cluster take, by what they are.
+"""The processor time of the processes of a cluster, by role.
 
 Unlike a rate, it depends little on what else runs on the machine.
 """
@@ -17,7 +17,7 @@ _SHOWN_MS = 0.01
 
 
 def seconds(cluster: Cluster) -> dict[str, float]:
-    """Seconds so far. Processes of runs count when they have ended, as the zygote's children."""
+    """Processor time so far, in seconds. The process of a run counts when it has ended, as the zygote's child."""
     found: dict[str, float] = {}
     broker = cluster.rabbit.children if cluster.rabbit else []
     for process in cluster.processes:
@@ -35,7 +35,7 @@ def seconds(cluster: Cluster) -> dict[str, float]:
 
 
 def whole(child: Child) -> float:
-    """Seconds of a process and of all that it has started."""
+    """Processor time of a process and its descendants so far, in seconds."""
     found = 0.0
     for member in tree(child.pid or 0):
         with suppress(psutil.NoSuchProcess):
@@ -49,7 +49,7 @@ def _agents(cluster: Cluster) -> set[int]:
 
 
 def told(before: dict[str, float], after: dict[str, float], jobs: int) -> str:
-    """What a job took, in words, those who took most first."""
+    """The processor time of a job in words, the largest part first."""
     took = {kind: (after[kind] - before.get(kind, 0.0)) / max(1, jobs) * 1e3 for kind in after}
     parts = sorted(took.items(), key=lambda part: -part[1])
     shown = ", ".join(f"{kind} {ms:.2f}" for kind, ms in parts if ms >= _SHOWN_MS)

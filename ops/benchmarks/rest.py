@@ -1,4 +1,4 @@
-"""What the benchmark of the jobs asks of the master, over one connection that is kept alive."""
+"""The requests of the jobs' benchmark, over one connection that stays open."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ops.benchmarks.errors import RunFailed
 
 PAGE = 1000
 LOOK_SECS = 0.02  # between two looks whether all jobs have ended
-ONE_SECS = 0.001  # the same for a single job that somebody waits for
+ONE_SECS = 0.001  # between two looks whether a single job has ended
 LONGEST_SECS = 600.0
 
 
 class Rest(AbstractContextManager["Rest"]):
-    """Of one thread."""
+    """A connection to the master, for one thread. Every method raises `RunFailed`."""
 
     def __init__(self, url: str) -> None:
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
@@ -37,7 +37,7 @@ class Rest(AbstractContextManager["Rest"]):
         return number
 
     def wait(self, number: int) -> dict[str, Any]:
-        """Look at a job until it has ended."""
+        """Wait until a job has ended; the job."""
         until = time.monotonic() + LONGEST_SECS
         while time.monotonic() < until:
             job: dict[str, Any] = self._ask("GET", f"/admin/jobs/{number}")
@@ -55,7 +55,7 @@ class Rest(AbstractContextManager["Rest"]):
             time.sleep(LOOK_SECS)
 
     def wait_for_script(self, script: str, nodes: int) -> None:
-        """Wait until the catalog has a script of so many nodes."""
+        """Wait until the catalog has a script on that many nodes."""
         until = time.monotonic() + 30
         while time.monotonic() < until:
             for row in self._ask("GET", "/admin/job_catalog"):
@@ -65,7 +65,7 @@ class Rest(AbstractContextManager["Rest"]):
         raise RunFailed(f"the catalog does not have {script} of {nodes} nodes after 30 s")
 
     def newest(self) -> int:
-        """The highest id."""
+        """The highest id of a job; 0 without jobs."""
         rows = self._ask("GET", "/admin/all_jobs?limit=1")
         return int(rows[0]["job_id"]) if rows else 0
 

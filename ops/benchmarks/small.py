@@ -9,11 +9,11 @@ from ops.benchmarks.table import rate_row
 from ops.cluster import Cluster
 
 KEYS = 1000  # that GETs choose from
-MANY = 64  # in flight, where keys are only made to be read or deleted
+MANY = 64  # in flight, for keys that are made to be read or deleted
 
 
 def put(bench: Bench, cluster: Cluster) -> None:
-    """Every 201 is fsynced on a node and committed in the index."""
+    """Measure PUTs: every 201 is fsynced on a node and committed in the index."""
     for connections, least, p50_below_ms in ((1, 0, 2.5), (16, 4000, 0), (64, 6000, 0)):
         url = f"{cluster.master_url}/add_key/bench/put-{connections}"
         _put(bench, f"{url}-warm-", connections, bench.plan.seconds / 5)
@@ -22,14 +22,14 @@ def put(bench: Bench, cluster: Cluster) -> None:
 
 
 def get(bench: Bench, cluster: Cluster) -> None:
-    """Answered by the master from its index."""
+    """Measure GETs that the master answers from its index."""
     _fill(bench, cluster, KEYS, "get")
     url = f"{cluster.master_url}/get_key/bench/get-"
     _get_rows(bench, "GET 1 KiB from the master", url, least=20_000, p50_below_ms=0.4)
 
 
 def redirect(bench: Bench, cluster: Cluster) -> None:
-    """The master keeps no values beside its index: a GET is a redirect and a GET from the node."""
+    """Measure GETs with a redirect: the master keeps no values beside its index."""
     _fill(bench, cluster, KEYS, "get")
     url = f"{cluster.master_url}/get_key/bench/get-"
     for connections, least in ((16, 7000), (1, 0)):
@@ -44,7 +44,7 @@ def redirect(bench: Bench, cluster: Cluster) -> None:
 
 
 def delete(bench: Bench, cluster: Cluster) -> None:
-    """Every 200 means a durable tombstone."""
+    """Measure DELETEs: every 200 means a durable tombstone."""
     count = bench.plan.deletes
 
     def run(number: int) -> Figures:
@@ -56,7 +56,7 @@ def delete(bench: Bench, cluster: Cluster) -> None:
 
 
 def yardstick(bench: Bench, nginx: Nginx) -> None:
-    """The same by nginx, which has no index, makes nothing durable and computes no digest."""
+    """Measure nginx, which has no index, makes nothing durable and computes no digest."""
     client, plan = bench.client, bench.plan
     url = f"{nginx.url}/small/"
     folder = nginx.files / "small"

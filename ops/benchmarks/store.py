@@ -9,12 +9,12 @@ from ops.benchmarks.large import large
 from ops.benchmarks.million import million
 from ops.benchmarks.small import delete, get, put, redirect, yardstick
 
-# Names that `--only` takes, in the order in which they are measured, and those that share a cluster.
+# The names for `--only`, in their order; those of a group share a cluster.
 _GROUPS = (("put", "get", "delete"), ("redirect",), ("large",), ("million",), ("nginx",))
 
 
 def measure(bench: Bench, names: Collection[str]) -> bool:
-    """Measure what is named; False when some of it could not be."""
+    """Measure the names; False when a group failed."""
     return bench.measure(_GROUPS, names, lambda wanted: _measure(bench, wanted))
 
 

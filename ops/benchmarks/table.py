@@ -1,4 +1,4 @@
-"""Rows of figures, each the median of its runs beside its target, and the Markdown table made of them."""
+"""Rows of figures, each the median of its runs beside its target, and their Markdown table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HEAD = ("what", "figure", "p50 ms", "p99 ms", "target", "")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `reached` is None where there is no target."""
+    """One line of the table. `reached` is None without a target."""
 
     name: str
     figure: str
@@ -28,14 +28,14 @@ class Row:
     runs: list[Any] = field(default_factory=list)
 
     def verdict(self) -> str:
-        """Reached or not, and what went wrong in its runs."""
+        """Whether the target was reached, and the errors of the runs."""
         word = {None: "", True: "reached", False: "**not reached**"}[self.reached]
         wrong = ", ".join(f"{count} × {what}" for what, count in sorted(self.errors.items()))
         return f"{word} **errors: {wrong}**".strip() if wrong else word
 
 
 def rate_row(name: str, runs: Sequence[Figures], *, least: float = 0, p50_below_ms: float = 0) -> Row:
-    """Operations per second. The target is a rate of at least `least`, or a p50 below so many milliseconds."""
+    """A row of operations per second. The target is a rate of at least `least`, or a p50 below `p50_below_ms`."""
     rate = median(run.rate for run in runs)
     p50 = median(run.p50_ms for run in runs)
     errors: dict[str, int] = {}
@@ -61,7 +61,7 @@ def rate_row(name: str, runs: Sequence[Figures], *, least: float = 0, p50_below_
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table; its columns are padded, so that it reads as plain text too."""
+    """The table. Its columns are padded, so it can be read as plain text."""
     lines = [_HEAD, *((row.name, row.figure, row.p50, row.p99, row.target, row.verdict()) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
     text = [

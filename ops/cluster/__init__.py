@@ -1,7 +1,7 @@
 """A whole Pulzar on one machine: a private RabbitMQ, a master and nodes, as child processes.
 
-`ops/up` is `python -m ops.cluster`; the tests and the benchmark use `Cluster` themselves. Read
-`cluster.py` first, then `processes.py` and `rabbitmq.py`. Only the standard library is needed.
+`ops/up` is `python -m ops.cluster`; the tests and the benchmark use `Cluster`. Read `cluster.py` first, then
+`processes.py` and `rabbitmq.py`. The standard library is enough.
 """
 
 from ops.cluster.cluster import Cluster, Node

@@ -19,7 +19,7 @@ from ops.cluster.processes import ROOT
 
 DESCRIPTION = """\
 Starts a whole Pulzar: a private RabbitMQ, a master and nodes. Shows that it works by storing, reading and
-deleting real files, and stays until Ctrl-C. What is missing to run it is installed first."""
+deleting real files, and stays until Ctrl-C. It installs what is missing first."""
 
 EPILOG = """\
 PULZAR_<SECTION>_<KEY> variables reach all processes (ops/server.conf shows the settings), PULZAR_CONFIG names a
@@ -34,7 +34,7 @@ class Interrupted(BaseException):
 def main() -> int:
     """Run until told to stop; the exit status of the program."""
     options = _options()
-    os.umask(0o077)  # values, job scripts' files and credentials are their owner's alone
+    os.umask(0o077)  # values, files of jobs and credentials are for their owner alone
     for name in PER_PROCESS:
         if name in os.environ:
             terminal.say(f"{name} is not used here: --ports and --data decide it for each process")
@@ -76,7 +76,7 @@ class _Run:
                 while True:
                     signal.pause()
         except Interrupted:
-            # In the foreground that is how it ends; before, it is not what was asked for.
+            # Once the cluster runs, this is how it ends; before that, it was broken off.
             status = status if staying else 130
         except PulzarError as error:
             print(f"\n{error}", file=sys.stderr)
@@ -91,7 +91,7 @@ class _Run:
         return status
 
     def _demonstrate(self) -> int:
-        """Show the store at work; the exit status that this deserves. A cluster that runs stays, whatever is shown."""
+        """Show the store at work; the exit status. The cluster stays up when this fails."""
         try:
             demo.run(self._cluster.master_url, terminal.step, self._cluster.jobs)
         except DemonstrationFailed as error:
@@ -149,13 +149,13 @@ def _options() -> argparse.Namespace:
         default=31414,
         help="master at BASE, nodes at BASE+1 …, AMQP at BASE+50, console at BASE+51 (default: 31414)",
     )
-    # Of what is installed before this begins; ops/up itself looks for it.
+    # ops/up reads this one, before it installs anything.
     parser.add_argument(
         "--without-extensions",
         action="store_true",
         help="do not install what the extensions need; those that lack something answer 501",
     )
-    # Where the user stood when ops/up changed to the repository.
+    # The directory of the user, before ops/up changed to the repository.
     parser.add_argument("--caller", type=Path, default=Path.cwd(), help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.data = options.caller / options.data

@@ -2,28 +2,27 @@
 
     python child.py PARENT SIGNAL COMMAND [ARGUMENT …]
 
-On Linux the kernel sends SIGNAL to the command when PARENT, the process id of whoever started it, is
-gone, be it by kill -9. A program of its own rather than Popen's preexec_fn, which may deadlock in a process with
-threads. Started as a file, with -I and -S, it costs about 10 ms.
+On Linux the kernel sends SIGNAL to the command when PARENT is gone, be it by kill -9. PARENT is the id of the process
+that started this one. It is a program of its own, since Popen's preexec_fn may deadlock in a process with threads.
+Started as a file, with -I and -S, it costs about 10 ms.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
+from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from broker.process import die_with_parent
 
 
 def main() -> None:
     """Arrange for the signal, then turn into the command."""
     parent, signal_number, *command = sys.argv[1:]
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(PR_SET_PDEATHSIG, int(signal_number), 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    # Whoever started this may have died before the kernel knew what to do then.
+    die_with_parent(int(signal_number))
+    # The parent may have died before the kernel was told what to do then.
     if os.getppid() != int(parent):
         sys.exit(f"process {parent} is gone; {command[0]} is not started")
     try:

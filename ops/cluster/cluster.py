@@ -1,16 +1,14 @@
-"""A cluster: what belongs to it, in which order it starts, and how it is known to be healthy."""
+"""A cluster: its parts, the order in which they start, and when it is healthy."""
 
 from __future__ import annotations
 
-import fcntl
 import http.client
-import json
 import os
 import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +16,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from broker import settings
+from broker.process import hold
+from ops import http_client
 from ops.cluster import network, state
 from ops.cluster.errors import ClusterError, DirectoryInUse, NotHealthy
 from ops.cluster.installation import MACHINE, Installation
@@ -26,9 +26,9 @@ from ops.cluster.rabbitmq import Rabbit
 
 HEALTHY_SECS = 60.0
 NODE_SECS = 3.0  # more for each node at the start
-STOP_SECS = 20.0  # requests under way are answered first
+STOP_SECS = 20.0  # open requests are answered first
 
-# What is made for each process, whatever the environment says.
+# Settings that each process gets, whatever the environment says.
 PER_PROCESS = (
     "PULZAR_SERVER_PORT",
     "PULZAR_SERVER_DIR",
@@ -37,13 +37,13 @@ PER_PROCESS = (
     "PULZAR_VOLUME_DIR",
 )
 
-# How long the children of a cluster that was killed may take to go.
+# The time that the children of a cluster that was killed may take to end.
 LEFTOVER_SECS = 10.0
 
 
 @dataclass
 class Node:
-    """One node of the cluster."""
+    """A node of the cluster."""
 
     id: str
     url: str
@@ -53,17 +53,17 @@ class Node:
 
     @property
     def host(self) -> str:
-        """Where to connect to it."""
+        """The host that it is reached at."""
         return urlsplit(self.url).hostname or ""
 
 
 class Cluster:
     """RabbitMQ, a master and nodes in one directory; a context manager that starts and stops them.
 
-    With `broker_url` that broker is used and none is started. `environment` is what the processes
-    get besides what is made for them: all `PULZAR_…` settings in it win, except those that must differ
-    from process to process. With `supervise`, processes that die are started again. `say` is called
-    with what a person may want to know; `step` makes a context that shows how long something takes.
+    `base_port` is the port of the master; the others follow it. With `broker_url` that broker is used and none is
+    started. The processes get `environment`: its `PULZAR_…` settings win, except those in `PER_PROCESS`. With
+    `supervise`, processes that die are started again. `say` is called with news for a person. `step` makes a context
+    that shows how long something takes. Raises `ClusterError` or `SettingsError`.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Cluster:
         self.directory = directory.resolve()
         self.logs = self.directory / "logs"
         self.base_port = base_port
-        self.broker_url = broker_url or ""  # with credentials; known when RabbitMQ has been started
+        self.broker_url = broker_url or ""  # with credentials; known when RabbitMQ runs
         self.rabbit: Rabbit | None = None
         self.secret = ""
         self._environment = dict(environment)
@@ -101,7 +101,7 @@ class Cluster:
             ports = [base_port + offset for offset in offsets]
             log = self.logs / "rabbitmq.log"
             self.rabbit = Rabbit(self.directory / "rabbitmq", *ports, log=log, installation=rabbitmq)
-        # The processes listen on the loopback interface unless told otherwise, here or in a file.
+        # The processes listen on the loopback interface unless the environment or a file says otherwise.
         hosts = {} if environment.get(settings.CONFIG_VARIABLE) else _LOOPBACK
         self._environment = hosts | self._environment
         known = settings.load(environ=self._environment)
@@ -120,12 +120,12 @@ class Cluster:
 
     @property
     def vhost(self) -> str:
-        """RabbitMQ's virtual host that the cluster lives in."""
+        """The virtual host of RabbitMQ that the cluster uses."""
         return unquote(urlsplit(self.broker_url).path[1:]) or "/"
 
     @property
     def processes(self) -> list[Child]:
-        """Every process that belongs to it, in the order in which they start."""
+        """Every process of the cluster, in the order in which they start."""
         return (self.rabbit.children if self.rabbit else []) + self._own
 
     def __enter__(self) -> Cluster:
@@ -142,7 +142,7 @@ class Cluster:
         self.stop()
 
     def start(self) -> None:
-        """Start everything and wait until it is healthy; when that fails, `stop` is still to be called."""
+        """Start everything and wait until it is healthy. When this fails, call `stop`. Raises `ClusterError`."""
         self._take_directory()
         if self.rabbit:
             with self._step("starting RabbitMQ"):
@@ -159,7 +159,7 @@ class Cluster:
             self._supervisor.start()
 
     def stop(self) -> None:
-        """Stop everything, in order, and wait for it."""
+        """Stop everything in order, and wait until it has ended."""
         if self._supervisor:
             self._supervisor.close()
             self._supervisor = None
@@ -203,15 +203,11 @@ class Cluster:
             raise NotHealthy(f"not healthy after {timeout:g} s ({'; '.join(seen)}); the logs are in {self.logs}")
 
     def health(self) -> dict[str, Any]:
-        """What the master says of itself; empty when it doesn't answer."""
-        host, port = urlsplit(self.master_url).hostname or "", self.base_port
-        with closing(http.client.HTTPConnection(host, port, timeout=5)) as connection:
-            try:
-                connection.request("GET", "/health")
-                answer = json.loads(connection.getresponse().read())
-            except (OSError, http.client.HTTPException, ValueError):
-                return {}
-        data = answer.get("data") if isinstance(answer, dict) else None
+        """The data of the master's /health; empty when it does not respond."""
+        try:
+            data = http_client.ask("GET", f"{self.master_url}/health", timeout=5).data
+        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+            return {}
         return data if isinstance(data, dict) else {}
 
     def start_master(self) -> None:
@@ -238,6 +234,52 @@ class Cluster:
         """Stop a node in order."""
         self.nodes[index].process.stop(STOP_SECS)
 
+    def describe(self, running: bool) -> dict[str, Any]:
+        """What `cluster.json` says of it, passwords included."""
+        rabbit = self.rabbit
+        broker = urlsplit(self.broker_url)
+        return {
+            "running": running,
+            "pid": os.getpid(),
+            "directory": str(self.directory),
+            "logs": str(self.logs),
+            "master": {
+                "url": self.master_url,
+                "port": self.base_port,
+                "pid": self.master.pid,
+                "directory": str(self.master_directory),
+            },
+            "nodes": [
+                {
+                    "id": node.id,
+                    "url": node.url,
+                    "port": node.port,
+                    "pid": node.process.pid,
+                    "directory": str(node.directory),
+                }
+                for node in self.nodes
+            ],
+            "broker": {
+                "url": self.broker_url,
+                "host": broker.hostname,
+                "port": broker.port,
+                "user": unquote(broker.username or ""),
+                "password": unquote(broker.password or ""),
+                "vhost": self.vhost,
+                "pid": rabbit.process.pid if rabbit else None,
+            },
+            # Of a broker that was given, the console isn't known.
+            "console": {
+                "url": rabbit.console_url,
+                "port": rabbit.console_port,
+                "user": rabbit.user,
+                "password": rabbit.password,
+            }
+            if rabbit
+            else None,
+            "secret": self.secret,
+        }
+
     @property
     def _own(self) -> list[Child]:
         return [self.master, *(node.process for node in self.nodes)]
@@ -253,17 +295,14 @@ class Cluster:
 
     def _take_directory(self) -> None:
         self.directory.mkdir(0o700, parents=True, exist_ok=True)
-        lock = os.open(self.directory, os.O_RDONLY)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = hold(self.directory)
         except BlockingIOError:
-            os.close(lock)
             raise DirectoryInUse(
                 f"another ops/up is running on {self.directory}; stop it, or choose another directory with --data DIR"
             ) from None
-        self._lock = lock
         for directory in (self.logs, self.master_directory, *(node.directory for node in self.nodes)):
-            if directory.is_dir():  # made before these were private
+            if directory.is_dir():  # older ones were not private
                 directory.chmod(0o700)
         before = state.read(self.directory)
         ports = {"master": self.base_port} | {node.id: node.port for node in self.nodes}
@@ -276,7 +315,7 @@ class Cluster:
         self.secret = self._given_secret or (secret if isinstance(secret, str) and secret else secrets.token_hex(16))
 
     def _write_state(self, running: bool = True) -> None:
-        state.write(self, running)
+        state.write(self.directory, self.describe(running))
 
 
 _LOOPBACK = {"PULZAR_SERVER_HOST": "127.0.0.1", "PULZAR_VOLUME_HOST": "127.0.0.1"}
@@ -285,14 +324,13 @@ _LOOPBACK = {"PULZAR_SERVER_HOST": "127.0.0.1", "PULZAR_VOLUME_HOST": "127.0.0.1
 def _volume(advertised: str, id: str, port: int, directory: Path) -> dict[str, str]:
     own = {"PULZAR_VOLUME_NODE": id, "PULZAR_VOLUME_PORT": str(port), "PULZAR_VOLUME_DIR": str(directory)}
     if advertised:
-        # All nodes can't have one address: its host is kept.
+        # Each node needs an address of its own: the host stays, with the port of the node.
         own["PULZAR_VOLUME_ADVERTISE"] = f"{advertised.rpartition(':')[0] or advertised}:{port}"
     return own
 
 
 def _url(host: str, port: int) -> str:
-    reachable = settings.reachable(host)
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    return f"http://{settings.joined(settings.reachable(host), port)}"
 
 
 @contextmanager

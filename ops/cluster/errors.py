@@ -4,10 +4,10 @@ PulzarError (of broker.errors)
 └── ClusterError
     ├── DirectoryInUse       another cluster runs on the data directory
     ├── PortTaken            somebody else listens on a port
-    ├── ProcessDied          a child process ended while it was waited for
+    ├── ProcessDied          a child process ended too early
     ├── NotHealthy           the cluster, or a part of it, is not ready in time
     ├── ConsoleError         the console's HTTP API refused a request
-    └── DemonstrationFailed  the store gave another answer than it should
+    └── DemonstrationFailed  the store gave another response than expected
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class PortTaken(ClusterError):
 
 
 class ProcessDied(ClusterError):
-    """Raised when a child process ended while something was expected of it; has the end of its log."""
+    """Raised when a child process ended too early; has the end of its log."""
 
 
 class NotHealthy(ClusterError):
@@ -40,4 +40,4 @@ class ConsoleError(ClusterError):
 
 
 class DemonstrationFailed(ClusterError):
-    """Raised when the store gave another answer than it should."""
+    """Raised when the store gave another response than expected."""

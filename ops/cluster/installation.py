@@ -1,7 +1,7 @@
-"""Where a RabbitMQ is installed, and how its programs are run there.
+"""Where a RabbitMQ is installed, and the commands that run its programs.
 
-The machine's own (Debian's package), an unpacked generic archive, or one that lives in a root directory of its
-own, as `debootstrap --include=rabbitmq-server` makes it: that one may be of another Debian than the machine.
+It is the machine's own (Debian's package), an unpacked generic archive, or one in a root directory of its own, as made
+by `debootstrap --include=rabbitmq-server`. A root directory may have another Debian than the machine.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from ops.cluster.errors import ClusterError
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # where Debian's package has it
 ARCHIVE_SERVER = Path("sbin/rabbitmq-server")  # where the generic archive has it
 
-# Where a broker in a root directory of its own sees its files; every Debian has this folder, and it is empty.
+# Where a broker in a root directory sees its files. Every Debian has this folder, and it is empty.
 INSIDE = Path("/mnt")
 
-# The mounts are seen by this process and its children alone, and end with them. Then it becomes the server, so that
-# there is one process to watch.
+# Only this process and its children see the mounts. Then it becomes the server, so there is one process to watch.
 _ENTER = f"""\
 mount --bind "$2" "$1{INSIDE}"
 mount --rbind /proc "$1/proc"
@@ -31,16 +30,16 @@ exec chroot "$1" "$3"
 
 @dataclass(frozen=True)
 class Installation:
-    """Programs of one RabbitMQ. With `root` that directory is their file system, and `server` a path in it."""
+    """The programs of a RabbitMQ. With `root`, that directory is their file system and has the path `server`."""
 
     server: Path = SERVER
     root: Path | None = None
 
     @classmethod
     def at(cls, directory: Path) -> Installation:
-        """The one in a root directory or in an unpacked archive; raises `ClusterError` when it is neither."""
+        """The one in a root directory or in an unpacked archive. Raises `ClusterError` when it is neither."""
         directory = directory.resolve()
-        # First, since Debian's package has something of its own at the archive's place too.
+        # First: a root directory with Debian's package has a program at the archive's place too.
         if (directory / SERVER.relative_to("/")).is_file():
             return cls(SERVER, directory)
         if (directory / ARCHIVE_SERVER).is_file():
@@ -51,7 +50,7 @@ class Installation:
         )
 
     def check(self) -> None:
-        """Raises `ClusterError` when it can't be run."""
+        """Raise `ClusterError` when it can't be run."""
         if self.root and os.geteuid() != 0:
             raise ClusterError(f"only root can run the RabbitMQ in {self.root}, which is a root directory of its own")
         if not shutil.which(self.root / self.server.relative_to("/") if self.root else self.server):
@@ -69,7 +68,7 @@ class Installation:
         return [*(["chroot", str(self.root)] if self.root else []), "epmd", *arguments]
 
     def seen_as(self, directory: Path) -> Path:
-        """What the broker calls the directory that its files are in."""
+        """The path by which the broker knows the directory of its files."""
         return INSIDE if self.root else directory
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import socket
+import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,8 +17,11 @@ MOST_NODES = 40
 LAST_BASE = 65535 - EPMD
 MIGRATION = Path("/proc/sys/net/ipv4/tcp_migrate_req")
 
-# Below the ports that the kernel hands out to clients.
+# Below the ports that the kernel gives to clients.
 _RANDOM_BASES = range(10000, 32700, 60)
+_CHANCE = random.SystemRandom()  # two test workers may have the same seed
+_KEPT = 32
+_reservations: deque[socket.socket] = deque()
 
 
 def is_free(port: int) -> bool:
@@ -52,11 +57,35 @@ def require(ports: Mapping[str, int], patience: float = 0.0) -> None:
 
 
 def free_base() -> int:
-    """A base port, by chance, whose ports are all free now."""
-    for base in random.sample(_RANDOM_BASES, len(_RANDOM_BASES)):
-        if all(is_free(base + offset) for offset in range(EPMD + 1)):
+    """A random base port whose ports are all free now. Raises `PortTaken`.
+
+    No other process gets it until this one ends, or has asked for many more.
+    """
+    for base in _CHANCE.sample(_RANDOM_BASES, len(_RANDOM_BASES)):
+        reservation = _reserve(base)
+        if reservation and all(is_free(base + offset) for offset in range(EPMD + 1)):
+            _reservations.append(reservation)
+            if len(_reservations) > _KEPT:
+                _reservations.popleft().close()
             return base
+        if reservation:
+            reservation.close()
     raise PortTaken(f"no {EPMD + 1} free ports in a row between {_RANDOM_BASES.start} and {_RANDOM_BASES.stop}")
+
+
+def _reserve(base: int) -> socket.socket | None:
+    """Reserve these ports for this process, while the result is open. None when another one has reserved them.
+
+    Linux removes the name of an abstract socket when its owner ends.
+    """
+    reservation = socket.socket(socket.AF_UNIX)
+    try:
+        if sys.platform == "linux":
+            reservation.bind(f"\0pulzar-ports-{base}")
+    except OSError:
+        reservation.close()
+        return None
+    return reservation
 
 
 def wait_until(condition: Callable[[], bool], timeout: float, pause: float = 0.05) -> bool:

@@ -1,4 +1,4 @@
-"""Child processes: started in a session of their own, logged to a file, never left behind."""
+"""Child processes, each in a session of its own with a log file; none is left behind."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ POLL_SECS = 0.02
 
 _WRAPPER = Path(__file__).with_name("child.py")
 
-# The kernel counts the thread that started a child as its parent: when that thread ends, the child gets
-# its death signal. So one thread starts them all, and lives as long as this process.
+# For the kernel, the parent is the thread that started a child: when that thread ends, the child gets its death
+# signal. So one thread, which lives as long as this process, starts all children.
 _starter = ThreadPoolExecutor(1, "starter")
 
 
 class Child:
-    """A process that is started, and started again, with the same command; a process group of its own.
+    """A process in a process group of its own. It may be started many times, with the same command.
 
-    It is sent `death_signal` when this process dies, however it dies. `prepare` is called before each
-    start. The environment may be changed between two starts.
+    The kernel sends it `death_signal` when this process dies. `prepare` is called before each start. The environment
+    may be changed between two starts.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Child:
         self.command = command
         self.environment = dict(environment)
         self.log = log
-        self.wanted = False  # it should be running: a supervisor starts it again when it isn't
+        self.wanted = False  # whether a supervisor starts it again when it ends
         self.started_at = 0.0  # time.monotonic()
         self._directory = directory
         self._death_signal = death_signal
@@ -62,23 +62,23 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """Its process id, None when it isn't running."""
+        """The process id; None when it does not run."""
         return self._process.pid if self._process and self.running else None
 
     @property
     def running(self) -> bool:
-        """Whether the process lives. When it doesn't, nothing of its process group does."""
+        """Whether the process runs. When it has ended, the rest of its process group is killed."""
         with self._lock:
             if self._process is None or self._process.returncode is not None:
                 return False
             if self._process.poll() is None:
                 return True
-            # Now, while its id can't yet have become another's.
+            # At once, while no other process can have its id.
             self._kill_group()
             return False
 
     def start(self) -> None:
-        """Start it; nothing when it is running."""
+        """Start it unless it runs. Raises `OSError`."""
         with self._lock:
             if self.running:
                 return
@@ -102,33 +102,33 @@ class Child:
             self.started_at = time.monotonic()
 
     def terminate(self) -> None:
-        """Ask it to stop, and don't wait for it."""
+        """Ask it to stop, without waiting for its end."""
         with self._lock:
             self.wanted = False
             self.signal(signal.SIGTERM)
 
     def stop(self, grace: float = 10.0) -> None:
-        """Ask it to stop; after `grace` seconds kill it. Nothing of its process group is left."""
+        """Ask it to stop, and kill it after `grace` seconds, with its process group."""
         self.terminate()
         with contextlib.suppress(TimeoutError):
             self.wait(grace)
         self.kill()
 
     def kill(self) -> None:
-        """Kill its whole process group at once (-9); a supervisor starts it again unless it was to stop."""
+        """Kill its process group at once (-9). A supervisor starts it again unless it was asked to stop."""
         with self._lock:
             if self._process and self.running:
                 self._kill_group()
                 self._process.wait()
 
     def signal(self, number: int) -> None:
-        """Send the process a signal, if it is running."""
+        """Send the process a signal if it runs."""
         with self._lock:
             if self._process and self.running:
                 self._process.send_signal(number)
 
     def wait(self, timeout: float) -> None:
-        """Wait until it has ended; raises `TimeoutError` when that takes more than `timeout` seconds."""
+        """Wait until it has ended. Raises `TimeoutError` after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while self.running:
             if time.monotonic() >= deadline:
@@ -143,18 +143,18 @@ class Child:
         return f"by signal {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
 
     def check(self) -> None:
-        """Raises `ProcessDied`, with the end of its log, when it isn't running."""
+        """Raise `ProcessDied`, with the end of its log, when it does not run."""
         if not self.running:
             raise ProcessDied(f"{self.name} ended {self.how_it_ended()}. The end of {self.log}:\n{self.tail(20)}")
 
     def _kill_group(self) -> None:
-        # Nobody may be left; macOS says so with EPERM.
+        # Perhaps none is left; macOS then says EPERM.
         if self._process:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def tail(self, lines: int) -> str:
-        """The last lines that it wrote since its last start."""
+        """The last lines of its log since its last start."""
         try:
             with self.log.open("rb") as file:
                 end = file.seek(0, os.SEEK_END)
@@ -166,7 +166,10 @@ class Child:
 
 
 class Supervisor:
-    """Starts children again that died, each with a backoff that doubles, and says so."""
+    """Starts children again that died. The pause before each start doubles.
+
+    `say` is told of each end and start, and `changed` is called after a start.
+    """
 
     def __init__(self, children: Iterable[Child], say: Callable[[str], None], changed: Callable[[], None]) -> None:
         self._children = list(children)
@@ -178,11 +181,11 @@ class Supervisor:
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start the thread that watches the children."""
         self._thread.start()
 
     def close(self) -> None:
-        """Start nothing again from now on; the children themselves go on."""
+        """Stop to watch; the children go on."""
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join()

@@ -1,14 +1,12 @@
 """A private RabbitMQ: its own node, user, ports and files, on the loopback interface only.
 
-Any number of them run beside each other and beside the machine's own, as root or as an ordinary user.
-Each has its own epmd (Erlang's name server), so that all may have the same node name: the files of
-RabbitMQ's database are tied to it.
+Any number of them run beside each other and beside the machine's own, as root or as an ordinary user. Each has an
+epmd (Erlang's name server) of its own, so all have the same node name. The files of RabbitMQ's database depend on it.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import http.client
 import json
 import os
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ops import http_client
 from ops.cluster import files
 from ops.cluster.errors import ConsoleError, NotHealthy, ProcessDied
 from ops.cluster.installation import MACHINE, Installation
@@ -32,17 +31,17 @@ USER = "pulzar"
 START_SECS = 90.0
 STOP_SECS = 15.0
 
-# Said by a RabbitMQ that can't use the files of another version: an older one's (4.x, of 3.10's), a newer one's (3.10, of 4.0's).
+# In the log of a RabbitMQ that can't use the files of another version: 4.x those of 3.10, 3.10 those of 4.0.
 _REFUSAL_LINES = 200
 _REFUSALS = ("failed_to_initialize_feature_flags_registry", "schema_integrity_check_failed")
 
-# What a client says first, and the frame (a method on channel 0) that a broker which is ready answers.
+# The first bytes of a client, and the first of a broker that is ready (a method on channel 0).
 _AMQP_HELLO = b"AMQP\x00\x00\x09\x01"
 _AMQP_ANSWER = b"\x01\x00\x00"
 
 
 class Rabbit:
-    """A RabbitMQ of its own in `directory`; `installation` is the one whose programs are run."""
+    """A RabbitMQ with its files in `directory`. `installation` has its programs."""
 
     def __init__(
         self,
@@ -61,7 +60,7 @@ class Rabbit:
         self.user = USER
         self.password = ""
         self.console_url = f"http://{HOST}:{console_port}/"
-        self.anew = ""  # why it began without what its queues held, when it did
+        self.anew = ""  # why it began with empty queues, if it did
         self._installation = installation
         self._dist_port = dist_port
         self._epmd_port = epmd_port
@@ -82,11 +81,11 @@ class Rabbit:
         return [self.epmd, self.process]
 
     def url(self, vhost: str = "/") -> str:
-        """Its AMQP address, with the credentials."""
+        """The AMQP URL of a virtual host, with the credentials."""
         return f"amqp://{self.user}:{self.password}@{HOST}:{self.amqp_port}/{quote(vhost, safe='')}"
 
     def start(self) -> None:
-        """Start it and wait until it is ready; without the files there when they are of a version that it can't use."""
+        """Start it and wait until it is ready. Puts files aside that it can't use. Raises `ClusterError`."""
         self._installation.check()
         self.process.start()
         try:
@@ -99,7 +98,10 @@ class Rabbit:
             self.wait_ready()
 
     def wait_ready(self, timeout: float = START_SECS) -> None:
-        """Wait until it takes AMQP connections and the console answers; raises `NotHealthy` or `ProcessDied`."""
+        """Wait until it takes AMQP connections and the console responds, at most `timeout` seconds.
+
+        Raises `NotHealthy` or `ProcessDied`.
+        """
 
         def ready() -> bool:
             self.process.check()
@@ -109,9 +111,9 @@ class Rabbit:
             raise NotHealthy(f"RabbitMQ is not ready after {timeout:g} s; its log: {self.process.log}")
 
     def stop(self, grace: float = STOP_SECS) -> None:
-        """Shut it down in order; kill it when that takes more than `grace` seconds."""
+        """Stop it in order, and kill it after `grace` seconds."""
         self.process.stop(grace)
-        # epmd has nothing to tidy up.
+        # epmd needs no time to end.
         self.epmd.wanted = False
         self.epmd.kill()
 
@@ -120,22 +122,20 @@ class Rabbit:
         self.process.kill()
 
     def api(self, method: str, path: str, body: Any = None) -> Any:
-        """A request to the console's HTTP API; `path` begins after `/api/`. Raises `ConsoleError`."""
+        """Ask the console's HTTP API; the JSON of the response. `path` follows `/api/`. Raises `ConsoleError`."""
         login = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
         headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
-        with contextlib.closing(http.client.HTTPConnection(HOST, self.console_port, timeout=10)) as connection:
-            try:
-                connection.request(method, f"/api/{path}", None if body is None else json.dumps(body), headers)
-                response = connection.getresponse()
-                answer = response.read()
-            except (OSError, http.client.HTTPException) as error:
-                raise ConsoleError(f"{method} /api/{path}: the console can't be reached: {error}") from error
-        if response.status >= 300:
-            raise ConsoleError(f"{method} /api/{path}: {response.status} {answer.decode(errors='replace')}")
-        return json.loads(answer) if answer else None
+        sent = None if body is None else json.dumps(body).encode()
+        try:
+            reply = http_client.ask(method, f"{self.console_url}api/{path}", sent, headers, timeout=10)
+        except (OSError, http.client.HTTPException) as error:
+            raise ConsoleError(f"{method} /api/{path}: the console can't be reached: {error}") from error
+        if reply.status >= 300:
+            raise ConsoleError(f"{method} /api/{path}: {reply.status} {reply.text}")
+        return json.loads(reply.body) if reply.body else None
 
     def create_vhost(self, name: str) -> None:
-        """A virtual host of its own for one more cluster, which then disturbs no other."""
+        """Make a virtual host, so that one more cluster disturbs no other."""
         self.api("PUT", f"vhosts/{quote(name, safe='')}")
         everything = {"configure": ".*", "write": ".*", "read": ".*"}
         self.api("PUT", f"permissions/{quote(name, safe='')}/{self.user}", everything)
@@ -148,12 +148,12 @@ class Rabbit:
         at = self._installation.seen_as(self.directory)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
         return inherited | {
-            # Where .erlang.cookie is, the secret that lets other Erlang programs in.
+            # The folder of .erlang.cookie, the secret of Erlang programs that talk to each other.
             "HOME": str(at),
-            # By address, so that no name needs to be resolved.
+            # An address, so no name is resolved.
             "RABBITMQ_NODENAME": f"pulzar@{HOST}",
             "RABBITMQ_USE_LONGNAME": "true",
-            # None of these: Debian's are for the machine's own broker.
+            # Debian's files are for the machine's own broker.
             "RABBITMQ_CONF_ENV_FILE": str(at / "rabbitmq-env.conf"),
             "RABBITMQ_CONFIG_FILE": str(at / "rabbitmq.conf"),
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(at / "advanced.config"),
@@ -161,15 +161,15 @@ class Rabbit:
             "RABBITMQ_MNESIA_BASE": str(at / "mnesia"),
             "RABBITMQ_PID_FILE": str(at / "rabbitmq.pid"),
             "RABBITMQ_LOG_BASE": str(at),
-            "RABBITMQ_LOGS": "-",  # standard output, which is the log
+            "RABBITMQ_LOGS": "-",  # standard output, which goes to the log
             "RABBITMQ_DIST_PORT": str(self._dist_port),
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": HOST,
             "ERL_CRASH_DUMP": str(at / "erl_crash.dump"),
-            # The script then becomes the Erlang machine instead of waiting for it: one process to watch.
+            # With this the script becomes the Erlang machine, so there is one process to watch.
             "RUNNING_UNDER_SYSTEMD": "true",
-            # Schedulers neither spin when idle nor are pinned to cores, which others need too; and epmd
-            # is ours to start: one that Erlang starts would be left behind.
+            # Idle schedulers do not spin, and none is pinned to a core, for other processes need them too. Erlang
+            # starts no epmd, which would stay behind.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+sbwt none +sbwtdcpu none +sbwtdio none +sbt u"
             " -start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
         }
@@ -199,9 +199,9 @@ default_user_tags.administrator = true
         self.epmd.check()
 
     def _follow_a_move(self) -> None:
-        """Begin anew when the files were made elsewhere: quorum queues can't be used in a directory that was moved or copied.
+        """Delete the files when they were made elsewhere: quorum queues break in a directory that was moved or copied.
 
-        What the queues held comes again: the ledger publishes its jobs, the nodes' logs are replayed.
+        Nothing is lost: the ledger publishes its jobs again, and the nodes' logs are replayed.
         """
         place = self.directory / "place"
         if self._files.is_dir() and place.is_file() and place.read_text() != str(self.directory):
@@ -210,7 +210,7 @@ default_user_tags.administrator = true
         files.write(place, str(self.directory))
 
     def _put_aside(self) -> None:
-        """Begin anew, for the same reason; what was there is kept for the version that made it."""
+        """Begin without files. The old ones stay beside them, for the version that made them."""
         kept = self.directory / "mnesia.before"
         shutil.rmtree(kept, ignore_errors=True)
         self._files.rename(kept)

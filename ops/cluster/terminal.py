@@ -1,4 +1,4 @@
-"""What a person sees: steps with their time, and news."""
+"""What a person sees in the terminal: steps with their time, and news."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Iterator
 
 
 def say(text: str = "") -> None:
-    """One line; lost when nobody is there to read it."""
+    """Print a line; nothing when the terminal is gone."""
     with contextlib.suppress(BrokenPipeError):
         print(text, flush=True)
 
 
 def news(text: str) -> None:
-    """Something that happened just now."""
+    """Print a line with the time of day."""
     say(f"{time.strftime('%H:%M:%S')} {text}")
 
 
 @contextlib.contextmanager
 def step(what: str) -> Iterator[None]:
-    """Something that takes a while: says what, and then how long it took."""
+    """Print what is done, and then how many seconds it took."""
     started = time.monotonic()
     print(f"  {what} …", end="", flush=True)
     try:

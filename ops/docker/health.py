@@ -2,8 +2,8 @@
 
     python -m ops.health SECTION
 
-SECTION is that of its settings: `server` for the master, `volume` for a node. Exit status 0 when it is well, 1 when not.
-It says "alive", not "ready": a master without its RabbitMQ is no better off when it is started anew.
+SECTION is the section of its settings: `server` for the master, `volume` for a node. The exit status is 0 when the
+service is alive, else 1. A master that is not ready is alive: a restart does not bring its RabbitMQ back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TIMEOUT_SECS = 4.0
 
 
 def main() -> int:
-    """Ask once; the exit status."""
+    """Ask the service once; the exit status."""
     if len(sys.argv) != 2 or sys.argv[1] not in ("server", "volume"):
         print(f"one of server and volume is needed, not {' '.join(sys.argv[1:]) or 'nothing'}")
         return 1

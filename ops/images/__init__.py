@@ -1,1 +1,1 @@
-"""Builds the images and tries them as compose.yaml runs them."""
+"""The trial of the images: builds them and runs them as compose.yaml says."""

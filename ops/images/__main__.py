@@ -1,4 +1,4 @@
-"""`ops/test-images`: builds the images and tries them."""
+"""`ops/test-images`: build the images and try them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ops.images.trial import Trial
 
 DESCRIPTION = """\
 Builds the images of master and node and runs the services of compose.yaml with them: stores, reads, runs jobs and an
-extension, stops, starts, and finds everything again. It needs root, no Docker, and no image from elsewhere: the
-base image is made from Debian's packages, and that of RabbitMQ too. What is missing to do that is installed first."""
+extension, stops, starts, and finds everything again. It needs root, but no Docker and no image from elsewhere: the
+base image and that of RabbitMQ are made from Debian's packages. It installs what is missing first."""
 
 BASE = "docker.io/library/debian:trixie-slim"
 STAND_IN = Build("ops/images", "Dockerfile.rabbitmq", "")

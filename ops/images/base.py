@@ -1,4 +1,4 @@
-"""The base image, made from Debian's packages instead of being pulled, and wheels, so that builds need no index of their own."""
+"""The base image, made from Debian's packages, and the wheels for the builds."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ SUITE = "trixie"
 PYTHON = "3.13"  # of that suite
 MIRROR = "http://deb.debian.org/debian"
 
-# What the official image leaves out, and what it says to apt.
+# What the official image leaves out, and its settings of apt.
 _LEFT_OUT = ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "var/lib/apt/lists", "var/log")
-_APT = """\
-DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb /var/cache/apt/archives/partial/*.deb /var/cache/apt/*.bin || true"; };
-APT::Update::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb /var/cache/apt/archives/partial/*.deb /var/cache/apt/*.bin || true"; };
+_CLEAN = "rm -f /var/cache/apt/archives/*.deb /var/cache/apt/archives/partial/*.deb /var/cache/apt/*.bin || true"
+_APT = f"""\
+DPkg::Post-Invoke {{ "{_CLEAN}"; }};
+APT::Update::Post-Invoke {{ "{_CLEAN}"; }};
 Dir::Cache::pkgcache "";
 Dir::Cache::srcpkgcache "";
 """
 
 
 def make_root(cache: Path) -> Path:
-    """An archive with the files of the base image, made once and kept in the cache; its path."""
+    """The archive with the files of the base image, made unless the cache has it. Raises `CommandFailed`."""
     archive = cache / f"debian-{SUITE}.tar"
     if archive.exists():
         return archive
@@ -46,7 +47,10 @@ def make_root(cache: Path) -> Path:
 
 
 def download_wheels(cache: Path) -> Path:
-    """All that the requirements name, for the Python of the images, by the pip of this machine as it is configured; their folder."""
+    """Download the requirements for the Python of the images with this machine's pip; their folder.
+
+    Raises `CommandFailed`.
+    """
     wheels = cache / "wheels"
     wheels.mkdir(exist_ok=True)
     wanted = ["-c", str(ROOT / "ops/docker/constraints.txt"), "-r", str(ROOT / "requirements.txt")]

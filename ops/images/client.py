@@ -2,49 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
-import json
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from collections.abc import Mapping
 
+from ops import http_client
+from ops.http_client import Reply
 from ops.images.errors import TrialFailed
 
 _TIMEOUT_SECS = 60.0
 _PATIENCE_SECS = 60.0
 _PAUSE_SECS = 0.3
-_CHUNK_BYTES = 1 << 18
-_REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5
 
 
-class Answer(NamedTuple):
-    """The last answer to a request."""
-
-    status: int
-    body: bytes
-    hosts: tuple[str, ...]
-    """`host:port` of all that were asked."""
-
-    @property
-    def data(self) -> Any:
-        """`data` of the envelope."""
-        return json.loads(self.body)["data"]
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the body."""
-        return hashlib.sha256(self.body).hexdigest()
-
-
 class Client:
-    """Reaches the ports that are published, and no others; whatever name stands before them is this machine."""
+    """Reaches the ports that are published, and no others. Every name is taken for this machine."""
 
     def __init__(self, published: Mapping[int, str]) -> None:
-        """`published`: to which address the connections to each port go on."""
+        """`published`: the address that connections to each port go to."""
         self._published = published
 
     def ask(
@@ -57,50 +33,29 @@ class Client:
         chunked: bool = False,
         expected: int = 200,
         patience: float = _PATIENCE_SECS,
-    ) -> Answer:
-        """The answer after redirects; asked again for a while when it is not the expected one, then raises `TrialFailed`.
+    ) -> Reply:
+        """Ask, with redirects, until the status is the expected one; the reply.
 
-        `chunked` sends a body without telling how long it is.
+        `chunked` sends a body without its length. Raises `TrialFailed` after `patience` seconds.
         """
         deadline = time.monotonic() + patience
         while True:
             try:
-                answer = self._follow(method, url, body, headers or {}, chunked)
+                reply = http_client.ask(
+                    method, url, body, headers, redirects=_MOST_REDIRECTS, chunked=chunked, connect=self._connect
+                )
             except (OSError, http.client.HTTPException) as error:
                 problem = str(error) or type(error).__name__
             else:
-                if answer.status == expected:
-                    return answer
-                problem = f"{answer.status} {answer.body[:500].decode(errors='replace')}"
+                if reply.status == expected:
+                    return reply
+                problem = f"{reply.status} {reply.text}"
             if time.monotonic() > deadline:
                 raise TrialFailed(f"{method} {url}: {problem}; expected was {expected}")
             time.sleep(_PAUSE_SECS)
 
-    def _follow(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], chunked: bool) -> Answer:
-        hosts: list[str] = []
-        while True:
-            parts = urlsplit(url)
-            hosts.append(parts.netloc)
-            port = parts.port or 80
-            if port not in self._published:
-                raise TrialFailed(f"{method} {url}: compose.yaml publishes no port {port}")
-            with closing(http.client.HTTPConnection(self._published[port], port, timeout=_TIMEOUT_SECS)) as connection:
-                target = parts.path + (f"?{parts.query}" if parts.query else "")
-                sent = _pieces(body) if body is not None and chunked else body
-                try:
-                    connection.request(method, target, sent, {"Host": parts.netloc, **headers})
-                except (BrokenPipeError, ConnectionResetError):
-                    # Whoever redirects a body may answer before having read it.
-                    if connection.sock is None:
-                        raise
-                response = connection.getresponse()
-                content = response.read()
-            location = response.headers["Location"]
-            if response.status not in _REDIRECTS or not location or len(hosts) > _MOST_REDIRECTS:
-                return Answer(response.status, content, tuple(hosts))
-            url = location
-
-
-def _pieces(body: bytes) -> Iterator[bytes]:
-    for start in range(0, len(body), _CHUNK_BYTES):
-        yield body[start : start + _CHUNK_BYTES]
+    def _connect(self, netloc: str) -> http.client.HTTPConnection:
+        port = int(netloc.rpartition(":")[2]) if ":" in netloc else 80
+        if port not in self._published:
+            raise TrialFailed(f"http://{netloc}/: compose.yaml publishes no port {port}")
+        return http.client.HTTPConnection(self._published[port], port, timeout=_TIMEOUT_SECS)

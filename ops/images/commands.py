@@ -1,4 +1,4 @@
-"""Programs that are run, and their errors."""
+"""Programs that the trial runs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 
 from ops.images.errors import CommandFailed
 
-# Podman would have systemd ask the health checks; a trial asks them itself.
+# Without this podman lets systemd run the health checks; the trial runs them itself.
 _ENVIRONMENT = {"DISABLE_HC_SYSTEMD": "true"}
 _SHOWN_LINES = 40
 
 
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None, timeout: float = 1800) -> str:
-    """What a command prints on standard output; raises `CommandFailed` when it can't be run or ends with an error."""
+    """The standard output of a command. Raises `CommandFailed`, also after `timeout` seconds."""
     status, out, error = attempt(command, environment, timeout)
     if status != 0:
         shown = "\n".join((out + error).splitlines()[-_SHOWN_LINES:])
@@ -25,7 +25,10 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None, ti
 def attempt(
     command: Sequence[str], environment: Mapping[str, str] | None = None, timeout: float = 1800
 ) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of a command; raises `CommandFailed` when it can't be run."""
+    """Exit status, standard output and standard error of a command.
+
+    Raises `CommandFailed` when it can't be run, or takes more than `timeout` seconds.
+    """
     try:
         done = subprocess.run(
             command,

@@ -1,6 +1,6 @@
-"""The services of compose.yaml, as much of the compose specification as that file uses.
+"""The services of compose.yaml: the part of the compose specification that the file uses.
 
-What is not known here is refused, not passed over: then a trial has run what the file says.
+Unknown keys are refused, so a trial runs all that the file says.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import yaml
 
 from ops.images.errors import Unreadable
 
-# Of no effect on what a trial sees: who starts what ended, how long logs are kept, whether images are pulled (they never are),
-# what becomes of connections when a worker is killed.
+# A trial does not show the effect of these: restarts, the size of logs, pulls of images, connections of a worker
+# that was killed.
 _PASSED_OVER = {"restart", "logging", "pull_policy", "sysctls"}
 _VARIABLE = re.compile(r"\$\{(\w+)(?:(:-|:\?)([^}]*))?\}")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -24,7 +25,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 @dataclass(frozen=True)
 class Build:
-    """How an image is built; paths are below the folder of compose.yaml."""
+    """The build of an image. Paths are relative to the folder of compose.yaml."""
 
     context: str
     dockerfile: str
@@ -33,23 +34,23 @@ class Build:
 
 @dataclass(frozen=True)
 class Service:
-    """One service, its variables filled in."""
+    """A service, with its variables replaced."""
 
     name: str
     image: str
     build: Build | None
-    """None when no service builds that image."""
+    """None when no service builds the image."""
     options: tuple[str, ...]
-    """Of `podman run`, but for what a trial decides itself."""
+    """Options of `podman run`, without those that the trial adds."""
     environment: Mapping[str, str]
     ports: tuple[tuple[str, int], ...]
-    """The address and the port of the host that are published; inside it is the same port."""
+    """Each address and port that is published; the container has the same port."""
     volumes: tuple[tuple[str, str, str], ...]
-    """Source (a name, or a path that begins with a dot), path inside, options."""
+    """Source (a name, or a path that begins with a dot), path in the container, options."""
     names: tuple[str, ...]
-    """What others reach it by."""
+    """The names that the other services know it by."""
     needs: tuple[str, ...]
-    """Services that are healthy before it starts."""
+    """Services that must be healthy before it starts."""
     stop_secs: int
     files: tuple[int, int]
     """Soft and hard limit of open files."""
@@ -57,19 +58,19 @@ class Service:
 
 @dataclass(frozen=True)
 class Composition:
-    """All services, in an order in which they can start."""
+    """All services, each after those that it needs."""
 
     services: tuple[Service, ...]
     volumes: tuple[str, ...] = field(default=())
 
 
 def read(path: Path, variables: Mapping[str, str]) -> Composition:
-    """The composition in a file; raises `Unreadable` when it has something that is not known here, or a variable is missing."""
+    """The composition in a file. Raises `Unreadable` for an unknown key, or without a variable that has no default."""
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise Unreadable(f"{path} can't be read: {error}") from error
-    # Anchors are in their place by now.
+    # The parser has replaced the anchors.
     document = {name: part for name, part in document.items() if not name.startswith("x-")}
     document = _filled(document, variables)
     _only(path.name, document, {"name", "services", "volumes"})
@@ -85,7 +86,7 @@ def read(path: Path, variables: Mapping[str, str]) -> Composition:
 
 
 def seconds(text: str) -> float:
-    """A time like `30s` or `2m`, in seconds."""
+    """The seconds of a time like `30s` or `2m`. Raises `Unreadable`."""
     number, unit = text[:-1], text[-1:]
     if unit not in _UNITS or not number.isdecimal():
         raise Unreadable(f"a time like 30s or 2m is needed, not {text!r}")
@@ -93,7 +94,7 @@ def seconds(text: str) -> float:
 
 
 def _filled(value: Any, variables: Mapping[str, str]) -> Any:
-    """With the variables in their places."""
+    """The value with its variables replaced."""
     if isinstance(value, dict):
         return {key: _filled(item, variables) for key, item in value.items()}
     if isinstance(value, list):
@@ -137,7 +138,7 @@ def _service(name: str, content: dict[str, Any]) -> Service:
 
 
 def _options(name: str, content: dict[str, Any]) -> list[str]:
-    """Options of `podman run`; takes what it understands out of `content`."""
+    """Options of `podman run`. Removes the keys that it reads from `content`."""
     options = []
     if "hostname" in content:
         options += ["--hostname", content.pop("hostname")]
@@ -155,7 +156,7 @@ def _options(name: str, content: dict[str, Any]) -> list[str]:
         options += ["--memory", content.pop("mem_limit")]
     health = dict(content.pop("healthcheck", {}))
     if health:
-        # When it is asked, the trial decides.
+        # The trial decides when it is run.
         for key in ("interval", "retries", "start_period", "start_interval"):
             health.pop(key, None)
         kind, *command = health.pop("test")
@@ -208,11 +209,10 @@ def _only(where: str, content: Mapping[str, Any], known: set[str]) -> None:
 
 
 def _ordered(services: dict[str, Service]) -> list[Service]:
-    ordered: list[Service] = []
-    while len(ordered) < len(services):
-        done = {service.name for service in ordered}
-        ready = [each for each in services.values() if each.name not in done and set(each.needs) <= done]
-        if not ready:
-            raise Unreadable("some services wait for each other, or for one that is not there")
-        ordered += ready
-    return ordered
+    try:
+        order = tuple(TopologicalSorter({service.name: service.needs for service in services.values()}).static_order())
+        return [services[name] for name in order]
+    except CycleError as error:
+        raise Unreadable(f"these services wait for each other: {' → '.join(error.args[1])}") from error
+    except KeyError as error:
+        raise Unreadable(f"a service waits for {error}, which is no service") from error

@@ -4,7 +4,7 @@ PulzarError (of broker.errors)
 └── ImagesError
     ├── Unreadable    compose.yaml says something that can't be carried out here
     ├── CommandFailed a program (podman, buildah, debootstrap, pip) ended with an error
-    └── TrialFailed   the cluster behaves otherwise than it should
+    └── TrialFailed   the cluster does something wrong
 """
 
 from __future__ import annotations
@@ -25,4 +25,4 @@ class CommandFailed(ImagesError):
 
 
 class TrialFailed(ImagesError):
-    """Raised when the cluster behaves otherwise than it should."""
+    """Raised when the cluster does something wrong."""

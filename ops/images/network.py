@@ -1,4 +1,4 @@
-"""A network of its own for this process and what it starts: there is nothing in it but the loopback interface."""
+"""A network for this process and its children alone, with nothing but the loopback interface."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _IFF_UP = 1
 
 
 def leave() -> None:
-    """Leave the machine's network for good, so that no port can be taken and nothing listens where others reach it."""
+    """Leave the machine's network for good, so every port is free. Raises `CommandFailed`."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNET) != 0:
         error = ctypes.get_errno()

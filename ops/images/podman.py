@@ -1,4 +1,4 @@
-"""Images and containers, in a storage of their own: what else podman has on this machine is not touched."""
+"""Images and containers in a storage of their own, apart from what else podman has on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ops.images import commands
 from ops.images.composition import Build, Service
 from ops.images.errors import TrialFailed
 
-# Debian's other runtime, crun, wants a cgroup that is delegated to it.
+# Debian's other runtime, crun, needs a cgroup that is delegated to it.
 RUNTIME = "/usr/sbin/runc"
 PROCESSES = 1024
 HEALTHY_SECS = 120.0
@@ -22,7 +22,7 @@ _PAUSE_SECS = 0.5
 
 
 class Podman:
-    """podman and buildah with all of their files in one directory."""
+    """podman and buildah with all their files in one directory. The methods raise `CommandFailed`."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -30,13 +30,13 @@ class Podman:
         self._podman = ["podman", *self._where, "--runtime", RUNTIME, "--cgroup-manager", "cgroupfs"]
 
     def import_image(self, archive: Path, name: str) -> None:
-        """Make an image of an archive with its files."""
+        """Make an image from an archive of its files."""
         commands.run([*self._podman, "import", "-q", str(archive), name])
 
     def build(
         self, top: Path, build: Build, name: str, arguments: Mapping[str, str], mounts: Mapping[Path, str]
     ) -> None:
-        """Build an image; `mounts` are folders of this machine that the build may read, and where it sees them."""
+        """Build an image. `mounts`: folders that the build may read, each with its path in the build."""
         options = ["--isolation", "chroot", "--format", "docker", "--pull-never", "--layers", "-t", name]
         for key, value in arguments.items():
             options += ["--build-arg", f"{key}={value}"]
@@ -48,11 +48,14 @@ class Podman:
         commands.run(["buildah", *self._where, "bud", *options, "-f", str(context / build.dockerfile), str(context)])
 
     def size(self, image: str) -> int:
-        """Bytes of an image."""
+        """The size of an image in bytes."""
         return int(self._inspect(image)["Size"])
 
     def run(self, service: Service, names: Sequence[tuple[str, str]], binds: Mapping[str, Path]) -> None:
-        """Start a service in the network of this process; `names` are those it knows, each with an address."""
+        """Start a service in the network of this process.
+
+        `names`: the names that it knows, each with an address. `binds`: the folders of this machine for its volumes.
+        """
         options = ["--detach", "--name", service.name, "--network", "host", "--pull", "never", *service.options]
         for name, address in names:
             options += ["--add-host", f"{name}:{address}"]
@@ -60,14 +63,14 @@ class Podman:
             options += ["--env", f"{key}={value}"]
         for source, path, mode in service.volumes:
             options += ["--volume", f"{binds.get(source, source)}:{path}" + (f":{mode}" if mode else "")]
-        # No more can be given than there is.
+        # A container can't have more files than this process may open.
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         soft, hard = (min(limit, most) for limit in service.files)
         options += ["--ulimit", f"nofile={soft}:{hard}", "--ulimit", f"nproc={PROCESSES}:{PROCESSES}"]
         commands.run([*self._podman, "run", *options, "--stop-timeout", str(service.stop_secs), service.image])
 
     def wait_healthy(self, name: str) -> None:
-        """Wait until a container's own health check says so; raises `TrialFailed` when it ended, or after a time."""
+        """Wait until a container is healthy. Raises `TrialFailed` when it ends or after `HEALTHY_SECS`."""
         deadline = time.monotonic() + HEALTHY_SECS
         while True:
             status, out, error = commands.attempt([*self._podman, "healthcheck", "run", name])
@@ -80,24 +83,24 @@ class Podman:
             time.sleep(_PAUSE_SECS)
 
     def stop(self, name: str) -> int:
-        """Stop a container in order; its exit status, 137 when it had to be killed."""
+        """Stop a container in order; its exit status, which is 137 if it was killed."""
         commands.run([*self._podman, "stop", name])
         return int(self._inspect(name)["State"]["ExitCode"])
 
     def start(self, name: str) -> None:
-        """Start a container that was stopped."""
+        """Start a container again."""
         commands.run([*self._podman, "start", name])
 
     def remove(self, name: str) -> None:
-        """Remove a container, but not its volumes; nothing when there is none."""
+        """Remove a container, if there is one, but not its volumes."""
         commands.run([*self._podman, "rm", "--force", "--ignore", "--time", "1", name])
 
     def execute(self, name: str, *command: str) -> str:
-        """What a command in a container prints."""
+        """The output of a command in a container."""
         return commands.run([*self._podman, "exec", name, *command])
 
     def log(self, name: str) -> str:
-        """The end of what a container printed."""
+        """The end of a container's output."""
         _, out, error = commands.attempt([*self._podman, "logs", "--tail", "40", name])
         return out + error
 

@@ -1,9 +1,8 @@
-"""What a cluster of containers must do: store, read, run jobs and extensions, and find everything again."""
+"""The trial of a cluster of containers: store, read, run jobs and extensions, and find everything again."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import shutil
@@ -24,14 +23,14 @@ MASTER = "http://localhost:31414"
 CONSOLE = "http://localhost:15672"
 LARGE_BYTES = 5 << 20
 LARGE_VALUES = 6
-CHUNKED = "trial/chunked.bin"  # its client does not tell how long it is, so the master passes it on
+CHUNKED = "trial/chunked.bin"  # sent without its length, so the master relays it
 JOB_SECS = 90.0
 USER_ID = "31414"
 _FIRST_ADDRESS = 10
 
 Step = Callable[[str], AbstractContextManager[None]]
 
-# Libraries that come with requirements-extensions.txt, by the name of their package there, and what proves that they work.
+# Packages of requirements-extensions.txt, each with an expression that proves that it works.
 _LIBRARIES = {
     "opencv-python-headless": "__import__('cv2').__version__",
     "pillow": "__import__('PIL').__version__",
@@ -42,12 +41,12 @@ _LIBRARIES = {
 
 
 class Trial:
-    """Of one composition; `step` shows what is going on."""
+    """The trial of one composition. `step` shows what is going on."""
 
     def __init__(self, podman: Podman, composition: Composition, password: str, scripts: Path, step: Step) -> None:
-        """`scripts` is an empty directory, for an extension that this trial writes."""
+        """`scripts`: an empty directory for the extensions. `password`: that of RabbitMQ's user."""
         self._podman = podman
-        # Each has an address of its own, as it has in a network of containers; and a name of several is at several.
+        # As in a network of containers, each has an address of its own, and an alias of several has several.
         addresses = {each.name: f"127.0.0.{number}" for number, each in enumerate(composition.services, _FIRST_ADDRESS)}
         self._services = [_listening(each, addresses[each.name]) for each in composition.services]
         self._names = [(name, addresses[each.name]) for each in self._services for name in each.names]
@@ -67,7 +66,7 @@ class Trial:
         self._values["trial/small.txt"] = (ROOT / "README.md").read_bytes()[:1000]
 
     def run(self) -> None:
-        """All of it; raises `TrialFailed` where it goes wrong."""
+        """Run the whole trial. Raises `TrialFailed` or `CommandFailed`."""
         self._up("starting")
         self._look()
         with self._step(f"storing {len(self._values)} values, large ones straight on nodes"):
@@ -142,7 +141,7 @@ class Trial:
         with self._step(what):
             for key, value in self._values.items():
                 answer = self._client.ask("GET", f"{MASTER}/get_key/{key}")
-                if answer.digest != hashlib.sha256(value).hexdigest():
+                if answer.body != value:
                     raise TrialFailed(f"{key}: these are not the bytes that were stored")
                 self._expect_advertised(answer.hosts[1:])
 
@@ -151,7 +150,7 @@ class Trial:
         with self._step("running a job on each node that reads a value of another one"):
             for node in self._nodes:
                 key = self._not_on(node)
-                # On that node, with a value that it has to fetch from the other container.
+                # The job runs on this node, and its value is on another one.
                 body = {"pulzar_data": key, "pulzar_options": {"node": node.name}}
                 launched = self._client.ask("POST", f"{MASTER}/launch_job/text/words", json.dumps(body).encode())
                 jobs.append(int(launched.data["job_id"]))
@@ -200,13 +199,13 @@ class Trial:
 
 
 def _listening(service: Service, address: str) -> Service:
-    """The service where it listens on one address only; RabbitMQ listens on all."""
+    """The service, made to listen on one address. RabbitMQ listens on all."""
     own = {"PULZAR_SERVER_HOST": address, "PULZAR_VOLUME_HOST": address} if service.build else {}
     return replace(service, environment={**service.environment, **own})
 
 
 def _extension(scripts: Path) -> None:
-    """All extensions of the repository, and one more that the trial calls."""
+    """Copy the extensions of the repository, and write one more for the trial."""
     shutil.copytree(ROOT / "extensions", scripts, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     listed = ROOT / "requirements-extensions.txt"
     text = listed.read_text(encoding="utf-8").lower() if listed.is_file() else ""

@@ -96,7 +96,7 @@ class Bench:
         if after is None and seen.status is not None and 200 <= seen.status < 300:
             # The client was told so: then it may be a moment until the index knows
             with contextlib.suppress(AssertionError):
-                after = wait_for(lambda: stored(cluster, key), timeout=3, what="the value")
+                after = wait_for(lambda: stored(cluster, key), timeout=30, what="the value")
         return Try(outcomes.of_put(seen, value(column.size), before, after), seen, secs)
 
     def _read(self, row: Row, column: Column, cluster: Cluster, file: Path) -> Try:

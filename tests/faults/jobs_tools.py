@@ -258,7 +258,7 @@ class Field:
 
     def check_nothing_left(self) -> None:
         """No process of any run is left."""
-        wait_for(lambda: run_processes(self.cluster) == [], 10, "the end of every process of a run")
+        wait_for(lambda: run_processes(self.cluster) == [], 30, "the end of every process of a run")
 
     @contextmanager
     def finals(self) -> Iterator[Finals]:
@@ -285,7 +285,7 @@ class Finals:
         self._link = Link(field.cluster.broker_url, "test of final states", lambda: declarations)
         self._link.consume(queue, self._heard, 1000)
         self._link.start()
-        assert self._link.wait(20)
+        assert self._link.wait(30)
 
     def check(self, jobs: Iterable[int]) -> None:
         """Each of the jobs, all of which have ended, has got one final state."""

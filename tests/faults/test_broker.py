@@ -191,7 +191,7 @@ def owner(cluster: Cluster, title: str) -> Child:
 
 def test_every_connection_closed_from_the_console_is_made_again(cluster: Cluster) -> None:
     # Given one connection for each process that has one
-    wait_for(lambda: len(connections(cluster)) >= 5, 20, "connections of 2 workers, the controller and 2 agents")
+    wait_for(lambda: len(connections(cluster)) >= 5, 30, "connections of 2 workers, the controller and 2 agents")
     with Load(cluster.master_url, prefix="closed") as load:
         load.wait_stored(BETWEEN)
         for name, title in connections(cluster).items():
@@ -223,7 +223,7 @@ def test_a_queue_that_a_person_empties_and_deletes_is_no_harm(queue: str, cluste
         # Then it all flows on
         load.wait_stored(BETWEEN // 2)
         # And when it is deleted as well
-        wait_for(lambda: delete_queue(cluster, queue), 20, f"a queue {queue} to delete")
+        wait_for(lambda: delete_queue(cluster, queue), 30, f"a queue {queue} to delete")
         load.wait_stored(BETWEEN // 2)
     settle(cluster)
     check(load)

@@ -174,8 +174,8 @@ def test_a_tar_made_during_compaction_has_everything_acknowledged_before(tmp_pat
     for thread in threads:
         thread.start()
     try:
-        wait_for(lambda: len(kept) > 30, 20, "values")
-        overlapped, deadline = 0, time.monotonic() + 30
+        wait_for(lambda: len(kept) > 30, 60, "values")
+        overlapped, deadline = 0, time.monotonic() + 60
         while overlapped < 4:
             assert time.monotonic() < deadline
             # When it is copied with plain tar while segments are exchanged
@@ -227,7 +227,7 @@ def test_an_older_copy_put_back_makes_no_phantoms(cluster: Cluster, tmp_path: Pa
     cluster.start_node(0)
     settle(cluster)
     # Then what was stored after the copy is gone, and nobody is sent to it
-    wait_for(lambda: statuses(cluster, new) == {404}, 15, "404 for keys that are not in the copy")
+    wait_for(lambda: statuses(cluster, new) == {404}, 30, "404 for keys that are not in the copy")
     # And everything else is served as the copy has it, and what was deleted stays deleted
     assert statuses(cluster, old) == {200}
     assert statuses(cluster, elsewhere) == {200}
@@ -270,7 +270,7 @@ def test_a_node_whose_data_are_gone_starts_anew(master: str, cluster: Cluster) -
         cluster.start_master()
     settle(cluster)
     # Then its keys are unknown, and the other node's are served
-    wait_for(lambda: statuses(cluster, lost) == {404}, 15, "404 for keys of a node without data")
+    wait_for(lambda: statuses(cluster, lost) == {404}, 30, "404 for keys of a node without data")
     assert statuses(cluster, kept) == {200}
     # And new writes are good, through another start as well
     new = put_on(cluster, 0, f"wiped {master}/new", 5) | put_on(cluster, 0, f"wiped {master}/large", 1, LARGE_BYTES)
@@ -325,7 +325,7 @@ def test_a_key_of_a_node_whose_log_was_not_applied_yet_is_not_free(cluster: Clus
         found = [(row["payload"], decode_any(base64.b64decode(row["payload"]))) for row in rows]
         return [payload for payload, beat in found if isinstance(beat, Heartbeat) and beat.node == node.id]
 
-    beat = wait_for(beats, 5, "a heartbeat that waits for the master")[0]
+    beat = wait_for(beats, 30, "a heartbeat that waits for the master")[0]
 
     def heard() -> bool:
         # The one that waits may be too old by now.
@@ -336,7 +336,7 @@ def test_a_key_of_a_node_whose_log_was_not_applied_yet_is_not_free(cluster: Clus
     os.killpg(node.process.pid, signal.SIGSTOP)
     try:
         cluster.start_master()
-        wait_for(heard, 20, "a master that has heard of both nodes", 0.05)
+        wait_for(heard, 30, "a master that has heard of both nodes", 0.05)
         # When such a key is put again while the other node is there to take it, or read
         until = time.monotonic() + 3
         with closing(Client(cluster.master_url)) as client:

@@ -104,7 +104,7 @@ def test_full_disks_refuse_values_and_come_back_when_values_are_deleted(cluster:
         # Then it is 507, said in the envelope; for values of every size
         assert refusal.status == 507, refusal
         assert "room" in refusal.message
-        wait_for(lambda: all(row["full"] for row in network(cluster).values()), 10, "heartbeats that say so")
+        wait_for(lambda: all(row["full"] for row in network(cluster).values()), 30, "heartbeats that say so")
         for size in (1000, FILE_BYTES, LARGE_BYTES):
             answer = client.put(f"full/no/{size}", bytes(size))
             assert answer.status == 507, (size, answer)
@@ -148,7 +148,7 @@ def test_a_disk_without_a_byte_left_breaks_nothing(cluster: Cluster) -> None:
             for node in cluster.nodes:
                 # When another program uses up every byte of the disk
                 stack.enter_context(eaten(node.directory / "somebody-elses"))
-            wait_for(lambda: all(row["full"] for row in network(cluster).values()), 10, "heartbeats that say so")
+            wait_for(lambda: all(row["full"] for row in network(cluster).values()), 30, "heartbeats that say so")
             # Then a PUT is refused with 507
             assert client.put("byte/no", bytes(VALUE_BYTES)).status == 507
             # And values can be read, and a DELETE is either done or refused, not half done
@@ -165,7 +165,7 @@ def test_a_disk_without_a_byte_left_breaks_nothing(cluster: Cluster) -> None:
             for key, body in list(values.items())[1:]:
                 assert client.get(key).body == body
         # And when there is room again, all is well
-        wait_for(lambda: client.put("byte/yes", bytes(VALUE_BYTES), "overwrite=1").status == 201, 15, "room again", 0.2)
+        wait_for(lambda: client.put("byte/yes", bytes(VALUE_BYTES), "overwrite=1").status == 201, 30, "room again", 0.2)
         settle(cluster)
         assert client.get("byte/0").status == (404 if deleted else 200)
 

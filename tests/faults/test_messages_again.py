@@ -31,7 +31,7 @@ def publisher(cluster: Cluster) -> Iterator[Link]:
     link = Link(cluster.broker_url, "test publisher", lambda: ())
     link.start()
     try:
-        wait_for(lambda: link.ready, 10, "a connection to RabbitMQ")
+        wait_for(lambda: link.ready, 30, "a connection to RabbitMQ")
         yield link
     finally:
         link.stop()
@@ -43,7 +43,7 @@ def publish(link: Link, queue: str, bodies: list[bytes]) -> None:
     for body in bodies:
         link.publish(queue, body, durable=True, done=lambda _: left.release())
     for _ in bodies:
-        assert left.acquire(timeout=10)
+        assert left.acquire(timeout=30)
 
 
 class Recorder:
@@ -97,9 +97,11 @@ class Recorder:
 
     def note_deleted(self, key: str, node: str) -> None:
         """The last request deleted this."""
-        entry, version = self._index.get_with_tomb(keys.encode(key))
+        with self._index.read() as tables:
+            entry, deletion = tables.entry(keys.encode(key)), tables.deletion(keys.encode(key))
         assert entry is None
-        assert version
+        assert deletion
+        version = deletion.version
         self.commands.append((node, Delete(0, keys.encode(key), version)))
         self._result(
             node,
@@ -222,7 +224,7 @@ def test_a_message_that_nobody_can_handle_is_put_aside_with_its_reason(
             {"count": 100, "ackmode": "ack_requeue_true", "encoding": "base64"},
         )
 
-    found = wait_for(lambda: rows if len(rows := dead()) >= copies * len(bad) else None, 20, "all of them put aside")
+    found = wait_for(lambda: rows if len(rows := dead()) >= copies * len(bad) else None, 30, "all of them put aside")
     assert found
     assert len(found) == copies * len(bad)
     reasons = []

@@ -45,7 +45,7 @@ def test_of_two_clients_that_add_one_key_never_both_are_told_that_they_did(clust
                 answers[number].append(client.put(key, bodies[number][-1]))
                 if not answers[number][-1].status:
                     # Nobody may be there for a moment; what is tested are requests that somebody takes.
-                    wait_for(lambda: client.request("GET", "/health").status, 20, "a web worker")
+                    wait_for(lambda: client.request("GET", "/health").status, 30, "a web worker")
 
     clients = [threading.Thread(target=compete, args=(number,)) for number in range(2)]
     for client in clients:
@@ -97,7 +97,7 @@ def test_another_node_takes_over_from_one_that_stands_still(cluster: Cluster) ->
         finally:
             os.killpg(node.process.pid, signal.SIGCONT)
         # And what the node says late changes nothing
-        wait_for(lambda: network(cluster)[node.id]["synch"], 10, "the node in synch again")
+        wait_for(lambda: network(cluster)[node.id]["synch"], 30, "the node in synch again")
         load.wait_stored(200)
     assert load.slowest < PUT_TIMEOUT_SECS + 0.5, load
     settle(cluster)

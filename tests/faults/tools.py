@@ -56,7 +56,7 @@ def _family(child: Child) -> list[psutil.Process]:
 
 def kill_part(child: Child, kind: str) -> None:
     """Kill (-9) the companion, or the youngest worker, of a process; its main process has to start another one."""
-    before = wait_for(lambda: processes(child, kind), 10, f"a {kind} of {child.name} to kill")
+    before = wait_for(lambda: processes(child, kind), 30, f"a {kind} of {child.name} to kill")
     os.kill(before[-1], signal.SIGKILL)
     wait_for(
         lambda: len(now := processes(child, kind)) >= len(before) and before[-1] not in now,
@@ -98,10 +98,10 @@ def settle(cluster: Cluster, timeout: float = 30.0) -> None:
 
     def applied() -> bool:
         with closing(Client(cluster.master_url)) as client:
-            answer = client.request("GET", "/skynet/restore")
+            answer = client.request("GET", "/internal/restore")
             if answer.status != 200:
                 return False
-            rows = {row["node"]: row for row in client.json("/skynet/restore")["nodes"]}
+            rows = {row["node"]: row for row in client.json("/internal/restore")["nodes"]}
             heard = {row["node"]: row["last_seen"] for row in client.json("/admin/network")}
         return all(
             node in rows

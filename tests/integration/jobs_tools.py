@@ -210,7 +210,7 @@ class Desk:
 
     # Waiting.
 
-    def until(self, job: int, *states: str, timeout: float = 15.0) -> dict[str, Any]:
+    def until(self, job: int, *states: str, timeout: float = 40.0) -> dict[str, Any]:
         """Wait until a job is in one of these states; what it is then. A final state that is another one fails."""
 
         def reached() -> dict[str, Any] | None:
@@ -220,7 +220,7 @@ class Desk:
 
         return wait_for(reached, timeout, f"job {job} {' or '.join(states)}") or {}
 
-    def done(self, job: int, timeout: float = 15.0) -> dict[str, Any]:
+    def done(self, job: int, timeout: float = 40.0) -> dict[str, Any]:
         """Wait until a job is completed."""
         return self.until(job, "completed", timeout=timeout)
 

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.support import ROOT, Answer, clean_environment, wait_for
 
+MASTER = "http://localhost:31414"
+SERVICES = ("pulzar-master", "pulzar-node")
 PACKAGES = ("rabbitmq-server", "python3-venv", "systemd", "systemd-sysv")
 PYTHON = {"bookworm": "3.11", "trixie": "3.13"}
 KEPT = Path.home() / ".cache" / "pulzar-install"
+
+# Of tests that boot a machine.
+MARKS = [
+    pytest.mark.install,
+    pytest.mark.timeout(1200, method="signal"),
+    pytest.mark.skipif(
+        os.getuid() != 0 or not shutil.which("debootstrap"),
+        reason="needs root and debootstrap: apt-get install debootstrap",
+    ),
+]
 
 # What systemd needs to find before it is the first process of a machine.
 _BOOT = """\
@@ -72,10 +86,10 @@ def copy_checkout(to: Path) -> None:
             shutil.copy(ROOT / name, to / name)
 
 
-def download_wheels(suite: str, to: Path) -> None:
-    """What requirements.txt names, for the Python of the suite: the machine has no way out."""
+def download_wheels(suite: str, to: Path, requirements: Path = ROOT / "requirements.txt") -> None:
+    """What a file of requirements names, for the Python of the suite: the machine has no way out."""
     pip = [str(ROOT / ".venv" / "bin" / "python"), "-m", "pip", "download", "-q", "--only-binary=:all:"]
-    wanted = ["--python-version", PYTHON[suite], "-r", str(ROOT / "requirements.txt"), "-d", str(to)]
+    wanted = ["--python-version", PYTHON[suite], "-r", str(requirements), "-d", str(to)]
     subprocess.run([*pip, *wanted], check=True, capture_output=True)
 
 
@@ -156,3 +170,64 @@ class Machine:
             return False
         state = self.run("systemctl", "is-system-running", check=False).split("\n")[0]
         return state in ("running", "degraded")
+
+
+@contextlib.contextmanager
+def boot(suite: str, root: Path) -> Iterator[Machine]:
+    """A machine with a Debian in `root`, this checkout at /src and the wheels that it needs; removed afterwards."""
+    make_root(suite, root)
+    copy_checkout(root / "src")
+    download_wheels(suite, root / "wheels")
+    machine = Machine(root)
+    try:
+        yield machine
+    finally:
+        machine.close()
+        shutil.rmtree(root)
+
+
+def run_job(machine: Machine, script: str, **arguments: Any) -> Any:
+    """Launch a job and wait for its end; the job as the master shows it."""
+    return ended(machine, launch(machine, script, **arguments))
+
+
+def launch(machine: Machine, script: str, **arguments: Any) -> int:
+    """Launch a job as soon as the master knows its script; the job's number."""
+
+    def launched() -> int:
+        answer = machine.request("POST", f"{MASTER}/launch_job/{script}", json.dumps(arguments).encode())
+        return int(answer.data["job_id"]) if answer.status == 200 else 0
+
+    return wait_for(launched, 60, f"the launch of {script}")
+
+
+def job(machine: Machine, number: int) -> Any:
+    """A job as the master shows it."""
+    return machine.request("GET", f"{MASTER}/admin/jobs/{number}").data
+
+
+def ended(machine: Machine, number: int) -> Any:
+    """A job as the master shows it when it has ended."""
+    wait_for(lambda: job(machine, number)["status"] != "pending", 60, f"the end of job {number}")
+    return job(machine, number)
+
+
+def store(machine: Machine, key: str, value: bytes) -> None:
+    """Put it, be the master still without its node or not."""
+    wait_for(lambda: listening(machine), 60, "the services")
+    wait_for(lambda: machine.request("PUT", f"{MASTER}/add_key/{key}?overwrite=1", value).status == 201, 60, "the PUT")
+
+
+def read(machine: Machine, key: str) -> bytes:
+    """The value, once the master can tell."""
+    wait_for(lambda: listening(machine), 60, "the services")
+    answer = wait_for(
+        lambda: a if (a := machine.request("GET", f"{MASTER}/get_key/{key}")).status != 503 else None, 60, "the GET"
+    )
+    return machine.request("GET", answer.headers["Location"]).body if answer.status == 307 else answer.body
+
+
+def listening(machine: Machine) -> bool:
+    """Whether both services take connections."""
+    probe = "exec 3<>/dev/tcp/localhost/31414 4<>/dev/tcp/localhost/31415"
+    return machine.run("bash", "-c", probe, check=False).endswith("exit status 0")

@@ -48,7 +48,7 @@ class StandIn:
         for queue in (topology.RESULTS, topology.HEARTBEATS, topology.PROGRESS):
             self.link.consume(queue, self._received, 100)
         self.link.start()
-        assert self.link.wait(20)
+        assert self.link.wait(30)
 
     def __enter__(self) -> StandIn:
         return self
@@ -64,7 +64,7 @@ class StandIn:
             if isinstance(item, kind) and (job is None or getattr(item, "id", None) == job)
         ]
 
-    def wait(self, kind: type[T], count: int = 1, job: int | None = None, timeout: float = 15.0) -> list[T]:
+    def wait(self, kind: type[T], count: int = 1, job: int | None = None, timeout: float = 40.0) -> list[T]:
         """Wait for so many reports of a kind."""
         what = f"{count} {kind.__name__} of {job or 'all jobs'}"
         return wait_for(lambda: len(found := self.of(kind, job)) >= count and found, timeout, what) or []
@@ -80,7 +80,7 @@ class StandIn:
         sent = threading.Event()
         headers = jobs.seal(self._secret, body) if seal else None
         self.link.publish(queue, body, durable=True, headers=headers, done=lambda _: sent.set())
-        assert sent.wait(10)
+        assert sent.wait(30)
 
     def tell(self, node: str, message: Message) -> None:
         """Say something to one node."""

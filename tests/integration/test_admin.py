@@ -90,7 +90,7 @@ def test_a_heartbeat_moves_what_the_network_tells(master: Client) -> None:
         return {row["node"]: row["last_seen"] for row in good(master.request("GET", "/admin/network"))}
 
     before = seen()
-    wait_for(lambda: all(at > before[node] for node, at in seen().items()), timeout=5)
+    wait_for(lambda: all(at > before[node] for node, at in seen().items()))
 
 
 def test_the_log_of_a_node_grows_with_what_it_stores(master: Client) -> None:
@@ -100,7 +100,7 @@ def test_the_log_of_a_node_grows_with_what_it_stores(master: Client) -> None:
     before = total()
     for _ in range(10):
         good(master.put(unique(), b"value"), 201)
-    wait_for(lambda: total() >= before + 10, timeout=5)
+    wait_for(lambda: total() >= before + 10)
 
 
 def test_health_says_that_it_is_alive_and_ready(cluster: Cluster, master: Client) -> None:
@@ -119,8 +119,8 @@ def test_a_node_says_who_it_is(cluster: Cluster) -> None:
 
 def test_restore_refuses_what_it_does_not_understand(master: Client) -> None:
     for body in (b"", b"x", b"[]", b'{"node": 1}', b'{"nodes": "node-1"}', b'"node-1"', b"\xff"):
-        refused(master.request("POST", "/skynet/restore", body, {"Content-Type": "application/json"}), 400)
-    refused(master.request("POST", "/skynet/restore", b'{"node": "nobody"}'), 404)
+        refused(master.request("POST", "/internal/restore", body, {"Content-Type": "application/json"}), 400)
+    refused(master.request("POST", "/internal/restore", b'{"node": "nobody"}'), 404)
 
 
 def test_values_are_spread_over_both_nodes(cluster: Cluster) -> None:
@@ -194,7 +194,7 @@ def test_health_is_what_a_put_would_be_from_the_first_answer_of_a_new_cluster_on
     try:
         with Client(cluster.master_url) as master:
             # When it is asked all the time
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             ready = 0
             while ready < 200 and time.monotonic() < deadline:
                 try:
@@ -212,7 +212,7 @@ def test_health_is_what_a_put_would_be_from_the_first_answer_of_a_new_cluster_on
                 elif health.status == 503 and not refused(health, 503).startswith("not ready: "):
                     wrong.append(f"{health.body!r}")
                 if ready == 1:
-                    assert time.monotonic() - silent < 3, "nothing has to be waited for but the nodes' start"
+                    assert time.monotonic() - silent < 15, "nothing has to be waited for but the nodes' start"
     finally:
         starting.join()
     assert ready == 200

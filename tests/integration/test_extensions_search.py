@@ -15,7 +15,6 @@ import pytest
 from broker import keys
 from extensions import Extension, Refused, Store
 from extensions.search import Search
-from master.index.environment import pack
 from master.index.index import Entry, Index
 from ops.cluster import Cluster
 from tests.support import Answer, http_request, put, unique
@@ -124,9 +123,9 @@ def test_a_wrong_parameter_is_refused_with_what_was_received(cluster: Cluster, q
 def store_of(directory: Path, entries: dict[str, int]) -> Iterator[Store]:
     """A store whose keys were created at these times, in ms since the epoch."""
     index = Index(directory, 1 << 28, write=True)
-    with index.env.begin(write=True, db=index.entries) as txn:
+    with index.write() as tables:
         for key, created in entries.items():
-            txn.put(keys.encode(key), pack(Entry(1, "node-1", 1, 1, created, 0, 5, "", bytes(32), None)))
+            tables.put_entry(keys.encode(key), None, Entry(1, "node-1", 1, 1, created, 0, 5, "", bytes(32), None))
     try:
         yield Store(index, "127.0.0.1:9")
     finally:

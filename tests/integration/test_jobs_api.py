@@ -174,13 +174,12 @@ REFUSED: dict[str, tuple[str, Any, int, str]] = {
 
 
 def test_what_is_no_job_is_refused_with_the_reason_and_leaves_nothing(desk: Desk) -> None:
-    before = desk.read("/admin/all_jobs?limit=1")
+    before = [desk.read(path) for path in ("/admin/all_jobs?limit=1", "/admin/scheduled_jobs?limit=1000")]
     for what, (path, body, status, word) in REFUSED.items():
         answer = desk.try_launch(path, body)
         assert answer.status == status, (what, answer.status, answer.msg)
         assert word in answer.msg, (what, answer.msg)
-    assert desk.read("/admin/all_jobs?limit=1") == before
-    assert not desk.read("/admin/jobs?list=scheduled")["scheduled"]
+    assert [desk.read(path) for path in ("/admin/all_jobs?limit=1", "/admin/scheduled_jobs?limit=1000")] == before
     # A body that is too long is refused, whatever it says; one that is just short enough is a job.
     with Client(desk.cluster.master_url) as client:
         too_long = b'{"a": "%s"}' % (b"x" * MAX_BYTES)

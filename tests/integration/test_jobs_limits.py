@@ -181,7 +181,7 @@ def test_the_names_of_logs_and_outputs_are_written_by_nodes_alone(desk: Desk) ->
             }
         ).encode()
         signature = {"X-Pulzar-Signature": signing.sign_body(secret, upload)}
-        answer = client.request("POST", f"/skynet/commit/{existing}?{query}", upload, signature)
+        answer = client.request("POST", f"/internal/commit/{existing}?{query}", upload, signature)
         assert words in refused(answer, 403)
     # A script is a client like any other
     forging = desk.until(desk.launch("test/forge", {"key": existing}), "failed")

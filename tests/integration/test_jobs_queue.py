@@ -81,7 +81,7 @@ def named(desk: Desk, path: str, name: str) -> dict[str, Any]:
                 return desk.job(row["job_id"])
         return None
 
-    return wait_for(found, 20, f"{path} of {name} to be listed and over") or {}
+    return wait_for(found, 30, f"{path} of {name} to be listed and over") or {}
 
 
 def test_a_job_from_the_consoles_form_runs_and_is_listed_as_any_other(desk: Desk, console: Console) -> None:

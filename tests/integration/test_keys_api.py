@@ -591,7 +591,9 @@ def test_options_is_answered_by_the_node_too(cluster: Cluster, target: str) -> N
     assert ("PUT" if target == "/add_key/k" else "GET") in methods
 
 
-@pytest.mark.parametrize("target", ["/", "/nothing", "/nothing/here", "/add_key", "/get_keys/k", "/admin", "/skynet/x"])
+@pytest.mark.parametrize(
+    "target", ["/", "/nothing", "/nothing/here", "/add_key", "/get_keys", "/get_keys/k", "/admin", "/internal/x"]
+)
 def test_an_unknown_path_is_404_in_the_envelope(master: Client, target: str) -> None:
     refused(master.request("GET", target), 404)
 

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,8 +25,9 @@ from broker.messages.jobs import Options, Order
 from broker.messages.runs import AskCatalog, Claimed, Finished, Returned, RunState, Withdraw, Withdrawn
 from broker.messages.store import Commands, Store
 from node.jobs.claims import Claim, Claims
+from node.jobs.intake import WITHDRAWN_SECS
 from ops.cluster import Cluster
-from tests.faults.tools import COMPANION, kill_part, living, logged, processes, tracebacks
+from tests.faults.tools import COMPANION, kill_part, living, logged, processes, tracebacks, wait_logged
 from tests.integration.standin import StandIn, lines, naming, value, write_scripts
 from tests.support import Clusters, wait_for
 
@@ -263,11 +265,12 @@ def test_a_withdrawn_job_never_runs(idle: Field) -> None:
             master.put(idle.order(number))
         master.tell(idle.node, Withdrawn([(5, 1), (7, 2)]))
         # When the node starts
-        began = time.monotonic()
         idle.start()
         # Then it runs the others, and at once, since the master has spoken
         master.wait(Finished, 1, job=6)
-        assert time.monotonic() - began < 3
+        claim = master.wait(Claimed)[0]
+        up = wait_logged(idle.cluster.nodes[0].process, "link up").split()[0]
+        assert claim.at / 1000 - datetime.fromisoformat(up).timestamp() < WITHDRAWN_SECS
         wait_for(lambda: idle.waiting(master, topology.JOBS) == 0, what="an empty queue")
         assert [claim.id for claim in master.of(Claimed)] == [6]
         assert idle.effects() == ["job 6"]
@@ -419,7 +422,7 @@ def test_a_node_that_is_stopped_says_so_of_its_runs(field: Field) -> None:
         os.kill(agent, signal.SIGTERM)
         reports = master.wait(Finished, 2)
         wait_for(lambda: not living([agent]), what="the end of the agent")
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 30  # it would sleep for a minute
         assert {(report.id, report.state, report.reason) for report in reports} == {
             (number, RunState.LOST, "the node was stopped") for number in (1, 2)
         }

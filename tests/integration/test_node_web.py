@@ -75,7 +75,7 @@ class DataServer:
         """End it."""
         self._process.terminate()
         try:
-            self._process.wait(10)
+            self._process.wait(30)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -124,7 +124,7 @@ class _Commit(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         path, _, query = self.path.partition("?")
-        key = unquote(path.removeprefix("/skynet/commit/"))
+        key = unquote(path.removeprefix("/internal/commit/"))
         signing.verify_body(self.server.secret, body, self.headers["X-Pulzar-Signature"])
         signing.verify(self.server.secret, "PUT", key, query, time.time())
         upload = json.loads(body)
@@ -286,9 +286,9 @@ def test_a_key_may_have_every_printable_character(node: Client, master: StandIn,
 def test_a_key_that_is_not_there_or_whose_life_has_ended_is_404(node: Client, master: StandIn) -> None:
     key = unique()
     assert key in refused(node.get(key), 404)
-    master.store(key, b"short-lived", expires=int(time.time() * 1000) + 300)
+    master.store(key, b"short-lived", expires=int(time.time() * 1000) + 3_000)
     assert node.get(key).body == b"short-lived"
-    wait_for(lambda: node.get(key).status == 404, timeout=2, what="the end of the value's life")
+    wait_for(lambda: node.get(key).status == 404, what="the end of the value's life")
 
 
 def test_an_empty_value_comes_empty(node: Client, master: StandIn) -> None:
@@ -660,7 +660,7 @@ def test_who_this_is(server: DataServer, node: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/", "/nothing", "/get_key", "/health/x", "/add_keys/x", "/skynet/commit/x", "//"]
+    "path", ["", "/", "/nothing", "/get_key", "/health/x", "/add_keys/x", "/internal/commit/x", "//"]
 )
 def test_a_path_that_is_not_there_is_404(node: Client, path: str) -> None:
     refused(node.request("GET", path or "/?x"), 404)

@@ -26,14 +26,14 @@ class Taker:
         self.link = Link(url, name, self._topology)
         self.puller = self.link.pull(self.queues, self.taken.append)
         self._todo: list[tuple[str, tuple[Any, ...]]] = []
-        self.link.on_wake = self._work
+        self.link.on_wake.append(self._work)
 
     def _topology(self) -> list[Declaration]:
         return [Queue(queue, {"x-queue-type": "quorum", "x-delivery-limit": 20}) for queue in self.queues]
 
     def start(self) -> Taker:
         self.link.start()
-        assert self.link.wait(20)
+        assert self.link.wait(30)
         return self
 
     def want(self, free: int, ahead: int = 0) -> None:
@@ -59,13 +59,13 @@ class Taker:
         for body in bodies:
             self.link.publish(self.queues[queue], body, durable=True, done=lambda _: confirmed.release())
         for _ in bodies:
-            assert confirmed.acquire(timeout=10)
+            assert confirmed.acquire(timeout=30)
 
     def bodies(self) -> list[bytes]:
         return [delivery.body for delivery in self.taken]
 
     def idle(self) -> bool:
-        return self.puller.subscribed
+        return bool(self.puller._tags)
 
     def depths(self) -> dict[str, int]:
         found: list[dict[str, int]] = []

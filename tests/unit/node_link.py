@@ -23,7 +23,9 @@ class NodeLink:
         self.acked: list[Delivery] = []
         self.buried: list[tuple[Any, str]] = []  # message and reason
         self.handlers: list[Callable[[Delivery], None]] = []
-        self.on_up = self.on_down = self.on_wake = lambda: None
+        self.on_up: list[Callable[[], None]] = []
+        self.on_down: list[Callable[[], None]] = []
+        self.on_wake: list[Callable[[], None]] = []
 
     def consume(self, _queue: object, handler: Callable[[Delivery], None], *_: object, **__: object) -> None:
         self.handlers.append(handler)

@@ -132,7 +132,7 @@ class Node:
         self.runner.run(run)
         return run.run
 
-    def outcome(self, run: str, seconds: float = 20.0) -> Outcome:
+    def outcome(self, run: str, seconds: float = 60.0) -> Outcome:
         """Wait for a run to end."""
         with self._changed:
             assert self._changed.wait_for(lambda: run in self._outcomes, seconds), "the run did not end in time"

@@ -43,7 +43,6 @@ class Routing:
         self.told: list[tuple[str, Any]] = []
         for part, method in (
             ("jobs", "told"),
-            ("jobs", "work_link"),
             ("replayer", "ask"),
             ("heartbeats", "send_soon"),
             ("heartbeats", "send_catalog"),
@@ -110,7 +109,8 @@ def test_commands_are_carried_out_when_the_link_wakes(routing: Routing) -> None:
 
 def test_commands_of_a_lost_connection_are_dropped(routing: Routing) -> None:
     routing.own(delivery(COMMANDS))
-    routing.agent._down()
+    for listener in routing.link.on_down:
+        listener()
     routing.agent._work()
     assert (routing.link.sent, routing.link.acked) == ([], [])
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from broker import service as services
 from broker import settings
 from broker.rights import rights
+from broker.server.web_server import STOP_SECS
 from ops.images import composition
 from ops.images.composition import Composition, Service
 from ops.images.errors import Unreadable
@@ -178,7 +178,7 @@ def test_connections_outlive_a_web_worker_of_the_master() -> None:
 
 def test_it_has_time_to_stop(composed: Composition) -> None:
     grace = settings.load(None, {}).jobs.grace
-    assert all(service.stop_secs > 2 * (services.STOP_SECS + grace) for service in own(composed))
+    assert all(service.stop_secs > 2 * (STOP_SECS + grace) for service in own(composed))
 
 
 def test_the_user_of_rabbitmq_has_the_rights_that_are_needed() -> None:
@@ -246,6 +246,8 @@ def test_a_number_of_nodes_that_is_none_is_refused(checkout: Path, wanted: str) 
         ("condition: service_healthy", "condition: service_started", "it may depend on rabbitmq as service_healthy"),
         ("stop_grace_period: 30s", "stop_grace_period: soon", "a time like 30s or 2m is needed, not 'soon'"),
         ("  node-2:\n\n", "\n", "the volume node-2 is not among"),
+        ("rabbitmq:\n      condition", "broker:\n      condition", "a service waits for 'broker', which is no service"),
+        ("rabbitmq:\n      condition", "master:\n      condition", "these services wait for each other: master → "),
     ],
 )
 def test_a_trial_refuses_what_it_can_not_carry_out(tmp_path: Path, old: str, new: str, reason: str) -> None:

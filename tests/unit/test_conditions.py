@@ -66,7 +66,7 @@ def test_nothing_matches_where_nothing_is(header: str) -> None:
 def test_a_hostile_list_takes_no_time(header: str) -> None:
     began = time.monotonic()
     assert not conditions.matches(header, ETAG, strong=False)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10  # where it takes time, that is minutes
 
 
 @pytest.mark.parametrize(

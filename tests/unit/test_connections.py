@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from broker.server import connections
+from master.extensions.client_socket import ClientSocket
 from tests.support import wait_for
 
 
@@ -63,6 +64,16 @@ def test_a_connection_can_be_cut(pair: Pair) -> None:
     connections.cut(found)
     assert pair.client.recv(1) == b""
     assert found.fileno() == -1
+
+
+def test_what_a_client_has_received_is_told_by_the_kernel(pair: Pair) -> None:
+    pair.served.sendall(b"before")
+    assert pair.client.recv(6) == b"before"
+    with ClientSocket(pair.name) as connection:
+        wait_for(lambda: connection.received() is not None, what="a socket found")
+        pair.served.sendall(b"x" * 1000)
+        assert len(pair.client.recv(1000, socket.MSG_WAITALL)) == 1000
+        wait_for(lambda: connection.received() >= 1000, what="1000 bytes acknowledged")  # type: ignore[operator]
 
 
 def test_what_comes_in_at_a_guarded_port_is_watched_by_the_kernel(pair: Pair) -> None:

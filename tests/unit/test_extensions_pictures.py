@@ -483,7 +483,7 @@ def test_a_server_that_does_not_answer_as_it_should_is_cut_short(
     with serving(answer) as url, pytest.raises(Refused, match=message) as caught:
         fetched(f"{url}/picture.png", secs=1.0, most=1000)
     assert caught.value.status == status
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 40
 
 
 def test_a_server_that_says_nothing_to_a_greeting_by_tls_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 
 from master.extensions import frames
 from master.extensions.errors import Failed, ProcessDied
-from master.extensions.frames import Failure, Hello, Invocation
+from master.extensions.frames import Failure, Invocation, Setup
 from master.extensions.pool import Pool
 from master.extensions.process_client import Process
 from master.index.index import Index
@@ -25,25 +27,25 @@ HEAD = "import os, subprocess, sys, time\nfrom extensions import Extension\n\n\n
 
 
 @pytest.fixture
-def hello(tmp_path: Path) -> Hello:
+def setup(tmp_path: Path) -> Setup:
     (tmp_path / "apps").mkdir()
     Index(tmp_path / "index", 1 << 24, write=True).close()
-    return Hello(str(tmp_path / "apps"), str(tmp_path / "index"), 1 << 24, "127.0.0.1:9")
+    return Setup(str(tmp_path / "apps"), str(tmp_path / "index"), 1 << 24, "127.0.0.1:9")
 
 
-def app(hello: Hello, name: str, *lines: str) -> Invocation:
+def app(setup: Setup, name: str, *lines: str) -> Invocation:
     """Write an extension whose `execute` has these lines; a request to it."""
     body = "".join(f"        {line}\n" for line in lines)
     text = f"{HEAD}class {name.capitalize()}(Extension):\n    def execute(self):\n{body}"
-    (Path(hello.directory) / f"{name}.py").write_text(text)
+    (Path(setup.directory) / f"{name}.py").write_text(text)
     return Invocation(name, ["a"], {}, None)
 
 
-def with_pool(hello: Hello, tmp_path: Path, work: Callable[[Pool], Awaitable[Any]], size: int = 2) -> Any:
+def with_pool(setup: Setup, tmp_path: Path, work: Callable[[Pool], Awaitable[Any]], size: int = 2) -> Any:
     """What `work` returns, which has a pool; nothing of the pool is left afterwards."""
 
     async def run() -> Any:
-        pool = Pool(hello, size, tmp_path / "scratch")
+        pool = Pool(setup, size, tmp_path / "scratch")
         try:
             return await work(pool)
         finally:
@@ -53,16 +55,17 @@ def with_pool(hello: Hello, tmp_path: Path, work: Callable[[Pool], Awaitable[Any
 
 
 async def ask(process: Process, request: Invocation) -> tuple[bytes, bytes, Any]:
-    """Kind of the last frame of an answer, its data and the last frame's content."""
+    """Kind of the last frame of a response, its data and what the last frame says."""
     process.begin(request)
     data = b""
     while (got := await process.receive())[0] == frames.DATA:
         data += got[1]
-    return got[0], data, got[1]
+    last, body = got
+    return last, data, Failure.decode(body) if last == frames.FAILURE else frames.decode_flag(body)
 
 
-def test_a_process_answers_one_request_after_the_other(hello: Hello, tmp_path: Path) -> None:
-    request = app(hello, "who", "return [os.getpid(), os.nice(0), os.getpgid(0)]")
+def test_a_process_answers_one_request_after_the_other(setup: Setup, tmp_path: Path) -> None:
+    request = app(setup, "who", "return [os.getpid(), os.nice(0), os.getpgid(0)]")
 
     async def work(pool: Pool) -> list[bytes]:
         answers = []
@@ -75,10 +78,10 @@ def test_a_process_answers_one_request_after_the_other(hello: Hello, tmp_path: P
                 answers.append(data)
         return answers
 
-    first, *others = with_pool(hello, tmp_path, work)
+    first, *others = with_pool(setup, tmp_path, work)
     assert others == [first, first]
     pid, nice, group = map(int, first.strip(b"[]").split(b","))
-    assert nice == 10
+    assert nice == min(19, os.nice(0) + 10)  # the tests may run with nice themselves
     assert group == pid
     assert not psutil.pid_exists(pid)
     assert not list((tmp_path / "scratch").iterdir())
@@ -94,9 +97,9 @@ def test_a_process_answers_one_request_after_the_other(hello: Hello, tmp_path: P
     ],
 )
 def test_a_process_that_dies_says_how_and_another_one_goes_on(
-    hello: Hello, tmp_path: Path, line: str, how: str
+    setup: Setup, tmp_path: Path, line: str, how: str
 ) -> None:
-    deadly, slow = app(hello, "deadly", line), app(hello, "slow", "time.sleep(0.5)", "return ['fine']")
+    deadly, slow = app(setup, "deadly", line), app(setup, "slow", "time.sleep(0.5)", "return ['fine']")
 
     async def work(pool: Pool) -> tuple[bytes, bytes, Any]:
         one, other = await pool.take(), await pool.take()
@@ -108,12 +111,12 @@ def test_a_process_that_dies_says_how_and_another_one_goes_on(
         pool.give_back(other)
         return found
 
-    assert with_pool(hello, tmp_path, work) == (frames.END, b'["fine"]', True)
+    assert with_pool(setup, tmp_path, work) == (frames.END, b'["fine"]', True)
 
 
-def test_ending_a_process_ends_its_children_also_those_of_another_session(hello: Hello, tmp_path: Path) -> None:
+def test_ending_a_process_ends_its_children_also_those_of_another_session(setup: Setup, tmp_path: Path) -> None:
     request = app(
-        hello,
+        setup,
         "parent",
         "children = [subprocess.Popen(['setsid', 'sleep', '600']), subprocess.Popen(['sleep', '600'])]",
         "subprocess.run(['sh', '-c', 'setsid sleep 600 & echo $! > ' + os.environ['TMPDIR'] + '/orphan'])",
@@ -121,7 +124,7 @@ def test_ending_a_process_ends_its_children_also_those_of_another_session(hello:
         "open(__file__ + '.pids', 'w').write(' '.join([str(os.getpid()), orphan] + [str(c.pid) for c in children]))",
         "while True: pass",
     )
-    file = Path(hello.directory) / "parent.py.pids"
+    file = Path(setup.directory) / "parent.py.pids"
 
     async def work(pool: Pool) -> list[int]:
         process = await pool.take()
@@ -133,11 +136,11 @@ def test_ending_a_process_ends_its_children_also_those_of_another_session(hello:
         await pool.discard(process)
         return [pid for pid in pids if psutil.pid_exists(pid)]
 
-    assert with_pool(hello, tmp_path, work) == []
+    assert with_pool(setup, tmp_path, work) == []
 
 
-def test_what_an_extension_leaves_running_ends_with_its_process(hello: Hello, tmp_path: Path) -> None:
-    request = app(hello, "leaver", "return [subprocess.Popen(['setsid', 'sleep', '600']).pid]")
+def test_what_an_extension_leaves_running_ends_with_its_process(setup: Setup, tmp_path: Path) -> None:
+    request = app(setup, "leaver", "return [subprocess.Popen(['setsid', 'sleep', '600']).pid]")
 
     async def work(pool: Pool) -> tuple[bytes, bytes, Any]:
         process = await pool.take()
@@ -145,13 +148,13 @@ def test_what_an_extension_leaves_running_ends_with_its_process(hello: Hello, tm
         await pool.discard(process)
         return answer
 
-    kind, data, go_on = with_pool(hello, tmp_path, work)
+    kind, data, go_on = with_pool(setup, tmp_path, work)
     assert (kind, go_on) == (frames.END, False)
     assert not psutil.pid_exists(int(data.strip(b"[]")))
 
 
-def test_a_fork_that_comes_back_gives_no_second_answer(hello: Hello, tmp_path: Path) -> None:
-    request = app(hello, "fork", "pid = os.fork()", "if pid: os.waitpid(pid, 0)", "return ['once']")
+def test_a_fork_that_comes_back_gives_no_second_answer(setup: Setup, tmp_path: Path) -> None:
+    request = app(setup, "fork", "pid = os.fork()", "if pid: os.waitpid(pid, 0)", "return ['once']")
 
     async def work(pool: Pool) -> list[Any]:
         process = await pool.take()
@@ -159,14 +162,14 @@ def test_a_fork_that_comes_back_gives_no_second_answer(hello: Hello, tmp_path: P
         pool.give_back(process)
         return answers
 
-    assert with_pool(hello, tmp_path, work) == [(frames.END, b'["once"]', True)] * 2
+    assert with_pool(setup, tmp_path, work) == [(frames.END, b'["once"]', True)] * 2
 
 
 def test_what_is_printed_goes_to_the_log_with_a_limit_and_never_into_the_answer(
-    hello: Hello, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    setup: Setup, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     loud = app(
-        hello,
+        setup,
         "loud",
         "print('first line')",
         "os.write(2, b'x' * 79 + b'\\n')",
@@ -181,7 +184,7 @@ def test_what_is_printed_goes_to_the_log_with_a_limit_and_never_into_the_answer(
         return answer
 
     with caplog.at_level("INFO"):
-        assert with_pool(hello, tmp_path, work) == (frames.END, b'["quiet"]', True)
+        assert with_pool(setup, tmp_path, work) == (frames.END, b'["quiet"]', True)
     printed = [record for record in caplog.records if record.getMessage() == "extension printed"]
     fields = [vars(record)["fields"] for record in printed]
     assert {"extension": "loud", "text": "first line"} in fields
@@ -214,9 +217,9 @@ def test_what_is_printed_goes_to_the_log_with_a_limit_and_never_into_the_answer(
     ],
 )
 def test_whatever_an_extension_raises_or_returns_is_told_and_the_process_goes_on(
-    hello: Hello, tmp_path: Path, lines: list[str], status: int, message: str
+    setup: Setup, tmp_path: Path, lines: list[str], status: int, message: str
 ) -> None:
-    request, good = app(hello, "bad", *lines), app(hello, "good", "return {'good': self.arguments}")
+    request, good = app(setup, "bad", *lines), app(setup, "good", "return {'good': self.arguments}")
 
     async def work(pool: Pool) -> Failure:
         process = await pool.take()
@@ -224,11 +227,11 @@ def test_whatever_an_extension_raises_or_returns_is_told_and_the_process_goes_on
         assert (kind, data) == (frames.FAILURE, b"")
         assert await ask(process, good) == (frames.END, b'{"good": ["a"]}', True)
         pool.give_back(process)
-        return Failure(*content)
+        return content
 
-    failure = with_pool(hello, tmp_path, work)
+    failure = with_pool(setup, tmp_path, work)
     assert failure.status == status
-    assert failure.go_on
+    assert failure.reusable
     assert re.search(message, failure.message), failure.message
 
 
@@ -283,43 +286,43 @@ class Typed(SyntaxError):
     ],
 )
 def test_an_exception_that_has_no_text_is_told_by_its_type_and_the_process_lives_on(
-    hello: Hello, tmp_path: Path, raised: str, status: int, message: str
+    setup: Setup, tmp_path: Path, raised: str, status: int, message: str
 ) -> None:
-    request = app(hello, "bad", f"raise {raised}")
-    file = Path(hello.directory) / "bad.py"
+    request = app(setup, "bad", f"raise {raised}")
+    file = Path(setup.directory) / "bad.py"
     file.write_text(NASTY + file.read_text())
-    good = app(hello, "good", "return [os.getpid()]")
+    good = app(setup, "good", "return [os.getpid()]")
 
     async def work(pool: Pool) -> None:
         async with pool.slot():
             process = await pool.take()
             _, before, _ = await ask(process, good)
             kind, _, content = await ask(process, request)
-            failure = Failure(*content)
+            failure = content
             assert (kind, failure.status, failure.message) == (frames.FAILURE, status, message)
-            assert failure.go_on
+            assert failure.reusable
             assert (await ask(process, good))[1] == before
             pool.give_back(process)
 
-    with_pool(hello, tmp_path, work)
+    with_pool(setup, tmp_path, work)
 
 
-def test_items_of_an_iterator_come_while_they_are_made(hello: Hello, tmp_path: Path) -> None:
-    request = app(hello, "stream", "for number in range(10): yield 'x' * 200_000", "raise ValueError('late')")
+def test_items_of_an_iterator_come_while_they_are_made(setup: Setup, tmp_path: Path) -> None:
+    request = app(setup, "stream", "for number in range(10): yield 'x' * 200_000", "raise ValueError('late')")
 
     async def work(pool: Pool) -> tuple[int, Failure]:
         process = await pool.take()
         kind, data, content = await ask(process, request)
         assert kind == frames.FAILURE
         pool.give_back(process)
-        return len(data), Failure(*content)
+        return len(data), content
 
-    sent, failure = with_pool(hello, tmp_path, work)
+    sent, failure = with_pool(setup, tmp_path, work)
     assert sent > 1_500_000
     assert "ValueError: late" in failure.message
 
 
-def test_who_waits_for_a_process_gets_one_in_turn_also_when_others_give_up(hello: Hello, tmp_path: Path) -> None:
+def test_who_waits_for_a_process_gets_one_in_turn_also_when_others_give_up(setup: Setup, tmp_path: Path) -> None:
     order: list[int] = []
 
     async def work(pool: Pool) -> None:
@@ -336,22 +339,22 @@ def test_who_waits_for_a_process_gets_one_in_turn_also_when_others_give_up(hello
         # The turn of the first one that waits has just been given to it; it gives up before it knows.
         tasks[1].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        async with asyncio.timeout(5), pool.slot():
+        async with asyncio.timeout(60), pool.slot():
             order.append(99)
 
-    with_pool(hello, tmp_path, work, size=1)
+    with_pool(setup, tmp_path, work, size=1)
     assert order == [2, 4, 5, 99]
 
 
-def test_an_idle_process_that_was_killed_is_not_used_again(hello: Hello, tmp_path: Path) -> None:
-    request = app(hello, "fine", "return [os.getpid()]")
+def test_an_idle_process_that_was_killed_is_not_used_again(setup: Setup, tmp_path: Path) -> None:
+    request = app(setup, "fine", "return [os.getpid()]")
 
     async def work(pool: Pool) -> list[bytes]:
         process = await pool.take()
         _, first, _ = await ask(process, request)
         pool.give_back(process)
         os.kill(int(first.strip(b"[]")), 9)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while not process.ended:
             assert time.monotonic() < until
             await asyncio.sleep(0.02)
@@ -360,12 +363,12 @@ def test_an_idle_process_that_was_killed_is_not_used_again(hello: Hello, tmp_pat
         pool.give_back(other)
         return [first, second]
 
-    first, second = with_pool(hello, tmp_path, work)
+    first, second = with_pool(setup, tmp_path, work)
     assert first != second
 
 
-def test_a_process_that_can_not_start_says_so_in_the_log(hello: Hello, tmp_path: Path) -> None:
-    broken = hello._replace(index_directory=str(tmp_path / "missing"))
+def test_a_process_that_can_not_start_says_so_in_the_log(setup: Setup, tmp_path: Path) -> None:
+    broken = setup._replace(index_directory=str(tmp_path / "missing"))
 
     async def work(pool: Pool) -> Failed:
         with pytest.raises(Failed, match="did not start") as failed:
@@ -378,11 +381,11 @@ def test_a_process_that_can_not_start_says_so_in_the_log(hello: Hello, tmp_path:
 
 
 def test_extensions_do_not_see_the_settings_which_hold_credentials(
-    hello: Hello, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PULZAR_BROKER_URL", "amqp://user:password@host/")
     monkeypatch.setenv("OF_THE_OPERATOR", "1")
-    request = app(hello, "looker", "return sorted(name for name in os.environ if name[:7] in ('PULZAR_', 'OF_THE_'))")
+    request = app(setup, "looker", "return sorted(name for name in os.environ if name[:7] in ('PULZAR_', 'OF_THE_'))")
 
     async def work(pool: Pool) -> bytes:
         process = await pool.take()
@@ -390,11 +393,32 @@ def test_extensions_do_not_see_the_settings_which_hold_credentials(
         pool.give_back(process)
         return data
 
-    assert with_pool(hello, tmp_path, work) == b'["OF_THE_OPERATOR"]'
+    assert with_pool(setup, tmp_path, work) == b'["OF_THE_OPERATOR"]'
 
 
-def test_a_killed_guard_takes_its_process_along(hello: Hello, tmp_path: Path) -> None:
-    request = app(hello, "fine", "return [os.getpid()]")
+def test_signals_end_the_programs_of_extensions_also_when_the_master_was_told_to_ignore_them(
+    setup: Setup, tmp_path: Path
+) -> None:
+    line = "return [subprocess.check_output(['grep', '-E', 'Sig(Blk|Ign)', '/proc/self/status']).decode().split()]"
+    request = app(setup, "asker", line)
+
+    async def work(pool: Pool) -> bytes:
+        process = await pool.take()
+        _, data, _ = await ask(process, request)
+        pool.give_back(process)
+        return data
+
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGQUIT)}
+    try:
+        found = with_pool(setup, tmp_path, work)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert json.loads(found) == [["SigBlk:", "0" * 16, "SigIgn:", "0" * 16]]
+
+
+def test_a_killed_guard_takes_its_process_along(setup: Setup, tmp_path: Path) -> None:
+    request = app(setup, "fine", "return [os.getpid()]")
 
     async def work(pool: Pool) -> int:
         process = await pool.take()
@@ -403,5 +427,5 @@ def test_a_killed_guard_takes_its_process_along(hello: Hello, tmp_path: Path) ->
         await pool.discard(process)
         return int(data.strip(b"[]"))
 
-    pid = with_pool(hello, tmp_path, work)
+    pid = with_pool(setup, tmp_path, work)
     wait_for(lambda: not psutil.pid_exists(pid), what="the end of the process")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -139,6 +141,53 @@ def test_quick_runs_the_checks_and_the_unit_tests_without_a_rabbitmq(
     assert checks == ["-m ruff check", "-m ruff format --check", "-m mypy"]
     assert tests.startswith("-m pytest -n 2 ")
     assert tests.endswith(f" tmp_path_retention_policy=failed {given}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seed", "given"),
+    [
+        (["--random"], r"\d+", ""),
+        (["--random", "17"], "17", ""),
+        (["--quick", "--random", "0017"], "17", "tests/unit"),
+        (["--random", "--quick", "-x"], r"\d+", "tests/unit -x"),
+        (["--random", "17", "--quick", "tests/unit/test_keys.py"], "17", "tests/unit/test_keys.py"),
+    ],
+)
+def test_a_random_order_is_asked_for_and_its_seed_is_told(
+    tmp_path: Path, arguments: list[str], seed: str, given: str
+) -> None:
+    done = quick(tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    *_, said, tests = done.stdout.splitlines()
+    told = re.fullmatch(f"  in random order; this one again: --random ({seed})", said)
+    assert told, said
+    wanted = f"-p randomly --randomly-seed={told[1]}"
+    assert wanted in tests
+    assert [word for word in given.split() if word not in tests.split()] == []
+
+
+ORDERED = "".join(f"def test_{number}(): pass\n" for number in range(20))
+
+
+def test_the_order_is_that_of_the_files_unless_another_one_is_asked_for(tmp_path: Path) -> None:
+    # Given tests, and the settings of pytest that hold here
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "test_many.py").write_text(ORDERED)
+
+    def names(*options: str) -> list[str]:
+        command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *options, "test_many.py"]
+        done = subprocess.run(command, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+        return re.findall(r"test_many\.py::(test_\d+)", done.stdout)
+
+    # When they are run as ever, and with one seed and another
+    ordered = [f"test_{number}" for number in range(20)]
+    first, again, other = (names("-p", "randomly", f"--randomly-seed={seed}") for seed in (1, 1, 2))
+    # Then the order is as ever, that of the seed, and another one
+    assert names() == ordered
+    assert first == again
+    assert sorted(first) == sorted(other) == sorted(ordered)
+    assert len({tuple(ordered), tuple(first), tuple(other)}) == 3
 
 
 @pytest.mark.parametrize("arguments", [["--quick", "--broker", "."], ["--broker", ".", "--quick"]])

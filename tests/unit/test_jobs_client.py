@@ -170,7 +170,7 @@ def test_a_store_that_is_busy_or_broken_is_asked_again(server: Server) -> None:
     began = time.monotonic()
     with pytest.raises(StoreError, match="503 no"):
         Client(server.address, patience=0.3).fetch("a")
-    assert 0.1 < time.monotonic() - began < 10
+    assert 0.1 < time.monotonic() - began < 40
 
 
 @pytest.mark.parametrize("answer", [says(503, None), breaks])
@@ -196,7 +196,7 @@ def test_a_master_that_is_not_there_yet_is_waited_for() -> None:
         with pytest.raises(StoreError, match="Connection refused") as error:
             Client(address, patience=0.3).store(b"x", "a")
         assert error.value.status == 0
-        assert 0.1 < time.monotonic() - began < 10
+        assert 0.1 < time.monotonic() - began < 40
 
 
 def test_an_answer_that_breaks_off_is_no_value(server: Server, tmp_path: Path) -> None:

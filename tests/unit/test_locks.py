@@ -5,12 +5,8 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import pytest
-
-from broker.messages.horizon import Horizon
 from master.store.key_locks import KeyLocks
 from master.store.versions import Versions
 
@@ -116,29 +112,3 @@ def test_a_lock_is_seen_by_other_processes_and_freed_when_its_holder_is_killed(t
     finally:
         holder.kill()
         holder.communicate()
-
-
-def test_versions_rise_and_are_above_what_is_known_whatever_the_clock_says(tmp_path: Path) -> None:
-    versions = Versions(tmp_path)
-    made = [versions.next() for _ in range(1000)]
-    assert made == sorted(set(made))
-    future = made[-1] + (1 << 40)
-    assert versions.next(future) > future
-    assert versions.next() > future
-    assert made[-1] < 1 << 63
-
-
-def test_what_is_more_than_a_day_ahead_does_not_make_versions_that_nobody_believes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    versions = Versions(tmp_path)
-    assert versions.next((1 << 63) - 1) <= Horizon.now().version
-    # Given a clock that was a month ahead
-    now = time.time_ns()
-    monkeypatch.setattr("master.store.versions.time.time_ns", lambda: now + 30 * 86_400 * 10**9)
-    wrong = versions.next()
-    # When it is put right
-    monkeypatch.undo()
-    # Then versions go on with the clock
-    assert not Horizon.now().objection(versions.next(), 0)
-    assert "30.0 days ahead" in Horizon.now().objection(wrong, 0)

@@ -13,6 +13,7 @@ import pytest
 
 from broker import lmdb_files
 from broker.errors import NoAddressSpace
+from master.index.index import Entry
 from master.index.index import Index as MasterIndex
 from master.jobs.ledger import Ledger
 from node.storage.index.index import Index
@@ -26,6 +27,7 @@ SPACE = 4 << 30  # of address space, more than the programs need by themselves
 OPEN = """
 import sys
 from pathlib import Path
+from master.index.index import Entry
 from master.index.index import Index as MasterIndex
 from master.jobs.ledger import Ledger
 from node.storage.index.index import Index
@@ -76,8 +78,8 @@ def test_files_that_the_variable_made_otherwise_are_opened_all_the_same(tmp_path
 @pytest.mark.skipif(not shutil.which("mdb_stat"), reason="apt-get install lmdb-utils")
 def test_the_tools_of_debian_read_an_index_while_it_is_written(tmp_path: Path) -> None:
     index = MasterIndex(tmp_path, 1 << 24, write=True)
-    with index.env.begin(write=True) as txn:
-        txn.put(b"key", b"value", db=index.entries)
+    with index.write() as tables:
+        tables.put_entry(b"key", None, Entry(1, "node", 1, 1, 1, 0, 5, "", bytes(32), b"value"))
         done = subprocess.run(["mdb_stat", "-s", "entries", str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Entries: 0" in done.stdout

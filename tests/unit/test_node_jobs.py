@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,11 +12,10 @@ import pytest
 
 from broker import keys, settings
 from broker.link import Delivery
-from broker.messages.codec import decode
 from broker.messages.runs import MAX_BODY, Claimed, Finished, Progress, Reports, Returned, RunState
 from broker.messages.store import Kind, Result, Status
 from node.jobs import inputs as inputs_module
-from node.jobs.artifacts import Artifacts, ArtifactVersions, finished
+from node.jobs.artifacts import Artifacts, finished
 from node.jobs.claims import Claim, Ended, Left
 from node.jobs.inputs import Inputs, NoInput
 from node.jobs.reports import MOST_ITEMS, Reporter
@@ -26,7 +24,7 @@ from node.jobs.withdrawals import Withdrawals
 from node.runs.model import Run
 from node.runs.model import RunProgress as RunProgress
 from node.storage.staging import Staging
-from tests.support import wait_for
+from tests.support import decode, wait_for
 
 RUN = "ab" * 16
 
@@ -67,22 +65,6 @@ def claimed(job: int = 5) -> Claim:
 
 def ended(log: Left, output: Left, reason: str = "") -> Ended:
     return Ended(RunState.COMPLETED, reason, 1_000, 2_000, log, output)
-
-
-def test_versions_rise_whatever_the_clock_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    versions = ArtifactVersions("node-1")
-    first = versions.next()
-    before = time.time_ns()
-    monkeypatch.setattr(time, "time_ns", lambda: before - 3_600 * 10**9)
-    later = [versions.next() for _ in range(3)]
-    assert sorted([first, *later]) == [first, *later]
-    # What is more than a day ahead the master would not believe.
-    monkeypatch.setattr(time, "time_ns", lambda: before - 30 * 86_400 * 10**9)
-    again = [versions.next() for _ in range(3)]
-    assert sorted([*again, first]) == [*again, first]
-    assert {version % 4096 for version in later} == {first % 4096}
-    assert first % 4096 >= 2048
-    assert ArtifactVersions("node-2").next() % 4096 != first % 4096
 
 
 def test_what_a_run_left_becomes_keys_with_a_lifetime(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker import integers
+from broker.clock import DAY_MS
 from broker.refusals import BadRequest
 from master.web.keys import parameters
 
@@ -57,4 +58,4 @@ def test_a_field_that_is_no_integer_within_bounds_is_refused_and_shown_in_short(
 def test_a_lifetime_is_what_was_checked(days: str) -> None:
     with pytest.raises(BadRequest, match="is no number of days"):
         parameters.lifetime({"temporal": days})
-    assert parameters.lifetime({"temporal": "0036500"}) == 36_500 * parameters.DAY_MS
+    assert parameters.lifetime({"temporal": "0036500"}) == 36_500 * DAY_MS

@@ -6,12 +6,11 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgpack
 import pytest
 
 from broker.messages.store import Kind, Result, Results, Status
-from master.index.index import Discard, Entry, Index
-from master.index.projection import Applied, Cursor, Projection
+from master.index.index import Cursor, Discard, Entry, Index
+from master.index.projection import DISCARD_DELAY_MS, Applied, Projection, cursor_of
 
 NOW = 1_000_000
 
@@ -28,28 +27,32 @@ class Feed:
 
     def __init__(self, index: Index) -> None:
         self.index = index
-        self.projection = Projection(index)
+        self.projection = Projection()
 
     def apply(self, *messages: Results) -> Applied:
-        with self.index.env.begin(write=True) as txn:
-            return self.projection.apply(txn, messages, NOW)
+        with self.index.write() as tables:
+            return self.projection.apply(tables, messages, NOW)
 
     def cursor(self, node: str = "n1") -> Cursor:
-        with self.index.env.begin() as txn:
-            return self.projection.cursor(txn, node)
+        with self.index.read() as tables:
+            return cursor_of(tables, node)
 
     def prune(self, node: str = "n1") -> int:
         after: bytes | None = b""
         removed = 0
         while after is not None:
-            with self.index.env.begin(write=True) as txn:
-                after, more = self.projection.prune(txn, node, after, 3)
+            with self.index.write() as tables:
+                after, more = self.projection.prune(tables, node, after, 3)
             removed += more
         return removed
 
     def outbox(self) -> list[Discard]:
-        with self.index.env.begin(db=self.index.outbox) as txn:
-            return [Discard._make(msgpack.unpackb(raw)) for _, raw in txn.cursor()]
+        with self.index.read() as tables:
+            return [discard for _, discard in tables.due_discards(NOW + DISCARD_DELAY_MS, 1000)]
+
+    def bytes(self) -> int:
+        with self.index.read() as tables:
+            return tables.stored_bytes()
 
 
 @pytest.fixture
@@ -66,8 +69,7 @@ def gone(seq: int, version: int, key: bytes = b"key", ticket: int = 0) -> Result
 
 
 def epoch(chain: list[tuple[int, str]]) -> Result:
-    raw = msgpack.packb(chain)
-    return Result(0, Status.DONE, "", chain[-1][0], Kind.EPOCH, b"", 0, 0, 0, "", b"", len(raw), raw)
+    return Result.of_epochs(chain)
 
 
 def message(*items: Result, node: str = "n1", after: int, upto: int, request: str = "", last: bool = False) -> Results:
@@ -82,22 +84,22 @@ def entry(index: Index, key: bytes = b"key") -> Entry:
 
 def test_a_value_becomes_an_entry_and_whoever_waits_is_told(feed: Feed) -> None:
     applied = feed.apply(message(put(1, 10, ticket=7), after=0, upto=1))
-    assert applied.answers == [("w", 7, Status.DONE, "")]
+    assert applied.outcomes == {"w": [(7, Status.DONE, "")]}
     assert entry(feed.index).version == 10
     assert entry(feed.index).value == b"abc"
     assert feed.cursor().seq == 1
     assert [event.name for event in applied.events] == ["key.added"]
-    assert feed.index.read_meta("bytes") == 3
+    assert feed.bytes() == 3
 
 
 def test_applying_twice_changes_nothing(feed: Feed) -> None:
     first = message(put(1, 10, ticket=7), after=0, upto=1)
     feed.apply(first)
     again = feed.apply(first)
-    assert again.answers == [("w", 7, Status.DONE, "")]
+    assert again.outcomes == {"w": [(7, Status.DONE, "")]}
     assert not again.events
     assert not again.gaps
-    assert feed.index.read_meta("bytes") == 3
+    assert feed.bytes() == 3
     assert not feed.outbox()
 
 
@@ -116,7 +118,8 @@ def test_a_deletion_wins_over_what_it_deleted_in_any_order(feed: Feed, order: tu
     feed.apply(both[order[0]])
     feed.apply(both[order[1]])
     assert feed.index.get(b"key") is None
-    assert feed.index.get_with_tomb(b"key") == (None, 20)
+    with feed.index.read() as tables:
+        assert tables.deletion(b"key") == (20, NOW)
     assert [discard.node for discard in feed.outbox()] == ["n1"]
 
 
@@ -128,14 +131,14 @@ def test_a_deletion_beats_a_value_of_the_same_version_but_not_a_newer_one(feed: 
 def test_a_late_value_is_told_to_be_stale(feed: Feed) -> None:
     feed.apply(message(put(1, 20), after=0, upto=1))
     late = feed.apply(message(put(1, 10, ticket=3), node="n2", after=0, upto=1))
-    assert late.answers == [("w", 3, Status.STALE, "")]
+    assert late.outcomes == {"w": [(3, Status.STALE, "")]}
     assert feed.outbox() == [Discard("n2", b"key", 10)]
 
 
 def test_a_failed_command_changes_nothing_and_its_sender_is_told(feed: Feed) -> None:
     failed = put(0, 10, ticket=5)._replace(status=Status.FULL, reason="no room")
     applied = feed.apply(message(failed, after=0, upto=0))
-    assert applied.answers == [("w", 5, Status.FULL, "no room")]
+    assert applied.outcomes == {"w": [(5, Status.FULL, "no room")]}
     assert feed.index.get(b"key") is None
 
 
@@ -175,8 +178,8 @@ def test_messages_in_any_order_lead_to_the_same_index(feed: Feed) -> None:
 
 def test_lifetimes_are_listed_and_forgotten_with_their_value(feed: Feed) -> None:
     def listed() -> list[bytes]:
-        with feed.index.env.begin(db=feed.index.expiry) as txn:
-            return [key for _, key in txn.cursor()]
+        with feed.index.read() as tables:
+            return [lifetime.key for lifetime in tables.ended_lifetimes(NOW + 5, 10)]
 
     feed.apply(message(put(1, 10, expires=NOW + 5), after=0, upto=1))
     assert listed() == [b"key"]
@@ -219,7 +222,7 @@ def test_another_log_is_applied_from_its_beginning_and_what_it_lacks_is_removed(
     assert feed.index.get(b"b") is None
     assert feed.index.get(b"c") is not None
     assert not feed.cursor().prune
-    assert feed.index.read_meta("bytes") == 6
+    assert feed.bytes() == 6
 
 
 def test_a_replay_is_no_news(feed: Feed) -> None:
@@ -230,8 +233,8 @@ def test_a_restore_that_was_asked_for_lacks_no_key_meanwhile(feed: Feed) -> None
     # Given a log of which all is applied
     feed.apply(message(epoch([(1, "e1")]), put(2, 10, b"a"), put(3, 11, b"b"), after=0, upto=3))
     # When it is applied again, and meanwhile something is stored
-    with feed.index.env.begin(write=True) as txn:
-        cursor = feed.projection.restart(txn, "n1", same=True)
+    with feed.index.write() as tables:
+        cursor = feed.projection.reset_cursor(tables, "n1", same_log=True)
     assert (cursor.seq, cursor.complete_to, cursor.prune) == (0, 3, True)
     feed.apply(message(put(4, 12, b"c"), after=3, upto=4))
     # Then the cursor says up to where the index knows every key, and these are there
@@ -244,8 +247,8 @@ def test_a_restore_that_was_asked_for_lacks_no_key_meanwhile(feed: Feed) -> None
 
 def test_a_log_that_breaks_off_during_a_restore_is_another_one(feed: Feed) -> None:
     feed.apply(message(epoch([(1, "e1")]), put(2, 10, b"a"), put(3, 11, b"b"), after=0, upto=3))
-    with feed.index.env.begin(write=True) as txn:
-        feed.projection.restart(txn, "n1", same=True)
+    with feed.index.write() as tables:
+        feed.projection.reset_cursor(tables, "n1", same_log=True)
     feed.apply(message(epoch([(1, "e1"), (2, "e9")]), after=1, upto=2))
     assert (feed.cursor().complete_to, feed.cursor().generation) == (0, 3)
 
@@ -258,14 +261,16 @@ def test_a_version_from_beyond_the_horizon_that_an_index_has_already_stands_in_n
     feed: Feed, poison: Result
 ) -> None:
     feed.apply(message(poison, node="n2", after=0, upto=1))
-    assert feed.apply(message(put(1, 10, ticket=7), after=0, upto=1)).answers == [("w", 7, Status.DONE, "")]
+    assert feed.apply(message(put(1, 10, ticket=7), after=0, upto=1)).outcomes == {"w": [(7, Status.DONE, "")]}
     assert (entry(feed.index).version, entry(feed.index).node) == (10, "n1")
     feed.apply(message(put(2, FUTURE, b"other"), node="n2", after=1, upto=2))
-    assert feed.apply(message(gone(2, 11, b"other", ticket=8), after=1, upto=2)).answers == [("w", 8, Status.DONE, "")]
+    assert feed.apply(message(gone(2, 11, b"other", ticket=8), after=1, upto=2)).outcomes == {
+        "w": [(8, Status.DONE, "")]
+    }
     assert feed.index.get(b"other") is None
 
 
 def test_the_bytes_of_an_index_can_always_be_kept(feed: Feed) -> None:
     for number in range(1, 5):
         feed.apply(message(put(number, number, b"k%d" % number, size=(1 << 63) - 1), after=number - 1, upto=number))
-    assert feed.index.read_meta("bytes") == (1 << 63) - 1
+    assert feed.bytes() == (1 << 63) - 1

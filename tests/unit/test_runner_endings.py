@@ -166,7 +166,7 @@ def test_a_hundred_children_are_too_many_for_a_limit_of_sixty(node: Node) -> Non
     began = time.monotonic()
     outcome = node.execute(text, {"children": 100})
     assert (outcome.state, outcome.reason) == (State.FAILED, "had more than 60 processes")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 40
     assert not node.others()
     assert not zombies(node.zygote)
 
@@ -267,9 +267,9 @@ def test_runs_do_not_die_with_others(node: Node) -> None:
 
 def test_too_long_is_too_long(node: Node) -> None:
     began = time.monotonic()
-    outcome = node.execute("import time\nprint('on')\ntime.sleep(60)", timeout=0.6)
-    assert (outcome.state, outcome.reason, outcome.log) == (State.FAILED, "ran longer than 0.6 s", b"on\n")
-    assert 0.6 <= time.monotonic() - began < 10
+    outcome = node.execute("import time\nprint('on')\ntime.sleep(60)", timeout=2.0)
+    assert (outcome.state, outcome.reason, outcome.log) == (State.FAILED, "ran longer than 2 s", b"on\n")
+    assert 2.0 <= time.monotonic() - began < 40
 
 
 def test_a_script_may_clean_up_in_the_grace(node: Node) -> None:
@@ -281,8 +281,8 @@ def test_a_script_may_clean_up_in_the_grace(node: Node) -> None:
         signal.signal(signal.SIGTERM, stop)
         time.sleep(60)
     """
-    outcome = node.execute(text, timeout=1.5)
-    assert (outcome.state, outcome.reason, outcome.log) == (State.FAILED, "ran longer than 1.5 s", b"tidy\n")
+    outcome = node.execute(text, timeout=3.0)
+    assert (outcome.state, outcome.reason, outcome.log) == (State.FAILED, "ran longer than 3 s", b"tidy\n")
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_a_script_that_does_not_listen_is_killed_after_the_grace(node: Node, tex
     node.runner.cancel(run, "nobody wants it")
     outcome = node.outcome(run)
     assert (outcome.state, outcome.reason) == (State.CANCELLED, "nobody wants it")
-    assert 0.5 <= time.monotonic() - began < 10
+    assert 0.5 <= time.monotonic() - began < 40
     assert not node.others()
 
 

@@ -96,7 +96,7 @@ def test_an_agent_that_is_killed_takes_everything_with_it(node: Node, agent: sub
     # When the agent is killed
     agent.kill()
     # Then zygote, runs, and what they started are soon gone: in a second or two, where there is room to work
-    wait_for(lambda: not family(node) and not [p for p in alive(str(node.directory)) if p != agent.pid], 8)
+    wait_for(lambda: not family(node) and not [p for p in alive(str(node.directory)) if p != agent.pid])
 
 
 def test_an_agent_and_a_zygote_that_are_killed_leave_what_the_next_agent_kills(
@@ -112,7 +112,7 @@ def test_an_agent_and_a_zygote_that_are_killed_leave_what_the_next_agent_kills(
     os.kill(zygote, signal.SIGKILL)
     wait_for(lambda: zygote not in alive(str(node.directory)))
     # Then the kernel ends the runs themselves,
-    wait_for(lambda: processes.ended(leader), 5)
+    wait_for(lambda: processes.ended(leader))
     assert len(family(node)) == 3
     # and what they left the next agent does, before it runs anything
     node.start()
@@ -149,7 +149,7 @@ def test_runs_of_a_killed_zygote_have_failed_and_others_go_on(node: Node) -> Non
         assert outcome.reason == "the node's job process ended (killed by signal 9 (SIGKILL))"
         assert outcome.log == b"on\n"
     # Then nothing is left of them, and there is a new one
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 40
     assert not family(node)
     assert node.run("test/noop").log == b"done\n"
     assert not node.others()
@@ -216,7 +216,7 @@ def test_stopping_ends_everything_and_tells_nothing_more(node: Node) -> None:
     before = len(os.listdir("/proc/self/fd"))
     began = time.monotonic()
     node.stop()
-    assert 0.5 <= time.monotonic() - began < 10
+    assert 0.5 <= time.monotonic() - began < 40
     assert not alive(str(node.directory))
     assert len(node.ends) == 1
     assert len(os.listdir("/proc/self/fd")) < before
@@ -288,7 +288,7 @@ def test_a_run_for_which_there_is_no_process_or_no_descriptor_fails(node: Node, 
             assert frames.receive() == [[token, 256, False, "the run can't be started: No room", "", []]]
         assert descriptors(zygote.pid) < 10
         frames.close()
-        assert zygote.wait(5) == 0
+        assert zygote.wait(60) == 0
     # Given an agent that has no descriptors left
     assert node.run("test/noop").state is State.COMPLETED
     before = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,12 +19,13 @@ from pathlib import Path
 import pytest
 
 from node.runs.model import State
+from tests.support import wait_for
 from tests.unit.runs import ROOT, Node, alive
 
 pytestmark = [pytest.mark.libraries, pytest.mark.timeout(600, method="signal")]
 
 REQUIREMENTS = ROOT / "requirements-libraries.txt"
-RUN_SECS = 120.0
+RUN_SECS = 300.0
 MIB = 1 << 20
 
 
@@ -56,6 +58,68 @@ def run(node: Node, text: str, output: object, **fields: object) -> None:
     outcome = node.outcome(node.begin("test/script", **fields), RUN_SECS)
     assert (outcome.state, outcome.reason) == (State.COMPLETED, ""), outcome.log.decode()
     assert json.loads(outcome.output) == output
+
+
+TORCH = "torch==2.13.0+cpu"  # without the libraries of GPUs, which are some GB; not every package index has that build
+
+
+@pytest.fixture(scope="module")
+def torch() -> Path:
+    """Where PyTorch is installed, with what it needs."""
+    place = ROOT / ".cache" / f"{TORCH}-{sys.version_info[0]}.{sys.version_info[1]}"
+    if not place.exists():
+        part = place.with_name(f"{place.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--only-binary", ":all:", "--target", str(part)]
+        done = subprocess.run([*command, TORCH], capture_output=True, text=True, check=False)
+        if "No matching distribution found" in done.stderr:
+            pytest.skip(f"needs a package index with {TORCH}: the other builds are some GB")
+        assert done.returncode == 0, done.stderr
+        part.rename(place)
+    return place
+
+
+TRAINING = """
+    import os
+    import torch
+    from torch.utils.data import DataLoader, Dataset
+    from jobs import Job
+    class Squares(Dataset):
+        def __len__(self): return 64
+        def __getitem__(self, index): return torch.tensor([float(index)]), torch.tensor([float(index * index)])
+    class Script(Job):
+        def execute(self):
+            given = self.arguments
+            torch.multiprocessing.set_sharing_strategy(given["sharing"])
+            loader = DataLoader(Squares(), batch_size=8, num_workers=2, multiprocessing_context=given["kind"],
+                                persistent_workers=True)
+            totals = [sum(int(y.sum()) for _, y in loader) for _ in range(2)]
+            kept = [torch.ones(100_000).share_memory_() for _ in range(3)]
+            self.output(totals)
+            if given["end"] == "kill":
+                os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("end", ["", "kill"])
+@pytest.mark.parametrize("sharing", ["file_descriptor", "file_system"])
+@pytest.mark.parametrize("kind", ["fork", "spawn", "forkserver"])
+def test_pytorch_loads_its_data_with_workers_and_leaves_nothing_in_shared_memory(
+    node: Node, torch: Path, libraries: Path, monkeypatch: pytest.MonkeyPatch, kind: str, sharing: str, end: str
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{torch}{os.pathsep}{libraries}")
+    node.script("test/script", TRAINING)
+    before = set(os.listdir("/dev/shm"))
+    started = node.begin("test/script", {"kind": kind, "sharing": sharing, "end": end})
+    outcome = node.outcome(started, RUN_SECS)
+    assert outcome.reason == ("killed by signal 9 (SIGKILL)" if end else ""), outcome.log.decode()
+    if not end:
+        assert json.loads(outcome.output) == [sum(n * n for n in range(64))] * 2
+    wait_for(
+        lambda: not [name for name in set(os.listdir("/dev/shm")) - before if re.match(r"torch_|sem\.", name)],
+        what="shared memory and semaphores gone",
+    )
+    assert not node.others()
 
 
 def test_joblib_has_functions_of_a_job_run_by_its_own_processes(node: Node) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -190,6 +191,38 @@ def test_memory_that_is_shared_is_counted_once_by_the_slow_look() -> None:
             os.kill(child, 9)
             os.waitpid(child, 0)
     assert processes.resident(children) == processes.proportional(children) == 0
+
+
+# Those that tidy up.
+
+BARE = """
+import ctypes, time
+start = int(open("/proc/self/stat").read().rpartition(") ")[2].split()[45])
+stack = next(line for line in open("/proc/self/maps") if line.endswith("[stack]\\n"))
+end = int(stack.split()[0].partition("-")[2], 16)
+print("ready", flush=True)
+page = start & -4096
+ctypes.CDLL(None).munmap(ctypes.c_void_p(page), ctypes.c_size_t(end - page))  # where its command line is
+time.sleep(600)
+"""
+
+
+def test_a_process_that_is_about_to_become_a_program_may_become_one_that_tidies_up() -> None:
+    # Given a process as it is in the middle of exec: it has no command line
+    with subprocess.Popen([sys.executable, "-c", BARE], stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == b"ready\n"
+            wait_for(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes() == b"")
+            # When all are to be killed but those that tidy up, then it may become one for a while
+            processes.kill_but_trackers([process.pid], time.monotonic() + 60)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.2)
+            # and not for ever
+            processes.kill_but_trackers([process.pid], time.monotonic() - 1)
+            assert process.wait(30) == -9
+        finally:
+            process.kill()
 
 
 # Words.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from node.runs.log_capture import LIVE_BYTES
 from node.runs.model import State
 from tests.support import wait_for
-from tests.unit.runs import ROOT, Node
+from tests.unit.runs import ROOT, Node, separate
 
 MIB = 1 << 20
 
@@ -241,16 +242,47 @@ def test_it_has_the_descriptors_that_it_needs_and_no_others(node: Node) -> None:
     assert outcome.log.decode() == "[0, 1, 2, 3, 60] /dev/null True\n5\n0\n"
 
 
+SIGNALS = """
+    import signal, subprocess
+    print(*(signal.getsignal(number).name for number in (signal.SIGTERM, signal.SIGCHLD)), signal.pthread_sigmask(0, ()))
+    print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, flush=True)
+    subprocess.run(["sh", "-c", "grep -E 'Sig(Blk|Ign)' /proc/self/status"])
+"""
+IGNORED = """
+import os, signal, sys
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+def check_signals(log: str) -> None:
+    lines = log.splitlines()
+    assert lines[:2] == ["SIG_DFL SIG_DFL set()", "True"]
+    assert [line.split()[1] for line in lines[2:]] == ["0" * 16, "0" * 16]
+
+
 def test_signals_are_as_in_any_program(node: Node) -> None:
-    text = """
-        import signal
-        print(*(signal.getsignal(number).name for number in (signal.SIGTERM, signal.SIGCHLD)), signal.pthread_sigmask(0, ()))
-        import subprocess
-        print(subprocess.run(["sh", "-c", "grep -E 'Sig(Blk|Ign)' /proc/self/status"], capture_output=True, text=True).stdout)
-    """
-    lines = node.execute(text).log.decode().splitlines()
-    assert lines[0] == "SIG_DFL SIG_DFL set()"
-    assert [line.split()[1] for line in lines[1:3]] == ["0" * 16, "0" * 16]
+    check_signals(node.execute(SIGNALS).log.decode())
+
+
+def test_signals_are_as_in_any_program_also_when_the_node_was_told_to_ignore_them(node: Node) -> None:
+    # Given a node that was started with nohup, or in the background of a script
+    node.script("test/script", SIGNALS)
+    agent = separate(node.directory, sys.executable, "-c", IGNORED)
+    try:
+        # When it runs a job
+        assert agent.stdin
+        assert agent.stdout
+        agent.stdin.write('"test/script"\n')
+        agent.stdin.flush()
+        state, reason, log = json.loads(agent.stdout.readline())
+    finally:
+        agent.kill()
+        agent.wait()
+    # Then signals end it, and the programs that it starts
+    assert (state, reason) == ("completed", "")
+    check_signals(log)
 
 
 # What it writes.

@@ -72,8 +72,7 @@ def test_nothing_is_said_where_nothing_is_left_or_the_end_was_asked_for(node: No
 def test_ps_shows_the_job_and_its_script(node: Node) -> None:
     node.script("reports/nightly", "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)")
     run = node.begin("reports/nightly", job_id=4711, attempt=2)
-    wait_for(lambda: any(told.log for told in node.progress))
-    pid = int(node.progress[0].log)
+    pid = int(wait_for(lambda: [told.log for told in node.progress if told.log.endswith(b"\n")])[0])
     assert Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0") == b"pulzar: job 4711 reports/nightly attempt 2"
     assert Path(f"/proc/{pid}/comm").read_text() == "4711 nightly\n"
     assert b"PULZAR_NODE_RUNS=" in Path(f"/proc/{pid}/environ").read_bytes()  # what lies behind it is whole

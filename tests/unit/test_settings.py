@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -110,3 +113,61 @@ def test_the_url_secret_follows_the_brokers_credentials_unless_given() -> None:
     given = settings.load(None, {"PULZAR_BROKER_URL": "amqp://u:p@h/", "PULZAR_GENERAL_SECRET": "s"}).secret()
     assert one == same
     assert len({one, other, given}) == 3
+
+
+def reached_at(variables: dict[str, str], section: str) -> str:
+    known = settings.load(None, variables)
+    return known.address(getattr(known, section))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "0", "0:0:0:0:0:0:0:0", ""])
+@pytest.mark.parametrize(("program", "section"), [("master", "server"), ("node", "volume"), ("node", "server")])
+def test_who_listens_on_every_address_says_which_one_others_reach_it_at_or_does_not_start(
+    tmp_path: Path, program: str, section: str, host: str
+) -> None:
+    # Given a process that listens everywhere and advertises nothing
+    variable = f"PULZAR_{section.upper()}"
+    environment = {f"{variable}_HOST": host, f"{variable}_PORT": "31999", "PULZAR_BROKER_URL": "amqp://localhost:1/"}
+    environment |= {"PULZAR_SERVER_DIR": str(tmp_path / "made"), "PULZAR_VOLUME_DIR": str(tmp_path / "made")}
+    # When it is started
+    done = subprocess.run(
+        [sys.executable, "-m", program],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    # Then it ends with what was given, and what to set, before it has made anything
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"pulzar {program}: [{section}] host = {host!r}" in done.stderr
+    assert f"{variable}_ADVERTISE" in done.stderr
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_what_is_advertised_is_the_address_whatever_is_listened_on(host: str) -> None:
+    variables = {"PULZAR_SERVER_HOST": host, "PULZAR_SERVER_ADVERTISE": "store.example:80"}
+    assert reached_at(variables, "server") == "store.example:80"
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("::1", "[::1]:31415"),
+        ("fd00::a:1", "[fd00::a:1]:31415"),
+        ("10.0.0.1", "10.0.0.1:31415"),
+        ("a.example", "a.example:31415"),
+    ],
+)
+def test_an_ipv6_address_stands_in_brackets(host: str, address: str) -> None:
+    assert reached_at({"PULZAR_VOLUME_HOST": host}, "volume") == address
+
+
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [("0.0.0.0", "127.0.0.1"), ("", "127.0.0.1"), ("::", "::1"), ("::1", "::1"), ("10.0.0.1", "10.0.0.1"), ("a", "a")],
+)
+def test_a_process_is_reached_from_its_own_machine(host: str, reached: str) -> None:
+    assert settings.reachable(host) == reached

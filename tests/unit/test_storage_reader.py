@@ -42,7 +42,7 @@ def reading(volume: Volume) -> Iterator[None]:
     try:
         yield
     finally:
-        output, errors = process.communicate(timeout=20)
+        output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert int(output) >= STAY
 

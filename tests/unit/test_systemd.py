@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import configparser
-import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from broker import service, settings
+from broker import settings
+from broker.server.web_server import STOP_SECS
+from ops.installer.places import Places
+from ops.installer.release import PARTS
 from tests.support import ROOT
 
 UNITS = {"master": ROOT / "ops/systemd/pulzar-master.service", "node": ROOT / "ops/systemd/pulzar-node.service"}
@@ -65,12 +67,16 @@ def test_it_is_exposed_to_little(role: str) -> None:
 @pytest.mark.parametrize("role", UNITS)
 def test_it_starts_what_the_installer_makes(role: str) -> None:
     known = unit(role)["Service"]
-    installer = INSTALLER.read_text()
+    places = Places()
     assert known["ExecStart"] == f"{CODE}/venv/bin/python -m {role} --config /etc/pulzar/server.conf"
     assert known["EnvironmentFile"] == "/etc/pulzar/environment"
     assert known["User"] == known["Group"] == "pulzar"
-    for line in ("code=/opt/pulzar", "config=/etc/pulzar", "environment=$config/environment", "data=/var/lib/pulzar"):
-        assert f"\n{line}\n" in installer
+    assert [str(places.code / "current"), str(places.settings), str(places.environment)] == [
+        CODE,
+        known["ExecStart"].rpartition(" ")[2],
+        known["EnvironmentFile"],
+    ]
+    assert (places.user, places.group) == (known["User"], known["Group"])
     # And it may write where its data are by default
     section = {"master": "server", "node": "volume"}[role]
     directory = getattr(settings.load(None, {}), section).dir
@@ -82,7 +88,7 @@ def test_it_has_time_to_stop_and_is_not_started_again_in_vain(role: str) -> None
     known = unit(role)["Service"]
     assert known["Restart"] == "on-failure"
     assert known["RestartPreventExitStatus"] == "2"  # bad configuration, see docs/quickstart.md
-    assert int(known["TimeoutStopSec"]) > 2 * (service.STOP_SECS + GRACE)
+    assert int(known["TimeoutStopSec"]) > 2 * (STOP_SECS + GRACE)
     assert unit(role)["Unit"]["StartLimitIntervalSec"] == "0"  # a broker or a disk may be away for long
 
 
@@ -92,15 +98,14 @@ def test_both_differ_only_where_it_is_said_why() -> None:
 
 
 def test_every_part_that_is_installed_is_there() -> None:
-    parts = re.search(r"^parts=\((.*)\)$", INSTALLER.read_text(), re.MULTILINE)
-    assert parts
-    assert not [part for part in parts[1].split() if not (ROOT / part).exists()]
+    assert not [part for part in PARTS if not (ROOT / part).exists()]
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "reason"),
     [
         ("", 2, "--master --node"),
+        ("--without-extensions", 2, "--master --node"),
         ("--help", 0, "--broker-url URL"),
         ("--maste", 1, "--maste is no option"),
         ("--upgrade --remove", 1, "only one of these at a time"),

@@ -12,10 +12,10 @@ from broker import keys
 from broker.errors import Unsendable
 from broker.link.publisher import Publication
 from broker.messages.batches import CommandPacker, batch
-from broker.messages.codec import decode, encode
+from broker.messages.codec import encode
 from broker.messages.store import Announce, Commands, Delete, Store
-from master.channel import ControllerCall, ControllerClient, ControllerServer
-from tests.support import wait_for
+from master.channel import Cancel, ControllerCall, ControllerClient, ControllerServer, Restore
+from tests.support import decode, wait_for
 
 STORE = Store(7, keys.encode("a/key"), 1 << 50, 1, 0, "text/plain", b"\x01" * 32, 3, b"abc", "")
 DELETE = Delete(8, keys.encode("other"), 5)
@@ -91,19 +91,21 @@ def test_a_call_or_a_reply_that_can_not_be_packed_fails_alone(tmp_path: Path) ->
 
     def on_call(call: ControllerCall) -> None:
         threads.append(threading.current_thread().name)
-        call.reply(10**30 if call.name == "much" else call.arguments[0])
+        call.reply(10**30 if call.request == Cancel(2) else call.request)
 
-    ControllerServer(tmp_path / "socket", on_call)
+    server = ControllerServer(tmp_path / "socket", on_call)
     worker = ControllerClient(tmp_path / "socket", "worker", lambda _answers: None)
     wait_for(lambda: worker.connected)
     # When one of three calls can't be packed, and the reply to another can't
-    first = worker.call("echo", 1)
+    first = worker.call(Cancel(1))
     with pytest.raises(Unsendable):
-        worker.call("echo", 10**30)
-    much, last = worker.call("much", 2), worker.call("echo", "half \ud800")
+        worker.call(Cancel(10**30))
+    much, last = worker.call(Cancel(2)), worker.call(Restore("half \ud800"))
     # Then that one is told so, and the others have their replies, on the same connection
-    assert (first.result(5), last.result(5)) == (1, "half \\ud800")
-    error = much.exception(5)
+    assert (first.result(30), last.result(30)) == ([1], ["half \\ud800"])
+    error = much.exception(30)
     assert "can't say what came of it" in str(error)
     assert worker.connected
     assert len(threads) == 3
+    server.close()
+    assert not (tmp_path / "socket").exists()

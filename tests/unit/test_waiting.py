@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from broker.clock import DAY_MS
 from broker.messages.jobs import Options, Order
 from broker.messages.runs import RunState
 from master.jobs.model import JobState
-from master.jobs.requeue import DAY_MS, SETTLE_MS
+from master.jobs.requeue import SETTLE_MS
 from master.jobs.transitions import MAX_PUBLISHED
 from tests.unit.desk import NOW, Desk, events, published
 

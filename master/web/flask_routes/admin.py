@@ -1,41 +1,38 @@
-"""`/admin/…`, `/health` and the internal `/skynet/…`: how the cluster is, and what can be done about it."""
+"""`/admin/…`, `/health` and the internal `/internal/restore`: the state of the cluster, and what an operator can do."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from flask import Blueprint, Response, current_app, request, send_file
+from flask import Blueprint, Response, request, send_file
 
 from broker import VERSION
 from broker.refusals import BadRequest, Conflict, NotFound
-from master.channel import CALL_SECS
-from master.web.flask_routes.context import Context, ko, ok, uptime
+from master.channel import CALL_SECS, Forget, Restore
+from master.index.index import Cursor
+from master.web.flask_routes.context import Context, context, ko, ok
 from master.web.keys import parameters
 
 blueprint = Blueprint("admin", __name__)
 
 
-def _parts() -> Context:
-    parts: Context = current_app.extensions["pulzar"]
-    return parts
-
-
 @blueprint.get("/admin/status")
 def status() -> Response:
-    """LMDB's statistics of the index, and what else there is to say of the master."""
-    parts = _parts()
+    """LMDB's statistics of the index, and the state of the master."""
+    parts = context()
     stat = parts.index.stat()
+    with parts.index.read() as tables:
+        stored_bytes = tables.stored_bytes()
     return ok(
         stat
         | {
             "version": VERSION,
-            "uptime": uptime(parts),
+            "uptime": parts.uptime,
             "keys": stat["entries"],
-            "bytes": parts.index.read_meta("bytes") or 0,
+            "bytes": stored_bytes,
             "broker": {"connected": parts.link.ready, "problem": parts.link.problem},
             "controller": parts.controller.connected,
-            "restoring": parts.network.restoring,
+            "restoring": parts.network.awaited(),
         }
     )
 
@@ -43,31 +40,33 @@ def status() -> Response:
 @blueprint.get("/admin/network")
 def network() -> Response:
     """Every node."""
-    return ok(_parts().network.describe())
+    return ok(context().network.describe())
 
 
 @blueprint.get("/admin/network/<node_id>")
 def network_node(node_id: str) -> Response:
     """One node."""
-    for row in _parts().network.describe():
+    for row in context().network.describe():
         if row["node"] == node_id:
             if parameters.flag("entries", request.args.get("entries")):
-                row["entries"] = _parts().index.count_of(node_id)
+                row["entries"] = context().index.count_of(node_id)
             return ok(row)
     raise NotFound(f"no node is called {node_id!r}; GET /admin/network lists them")
 
 
 @blueprint.delete("/admin/network/<node_id>")
 def forget(node_id: str) -> Response:
-    """Wait no more for a node that is gone for good. Its keys answer 503 from then on; with `?keys=1` they leave the index."""
-    parts = _parts()
+    """Forget a node that is gone for good. Its keys answer 503; with `?keys=1` they leave the index."""
+    parts = context()
     entries = parameters.flag("keys", request.args.get("keys"))
-    if parts.network.url(node_id) is None and parts.index.read_meta(f"cursor:{node_id}") is None:
+    with parts.index.read() as tables:
+        applied = tables.cursor(node_id)
+    if parts.network.url(node_id) is None and applied is None:
         raise NotFound(f"no node is called {node_id!r}; GET /admin/network lists them")
     if parts.network.alive(node_id):
         raise Conflict(f"node {node_id} is heard from; stop it first, and wait until its synch is false")
     count = parts.index.count_of(node_id)
-    parts.controller.call("forget", node_id, entries or not count).result(CALL_SECS)
+    parts.controller.call(Forget(node_id, entries or not count)).result(CALL_SECS)
     data = {"node": node_id, "keys": count, "removed": entries}
     if entries and count:
         return ok(data, f"node {node_id} is forgotten; its {count:,} keys leave the index now", 202)
@@ -77,8 +76,8 @@ def forget(node_id: str) -> Response:
 
 @blueprint.get("/health")
 def health() -> Response:
-    """Ready when a PUT would be stored, else 503 with the reason. `?live=1` asks only whether it answers."""
-    parts = _parts()
+    """200 when a PUT would be stored, else 503 with the reason. With `?live=1` always 200."""
+    parts = context()
     reason = _objection(parts)
     data = {
         "live": True,
@@ -86,12 +85,10 @@ def health() -> Response:
         "broker": parts.link.ready,
         "controller": parts.controller.connected,
         "nodes": sum(row["synch"] for row in parts.network.describe()),
-        "restoring": parts.network.restoring,
+        "restoring": parts.network.awaited(),
     }
     if reason and not parameters.flag("live", request.args.get("live")):
-        response = ko(503, f"not ready: {reason}", data)
-        response.headers["Retry-After"] = "1"
-        return response
+        return ko(503, f"not ready: {reason}", data, [("Retry-After", "1")])
     return ok(data, f"alive, and not ready: {reason}" if reason else "ok")
 
 
@@ -106,43 +103,45 @@ def _objection(parts: Context) -> str:
 
 @blueprint.get("/openapi.json")
 def openapi() -> Response:
-    """This API, described."""
+    """The OpenAPI document of this API."""
     return send_file(Path(__file__).parent / "openapi.json", mimetype="application/json", max_age=300)
 
 
-@blueprint.post("/skynet/restore")
+@blueprint.post("/internal/restore")
 def restore() -> Response:
-    """Have the log of one node (`{"node": "…"}`) or of all (`{}`) applied to the index from its beginning."""
-    parts = _parts()
-    body: Any = request.get_json(force=True, silent=True)
+    """Apply the log of one node (`{"node": "…"}`) or of all (`{}`) to the index from its beginning."""
+    parts = context()
+    body: object = request.get_json(force=True, silent=True)
     if not isinstance(body, dict) or set(body) - {"node"} or not isinstance(body.get("node", ""), str):
         raise BadRequest('give {"node": "<its name>"}, or {} for all nodes, as JSON')
-    node = body.get("node", "")
+    node = body.get("node") or None
     if node and parts.network.url(node) is None:
         raise NotFound(f"no node is called {node!r}; GET /admin/network lists them")
-    silent = [row["node"] for row in parts.network.describe() if not row["synch"] and node in ("", row["node"])]
+    silent = [row["node"] for row in parts.network.describe() if not row["synch"] and node in (None, row["node"])]
     if silent:
         raise Conflict(f"not heard from lately: {', '.join(silent)}; start them first, or name the others one by one")
-    parts.controller.call("restore", node).result(CALL_SECS)
-    return ok({"node": node or None}, "restore started; GET /skynet/restore tells how far it is", 202)
+    parts.controller.call(Restore(node)).result(CALL_SECS)
+    return ok({"node": node}, "restore started; GET /internal/restore tells how far it is", 202)
 
 
-@blueprint.get("/skynet/restore")
+@blueprint.get("/internal/restore")
 def restoring() -> Response:
     """Per node, how far its log is applied."""
-    parts = _parts()
+    parts = context()
     rows = []
+    awaited = parts.network.awaited()
     for row in parts.network.describe():
-        cursor = parts.index.read_meta(f"cursor:{row['node']}") or [0, 1, [], False]
+        with parts.index.read() as tables:
+            cursor = tables.cursor(row["node"]) or Cursor()
         rows.append(
             {
                 "node": row["node"],
                 "synch": row["synch"],
                 "url": row["url"],
-                "applied": cursor[0],
+                "applied": cursor.seq,
                 "seq": row["seq"],
-                "generation": cursor[1],
-                "restoring": cursor[3] or row["node"] in parts.network.restoring,
+                "generation": cursor.generation,
+                "restoring": cursor.prune or row["node"] in awaited,
             }
         )
     return ok({"nodes": rows, "keys": parts.index.stat()["entries"]})

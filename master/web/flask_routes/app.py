@@ -1,4 +1,4 @@
-"""The Flask application: every route but the hot ones of the keys, which `master.web.application` puts in front."""
+"""The Flask application: all routes of the master but the hot ones, which `master.web.application` handles."""
 
 from __future__ import annotations
 
@@ -7,17 +7,38 @@ from werkzeug.exceptions import HTTPException
 
 from broker import logs
 from broker.http import responses
-from broker.refusals import response_to
+from broker.refusals import MethodNotAllowed, NotFound, Refused
 from broker.settings import Settings
 from jobs.errors import BadSecrets
 from jobs.secret_file import SecretFile
-from master.web.flask_routes.context import UNEXPECTED, Context, ko
+from master.web.flask_routes import admin, context, job_admin, key_list
+from master.web.flask_routes.context import Context
 
 log = logs.get(__name__)
 
 
+def create_app(parts: Context) -> Flask:
+    """The application with all its blueprints."""
+    app = Flask("master", static_folder=None)
+    app.url_map.merge_slashes = False  # a redirect to a similar path would not be in the envelope
+    app.extensions[context.EXTENSION] = parts
+    secrets = _secrets(parts.settings)
+    app.extensions[job_admin.EXTENSION] = job_admin.JobParts(parts.ledger, parts.job_files.read, secrets)
+    for blueprint in (key_list.blueprint, admin.blueprint, job_admin.blueprint):
+        app.register_blueprint(blueprint)
+    app.register_error_handler(Exception, _failed)
+    origin = parts.settings.server.cors
+
+    @app.after_request
+    def add_headers(response: Response) -> Response:
+        response.headers.extend(responses.cors_headers(origin))
+        return response
+
+    return app
+
+
 def _secrets(settings: Settings) -> SecretFile:
-    """The secrets that are masked in the arguments shown: those of this machine, if nodes have the same file here."""
+    """The secrets to mask in arguments: those of this machine, if nodes have the same file here."""
     try:
         return SecretFile(settings.jobs.secrets)
     except BadSecrets as error:
@@ -25,52 +46,18 @@ def _secrets(settings: Settings) -> SecretFile:
         return SecretFile("")
 
 
-def create_app(parts: Context) -> Flask:
-    """The application with all its blueprints."""
-    from master.web.flask_routes import admin, job_admin, key_list
-
-    app = Flask("master", static_folder=None)
-    app.url_map.merge_slashes = False  # a redirect to the path that may be meant is no answer in the envelope
-    app.extensions["pulzar"] = parts
-    app.extensions[job_admin.EXTENSION] = job_admin.JobParts(parts.ledger, parts.kept.read, _secrets(parts.settings))
-    app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.register_blueprint(key_list.blueprint)
-    app.register_blueprint(admin.blueprint)
-    app.register_blueprint(job_admin.blueprint)
-    app.register_error_handler(Exception, _failed)
-    origin = parts.settings.server.cors
-
-    @app.after_request
-    def allow_origin(response: Response) -> Response:
-        response.headers.extend(responses.cors_headers(origin))
-        return response
-
-    return app
-
-
 def _failed(error: Exception) -> Response:
-    """The answer to a request that was not done."""
-    if isinstance(error, HTTPException):
-        return _http_failed(error)
-    known = response_to(error)
-    if known is None:
-        log.exception("request failed", method=request.method, path=request.path)
-        return ko(500, UNEXPECTED)
-    response = ko(known.status, str(known))
-    response.headers.extend(known.headers)
-    return response
+    """The response to a request that failed."""
+    known = _refused(error) if isinstance(error, HTTPException) else error
+    return context.from_response(responses.from_error(known, request.environ, "master", ()))
 
 
-def _http_failed(error: HTTPException) -> Response:
-    code = error.code or 500
-    messages = {
-        404: f"no such path: {request.path}; see /openapi.json for those there are",
-        405: f"{request.method} is not possible on {request.path}",
-    }
-    response = ko(code, messages.get(code, error.description or error.name))
-    for name, value in error.get_headers():
-        if name in ("Allow", "Retry-After"):
-            response.headers[name] = value
-    if code == 405 and getattr(error, "valid_methods", None):
-        response.headers["Allow"] = ", ".join(error.valid_methods)  # type: ignore[attr-defined]
-    return response
+def _refused(error: HTTPException) -> Refused:
+    """An error of Flask as one of ours."""
+    if error.code == 404:
+        return NotFound(f"no such path: {request.path}; see /openapi.json for those there are")
+    if error.code == 405:
+        return MethodNotAllowed(request.method, request.path, getattr(error, "valid_methods", None) or ())
+    refused = Refused(error.description or error.name)
+    refused.status = error.code or 500
+    return refused

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
-from flask import Response, jsonify
+from flask import Response, current_app
 
+from broker.http import responses
 from broker.link import Link
 from broker.settings import Settings
 from master.channel import ControllerClient
@@ -16,7 +16,7 @@ from master.index.index import Index
 from master.jobs.ledger import Ledger
 from master.web.jobs.files import JobFiles
 
-UNEXPECTED = "something went wrong in the master; its log says what"
+EXTENSION = "pulzar"  # key of the `Context` in the application's extensions
 
 
 @dataclass(frozen=True)
@@ -30,23 +30,30 @@ class Context:
     controller: ControllerClient
     started: float  # seconds since the epoch
     ledger: Ledger
-    kept: JobFiles
+    job_files: JobFiles
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since this worker started."""
+        return round(time.time() - self.started, 1)
 
 
-def ok(data: Any, message: str = "ok", status: int = 200) -> Response:
-    """A good answer in its envelope."""
-    response = jsonify(data=data, msg=message, status="ok")
-    response.status_code = status
-    return response
+def context() -> Context:
+    """The context of the application that handles this request."""
+    found: Context = current_app.extensions[EXTENSION]
+    return found
 
 
-def ko(status: int, message: str, data: Any = None) -> Response:
-    """An error in its envelope."""
-    response = jsonify(data=data, msg=message, status="ko")
-    response.status_code = status
-    return response
+def from_response(response: responses.Response) -> Response:
+    """A response as Flask wants it."""
+    return Response(response.body, response.status, response.headers)
 
 
-def uptime(parts: Context) -> float:
-    """Seconds since this worker started."""
-    return round(time.time() - parts.started, 1)
+def ok(data: object, message: str = "ok", status: int = 200) -> Response:
+    """The response to a request that was done, in its envelope."""
+    return from_response(responses.make_plain(status, data, message, ()))
+
+
+def ko(status: int, message: str, data: object, headers: list[responses.Header]) -> Response:
+    """The response to a request that was not done, in its envelope."""
+    return from_response(responses.make_plain(status, data, message, headers))

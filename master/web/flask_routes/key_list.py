@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, request
 
 from broker import keys
+from broker.clock import now_ms
 from broker.http import content_types
 from broker.refusals import BadRequest
-from master.index.index import Entry, now_ms
-from master.web.flask_routes.context import Context, ok
+from master.index.index import Entry
+from master.web.flask_routes.context import context, ok
 from master.web.keys import parameters
 
 blueprint = Blueprint("keys", __name__)
@@ -17,15 +18,10 @@ DEFAULT_LIMIT = 100
 MAX_LIMIT = 1_000
 
 
-def _parts() -> Context:
-    parts: Context = current_app.extensions["pulzar"]
-    return parts
-
-
 @blueprint.get("/keys")
 def listing() -> Response:
-    """A page of entries in key order; with a delimiter, what lies deeper is folded into common prefixes."""
-    parts = _parts()
+    """A page of entries in key order. With a delimiter, deeper keys are folded into common prefixes."""
+    parts = context()
     arguments = request.args
     prefix, after = (keys.beginning(arguments.get(name, "")) for name in ("prefix", "after"))
     delimiter = arguments.get("delimiter", "")

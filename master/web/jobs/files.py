@@ -6,8 +6,9 @@ import urllib.error
 import urllib.request
 
 from broker import keys, logs
+from broker.clock import now_ms
 from broker.refusals import Refused
-from master.index.index import Index, now_ms
+from master.index.index import Index
 from master.web.keys.redirects import Redirects
 
 log = logs.get(__name__)

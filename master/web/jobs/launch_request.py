@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from broker import integers
+from broker.clock import DAY_MS
 from broker.errors import MalformedMessage
 from broker.messages import jobs
 from broker.messages.jobs import Options, Order
@@ -17,7 +18,7 @@ from master.jobs.schedules import INTERVALS, Rhythm, period_ms
 
 SCHEDULED = "scheduled"
 OPTIONS = "pulzar_options"
-MAX_PERIOD_MS = 36_500 * 86_400_000
+MAX_PERIOD_MS = 36_500 * DAY_MS
 _EXAMPLE = '{"interval": "minutes", "time_unit": 5, "repeat": 1}'
 
 

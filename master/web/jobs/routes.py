@@ -12,7 +12,7 @@ from broker.http.responses import Response
 from broker.messages import jobs
 from broker.refusals import BadRequest, NotFound, Unavailable
 from broker.server.request import Request
-from master.channel import CALL_SECS, ControllerClient
+from master.channel import CALL_SECS, Cancel, ControllerClient, Launch
 from master.jobs import script_catalog
 from master.jobs.ledger import Ledger
 from master.web.jobs.launch_request import order_of, what_became
@@ -32,7 +32,7 @@ class Launches:
     async def launch(self, incoming: Request) -> Response:
         """Launch or schedule a job."""
         order, rhythm = order_of(incoming.environ["PATH_INFO"].removeprefix(LAUNCH), await _body(incoming))
-        number, safe = await _result(self._controller.call("launch", jobs.write(order), rhythm))
+        number, safe = await _result(self._controller.call(Launch(jobs.write(order), rhythm)))
         with self._ledger.begin() as txn:
             warnings = script_catalog.warnings(self._ledger, txn, order)
         return responses.make(*what_became(number, safe, warnings), [], self._cors)
@@ -44,7 +44,7 @@ class Launches:
             number = integers.parse(text, 1)
         except ValueError:
             raise NotFound(f"{text[:40]!r} is no id of a job; it is an integer from 1 on") from None
-        message = await _result(self._controller.call("cancel", number))
+        message = await _result(self._controller.call(Cancel(number)))
         return responses.make(200, {"job_id": number}, message, [], self._cors)
 
 

@@ -1,4 +1,4 @@
-"""What a request to the key routes asks for: its parameters and headers, checked.
+"""Reads and checks the parameters and conditions of requests to the key routes.
 
 Everything here raises `BadRequest` with a message that says what was received and how to put it right.
 """
@@ -6,18 +6,17 @@ Everything here raises `BadRequest` with a message that says what was received a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 from urllib.parse import parse_qs
 
 from broker import integers
-from broker.http import conditions, dates, request_fields
+from broker.clock import DAY_MS
+from broker.http import conditions, dates, request_fields, values
+from broker.http.environ import Environ
+from broker.messages.upload import MAX_LIFETIME_DAYS, UploadCommit, UploadPermit
 from broker.refusals import BadRequest, ConditionFailed
 from master.index.index import Entry
 from master.store.writer import Check
 
-DAY_MS = 86_400_000
-MAX_DAYS = 36_500
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
 _TTL = re.compile(r"([0-9]{1,12})([smhd])")
 _MATCH_CHARS = 4_000  # of an If-Match that becomes a part of an address
@@ -25,26 +24,26 @@ _FLAG = {"1": True, "true": True, "0": False, "false": False, "": True}
 
 
 def parameters(query: str) -> dict[str, str]:
-    """The query's parameters; of one given several times, the last."""
+    """The parameters of a query; of one given several times, the last."""
     return {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()} if query else {}
 
 
 def lifetime(parameters: dict[str, str]) -> int:
-    """How long the value lives, in ms; 0 for ever."""
+    """The lifetime of the value in ms; 0: for ever."""
     days, ttl = parameters.get("temporal"), parameters.get("ttl")
     if days is not None and ttl is not None:
         raise BadRequest("temporal and ttl were both given; give one of them")
     if days is not None:
         try:
-            return integers.parse(days, 1, MAX_DAYS) * DAY_MS
+            return integers.parse(days, 1, MAX_LIFETIME_DAYS) * DAY_MS
         except ValueError:
             raise BadRequest(
-                f"temporal={days[:40]!r} is no number of days; give an integer from 1 to {MAX_DAYS}"
+                f"temporal={days[:40]!r} is no number of days; give an integer from 1 to {MAX_LIFETIME_DAYS}"
             ) from None
     if ttl is not None:
         match = _TTL.fullmatch(ttl)
         length = integers.parse(match[1]) * _UNITS_MS[match[2]] if match else 0
-        if not 0 < length <= MAX_DAYS * DAY_MS:
+        if not 0 < length <= MAX_LIFETIME_DAYS * DAY_MS:
             raise BadRequest(f"ttl={ttl[:40]!r} is no lifetime; give one like 90s, 15m, 12h or 7d")
         return length
     return 0
@@ -69,19 +68,20 @@ def flag(name: str, given: str | None) -> bool:
     return _FLAG[given.lower()]
 
 
-def signed(environ: Mapping[str, Any]) -> tuple[int | None, str | None]:
-    """What goes into the address for an upload: Content-Length of a PUT, and If-Match; None: nothing."""
+def permit(master: str, environ: Environ, parameters: dict[str, str]) -> UploadPermit:
+    """The permit in an address for an upload: it has the length of a PUT's body, and its If-Match."""
     if_match = environ.get("HTTP_IF_MATCH")
     if if_match is not None and len(if_match) > _MATCH_CHARS:
         raise BadRequest(
             f"If-Match has {len(if_match)} characters; with a value that goes to a node {_MATCH_CHARS} is the limit"
         )
     told = environ["REQUEST_METHOD"] == "PUT" and environ.get("CONTENT_LENGTH")
-    return request_fields.content_length(environ) if told else None, if_match
+    length = request_fields.content_length(environ) if told else None
+    return UploadPermit(master, lifetime(parameters), overwrite(parameters), length, if_match)
 
 
-def sent_on(environ: Mapping[str, Any]) -> str:
-    """What a client is told whose PUT is answered with the address of a node."""
+def sent_on(environ: Environ) -> str:
+    """The message for a client whose PUT gets the address of a node."""
     what = "send it" if environ["PATH_INFO"].startswith("/get_node/") else "this value is large, send it"
     return f"nothing is stored yet: {what} to data.node (curl: -L; httpx: follow_redirects=True)"
 
@@ -91,23 +91,18 @@ def overwrite(parameters: dict[str, str]) -> bool:
     return flag("overwrite", parameters.get("overwrite"))
 
 
-def replaces(if_match: str | None, may_overwrite: bool) -> bool:
-    """Whether a PUT with these may replace a value: an If-Match that holds is a wish to."""
-    return may_overwrite or if_match is not None
-
-
 def check(if_match: str | None, if_none_match: str | None, if_unmodified_since: str | None = None) -> Check:
     """A function that raises `ConditionFailed` when the conditions do not hold for an entry.
 
-    Raises `BadRequest` for an If-None-Match that is none: it would guard nothing.
+    Raises `BadRequest` for a malformed If-None-Match: it would guard nothing.
     """
     if if_none_match is not None and not conditions.is_list(if_none_match):
         raise BadRequest(f"If-None-Match {if_none_match[:80]!r} is neither * nor a list of entity tags")
 
     def holds(entry: Entry | None) -> None:
-        etag = None if entry is None else f'"{entry.digest.hex()}"'
+        etag = None if entry is None else values.etag(entry.digest)
         modified = None if entry is None else entry.created // 1000
-        # If-Match is the better of the two; with it the date does not count.
+        # With If-Match the date does not count.
         if if_match is None and not conditions.unmodified_since(if_unmodified_since, modified):
             raise ConditionFailed(
                 f"If-Unmodified-Since {if_unmodified_since} does not hold: the key {_state(etag)}, "
@@ -121,10 +116,16 @@ def check(if_match: str | None, if_none_match: str | None, if_unmodified_since: 
     return holds
 
 
-def check_commit(signed: Mapping[str, str], upload: Mapping[str, Any]) -> Check:
-    """As `check`, for an upload that a node has: what was signed must hold, and what its client said to the node."""
-    first = check(signed.get("if_match"), None)
-    second = check(upload["if_match"], upload["if_none_match"], upload.get("if_unmodified_since"))
+def check_of(environ: Environ) -> Check:
+    """As `check`, for the conditions of a request."""
+    get = environ.get
+    return check(get("HTTP_IF_MATCH"), get("HTTP_IF_NONE_MATCH"), get("HTTP_IF_UNMODIFIED_SINCE"))
+
+
+def check_commit(permit: UploadPermit, commit: UploadCommit) -> Check:
+    """As `check`, for an upload that a node has: what is permitted must hold, and what the client said to the node."""
+    first = check(permit.if_match, None)
+    second = check(commit.if_match, commit.if_none_match, commit.if_unmodified_since)
 
     def holds(entry: Entry | None) -> None:
         first(entry)

@@ -1,18 +1,19 @@
-"""`GET|HEAD /get_key/{key}`, `HEAD /add_key/{key}`: straight from the index, or a redirect to the node that has the value."""
+"""`GET|HEAD /get_key/{key}`, `HEAD /add_key/{key}`: answered from the index, or redirected to the node of the value."""
 
 from __future__ import annotations
 
 from broker import keys
+from broker.clock import now_ms
 from broker.http import request_fields, responses, values
 from broker.http.responses import Response
 from broker.server.request import Request
 from master.cluster.nodes import Nodes, missing
-from master.index.index import Index, now_ms
+from master.index.index import Index
 from master.web.keys.redirects import Redirects
 
 
 class Reads:
-    """Of one web worker."""
+    """The handler of reads in a web worker."""
 
     def __init__(self, index: Index, network: Nodes, redirects: Redirects, cors: list[tuple[str, str]]) -> None:
         self._index = index
@@ -20,9 +21,9 @@ class Reads:
         self._redirects = redirects
         self._cors = cors
 
-    def __call__(self, incoming: Request) -> Response:
-        """Answer one request; raises `Refused` or `InvalidKey`."""
-        environ = incoming.environ
+    def __call__(self, request: Request) -> Response:
+        """Respond to one request; raises `Refused` or `InvalidKey`."""
+        environ = request.environ
         key = request_fields.key_of(
             environ, "/add_key/" if environ["PATH_INFO"].startswith("/add_key/") else "/get_key/"
         )

@@ -7,7 +7,8 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from broker import keys
-from broker.http import request_fields, signed_addresses, signing
+from broker.http import request_fields, signing
+from broker.messages.upload import UploadPermit
 from broker.refusals import NoRoom, Unavailable
 from master.cluster.nodes import Nodes
 
@@ -23,34 +24,26 @@ class Place(NamedTuple):
 
 
 class Redirects:
-    """Of one web worker. `address` is the master's own `host:port`: nodes commit uploads there, and send late readers back."""
+    """Makes signed URLs of nodes."""
 
     def __init__(self, network: Nodes, secret: bytes, address: str) -> None:
+        """`address` is the master's own `host:port`: nodes commit uploads there, and send late readers back."""
         self._network = network
         self._secret = secret
-        self._address = address
+        self.address = address
 
     def read(self, key: str, node: str) -> str:
-        """The URL of a value on its node; raises `Unavailable` when the node is not heard from."""
+        """The URL of a value on its node; raises `Unavailable` when the node was not heard from lately."""
         url = self._network.url(node)
         if url is None or self._network.gone(node):
             raise Unavailable(f"node {node}, which has this value, was not heard from lately; try again")
-        query = signing.sign(self._secret, "GET", key, {"url": self._address}, int(time.time()) + READ_SECS)
+        query = signing.sign(self._secret, "GET", key, {signing.MASTER: self.address}, int(time.time()) + READ_SECS)
         return f"{url}/get_key/{request_fields.quote_key(key)}?{query}"
 
-    def upload(
-        self,
-        key: str,
-        lifetime_ms: int,
-        overwrite: bool,
-        length: int | None,
-        if_match: str | None,
-        size: int = 0,
-        exclude: Collection[str] = (),
-    ) -> Place:
-        """Where to PUT a value that needs `size` bytes; raises `Unavailable` or `NoRoom` when no node but `exclude` can take it.
+    def upload(self, key: str, permit: UploadPermit, size: int = 0, exclude: Collection[str] = ()) -> Place:
+        """Where to PUT a value of `size` bytes with a permit, at another node than those in `exclude`.
 
-        A body of another `length`, or a value that `if_match` does not hold for, is refused there.
+        Raises `Unavailable` or `NoRoom` when no node can take it.
         """
         key = keys.check(key)
         node = self._network.choose(size, exclude)
@@ -59,6 +52,5 @@ class Redirects:
             if exclude or not self._network.any_alive():
                 raise Unavailable("no node was heard from lately, or can be reached; try again")
             raise NoRoom(f"no node has room for {size} bytes")
-        fields = signed_addresses.upload(self._address, lifetime_ms, overwrite, length, if_match)
-        query = signing.sign(self._secret, "PUT", key, fields, int(time.time()) + UPLOAD_SECS)
+        query = signing.sign(self._secret, "PUT", key, permit.fields(), int(time.time()) + UPLOAD_SECS)
         return Place(node, f"{url}/add_key/{request_fields.quote_key(key)}?{query}")

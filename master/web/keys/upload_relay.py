@@ -1,13 +1,12 @@
 """Passes an upload on to a node.
 
-Most clients can't send a body twice, and many don't follow a redirect of a PUT at all. So what is sent
-without waiting to be told where is passed on while it comes in, up to a limit.
+Most clients can't send a body twice, and many don't follow a redirect of a PUT at all. So a body that is sent
+without waiting for "100 Continue" is passed on while it comes in, up to a limit.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
+from broker.http.environ import Environ
 from broker.http.peer_client import PeerClient, PeerResponse
 from broker.http.responses import Header
 from broker.server.request import Request
@@ -26,30 +25,31 @@ PASSED_BACK = ("ETag", "Retry-After")
 
 
 async def relay(
-    exchange: PeerClient, target: str, begun: list[bytes], incoming: Request, length: int | None, timeout: float
+    exchange: PeerClient, target: str, request: Request, *, begun: list[bytes], length: int | None, timeout: float
 ) -> PeerResponse:
-    """PUT what was read of the body and the rest of it at a node; its answer.
+    """PUT a request's body at a node; returns the node's response.
 
-    `length` is that of the whole body, None when it is not known; `timeout` is for the answer, in seconds. Raises
-    `Broken` or `SlowClient`, and then the node knows the body for cut off, too; and `PeerFailed`.
+    `begun` is what was read of the body already, `length` that of the whole body in bytes, None when it is not known.
+    `timeout` is for the response, in seconds. Raises `PeerFailed`, `BrokenBody` or `SlowClient`; the node then
+    sees that the body was cut off.
     """
     try:
-        exchange.begin("PUT", target, _headers(incoming.environ), length)
+        exchange.begin("PUT", target, _headers(request.environ), length)
         sent = 0
         for piece in begun:
             await exchange.send(piece)
             sent += len(piece)
-        while not exchange.answered and (piece := await incoming.chunk()):
+        while not exchange.has_response and (piece := await request.chunk()):
             await exchange.send(piece)
             sent += len(piece)
-        if not exchange.answered and length is None:
+        if not exchange.has_response and length is None:
             await exchange.send(b"")
-        return await exchange.reply(timeout + sent / _FLUSHED_BYTES)
+        return await exchange.response(timeout + sent / _FLUSHED_BYTES)
     finally:
         exchange.close()
 
 
-def _headers(environ: dict[str, Any]) -> list[Header]:
+def _headers(environ: Environ) -> list[Header]:
     return [(_name(name), environ[name]) for name in _PASSED_ON if environ.get(name)]
 
 

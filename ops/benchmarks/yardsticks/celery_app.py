@@ -17,7 +17,7 @@ from celery import Celery
 WARM = 40
 PAUSE_SECS = 0.02  # between two looks whether all are done
 
-# Who launches many does not listen for each result, which Celery would do otherwise, at twice the cost of a launch.
+# By default Celery listens for each result, which doubles the cost of a launch; so it does not when many are launched.
 _LISTENS = sys.argv[1:2] != ["many"]
 
 app = Celery("bench", broker=os.environ["BENCH_BROKER"], backend=os.environ["BENCH_RESULTS"] if _LISTENS else None)
@@ -26,11 +26,11 @@ app.conf.update(task_acks_late=True, broker_connection_retry_on_startup=True)
 
 @app.task(name="bench.noop")
 def noop() -> None:
-    """Nothing."""
+    """Do nothing."""
 
 
 def one(count: int) -> dict[str, object]:
-    """Launch one task after the other and wait for each; milliseconds of each."""
+    """Launch tasks one after the other and wait for each; the milliseconds of each."""
     took = []
     for number in range(WARM + count):
         began = time.perf_counter()
@@ -41,7 +41,7 @@ def one(count: int) -> dict[str, object]:
 
 
 def many(count: int) -> dict[str, object]:
-    """Launch all at once; seconds until the last result is there, and those that launching took."""
+    """Launch all at once; the seconds until the last result, and the seconds of the launches."""
     results = redis.Redis.from_url(os.environ["BENCH_RESULTS"])
     _launch(results, WARM)
     began = time.perf_counter()

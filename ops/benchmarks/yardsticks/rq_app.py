@@ -21,11 +21,11 @@ NOOP = "rq_app.noop"
 
 
 def noop() -> None:
-    """Nothing."""
+    """Do nothing."""
 
 
 def one(queue: Queue, count: int) -> dict[str, object]:
-    """Launch one job after the other and wait for each; milliseconds of each."""
+    """Launch jobs one after the other and wait for each; the milliseconds of each."""
     took = []
     for number in range(WARM + count):
         began = time.perf_counter()
@@ -36,7 +36,7 @@ def one(queue: Queue, count: int) -> dict[str, object]:
 
 
 def many(queue: Queue, count: int) -> dict[str, object]:
-    """Launch all at once; seconds until the last one has ended, and those that launching took."""
+    """Launch all at once; the seconds until the last one ended, and the seconds of the launches."""
     _launch(queue, WARM)
     began = time.perf_counter()
     launched = _launch(queue, count)

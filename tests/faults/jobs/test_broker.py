@@ -52,11 +52,11 @@ def test_a_job_may_run_for_longer_than_the_broker_waits_for_an_acknowledgement(f
     link = Link(cluster.broker_url, "lazy", lambda: [topology.Queue("test.lazy", {"x-queue-type": "quorum"})])
     link.consume("test.lazy", seen.append, 1)
     link.start()
-    assert link.wait(20)
+    assert link.wait(30)
     ups = {node.id: len(logged(node.process, "link up")) for node in cluster.nodes}
     try:
         link.publish("test.lazy", b"never acknowledged", durable=True)
-        wait_for(lambda: seen, 10, "a message for who is lazy")
+        wait_for(lambda: seen, 30, "a message for who is lazy")
         # When jobs run for longer than that
         jobs = field.launch_many(2 * SLOTS, "long", seconds=2 * (TIMEOUT_SECS + TICK_SECS))
         # Then that one has lost its connection
@@ -78,13 +78,13 @@ def test_a_queue_of_jobs_that_a_person_empties_and_deletes_costs_no_job(
     # Given jobs in the queue, and no free slot
     busy, others = field.spread(f"busy-{which}")
     jobs = field.launch_many(20, f"emptied-{which}", options=options)
-    wait_for(lambda: depth(cluster, queue) == 20, 10, "the jobs in their queue")
+    wait_for(lambda: depth(cluster, queue) == 20, 30, "the jobs in their queue")
     # When a person empties it in the console
     empty(cluster, queue)
     assert depth(cluster, queue) == 0
     # And deletes it when there are others in it
     jobs += field.launch_many(20, f"deleted-{which}", options=options)
-    wait_for(lambda: depth(cluster, queue) == 20, 10, "the jobs in their queue")
+    wait_for(lambda: depth(cluster, queue) == 20, 30, "the jobs in their queue")
     assert delete_queue(cluster, queue)
     field.open(f"busy-{which}-gate")
     # Then they are done nevertheless, and nothing is done twice
@@ -97,9 +97,9 @@ def depth(cluster: Cluster, queue: str) -> int:
     link = Link(cluster.broker_url, "counts", list)
     link.start()
     try:
-        assert link.wait(20)
+        assert link.wait(30)
         link.count([queue], found.append)
-        return wait_for(lambda: found, 10, "a count")[0][queue]
+        return wait_for(lambda: found, 30, "a count")[0][queue]
     finally:
         link.stop()
 
@@ -108,7 +108,7 @@ def test_every_connection_closed_from_the_console_costs_no_job(field: Field, clu
     # Given runs on some slots, and jobs that come all the time
     steady = field.launch_many(SLOTS, "steady", gate="steady-gate")
     field.wait_begun(steady)
-    wait_for(lambda: len(connections(cluster)) >= 5, 20, "connections of 2 workers, the controller and 2 agents")
+    wait_for(lambda: len(connections(cluster)) >= 5, 30, "connections of 2 workers, the controller and 2 agents")
     titles = connections(cluster)
     with field.finals() as finals:
         with Launching(field, "closed", threads=4, pause=0.05) as launching:
@@ -135,7 +135,7 @@ def test_a_broker_that_is_killed_has_nothing_run_twice(field: Field, cluster: Cl
     first, second = field.spread("broker")
     running = [*first, *second]
     for number in running:
-        wait_for(lambda number=number: field.job(number)["progress"]["text"] == "begun", 10, "progress")  # type: ignore[misc]
+        wait_for(lambda number=number: field.job(number)["progress"]["text"] == "begun", 30, "progress")  # type: ignore[misc]
     waiting = field.launch_many(20, "broker waiting")
     # When the broker is killed, and is away for longer than the leases
     rabbit.kill()

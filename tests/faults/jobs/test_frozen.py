@@ -67,7 +67,7 @@ def test_runs_of_a_node_that_goes_on_end_when_others_are_at_it(field: Field, clu
         gate.unlink()
         field.wait_begun(late, attempt=2)
     # And when it goes on, its runs end, with all that belongs to them
-    wait_for(lambda: not living(before), 10, "the end of the runs that do not count any more")
+    wait_for(lambda: not living(before), 30, "the end of the runs that do not count any more")
     rows = field.rows()
     assert {(rows[number]["state"], rows[number]["attempt"]) for number in late} == {("running", 2)}
     # And the others go on to their end

@@ -139,10 +139,10 @@ def test_jobs_published_by_hand_survive_kills_too(field: Field, cluster: Cluster
         return Counter(effect.tag for effect in field.effects() if effect.what == "begun")
 
     def wait_most() -> None:
-        wait_for(lambda: sum(tag in begun() for tag in tags) >= len(tags) - 10, 20, "most of the jobs")
+        wait_for(lambda: sum(tag in begun() for tag in tags) >= len(tags) - 10, 30, "most of the jobs")
 
     try:
-        assert link.wait(20)
+        assert link.wait(30)
         # When an agent is killed, and the master, and a whole node, all of it several times
         for _ in range(times):
             publish(20)

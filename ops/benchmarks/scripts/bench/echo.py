@@ -1,10 +1,10 @@
-"""A little of everything that a job leaves."""
+"""A job with a line of log and an output."""
 
 from jobs import Job
 
 
 class Echo(Job):
-    """One line of log, and an output."""
+    """Logs a line and returns its arguments."""
 
     def execute(self) -> dict[str, object]:
         """Description: Logs a line and returns its arguments.

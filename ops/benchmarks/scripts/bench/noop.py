@@ -1,10 +1,10 @@
-"""Nothing: what is left is what a job costs."""
+"""A job that does nothing: what it takes is the cost of a job."""
 
 from jobs import Job
 
 
 class Noop(Job):
-    """Neither log nor output."""
+    """Has neither log nor output."""
 
     def execute(self) -> None:
         """Description: Does nothing.

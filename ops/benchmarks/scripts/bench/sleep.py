@@ -1,4 +1,4 @@
-"""Takes a slot for a while, and no processor time."""
+"""A job that takes a slot for a while, and no processor time."""
 
 import time
 
@@ -6,7 +6,7 @@ from jobs import Job
 
 
 class Sleep(Job):
-    """Longer than its time it takes only for what a job costs."""
+    """Sleeps: what it takes longer is the cost of a job."""
 
     def execute(self) -> None:
         """Description: Sleeps.

@@ -1,4 +1,4 @@
-"""What a signed address of a node lets its holder do, and where who comes too late is sent."""
+"""Where a read that comes too late is sent, and which pages may read the response."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytest
 
 from broker.errors import BadSignature
 from broker.http import signed_addresses, signing
-from broker.refusals import BadRequest
 
 SECRET = b"s" * 32
 KEY = "a b.txt"
@@ -17,26 +16,6 @@ NOW = 1_795_000_000
 
 def signed(method: str = "GET", until: int = NOW + 60, **fields: str) -> str:
     return signing.sign(SECRET, method, KEY, {"url": "master:1", **fields}, until)
-
-
-def test_an_upload_says_only_what_was_asked_for() -> None:
-    assert signed_addresses.upload("m:1", 0, False, None, None) == {"url": "m:1"}
-    full = {"url": "m:1", "life": "5", "overwrite": "1", "if_match": "", "size": "0"}
-    assert signed_addresses.upload("m:1", 5, True, 0, "") == full
-
-
-@pytest.mark.parametrize(("fields", "may"), [({}, False), ({"overwrite": "1"}, True), ({"if_match": "*"}, True)])
-def test_only_what_was_signed_replaces(fields: dict[str, str], may: bool) -> None:
-    assert signed_addresses.replaces({"url": "m:1", "size": "5", **fields}) is may
-
-
-def test_a_length_that_was_signed_is_the_only_one() -> None:
-    signed_addresses.check_length({}, 7)
-    signed_addresses.check_length({"size": "7"}, 7)
-    signed_addresses.check_length({"size": "7"}, None)
-    for size in ("8", "0", "07"):
-        with pytest.raises(BadRequest, match="has 7 bytes"):
-            signed_addresses.check_length({"size": size}, 7)
 
 
 @pytest.mark.parametrize("open_reads", [True, False])

@@ -10,21 +10,19 @@ import pytest
 
 from broker import keys
 from broker.errors import LinkDown, Unsendable
-from broker.messages.codec import decode
 from broker.messages.store import Commands, Delete, Status, Store
-from master.store.dispatcher import LOST, NOWHERE, Dispatcher, Ticket
+from master.store.dispatcher import Dispatcher, Failure, Ticket
+from tests.support import decode
 
 KEY = keys.encode("key")
 
 
 class FakeLink:
-    """Takes messages instead of RabbitMQ; `run` does what the link's thread would."""
+    """Takes messages instead of RabbitMQ."""
 
     def __init__(self) -> None:
         self.ready = True
         self.problem = ""
-        self.on_wake: Callable[[], None] = lambda: None
-        self.on_down: Callable[[], None] = lambda: None
         self.sent: list[tuple[str, bool, Commands]] = []
         self.timers: list[Callable[[], None]] = []
 
@@ -39,15 +37,9 @@ class FakeLink:
             raise LinkDown("gone")
         self.sent.append((queue, durable, decode(body, Commands)))
 
-    def run(self) -> list[tuple[str, int]]:
-        """(node, commands) of the batches sent by this."""
-        before = len(self.sent)
-        self.on_wake()
-        return [(queue.removeprefix("pulzar.node."), len(batch.items)) for queue, _, batch in self.sent[before:]]
-
 
 class Bench:
-    """A dispatcher on a fake link, with a clock of its own."""
+    """A dispatcher on a fake link, with a clock of its own; `run` does what the link's thread would."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.link = FakeLink()
@@ -59,14 +51,20 @@ class Bench:
     def _choose(self, _size: int, exclude: Collection[str]) -> str | None:
         return next((node for node in self.nodes if node not in exclude), None)
 
-    def put(self, count: int = 1, node: str = "") -> list[tuple[int, Ticket]]:
+    def run(self) -> list[tuple[str, int]]:
+        """(node, commands) of the batches sent by this."""
+        before = len(self.link.sent)
+        self.dispatcher.work()
+        return [(queue.removeprefix("pulzar.node."), len(batch.items)) for queue, _, batch in self.link.sent[before:]]
+
+    def put(self, count: int = 1, node: str | None = None, exclude: Collection[str] = ()) -> list[Ticket]:
         def make(ticket: int) -> Store:
             return Store(ticket, KEY, 1, 1, 0, "", b"d" * 32, 3, b"abc", "")
 
-        return [self.dispatcher.send(node, make) for _ in range(count)]
+        return [self.dispatcher.send(make, node, exclude) for _ in range(count)]
 
-    def answer(self, tickets: list[tuple[int, Ticket]]) -> None:
-        self.dispatcher.answered([(number, Status.DONE, "") for number, _ in tickets])
+    def answer(self, tickets: list[Ticket]) -> None:
+        self.dispatcher.settle([(ticket.number, Status.DONE, "") for ticket in tickets])
 
 
 @pytest.fixture
@@ -76,58 +74,58 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 def test_a_lone_request_leaves_at_once(bench: Bench) -> None:
     bench.put()
-    assert bench.link.run() == [("a", 1)]
+    assert bench.run() == [("a", 1)]
 
 
 def test_what_gathers_while_a_batch_is_under_way_goes_together_to_a_free_node(bench: Bench) -> None:
     bench.put()
-    bench.link.run()
+    bench.run()
     bench.put(7)
-    assert bench.link.run() == [("b", 7)]
+    assert bench.run() == [("b", 7)]
     bench.put(5)
-    assert bench.link.run() == []
+    assert bench.run() == []
 
 
 def test_a_batch_under_way_holds_back_only_its_own_node(bench: Bench) -> None:
     bench.put(node="a")
-    assert bench.link.run() == [("a", 1)]
+    assert bench.run() == [("a", 1)]
     bench.put(3, node="a")
-    assert bench.link.run() == []
+    assert bench.run() == []
     bench.put(node="b")
-    assert bench.link.run() == [("b", 1)]
+    assert bench.run() == [("b", 1)]
 
 
 def test_the_next_batch_waits_for_as_many_as_the_last_one_had_but_not_for_long(bench: Bench) -> None:
     first = bench.put(8)
-    bench.link.run()
+    bench.run()
     bench.answer(first)
     bench.put(3)
-    assert bench.link.run() == []
+    assert bench.run() == []
     assert len(bench.link.timers) == 1
     bench.put(5)
-    assert bench.link.run() == [("a", 8)]
+    assert bench.run() == [("a", 8)]
     bench.put(2)
-    assert bench.link.run() == []
+    assert bench.run() == []
     bench.now += 0.002
-    assert bench.link.run() == [("b", 2)]
+    assert bench.run() == [("b", 2)]
 
 
 def test_a_node_that_lets_a_batch_wait_gets_another_only_when_there_is_nobody_else(bench: Bench) -> None:
     bench.put()
-    bench.link.run()
+    bench.run()
     bench.now += 2
     bench.put()
-    assert bench.link.run() == [("b", 1)]
+    assert bench.run() == [("b", 1)]
     bench.now += 2
     bench.put()
-    assert bench.link.run() == [("a", 1)]
+    assert bench.run() == [("a", 1)]
 
 
 def test_answers_wake_whoever_waits(bench: Bench) -> None:
-    ((number, ticket),) = bench.put()
-    bench.link.run()
+    (ticket,) = bench.put()
+    bench.run()
     assert ticket.status is None
-    bench.dispatcher.answered([(number, Status.FULL, "no room"), (999, Status.DONE, "")])
+    bench.dispatcher.settle([(ticket.number, Status.FULL, "no room"), (999, Status.DONE, "")])
     assert ticket.status is Status.FULL
     assert (ticket.node, ticket.reason) == ("a", "no room")
 
@@ -137,9 +135,9 @@ def test_a_request_waits_for_its_answer_and_for_no_longer_than_it_has_patience()
 
     async def wait() -> None:
         dispatcher.run_on(asyncio.get_running_loop())
-        number, ticket = dispatcher.send("a", lambda ticket: Delete(ticket, KEY, 1))
-        _, unanswered = dispatcher.send("a", lambda ticket: Delete(ticket, KEY, 1))
-        threading.Timer(0.01, dispatcher.answered, [[(number, Status.DONE, "")]]).start()
+        ticket = dispatcher.send(lambda ticket: Delete(ticket, KEY, 1), "a")
+        unanswered = dispatcher.send(lambda ticket: Delete(ticket, KEY, 1), "a")
+        threading.Timer(0.01, dispatcher.settle, [[(ticket.number, Status.DONE, "")]]).start()
         assert await ticket.wait(10) is Status.DONE
         assert await unanswered.wait(0.01) is None
 
@@ -147,30 +145,39 @@ def test_a_request_waits_for_its_answer_and_for_no_longer_than_it_has_patience()
 
 
 def test_an_abandoned_command_frees_its_node(bench: Bench) -> None:
-    ((number, _),) = bench.put(node="a")
-    bench.link.run()
-    bench.dispatcher.abandon(number)
+    (ticket,) = bench.put(node="a")
+    bench.run()
+    bench.dispatcher.abandon(ticket)
     bench.put(node="a")
-    assert bench.link.run() == [("a", 1)]
+    assert bench.run() == [("a", 1)]
 
 
 def test_without_a_node_everybody_is_told_at_once(bench: Bench) -> None:
     bench.nodes = []
-    ((_, ticket),) = bench.put()
-    assert bench.link.run() == []
-    assert ticket.status is Status.FAILED
-    assert ticket.reason == NOWHERE
+    (ticket,) = bench.put()
+    assert bench.run() == []
+    assert ticket.status is Failure.NO_NODE
+    assert ticket.reason == "no node that has room was heard from lately"
+
+
+def test_a_command_that_was_tried_elsewhere_goes_to_another_node_or_is_told_that_there_is_none(bench: Bench) -> None:
+    (ticket,) = bench.put(exclude=["a"])
+    assert bench.run() == [("b", 1)]
+    assert ticket.node == "b"
+    (other,) = bench.put(exclude=["a", "b"])
+    assert bench.run() == []
+    assert (other.node, other.status) == (None, Failure.NO_NODE)
 
 
 def test_a_lost_connection_is_told_to_whoever_waits_and_the_next_begins_anew(bench: Bench) -> None:
-    ((_, sent),) = bench.put()
-    bench.link.run()
-    ((_, waiting),) = bench.put()
-    bench.link.on_down()
-    assert (sent.status, sent.reason) == (Status.FAILED, LOST)
-    assert (waiting.status, waiting.reason) == (Status.FAILED, LOST)
+    (sent,) = bench.put()
+    bench.run()
+    (waiting,) = bench.put()
+    bench.dispatcher.fail_all()
+    assert (sent.status, sent.reason) == (Failure.LOST, "the connection to RabbitMQ was lost")
+    assert (waiting.status, waiting.reason) == (Failure.LOST, "the connection to RabbitMQ was lost")
     bench.put()
-    assert bench.link.run() == [("a", 1)]
+    assert bench.run() == [("a", 1)]
     bench.link.ready = False
     with pytest.raises(LinkDown):
         bench.put()
@@ -178,8 +185,8 @@ def test_a_lost_connection_is_told_to_whoever_waits_and_the_next_begins_anew(ben
 
 def test_a_batch_is_not_durable_for_whoever_waits_is_its_retry_but_what_is_to_be_forgotten_is(bench: Bench) -> None:
     bench.put(node="a")
-    bench.dispatcher.send("b", lambda ticket: Delete(ticket, KEY, 2))
-    bench.link.run()
+    bench.dispatcher.send(lambda ticket: Delete(ticket, KEY, 2), "b")
+    bench.run()
     bench.dispatcher.forget("c", KEY, 3)
     assert {queue[-1]: durable for queue, durable, _ in bench.link.sent} == {"a": False, "b": False, "c": True}
 
@@ -189,8 +196,8 @@ def test_a_batch_has_a_limit_of_bytes(bench: Bench) -> None:
         return Store(ticket, KEY, 1, 1, 0, "", b"d" * 32, 1 << 20, bytes(1 << 20), "")
 
     for _ in range(8):
-        bench.dispatcher.send("", make)
-    assert bench.link.run() == [("a", 4), ("b", 4)]
+        bench.dispatcher.send(make)
+    assert bench.run() == [("a", 4), ("b", 4)]
 
 
 def test_a_command_that_can_not_be_sent_fails_alone(bench: Bench) -> None:
@@ -200,8 +207,8 @@ def test_a_command_that_can_not_be_sent_fails_alone(bench: Bench) -> None:
         return Store(ticket, KEY, 1, 1, 1 << 70, "", b"d" * 32, 3, b"abc", "")
 
     with pytest.raises(Unsendable):
-        bench.dispatcher.send("", beyond)
+        bench.dispatcher.send(beyond)
     bench.put(2)
-    assert bench.link.run() == [("a", 5)]
+    assert bench.run() == [("a", 5)]
     bench.answer(before)
-    assert {ticket.status for _, ticket in before} == {Status.DONE}
+    assert {ticket.status for ticket in before} == {Status.DONE}

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from broker import keys
-from broker.messages.codec import decode
 from broker.messages.store import Commands, Status, Store
-from master.store.dispatcher import STALLED_SECS, Dispatcher
+from master.store.dispatcher import STALLED_SECS, Dispatcher, Ticket
+from tests.support import decode
 
 LINGER_SECS = 0.1  # long enough for a busy machine to do several things in it
 
@@ -21,8 +21,7 @@ class Thread:
 
     ready = up = True
     problem = ""
-    on_wake: Callable[[], None] = staticmethod(lambda: None)
-    on_down: Callable[[], None] = staticmethod(lambda: None)
+    dispatcher: Dispatcher
 
     def __init__(self) -> None:
         self.published: list[list[Any]] = []
@@ -32,7 +31,7 @@ class Thread:
         self.published.append(decode(body, Commands).items)
 
     def wake(self) -> None:
-        self.on_wake()
+        self.dispatcher.work()
 
     def later(self, seconds: float, function: Callable[[], None]) -> None:
         self._timers.append((time.monotonic() + seconds, function))
@@ -40,7 +39,7 @@ class Thread:
     def lose(self) -> None:
         """The connection is lost, and there is another one."""
         self._timers.clear()
-        self.on_down()
+        self.dispatcher.fail_all()
 
     def run(self, seconds: float) -> None:
         """Let so much time pass."""
@@ -68,23 +67,24 @@ def dispatcher(link: Thread) -> Dispatcher:
     def choose(_size: int, exclude: Any) -> str | None:
         return None if "node-1" in exclude else "node-1"
 
-    return Dispatcher(link, "test", 1000, choose)  # type: ignore[arg-type]
+    link.dispatcher = Dispatcher(link, "test", 1000, choose)  # type: ignore[arg-type]
+    return link.dispatcher
 
 
-def send(dispatcher: Dispatcher) -> int:
+def send(dispatcher: Dispatcher) -> Ticket:
     def store(ticket: int) -> Store:
         return Store(ticket, keys.encode("key"), 1, 1, 0, "", bytes(32), 1, b"1", "")
 
-    return dispatcher.send("", store)[0]
+    return dispatcher.send(store)
 
 
 def send_one_after_several(link: Thread, dispatcher: Dispatcher) -> None:
     """Send a batch of several, answer it, and send one more: that one waits a moment for as many."""
     first = send(dispatcher)
     more = [send(dispatcher) for _ in range(3)]
-    dispatcher.answered([(first, Status.DONE, "")])
+    dispatcher.settle([(first.number, Status.DONE, "")])
     assert [len(batch) for batch in link.published[-2:]] == [1, 3]
-    dispatcher.answered([(number, Status.DONE, "") for number in more])
+    dispatcher.settle([(ticket.number, Status.DONE, "") for ticket in more])
     send(dispatcher)
 
 
@@ -121,7 +121,7 @@ def test_what_was_given_up_while_it_waited_is_not_sent_and_holds_nothing_back(
     second = send(dispatcher)
     dispatcher.abandon(second)
     # When the first one is answered
-    dispatcher.answered([(first, Status.DONE, "")])
+    dispatcher.settle([(first.number, Status.DONE, "")])
     link.run(2 * LINGER_SECS)
     # Then the second one is not sent, and the next one leaves at once
     assert len(link.published) == 1

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import nullcontext
 
 import pytest
 
 from broker.messages.store import Heartbeat
 from master.cluster import nodes
-from master.cluster.nodes import Nodes
+from master.cluster.nodes import Nodes, missing
 from master.index.index import Node
 
 BEAT_SECS = 2.0
 HOUR = 3600.0
+
+
+class Tables:
+    """A transaction of the index."""
+
+    def __init__(self, nodes: dict[str, Node], lacking: list[str] | None) -> None:
+        self.nodes = lambda: nodes
+        self.incomplete = lambda: lacking
 
 
 class World:
@@ -21,7 +29,7 @@ class World:
     def __init__(self) -> None:
         self.wall, self.clock = 1_700_000_000.0, 5_000.0
         self.nodes: dict[str, Node] = {}
-        self.restoring: list[str] | None = []
+        self.lacking: list[str] | None = []
 
     def beat(self, *names: str) -> None:
         for name in names:
@@ -34,11 +42,8 @@ class World:
         self.wall += seconds
         self.clock += seconds
 
-    def read_nodes(self) -> dict[str, Node]:
-        return dict(self.nodes)
-
-    def read_meta(self, name: str) -> Any:
-        return self.restoring
+    def read(self) -> nullcontext[Tables]:
+        return nullcontext(Tables(dict(self.nodes), self.lacking))
 
 
 @pytest.fixture
@@ -117,13 +122,21 @@ def test_it_says_why_nothing_can_be_stored(world: World) -> None:
     # Given a new index, and one that lacks keys
     world.beat("n1", "n2")
     world.pass_secs(0.5)
-    world.restoring = None
+    world.lacking = None
     world.pass_secs(0.5)
     assert "the index is new" in seen.objection()
-    world.restoring = ["n1", "ghost"]
+    assert seen.may_lack_keys()
+    assert "it waits for a new index" in str(missing("key", seen))
+    world.lacking = ["n1", "ghost"]
     world.pass_secs(0.5)
     assert "the log of node n1 is being applied" in seen.objection()
     assert "manage.py forget ghost" in seen.objection()
+    assert seen.awaited() == ["n1", "ghost"]
+    assert "it waits for n1, ghost" in str(missing("key", seen))
+    world.lacking = []
+    world.pass_secs(0.5)
+    assert (seen.may_lack_keys(), seen.awaited()) == (False, [])
+    assert str(missing("key", seen)) == "the key key is unknown"
 
 
 def test_after_rabbitmq_was_away_a_node_must_be_heard_again(world: World) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from broker import keys
+from broker.clock import now_ms
 from broker.messages.store import Delete, Status, Store
 from broker.refusals import Conflict, NoRoom, NotFound, Unavailable
-from master.index.environment import pack, stamped
-from master.index.index import Entry, Index, now_ms
-from master.store.dispatcher import NOWHERE, Ticket
+from master.index.index import Deletion, Entry, Index
+from master.store.dispatcher import Failure, Ticket
 from master.store.key_locks import KeyLocks
 from master.store.versions import Versions
 from master.store.writer import Put, Stored, Writer
@@ -24,37 +24,47 @@ KEY = keys.encode("key")
 class FakeNetwork:
     def __init__(self) -> None:
         self.nodes = ["a", "b"]
-        self.restoring: list[str] = []
+        self.lacking: list[str] = []
 
-    def choose(self, _size: int, exclude: Collection[str] = ()) -> str | None:
-        return next((node for node in self.nodes if node not in exclude), None)
+    def may_lack_keys(self) -> bool:
+        return bool(self.lacking)
+
+    def awaited(self) -> list[str]:
+        return self.lacking
 
     def alive(self, node: str) -> bool:
         return node in self.nodes
 
     def any_alive(self, exclude: Collection[str] = ()) -> str | None:
-        return self.choose(0, exclude)
+        return next((node for node in self.nodes if node not in exclude), None)
 
 
 class FakeDispatcher:
-    """Answers commands as its script says: a status, or None for no answer."""
+    """Settles commands as its script says: with a status, or None for no outcome."""
 
-    def __init__(self) -> None:
-        self.script: list[Status | None] = []
+    def __init__(self, network: FakeNetwork) -> None:
+        self.network = network
+        self.script: list[Status | Failure | None] = []
         self.sent: list[tuple[str, Store | Delete]] = []
         self.forgotten: list[tuple[str, int]] = []
         self.reason = ""
 
-    def send(self, node: str, make: Callable[[int], Store | Delete]) -> tuple[int, Ticket]:
-        ticket = Ticket(node or "a")
-        self.sent.append((ticket.node, make(1)))
+    def send(
+        self, make: Callable[[int], Store | Delete], node: str | None = None, exclude: Collection[str] = ()
+    ) -> Ticket:
+        node = node or self.network.any_alive(exclude)
+        ticket = Ticket(1, node)
+        if node is None:
+            ticket.settle(Failure.NO_NODE, Failure.NO_NODE.value)
+            return ticket
+        self.sent.append((node, make(1)))
         status = self.script.pop(0) if self.script else Status.DONE
         if status is not None:
-            ticket.answer(status, self.reason)
-        return 1, ticket
+            ticket.settle(status, self.reason)
+        return ticket
 
-    def abandon(self, number: int) -> None:
-        assert number == 1
+    def abandon(self, ticket: Ticket) -> None:
+        assert ticket.number == 1
 
     def forget(self, node: str, _key: bytes, version: int) -> None:
         self.forgotten.append((node, version))
@@ -64,10 +74,10 @@ class Bench:
     def __init__(self, directory: Path) -> None:
         self.index = Index(directory / "index", 64 << 20, write=True)
         self.network = FakeNetwork()
-        self.dispatcher = FakeDispatcher()
+        self.dispatcher = FakeDispatcher(self.network)
         versions = Versions(directory)
         locks = KeyLocks(directory)
-        self.writer = Writer(self.index, self.network, self.dispatcher, locks, versions, 0.5)  # type: ignore[arg-type]
+        self.writer = Writer(self.index, self.network, self.dispatcher, locks, versions, timeout=0.5)  # type: ignore[arg-type]
 
     def put(self, overwrite: bool = False) -> Stored:
         put = Put(KEY, 3, b"d" * 32, "", 0, overwrite, lambda entry: None, b"abc")
@@ -78,8 +88,8 @@ class Bench:
 
     def known(self, node: str = "b", version: int = 5, expires: int = 0) -> None:
         entry = Entry(version, node, 1, 1, 1, expires, 3, "", b"d" * 32, None)
-        with self.index.env.begin(write=True, db=self.index.entries) as txn:
-            txn.put(KEY, pack(entry))
+        with self.index.write() as tables:
+            tables.put_entry(KEY, None, entry)
 
 
 @pytest.fixture
@@ -131,12 +141,11 @@ def test_full_nodes_are_passed_over_and_when_all_are_full_it_is_said(bench: Benc
     bench.dispatcher.script = [Status.FULL, Status.FULL]
     with pytest.raises(NoRoom):
         bench.put()
-    bench.dispatcher.script, bench.dispatcher.reason = [Status.FAILED], NOWHERE
+    bench.dispatcher.script = [Failure.NO_NODE]
     with pytest.raises(NoRoom):
         bench.put()
     bench.network.nodes = []
-    bench.dispatcher.script = [Status.FAILED]
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match="no node that has room was heard from lately"):
         bench.put()
 
 
@@ -155,14 +164,14 @@ def test_a_key_whose_lifetime_has_ended_is_free_and_gets_a_higher_version(bench:
 
 def test_a_deletion_from_a_clock_that_was_ahead_is_overcome(bench: Bench) -> None:
     far = 1 << 61
-    with bench.index.env.begin(write=True, db=bench.index.tombs) as txn:
-        txn.put(KEY, stamped(far, now_ms()))
+    with bench.index.write() as tables:
+        tables.set_deletion(KEY, Deletion(far, now_ms()))
     bench.dispatcher.script = [Status.STALE, Status.DONE]
     assert bench.put().version > far
 
 
 def test_nothing_is_new_and_nothing_unknown_while_the_index_is_filled(bench: Bench) -> None:
-    bench.network.restoring = ["a"]
+    bench.network.lacking = ["a"]
     with pytest.raises(Unavailable, match="being filled"):
         bench.put()
     with pytest.raises(Unavailable, match="being filled"):

@@ -7,18 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgpack
 import pytest
 
 from broker.errors import LinkDown
-from broker.messages.codec import decode
 from broker.messages.store import Heartbeat, Kind, Replay, Result, Results, Status
 from broker.refusals import Conflict
 from master.index import replay_requests
-from master.index.environment import pack
 from master.index.index import Index
 from master.index.projection import Projection
-from master.index.replay_requests import EMPTY_SECS, SETTLE_SECS, Replays
+from master.index.replay_requests import EMPTY_SECS, PATIENCE_SECS, SETTLE_SECS, ReplayRequests
+from tests.support import decode
 
 NOW = 1_700_000_000_000
 
@@ -47,29 +45,28 @@ class Desk:
 
     def begin(self) -> None:
         """A controller starts."""
-        self.projection = Projection(self.index)
-        self.replays = Replays(self.index, self.projection, self.link)  # type: ignore[arg-type]
+        self.projection = Projection()
+        self.replays = ReplayRequests(self.index, self.projection, self.link)  # type: ignore[arg-type]
 
     def beat(self, node: str, seq: int, epoch: str = "e1") -> None:
         beat = Heartbeat(node, "http://n:1", NOW, "", epoch, 1, seq, 1, 1, False, 0.0, 0.0, 0, 0, [], "")
-        with self.index.env.begin(write=True) as txn:
-            txn.put(node.encode(), pack((beat, NOW)), db=self.index.nodes)
+        with self.index.write() as tables:
+            tables.set_node(beat, NOW)
         self.replays.observe([], {node: beat}, set())
 
     def results(
         self, node: str, *keys: bytes, after: int = 0, end: int = 0, request: str = "", epoch: str = "e1"
     ) -> None:
         """A stretch of a log: its epoch, and a value for each key."""
-        chain = msgpack.packb([(1, epoch)])
-        items = [Result(0, Status.DONE, "", 1, Kind.EPOCH, b"", 0, 0, 0, "", b"", len(chain), chain)]
+        items = [Result.of_epochs([(1, epoch)])]
         items += [
             Result(0, Status.DONE, "", after + place, Kind.PUT, key, 10, 1, 0, "", b"d" * 32, 1, b"x")
             for place, key in enumerate(keys, 2 if after == 0 else 1)
         ]
         upto = items[-1].seq
         message = Results(node, "", request, after, upto, end or upto, bool(request), items)
-        with self.index.env.begin(write=True) as txn:
-            applied = self.projection.apply(txn, [message], NOW)
+        with self.index.write() as tables:
+            applied = self.projection.apply(tables, [message], NOW)
         self.replays.observe([message], {}, applied.gaps)
 
     def answer(self, *keys: bytes) -> None:
@@ -78,8 +75,9 @@ class Desk:
         self.results(node, *keys, after=request.after, request=request.request)
 
     @property
-    def restoring(self) -> Any:
-        return self.index.read_meta("restoring")
+    def incomplete(self) -> list[str] | None:
+        with self.index.read() as tables:
+            return tables.incomplete()
 
     def known(self, key: bytes) -> bool:
         return self.index.get(key) is not None
@@ -101,7 +99,7 @@ def filled(desk: Desk, *nodes: str) -> None:
         desk.answer(*(f"{node}-{number}".encode() for number in (1, 2)))
     desk.clock += SETTLE_SECS + 0.001
     desk.replays.settle()
-    assert desk.restoring == []
+    assert desk.incomplete == []
 
 
 def test_a_new_index_whose_nodes_are_new_hardly_waits(desk: Desk) -> None:
@@ -111,7 +109,7 @@ def test_a_new_index_whose_nodes_are_new_hardly_waits(desk: Desk) -> None:
     assert desk.replays.settles_in() == pytest.approx(EMPTY_SECS)
     desk.clock += EMPTY_SECS + 0.001
     desk.replays.settle()
-    assert desk.restoring == []
+    assert desk.incomplete == []
     assert desk.replays.settles_in() == math.inf
 
 
@@ -120,10 +118,10 @@ def test_a_new_index_waits_for_other_nodes_as_soon_as_one_has_a_log(desk: Desk) 
     desk.beat("old", 9)
     desk.clock += EMPTY_SECS + 0.001
     desk.replays.settle()
-    assert desk.restoring is None
+    assert desk.incomplete is None
     desk.clock += SETTLE_SECS + 0.001
     desk.replays.settle()
-    assert desk.restoring == ["old"]
+    assert desk.incomplete == ["old"]
 
 
 def test_a_node_with_a_log_that_comes_after_a_new_one_is_waited_for(desk: Desk) -> None:
@@ -131,22 +129,22 @@ def test_a_node_with_a_log_that_comes_after_a_new_one_is_waited_for(desk: Desk) 
     desk.clock += EMPTY_SECS + 0.001
     desk.replays.settle()
     desk.beat("old", 3)
-    assert desk.restoring == ["old"]
+    assert desk.incomplete == ["old"]
     desk.answer(b"x", b"y")
-    assert desk.restoring == []
+    assert desk.incomplete == []
 
 
 def test_a_restore_lacks_nothing_and_a_second_one_says_how_far_it_is(desk: Desk) -> None:
     filled(desk, "a")
     desk.replays.restore("a")
-    assert desk.restoring == []
-    for name in ("a", ""):
+    assert desk.incomplete == []
+    for name in ("a", None):
         with pytest.raises(Conflict, match="log of a is being applied from the beginning already: 0 of 3 records"):
             desk.replays.restore(name)
     # A controller that starts meanwhile knows that, too
     desk.begin()
     desk.beat("a", 3)
-    assert desk.restoring == []
+    assert desk.incomplete == []
     with pytest.raises(Conflict):
         desk.replays.restore("a")
     desk.answer(b"a-1", b"a-2")
@@ -172,34 +170,35 @@ def test_another_log_than_before_lacks_keys_until_its_end(desk: Desk) -> None:
     desk.beat("a", 5, "e2")
     desk.results("a", epoch="e2")
     desk.replays.tick()
-    assert desk.restoring == ["a"]
+    assert desk.incomplete == ["a"]
 
 
 def test_a_node_that_never_sends_its_log_is_waited_for_until_it_is_forgotten(desk: Desk) -> None:
     filled(desk, "a")
     desk.beat("ghost", 1_000)
-    assert desk.restoring == ["ghost"]
+    assert desk.incomplete == ["ghost"]
     desk.replays.forget("ghost", False)
-    assert desk.restoring == []
+    assert desk.incomplete == []
     assert list(desk.index.read_nodes()) == ["a"]
     desk.beat("a", 3)
-    assert desk.restoring == []
+    assert desk.incomplete == []
 
 
 def test_a_forgotten_node_takes_its_keys_along_even_if_the_controller_starts_again(desk: Desk) -> None:
     filled(desk, "a", "b")
     assert (desk.index.count_of("a"), desk.index.count_of("b")) == (2, 2)
     desk.replays.forget("a", True)
-    assert desk.restoring == []
+    assert desk.incomplete == []
     desk.begin()
     desk.replays.tick()
     assert (desk.index.count_of("a"), desk.index.count_of("b")) == (0, 2)
-    assert desk.index.read_meta("cursor:a") is None
+    with desk.index.read() as tables:
+        assert tables.cursor("a") is None
     # And if it comes after all, its log is applied
     desk.beat("a", 3)
-    assert desk.restoring == ["a"]
+    assert desk.incomplete == ["a"]
     desk.answer(b"a-1", b"a-2")
-    assert (desk.index.count_of("a"), desk.restoring) == (2, [])
+    assert (desk.index.count_of("a"), desk.incomplete) == (2, [])
 
 
 def test_a_node_that_comes_back_while_its_keys_leave_keeps_them(desk: Desk) -> None:
@@ -208,10 +207,10 @@ def test_a_node_that_comes_back_while_its_keys_leave_keeps_them(desk: Desk) -> N
     desk.beat("a", 3)
     desk.replays.tick()
     assert desk.index.count_of("a") == 2
-    assert desk.restoring == ["a"]
+    assert desk.incomplete == ["a"]
     desk.answer(b"a-1", b"a-2")
     desk.replays.tick()
-    assert (desk.index.count_of("a"), desk.restoring) == (2, [])
+    assert (desk.index.count_of("a"), desk.incomplete) == (2, [])
 
 
 def test_keys_are_counted_over_many_stretches(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,3 +218,105 @@ def test_keys_are_counted_over_many_stretches(desk: Desk, monkeypatch: pytest.Mo
     filled(desk, "a", "b")
     desk.results("a", *(b"more-%d" % number for number in range(10)), after=3)
     assert (desk.index.count_of("a"), desk.index.count_of("b"), desk.index.count_of("c")) == (12, 2, 0)
+
+
+def asked(desk: Desk) -> list[tuple[str, int]]:
+    """(node, seq behind which it was asked for) of the requests so far."""
+    return [(node, request.after) for node, request in desk.link.asked]
+
+
+def test_a_gap_has_the_node_asked_once_from_the_cursor(desk: Desk) -> None:
+    filled(desk, "a")
+    desk.results("a", b"late", after=9)
+    desk.results("a", b"later", after=12)
+    assert asked(desk)[1:] == [("a", 3)]
+
+
+def test_a_result_that_was_lost_is_noticed_at_the_second_heartbeat_that_tells_of_it(desk: Desk) -> None:
+    filled(desk, "a")
+    desk.beat("a", 5)  # results of the last two records may be on their way
+    assert len(asked(desk)) == 1
+    desk.beat("a", 6)
+    assert asked(desk)[1:] == [("a", 3)]
+
+
+def test_what_still_moves_is_not_asked_for(desk: Desk) -> None:
+    filled(desk, "a")
+    desk.beat("a", 5)
+    desk.results("a", b"x", after=3)
+    desk.beat("a", 6)
+    assert len(asked(desk)) == 1
+
+
+def test_a_replay_that_gets_stuck_is_asked_for_again_and_the_first_one_counts_no_more(desk: Desk) -> None:
+    desk.beat("a", 9)
+    (_, first) = desk.link.asked[0]
+    desk.clock += PATIENCE_SECS
+    desk.replays.tick()
+    assert len(asked(desk)) == 1
+    desk.clock += 0.1
+    desk.replays.tick()
+    assert asked(desk) == [("a", 0), ("a", 0)]
+    # The end of the first one ends nothing; that of the second one does
+    desk.results("a", b"x", request=first.request, end=9)
+    assert len(asked(desk)) == 2
+    desk.answer(b"x")
+    desk.clock += PATIENCE_SECS + 0.1
+    desk.replays.tick()
+    assert len(asked(desk)) == 2
+
+
+def test_a_message_of_a_replay_gives_it_new_patience(desk: Desk) -> None:
+    desk.beat("a", 9)
+    _, request = desk.link.asked[0]
+    desk.clock += PATIENCE_SECS
+    message = Results("a", "", request.request, 0, 1, 9, False, [])
+    desk.replays.observe([message], {}, set())
+    desk.clock += PATIENCE_SECS
+    desk.replays.tick()
+    assert len(asked(desk)) == 1
+
+
+def test_a_log_is_asked_for_a_stretch_at_a_time_until_its_end(desk: Desk) -> None:
+    desk.beat("a", 7)
+    assert asked(desk) == [("a", 0)]
+    for after, last in ((0, 3), (3, 5), (5, 7)):
+        node, request = desk.link.asked[-1]
+        assert request.after == after
+        names = [b"%d" % seq for seq in range(after + (2 if after == 0 else 1), last + 1)]
+        desk.results(node, *names, after=after, end=7, request=request.request)
+    assert len(asked(desk)) == 3
+
+
+def test_without_rabbitmq_nothing_is_asked_and_the_next_heartbeat_asks(desk: Desk) -> None:
+    desk.link.ready = False
+    desk.beat("a", 9)
+    assert asked(desk) == []
+    desk.link.ready = True
+    desk.beat("a", 9)
+    assert asked(desk) == [("a", 0)]
+
+
+def test_an_agent_that_started_again_is_asked_though_a_request_to_the_one_before_is_open(desk: Desk) -> None:
+    desk.beat("a", 9)
+    desk.beat("a", 10, "e2")
+    assert asked(desk) == [("a", 0), ("a", 0)]
+    assert desk.link.asked[0][1].request != desk.link.asked[1][1].request
+
+
+def test_keys_that_a_log_lost_are_removed_some_at_a_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_requests, "PRUNE_BATCH", 2)
+    desk.beat("a", 6)
+    desk.answer(b"1", b"2", b"3", b"4", b"5")
+    desk.replays.restore("a")
+    desk.answer(b"1")
+    counts = []
+    for _ in range(3):
+        desk.replays.tick()
+        counts.append(desk.index.count_of("a"))
+    assert counts == [4, 2, 1]
+    desk.replays.tick()
+    with desk.index.read() as tables:
+        cursor = tables.cursor("a")
+    assert cursor is not None
+    assert not cursor.prune

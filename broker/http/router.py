@@ -1,0 +1,48 @@
+"""The routes that do not need Flask: the hot ones of the master, and those of a node's data server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Generic, TypeVar
+
+from broker.http import responses
+from broker.http.responses import Response
+from broker.refusals import MethodNotAllowed
+
+Handler = TypeVar("Handler")
+
+
+class Router(Generic[Handler]):
+    """Finds the handler of a request.
+
+    `routes` has the handlers of each path by method. A path that ends with "/" stands for all paths below it.
+    `listed` are methods that every `Allow` header names, although no handler is for them.
+    """
+
+    def __init__(self, routes: Mapping[str, Mapping[str, Handler]], listed: tuple[str, ...] = ()) -> None:
+        self._routes = routes
+        self._deep = [path for path in routes if path.endswith("/") and path.count("/") > 2]
+        self._listed = listed
+
+    def handler(self, path: str, method: str) -> Handler | None:
+        """The handler of a request; None for a path without a route. Raises `MethodNotAllowed`."""
+        handlers = self._routes.get(path[: path.find("/", 1) + 1]) or self._routes.get(self._route(path))
+        if handlers is None:
+            return None
+        found = handlers.get(method)
+        if found is None:
+            route = self._route(path)
+            shown = f"{route}…" if route.endswith("/") else route
+            raise MethodNotAllowed(method, shown, sorted({*handlers, *self._listed}))
+        return found
+
+    def options(self, path: str, origin: str) -> Response:
+        """The response to OPTIONS; pages from `origin` may send requests ("": none)."""
+        return responses.options(self._routes.get(self._route(path), responses.ALL_METHODS), origin)
+
+    def _route(self, path: str) -> str:
+        """The route of a path: its first segment, a longer beginning of it or the whole path."""
+        first = path[: path.find("/", 1) + 1]
+        if first in self._routes:
+            return first
+        return next((route for route in self._deep if path.startswith(route)), path)

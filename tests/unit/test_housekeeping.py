@@ -1,0 +1,152 @@
+"""Once a second: lifetimes end, nodes hear what they must forget, old deletions are forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from broker import keys
+from broker.clock import DAY_MS
+from broker.messages.store import Commands
+from master.index import housekeeping
+from master.index.housekeeping import DELETIONS_SECS, Housekeeping
+from master.index.index import Deletion, Discard, Entry, Index
+from tests.support import decode
+
+NOW = 1_700_000_000_000
+A, B, C, D = (keys.encode(name) for name in "abcd")
+
+
+class Link:
+    """Takes durable messages; the broker confirms them when the test says so."""
+
+    def __init__(self) -> None:
+        self.ready = True
+        self.sent: list[tuple[str, list[bytes]]] = []
+        self.waiting: list[Callable[[bool], None]] = []
+
+    def publish(self, queue: str, body: bytes, *, durable: bool, done: Callable[[bool], None]) -> None:
+        assert durable
+        self.sent.append((queue.removeprefix("pulzar.node."), [item.key for item in decode(body, Commands).items]))
+        self.waiting.append(done)
+
+    def confirm(self, confirmed: bool) -> None:
+        while self.waiting:
+            self.waiting.pop()(confirmed)
+
+
+class House:
+    """An index and its housekeeping, with a clock of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.index = Index(directory / "index", 64 << 20, write=True)
+        self.link = Link()
+        self.clock = 1_000.0
+        self.keeping = Housekeeping(self.index, self.link, tombstone_days=2)  # type: ignore[arg-type]
+
+    def store(self, key: bytes, expires: int = 0, version: int = 10, node: str = "n1") -> None:
+        with self.index.write() as tables:
+            tables.put_entry(key, None, Entry(version, node, 1, 1, NOW, expires, 3, "", D * 32, None))
+            tables.add_bytes(3)
+
+    def delete(self, key: bytes, noted: int) -> None:
+        with self.index.write() as tables:
+            tables.set_deletion(key, Deletion(10, noted))
+
+    def deletions(self) -> list[bytes]:
+        with self.index.read() as tables:
+            return [key for key, _ in tables.deletions()]
+
+    def outbox(self) -> int:
+        with self.index.read() as tables:
+            return len(tables.due_discards(NOW * 2, 1000))
+
+    def bytes(self) -> int:
+        with self.index.read() as tables:
+            return tables.stored_bytes()
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    house = House(tmp_path)
+    monkeypatch.setattr(housekeeping.time, "monotonic", lambda: house.clock)
+    yield house
+    house.index.close()
+
+
+def test_values_whose_lifetime_has_ended_leave_the_index_and_their_nodes_are_told(house: House) -> None:
+    house.store(A, expires=NOW - 1)
+    house.store(B, expires=NOW, version=11, node="n2")
+    house.store(C, expires=NOW + 1, version=12)
+    house.store(D, version=13)
+    house.keeping.tick(NOW)
+    assert [house.index.get(key) is not None for key in (A, B, C, D)] == [False, False, True, True]
+    assert house.deletions() == [A, B]
+    assert house.bytes() == 6
+    assert sorted(house.link.sent) == [("n1", [A]), ("n2", [B])]
+    house.keeping.tick(NOW + 1)
+    assert house.index.get(C) is None
+
+
+def test_the_lifetime_of_a_version_that_was_replaced_ends_nothing(house: House) -> None:
+    house.store(A, expires=NOW - 1, version=10)
+    house.store(A, version=20)  # as an index of an older Pulzar may have it: the lifetime is still listed
+    house.keeping.tick(NOW)
+    assert house.index.get(A) is not None
+    assert house.outbox() == 0
+    with house.index.read() as tables:
+        assert tables.ended_lifetimes(NOW, 10) == []
+
+
+def test_many_lifetimes_end_a_batch_at_a_time(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(housekeeping, "BATCH", 3)
+    for number in range(4):
+        house.store(keys.encode(f"k{number}"), expires=NOW - 1, version=10 + number)
+    house.keeping.tick(NOW)
+    assert house.bytes() == 3
+    house.keeping.tick(NOW)
+    assert house.bytes() == 0
+
+
+def test_a_discard_stays_until_the_broker_has_its_message_and_is_sent_again_if_not(house: House) -> None:
+    with house.index.write() as tables:
+        tables.add_discard(Discard("n1", A, 10), NOW)
+        tables.add_discard(Discard("n1", C, 11), NOW + 60_000)
+    # While RabbitMQ is away nothing is sent
+    house.link.ready = False
+    house.keeping.tick(NOW)
+    assert house.link.sent == []
+    # Then it is sent once, and not again while it is on its way
+    house.link.ready = True
+    house.keeping.tick(NOW)
+    house.keeping.tick(NOW)
+    assert house.link.sent == [("n1", [A])]
+    # What the broker did not take goes again
+    house.link.confirm(False)
+    house.keeping.tick(NOW)
+    assert house.link.sent == [("n1", [A])] * 2
+    assert house.outbox() == 2
+    house.link.confirm(True)
+    house.keeping.tick(NOW)
+    assert house.outbox() == 1
+    assert len(house.link.sent) == 2
+    house.keeping.tick(NOW + 60_000)
+    assert house.link.sent[-1] == ("n1", [C])
+
+
+def test_deletions_are_forgotten_after_their_days_and_looked_for_once_an_hour(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "BATCH", 2)
+    for number in range(5):
+        house.delete(keys.encode(f"old{number}"), NOW - 2 * DAY_MS - 1)
+    house.delete(D, NOW - 2 * DAY_MS)
+    house.keeping.tick(NOW)
+    assert house.deletions() == [D]
+    house.keeping.tick(NOW + 1)
+    assert house.deletions() == [D]
+    house.clock += DELETIONS_SECS
+    house.keeping.tick(NOW + 1)
+    assert house.deletions() == []

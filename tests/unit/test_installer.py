@@ -1,0 +1,371 @@
+"""The parts of ops/install, each with real files below a directory of its own; the programs it runs only say so."""
+
+from __future__ import annotations
+
+import base64
+import grp
+import hashlib
+import os
+import re
+import shutil
+import socket
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from broker import settings
+from broker.errors import SettingsError
+from broker.rights import rights
+from ops.installer import commands, configuration, options, packages, rabbitmq, release, removal, services
+from ops.installer.errors import CommandFailed, InstallError
+from ops.installer.installation import Installation
+from ops.installer.options import Options
+from ops.installer.places import Places
+from tests.support import ROOT
+
+URL = "amqp://me:secret@there:5672/p"
+OWN_URL = f"amqp://pulzar:{'0f' * 24}@localhost:5672/pulzar"
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    """An installation in a directory, of a checkout that has the parts that a test reads."""
+    source, root = tmp_path / "checkout", tmp_path / "root"
+    for part in release.PARTS:
+        (source / part).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, source / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / part, source / part)
+    root.mkdir()
+    group = grp.getgrgid(os.getegid()).gr_name
+    return Places(source, root, user="no-such-user-of-pulzar", group=group)
+
+
+@pytest.fixture
+def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with what was asked of systemctl, rabbitmqctl and apt-get, which are the only programs on PATH."""
+    log, programs = tmp_path / "said", tmp_path / "programs"
+    programs.mkdir()
+    log.touch()
+    for name in ("apt-get", "rabbitmqctl", "systemctl"):
+        (programs / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {log}\n')
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    return log
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def installed(places: Places, *roles: str) -> None:
+    """As if these roles had been installed."""
+    places.units.mkdir(parents=True)
+    for role in roles:
+        places.unit(role).touch()
+
+
+def test_a_file_that_nobody_changed_is_replaced(places: Places) -> None:
+    place = places.config / "jobs/mine.py"
+    assert configuration.offer(places, b"one", place, 0o640)
+    assert configuration.offer(places, b"two", place, 0o640)
+    assert (place.read_bytes(), mode(place)) == (b"two", 0o640)
+    assert not configuration.offer(places, b"two", place, 0o640)
+    assert [path.name for path in place.parent.iterdir()] == ["mine.py"]
+
+
+def test_a_file_that_was_changed_stays_and_the_new_one_lies_beside_it(
+    places: Places, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Given a file that its owner changed
+    place, new = places.config / "server.conf", places.config / "server.conf.new"
+    configuration.offer(places, b"one", place, 0o640)
+    place.write_bytes(b"mine")
+    # When there is a newer one
+    assert not configuration.offer(places, b"two", place, 0o640)
+    # Then both are there, and it is said
+    assert (place.read_bytes(), new.read_bytes()) == (b"mine", b"two")
+    assert f"{place} was changed here and stays as it is; the new one is {new}" in capsys.readouterr().out
+    # And it is said once
+    assert not configuration.offer(places, b"two", place, 0o640)
+    assert capsys.readouterr().out == ""
+    # And whoever took the new one gets the next one in its place
+    place.write_bytes(b"two")
+    assert configuration.offer(places, b"three", place, 0o640)
+    assert (place.read_bytes(), new.exists()) == (b"three", False)
+
+
+def test_a_file_that_was_deleted_stays_away(places: Places) -> None:
+    place = places.config / "jobs/mine.py"
+    configuration.offer(places, b"one", place, 0o644)
+    place.unlink()
+    assert not configuration.offer(places, b"two", place, 0o644)
+    assert not place.exists()
+
+
+def test_a_file_of_the_owners_own_is_not_overwritten_by_the_first_installation(places: Places) -> None:
+    place = places.config / "server.conf"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"mine")
+    assert not configuration.offer(places, b"one", place, 0o644)
+    assert place.read_bytes() == b"mine"
+
+
+def test_the_settings_that_are_installed_are_the_defaults_but_for_folders_and_the_broker(places: Places) -> None:
+    # When the configuration is installed
+    assert configuration.install(places)
+    # Then the settings are the defaults, with scripts and extensions where the owner has them
+    known, defaults = settings.load(places.settings, {}), settings.load(None, {})
+    assert known == replace(
+        defaults,
+        jobs=replace(defaults.jobs, dir=str(places.config / "jobs")),
+        extensions=replace(defaults.extensions, dir=str(places.config / "extensions")),
+    )
+    assert "amqp://" not in places.settings.read_text()
+    # And scripts and extensions are there, without what is of the packages themselves
+    names = {
+        str(path.relative_to(places.config)) for path in places.config.rglob("*.py") if ".shipped" not in str(path)
+    }
+    assert names >= {"jobs/example/factorial.py", "jobs/text/words.py", "extensions/example.py"}
+    assert not {name for name in names if name.count("/") == 1 and name.startswith("jobs/")}
+    assert not {name for name in names if Path(name).name.startswith("_") and name.startswith("extensions/")}
+    # And others can't read them
+    assert (mode(places.config), mode(places.settings), mode(places.shipped)) == (0o750, 0o640, 0o700)
+    # And the second time nothing changes
+    assert not configuration.install(places)
+
+
+def test_the_url_of_rabbitmq_is_made_once_and_replaced_alone(places: Places) -> None:
+    # When none is given, one is made, with a password
+    assert configuration.set_broker_url(places, "")
+    assert re.fullmatch("[0-9a-f]{48}", configuration.own_password(places))
+    assert mode(places.environment) == 0o640
+    # And it stays
+    before = places.environment.read_text()
+    assert not configuration.set_broker_url(places, "")
+    assert places.environment.read_text() == before
+    # And another one replaces it, and nothing else
+    places.environment.write_text(before + "PULZAR_GENERAL_SECRET=mine\n")
+    assert configuration.set_broker_url(places, URL)
+    assert places.environment.read_text().splitlines() == [
+        before.splitlines()[0],
+        "PULZAR_GENERAL_SECRET=mine",
+        f'PULZAR_BROKER_URL="{URL}"',
+    ]
+    assert (configuration.broker_url(places), configuration.own_password(places)) == (URL, "")
+
+
+def test_the_environment_is_read_as_systemd_reads_it() -> None:
+    text = '# A=1\n; B=2\nC="x y"\nD=\'z\'\nE=bare\nF=two words\nG=\n\nnothing\nH="open\n'
+    assert configuration.variables(text) == {
+        "C": "x y",
+        "D": "z",
+        "E": "bare",
+        "F": "two words",
+        "G": "",
+        "H": '"open',
+    }
+
+
+@pytest.mark.parametrize(
+    ("section", "roles", "refused"),
+    [
+        ("server", ["master"], True),
+        ("server", ["node"], True),
+        ("volume", ["node"], True),
+        ("volume", ["master"], False),
+    ],
+)
+def test_settings_that_a_service_would_refuse_are_told_before_anything_changes(
+    places: Places, section: str, roles: list[str], refused: bool
+) -> None:
+    configuration.install(places)
+    places.settings.write_text(f"[{section}]\nhost=0.0.0.0\n")
+    if refused:
+        with pytest.raises(SettingsError, match=rf"\[{section}\] host = '0\.0\.0\.0'"):
+            configuration.check(places, roles)
+        with pytest.raises(SettingsError):
+            Installation(places, Options(roles=tuple(roles), broker_url=URL), roles).run()
+        assert not places.code.exists()
+        places.environment.write_text(f"PULZAR_{section.upper()}_ADVERTISE=a.example:1\n")
+    configuration.check(places, roles)
+
+
+def test_the_name_of_a_release_follows_what_it_is_made_of(places: Places) -> None:
+    first = release.name(places, False)
+    assert re.fullmatch(r"[0-9a-f]{12}-3\.\d+", first)
+    # What Python writes beside the code, and times, are nothing of it
+    (places.source / "broker/__pycache__").mkdir()
+    (places.source / "broker/__pycache__/keys.pyc").touch()
+    os.utime(places.source / "broker/keys.py", (1, 1))
+    assert release.name(places, False) == first
+    # All else is
+    names = {first, release.name(places, True)}
+    places.requirements.parent.mkdir(parents=True)
+    places.requirements.write_text("dask\n")
+    names.add(release.name(places, False))
+    (places.source / "broker/keys.py").chmod(0o755)
+    names.add(release.name(places, False))
+    (places.source / "jobs/new.py").touch()
+    names.add(release.name(places, False))
+    assert len(names) == 5
+
+
+def test_the_release_before_the_current_one_is_kept_and_older_ones_are_not(places: Places) -> None:
+    for name in ("a-3.11", "b-3.11", "c-3.11"):
+        (places.code / name).mkdir(parents=True)
+        assert release.switch(places, places.code / name)
+        assert os.readlink(places.code / "current") == name
+    assert sorted(path.name for path in places.code.iterdir()) == ["b-3.11", "c-3.11", "current"]
+    assert not release.switch(places, places.code / "c-3.11")
+
+
+@pytest.mark.usefixtures("said")
+@pytest.mark.parametrize(
+    ("own_broker", "extensions", "expected"),
+    [
+        (False, False, set()),
+        (True, False, {"rabbitmq-server"}),
+        (True, True, {"rabbitmq-server", "tesseract-ocr", "unixodbc"}),
+    ],
+)
+def test_packages_are_missing_that_are_needed_and_not_there(
+    places: Places, own_broker: bool, extensions: bool, expected: set[str]
+) -> None:
+    assert set(packages.missing(places, own_broker, extensions)) == expected
+    server = places.root / packages.RABBITMQ
+    server.parent.mkdir(parents=True)
+    server.touch()
+    assert set(packages.missing(places, own_broker, extensions)) == expected - {"rabbitmq-server"}
+
+
+def test_a_rabbitmq_that_is_installed_listens_on_this_machine_alone(places: Places, said: Path) -> None:
+    packages.install(places, ["rabbitmq-server"])
+    assert places.broker.read_text().endswith("\nlisteners.tcp.1 = 127.0.0.1:5672\n")
+    assert [line.split()[-1] for line in said.read_text().splitlines()] == ["update", "rabbitmq-server"]
+    # And an address that its owner has chosen stays
+    places.broker.write_text("listeners.tcp.1 = 10.0.0.1:5672\n")
+    packages.install(places, ["rabbitmq-server"])
+    assert places.broker.read_text() == "listeners.tcp.1 = 10.0.0.1:5672\n"
+
+
+def test_the_user_of_rabbitmq_has_the_least_rights_and_no_password_in_clear() -> None:
+    known = rabbitmq.definitions("secret", b"salt")
+    assert "secret" not in str(known)
+    stored = base64.b64decode(known["users"][0]["password_hash"])
+    assert (stored[:4], stored[4:]) == (b"salt", hashlib.sha256(b"saltsecret").digest())
+    assert known["users"][0]["tags"] == []
+    assert known["permissions"] == [{"user": "pulzar", "vhost": "pulzar", **rights()._asdict()}]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "before", "expected"),
+    [
+        (Options(roles=("master",)), [], True),
+        (Options(roles=("node",)), [], False),
+        (Options(roles=("node",)), ["master"], True),
+        (Options(roles=("master",), without_extensions=True), [], False),
+        (Options(upgrade=True), ["master"], True),
+        (Options(upgrade=True), ["node"], False),
+    ],
+)
+def test_extensions_are_the_masters(places: Places, wanted: Options, before: list[str], expected: bool) -> None:
+    installed(places, *before)
+    assert Installation(places, wanted, wanted.roles or before).chooses_extensions() is expected
+
+
+def test_who_once_did_without_extensions_does_so_at_upgrades(places: Places) -> None:
+    installed(places, "master")
+    master = ("master",)
+    assert not Installation(places, Options(roles=master, without_extensions=True), master).chooses_extensions()
+    assert not Installation(places, Options(upgrade=True), master).chooses_extensions()
+    assert Installation(places, Options(roles=master), master).chooses_extensions()
+
+
+@pytest.mark.parametrize(
+    ("known", "given", "role", "expected"),
+    [
+        ("", "", "master", True),
+        ("", URL, "master", False),
+        (OWN_URL, "", "master", True),
+        (OWN_URL, "", "node", True),
+        (OWN_URL, URL, "node", False),
+        (URL, "", "node", False),
+    ],
+)
+def test_a_rabbitmq_of_its_own_is_for_a_master_without_another_one(
+    places: Places, known: str, given: str, role: str, expected: bool
+) -> None:
+    if known:
+        configuration.set_broker_url(places, known)
+    wanted = Options(roles=(role,), broker_url=given)
+    assert Installation(places, wanted, wanted.roles).has_own_broker() is expected
+
+
+def test_a_node_alone_needs_a_url(places: Places) -> None:
+    with pytest.raises(InstallError, match=r"A node needs the RabbitMQ of its master: --broker-url URL"):
+        Installation(places, Options(roles=("node",)), ("node",)).run()
+    assert not places.config.exists()
+
+
+def test_a_command_that_fails_shows_the_end_of_its_output_and_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CommandFailed) as caught:
+        commands.run("counting", "sh", "-c", "seq 100; echo why >&2; exit 3", advice="Count again.")
+    assert str(caught.value).splitlines() == [*map(str, range(62, 101)), "why", "Count again."]
+    assert capsys.readouterr().out == "  counting … failed\n"
+    commands.run("counting", "seq", "100")
+    assert capsys.readouterr().out == "  counting … 0 s\n"
+    with pytest.raises(CommandFailed, match="/no/such can't be run: No such file"):
+        commands.run("counting", "/no/such")
+
+
+def test_a_service_is_there_when_it_listens(said: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        services.wait("127.0.0.1", port, "pulzar-node.service", timeout=10)
+    # And one that systemd says has failed is not waited for
+    with pytest.raises(InstallError, match=rf"nobody listens on 127\.0\.0\.1:{port}.*\n.*journalctl -u pulzar-node"):
+        services.wait("127.0.0.1", port, "pulzar-node.service", timeout=600)
+    assert said.read_text() == "systemctl -q is-failed pulzar-node.service\n"
+
+
+def test_units_are_installed_once_and_enabled_unless_it_is_an_upgrade(places: Places, said: Path) -> None:
+    assert services.install(places, ["master", "node"], enable=True)
+    assert services.installed(places) == ("master", "node")
+    assert "systemctl -q enable pulzar-node.service\n" in said.read_text()
+    said.write_text("")
+    assert not services.install(places, ["node"], enable=False)
+    assert "enable" not in said.read_text()
+    places.unit("node").write_text("old")
+    assert services.install(places, ["node"], enable=False)
+
+
+@pytest.mark.usefixtures("said")
+@pytest.mark.parametrize("purge", [False, True])
+def test_a_removal_takes_code_and_services_and_with_purge_everything(places: Places, purge: bool, said: Path) -> None:
+    # Given an installation with settings and data
+    configuration.install(places)
+    configuration.set_broker_url(places, OWN_URL)
+    services.install(places, services.ROLES, enable=True)
+    for folder in (places.code / "a-3.11", places.data):
+        folder.mkdir(parents=True)
+    unnamed = Places(places.source, places.root, user=places.user, group="no-such-group-of-pulzar")
+    # When it is removed
+    removal.remove(unnamed, purge=purge)
+    # Then services and code are gone; settings and data only when that is asked for
+    assert not services.installed(places)
+    assert not places.code.exists()
+    assert (places.config.exists(), places.data.exists()) == (not purge, not purge)
+    assert ("rabbitmqctl -q delete_vhost pulzar\n" in said.read_text()) is purge
+    # And the second time there is nothing to do
+    removal.remove(unnamed, purge=purge)
+
+
+def test_every_option_is_in_the_usage() -> None:
+    for word in (*options.ROLES, *options.FLAGS, "--broker-url"):
+        assert word in options.USAGE
+    assert options.parse(["--master", "--node", "--master"]) == Options(roles=("master", "node"))
+    assert options.parse(["--master", "--help", "--nonsense"]) is None

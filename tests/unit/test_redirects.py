@@ -1,0 +1,97 @@
+"""Where clients are sent: signed URLs of nodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from broker.errors import InvalidKey
+from broker.http import signing
+from broker.messages.upload import UploadPermit
+from broker.refusals import NoRoom, Unavailable
+from master.web.keys.redirects import READ_SECS, UPLOAD_SECS, Redirects
+
+SECRET = b"s" * 32
+MASTER = "master:1"
+KEY = "a b/c+d.txt"
+ROOM = 100  # bytes on each node
+
+
+class StandInNodes:
+    """Two nodes with little room, as the index knows them."""
+
+    def __init__(self) -> None:
+        self.urls = {"one": "http://one:1", "two": "http://two:2"}
+        self.silent: set[str] = set()
+
+    def url(self, node: str) -> str | None:
+        return self.urls.get(node)
+
+    def gone(self, node: str) -> bool:
+        return node in self.silent
+
+    def any_alive(self, exclude: Collection[str] = ()) -> str | None:
+        return next(iter(self.urls.keys() - self.silent - set(exclude)), None)
+
+    def choose(self, size: int, exclude: Collection[str] = ()) -> str | None:
+        return self.any_alive(exclude) if size <= ROOM else None
+
+
+@pytest.fixture
+def nodes() -> StandInNodes:
+    return StandInNodes()
+
+
+@pytest.fixture
+def redirects(nodes: StandInNodes) -> Redirects:
+    return Redirects(nodes, SECRET, MASTER)  # type: ignore[arg-type]
+
+
+def verified(url: str, method: str, path: str, now: float) -> dict[str, str]:
+    """What was signed into a URL."""
+    parts = urlsplit(url)
+    assert unquote(parts.path) == path + KEY
+    return signing.verify(SECRET, method, KEY, parts.query, now)
+
+
+def test_a_read_goes_to_the_node_of_the_value_and_knows_the_way_back(redirects: Redirects) -> None:
+    url = redirects.read(KEY, "two")
+    assert url.startswith("http://two:2/get_key/a%20b/c%2Bd.txt?")
+    assert verified(url, "GET", "/get_key/", time.time() + READ_SECS - 1) == {signing.MASTER: MASTER}
+
+
+def test_a_read_from_a_node_that_is_not_heard_from_is_for_later(redirects: Redirects, nodes: StandInNodes) -> None:
+    nodes.silent.add("two")
+    for node in ("two", "nobody"):
+        with pytest.raises(Unavailable, match=f"node {node}, which has this value"):
+            redirects.read(KEY, node)
+
+
+def test_an_upload_is_signed_with_what_it_permits(redirects: Redirects) -> None:
+    permit = UploadPermit(MASTER, 5_000, True, 7, '"x"')
+    place = redirects.upload(KEY, permit, 7)
+    signed = verified(place.url, "PUT", "/add_key/", time.time() + UPLOAD_SECS - 1)
+    assert UploadPermit.read(signed) == permit
+    assert place.url.startswith(f"http://{place.node}:")
+
+
+def test_an_upload_goes_to_no_node_that_was_tried(redirects: Redirects) -> None:
+    assert redirects.upload(KEY, UploadPermit(MASTER), exclude=["one"]).node == "two"
+    with pytest.raises(Unavailable, match="no node was heard from lately, or can be reached"):
+        redirects.upload(KEY, UploadPermit(MASTER), exclude=["one", "two"])
+
+
+def test_no_room_and_no_node_are_told_apart(redirects: Redirects, nodes: StandInNodes) -> None:
+    with pytest.raises(NoRoom, match="no node has room for 101 bytes"):
+        redirects.upload(KEY, UploadPermit(MASTER), ROOM + 1)
+    nodes.silent |= {"one", "two"}
+    with pytest.raises(Unavailable):
+        redirects.upload(KEY, UploadPermit(MASTER), ROOM + 1)
+
+
+def test_no_address_is_made_for_what_is_no_key(redirects: Redirects) -> None:
+    with pytest.raises(InvalidKey):
+        redirects.upload("a//b", UploadPermit(MASTER))
