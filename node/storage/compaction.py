@@ -55,14 +55,6 @@ class _DamagedSegment(StorageError):
     """Raised when a segment has damage, which must stay."""
 
 
-class _Survivor(NamedTuple):
-    """A record that stays."""
-
-    header: Header
-    value: bytes
-    entry: Entry | None  # None: the record of an epoch
-
-
 class _Move(NamedTuple):
     """The new place of a record."""
 
@@ -105,7 +97,7 @@ def sweep(core: StorageContext, now: int) -> int:
         with core.lock:
             with core.index.snapshot() as view:
                 changes = IndexUpdate(view)
-                keys = view.expired(now, _EXPIRE_GROUP)
+                keys = view.expired_keys(now, _EXPIRE_GROUP)
                 for key in keys:
                     entry = changes.entry(key)
                     if entry is not None:
@@ -179,7 +171,7 @@ def _compact_segment(core: StorageContext, number: int, now: int) -> CompactionR
 
 
 def _newest_epoch(core: StorageContext) -> int:
-    return core.index.epochs[-1][0] if core.index.epochs else 0
+    return core.index.epochs[-1].seq if core.index.epochs else 0
 
 
 # Writing anew.
@@ -216,13 +208,12 @@ def _write(core: StorageContext, segment: SegmentFile, name: Path, drop_before: 
 
 def _survivors(
     core: StorageContext, segment: SegmentFile, drop_before: int, dropped: dict[bytes, int]
-) -> Iterator[_Survivor]:
-    """The records that stay; adds tombstones that go to `dropped`."""
+) -> Iterator[tuple[Header, bytes, Entry | None]]:
+    """The records that stay (header, value, entry; None for an epoch); adds tombstones that go to `dropped`."""
     pace = Throttle(core.limits.compact_rate, core.stop)
     newest_epoch = _newest_epoch(core)
-    for group in segments.grouped(
-        segments.scan(segment.fd, segment.base, HEAD_BYTES, segment.size), _GROUP, _GROUP_BYTES
-    ):
+    pieces = segments.scan(segment.fd, segment.base, HEAD_BYTES, segment.size)
+    for group in segments.groups(pieces, _GROUP, _GROUP_BYTES):
         with core.index.snapshot() as view:
             entries = [view.entry(piece.header.key) if piece.header and piece.header.key else None for piece in group]
         for piece, entry in zip(group, entries, strict=True):
@@ -232,13 +223,13 @@ def _survivors(
                 raise _DamagedSegment(f"bytes at {piece.offset} are no record")
             if header.kind == Kind.EPOCH:
                 if header.seq >= newest_epoch:
-                    yield _Survivor(header, piece.value or b"", None)
+                    yield header, piece.value or b"", None
             elif entry is None or entry.seq != header.seq:
                 continue  # not the newest of its key
             elif entry.kind == Kind.PUT and not entry.expired:
                 if piece.value is None:
                     raise _DamagedSegment(f"value at {piece.offset} is damaged")
-                yield _Survivor(header, piece.value, entry)
+                yield header, piece.value, entry
             else:
                 # The tombstone that a value leaves behind is as old as the end of its lifetime.
                 created = header.created if entry.kind == Kind.DELETE else header.expires
@@ -247,7 +238,7 @@ def _survivors(
                     continue
                 tomb = Header.tombstone(header.key, header.version, header.seq, created)
                 entry = entry._replace(kind=int(Kind.DELETE), expires=0, size=0, expired=False, token="")
-                yield _Survivor(tomb, b"", entry)
+                yield tomb, b"", entry
 
 
 def _exchange(core: StorageContext, number: int, draft: _Draft, removed: bool) -> None:

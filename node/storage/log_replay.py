@@ -63,7 +63,7 @@ def _groups(core: StorageContext, stats: list[tuple[int, Stat]], after: int, end
             for piece in segments.scan(segment.fd, segment.base, segments.HEAD_BYTES, size)
             if piece.header is not None and after < piece.header.seq <= end
         )
-        yield from segments.grouped(pieces, _GROUP)
+        yield from segments.groups(pieces, _GROUP)
 
 
 def _current(view: Snapshot, piece: Piece, cached: int) -> Result | None:

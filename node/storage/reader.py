@@ -17,7 +17,7 @@ from broker import logs
 from broker.clock import now_ms
 from broker.messages.store import Kind
 from node.errors import Corrupt, StorageError, StorageUnavailable
-from node.storage.disk.files import translated
+from node.storage.disk.files import storage_error
 from node.storage.disk.layout import Layout
 from node.storage.index import state
 from node.storage.index.index import MAP_BYTES, Index
@@ -99,17 +99,14 @@ class Reader:
             if segment is not None:
                 value = _read(segment, entry, key)
                 if value is not None:
-                    self._used(entry.segment)
+                    with suppress(KeyError):  # another thread has let go of it
+                        self._segments.move_to_end(entry.segment)
                     return value
             return self._get_with_care(index, key)
         except StorageUnavailable:
             if index is self._index:
                 raise
             return self.get(key)  # another index took its place just now
-
-    def _used(self, number: int) -> None:
-        with suppress(KeyError):  # another thread has let go of it
-            self._segments.move_to_end(number)
 
     def close(self) -> None:
         """Close the index; values that were returned before stay readable."""
@@ -133,7 +130,7 @@ class Reader:
             except FileNotFoundError:
                 return  # being built: what was there before is still open
             except OSError as error:
-                raise translated("the index can't be looked at", error) from error
+                raise storage_error("the index can't be looked at", error) from error
             # A file that is open keeps its inode number, so another file has another one.
             file = (status.st_dev, status.st_ino)
             if file == self._index_file or state.objection(self._places.index):
@@ -186,7 +183,7 @@ class Reader:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise translated("a value can't be opened", error) from error
+            raise storage_error("a value can't be opened", error) from error
         header = file.header
         if header.key != key or header.version != entry.version or header.size != entry.size:
             raise Corrupt(f"value file {entry.token} says it is another value")

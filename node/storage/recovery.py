@@ -35,10 +35,6 @@ READERS_SECS = 5.0  # a reader that takes longer than this to open another index
 _GROUP = 20_000  # records or entries taken in by one transaction
 
 
-class _IndexAhead(StorageError):
-    """Raised when the index has records that the log has not."""
-
-
 def make_ready(places: Layout) -> None:
     """Make the directories that are missing, and empty `tmp`."""
     with guarded("the data directory can't be made ready"):
@@ -133,7 +129,7 @@ def _follow(index: Index, places: Layout) -> ActiveSegment:
         size = segment.size
         start = stat.size if stat else segments.HEAD_BYTES
         if size < start:
-            raise _IndexAhead(f"segment {number} is shorter than the index says")
+            raise StorageError(f"segment {number} is shorter than the index says")
         if last:
             good = _good_end(segment, start, size)
             if good < size:
@@ -151,17 +147,14 @@ def _follow(index: Index, places: Layout) -> ActiveSegment:
 
 
 def _good_end(segment: SegmentFile, start: int, size: int) -> int:
-    end = start
-    for piece in segments.scan(segment.fd, segment.base, start, size):
-        if piece.header is not None and piece.value is not None:
-            end = piece.offset + piece.length
-    return end
+    pieces = segments.scan(segment.fd, segment.base, start, size)
+    return max((piece.offset + piece.length for piece in pieces if piece.value is not None), default=start)
 
 
 def _take_in(index: Index, segment: SegmentFile, start: int, end: int) -> None:
     """Add the records between two offsets of a segment to the index."""
     number, uid, first = segment.head
-    for group in segments.grouped(segments.scan(segment.fd, segment.base, start, end), _GROUP):
+    for group in segments.groups(segments.scan(segment.fd, segment.base, start, end), _GROUP):
         with index.update() as changes:
             if number not in index.stats:
                 changes.stats[number] = Stat(uid, first, first - 1, segments.HEAD_BYTES)

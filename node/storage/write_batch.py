@@ -222,14 +222,12 @@ class WriteBatch:
     def take_back(self) -> None:
         """Undo what was done with uploads: they are where they were."""
         for token, ours in self._adopted.items():
-            name = (
-                value_files.path(self._places.values, token) if token in self._renamed else self._places.staging / token
-            )
+            name = self._places.staging / token
             try:
+                if token in self._renamed:
+                    os.rename(value_files.path(self._places.values, token), name)
                 if ours:
                     remove(name)
-                elif token in self._renamed:
-                    os.rename(name, self._places.staging / token)
             except OSError as error:
                 # The next start removes it, since it has no record.
                 log.error("upload can't be given back", token=token, error=error)

@@ -14,7 +14,7 @@ from node.errors import DiskFull, StorageError
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def translated(what: str, error: OSError) -> StorageError:
+def storage_error(what: str, error: OSError) -> StorageError:
     """The node's error for an error of the OS; `what` says what can't be done."""
     kind = DiskFull if error.errno in _NO_ROOM else StorageError
     return kind(f"{what}: {error.strerror or error}")
@@ -22,16 +22,13 @@ def translated(what: str, error: OSError) -> StorageError:
 
 @contextmanager
 def guarded(what: str, *, may_be_missing: bool = False) -> Iterator[None]:
-    """Turn errors of the OS in the block into errors of the node; `what` says what can't be done.
-
-    `may_be_missing`: `FileNotFoundError` stays what it is.
-    """
+    """Turn errors of the OS into errors of the node, but for `FileNotFoundError` when the file `may_be_missing`."""
     try:
         yield
     except OSError as error:
         if may_be_missing and isinstance(error, FileNotFoundError):
             raise
-        raise translated(what, error) from error
+        raise storage_error(what, error) from error
 
 
 def write_at(fd: int, data: bytes, offset: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice, takewhile
 from typing import NamedTuple
 
 import lmdb
@@ -46,24 +47,15 @@ class Snapshot:
 
     def entries(self, after: bytes, limit: int) -> list[tuple[bytes, Entry]]:
         """Up to `limit` keys behind the key `after`, ascending, and their entries."""
-        found: list[tuple[bytes, Entry]] = []
         cursor = self._txn.cursor()
-        if cursor.set_range(after + b"\0"):
-            for key, raw in cursor:
-                found.append((key, Entry.unpack(raw)))
-                if len(found) == limit:
-                    break
-        return found
+        rows = islice(cursor, limit) if cursor.set_range(after + b"\0") else ()
+        return [(key, Entry.unpack(raw)) for key, raw in rows]
 
     def files(self) -> dict[str, bytes]:
         """The keys of all value files, by token."""
         return {token.hex(): key for token, key in self._txn.cursor(db=self._databases.files)}
 
-    def expired(self, now: int, limit: int) -> list[bytes]:
+    def expired_keys(self, now: int, limit: int) -> list[bytes]:
         """Up to `limit` keys whose lifetime ended before `now` (ms since the epoch), the oldest first."""
-        found: list[bytes] = []
-        for due, key in self._txn.cursor(db=self._databases.expiry):
-            if EXPIRY.unpack(due)[0] > now or len(found) == limit:
-                break
-            found.append(key)
-        return found
+        rows = islice(self._txn.cursor(db=self._databases.expiry), limit)
+        return [key for _, key in takewhile(lambda row: EXPIRY.unpack(row[0])[0] <= now, rows)]

@@ -51,22 +51,18 @@ class IndexUpdate:
         stat.last = max(stat.last, seq)
         self.seq = max(self.seq, seq)
 
-    def add(self, key: bytes, entry: Entry, created: int) -> bool:
-        """Take in a record of a key; counts the one that it supersedes as dead.
-
-        `created` is in ms since the epoch. Returns whether the record is now the newest of its key.
-        """
+    def add(self, key: bytes, entry: Entry, created: int) -> None:
+        """Take in a record of a key, written at `created` (ms since the epoch). Counts a superseded one as dead."""
         old = self.entry(key)
         if old is not None and not _beats(entry, old):
             if entry.kind == Kind.PUT:
                 self.stat(entry.segment).dead += entry.length
-            return False
+            return
         if old is not None:
             self._retire(old)
             if old.kind == Kind.PUT:
                 self.stat(old.segment).dead += old.length
         self.place(key, entry, created)
-        return True
 
     def place(self, key: bytes, entry: Entry, created: int) -> None:
         """Make this the entry of its key. The figures must not count another one."""

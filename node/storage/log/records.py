@@ -95,15 +95,10 @@ def encode(header: Header, value: bytes, base: int, offset: int) -> bytes:
 
     Raises `ValueError` when the header is too long.
     """
-    return recode(header, value, crc32c(value), base, offset)
-
-
-def recode(header: Header, value: bytes, value_crc: int, base: int, offset: int) -> bytes:
-    """Like `encode`, for a value whose CRC is known."""
     packed = _pack(header)
     if len(packed) > MAX_HEADER:
         raise ValueError(f"the record's header has {len(packed)} bytes; {MAX_HEADER} is the limit")
-    lengths = _LENGTHS.pack(len(packed), len(value), value_crc)
+    lengths = _LENGTHS.pack(len(packed), len(value), crc32c(value))
     crc = crc32c_extend((base + offset) & 0xFFFFFFFF, lengths + packed)
     return b"%b%b%b%b%b" % (MAGIC, crc.to_bytes(4, "little"), lengths, packed, value)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from node.errors import Broken, Corrupt
-from node.storage.disk.files import guarded, read_at, sync_directory, translated, write_at
+from node.storage.disk.files import guarded, read_at, storage_error, sync_directory, write_at
 from node.storage.log import records
 from node.storage.log.records import Header
 
@@ -41,7 +41,6 @@ class Piece(NamedTuple):
     length: int
     header: Header | None
     value: bytes | None  # None: not what was written, or no record
-    value_crc: int
 
 
 def path(directory: Path, number: int) -> Path:
@@ -100,12 +99,12 @@ def scan(fd: int, base: int, start: int, end: int) -> Iterator[Piece]:
             wanted = lengths.record if len(window) - at >= lengths.head else lengths.head
         if piece is None:
             good = _next_record(fd, base, offset + 1, end)
-            piece = Piece(offset, good - offset, header=None, value=None, value_crc=0)
+            piece = Piece(offset, good - offset, header=None, value=None)
         yield piece
         offset += piece.length
 
 
-def grouped(pieces: Iterable[Piece], count: int, size: int = _GROUP_BYTES) -> Iterator[list[Piece]]:
+def groups(pieces: Iterable[Piece], count: int, size: int = _GROUP_BYTES) -> Iterator[list[Piece]]:
     """Lists of `count` pieces, or of about `size` bytes; one empty list when there are no pieces at all."""
     group: list[Piece] = []
     length = 0
@@ -124,7 +123,7 @@ def _record(window: bytes, at: int, base: int, offset: int, length: int) -> Piec
     head = records.parse(window, at, base, offset)
     if head is None:
         return None
-    return Piece(offset, length, header=head.header, value=head.value(window), value_crc=head.value_crc)
+    return Piece(offset, length, header=head.header, value=head.value(window))
 
 
 def _next_record(fd: int, base: int, start: int, end: int) -> int:
@@ -191,7 +190,7 @@ class ActiveSegment:
             os.fdatasync(self._fd)
         except OSError as error:
             self.cut()
-            raise translated("the log can't be written", error) from error
+            raise storage_error("the log can't be written", error) from error
         self.size += len(data)
 
     def cut(self, size: int | None = None) -> None:
