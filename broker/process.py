@@ -1,6 +1,7 @@
-"""What a process asks of the kernel: to end with its parent, and to be alone on a directory.
+"""Requests of a process to the kernel: to end with its parent, to adopt orphans, to be alone on a directory.
 
-Needs the standard library alone, and little of it: `ops/cluster/child.py` starts with this.
+Needs little of the standard library and nothing else: `ops/cluster/child.py` starts with this. `node/runs/processes.py`
+has its own calls of prctl: the zygote imports nothing of this package, so that no script sees it.
 """
 
 from __future__ import annotations
@@ -8,28 +9,60 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import resource
 import sys
+import time
 
+_POLL_SECS = 0.005
+_SIGKILL = 9
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 
-def die_with_parent(signal_number: int) -> None:
-    """Have the kernel send this process the signal when its parent is gone (Linux). Raises `OSError`."""
-    if sys.platform != "linux":
-        return
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal_number), 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+def die_with_parent(signal_number: int = _SIGKILL) -> None:
+    """The kernel sends this process the signal when its parent ends (Linux). Raises `OSError`."""
+    _prctl(_PR_SET_PDEATHSIG, signal_number)
 
 
-def hold(directory: str | os.PathLike[str]) -> int:
-    """Be the only process that holds a directory, while the descriptor that is returned is open.
+def adopt_orphans() -> None:
+    """This process becomes the parent of its descendants whose own parents end (Linux). Raises `OSError`."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
-    Raises `BlockingIOError` when another process holds it, and another `OSError` when there is no such directory.
+
+def raise_open_files() -> None:
+    """This process may have as many open files as the system lets it: each connection is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux" and ctypes.CDLL(None, use_errno=True).prctl(option, int(value), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
+
+
+def hold(directory: str | os.PathLike[str], *, shared: bool = False) -> int:
+    """Lock a directory until the descriptor that is returned is closed, or this process ends.
+
+    Any number of processes may hold a `shared` lock, one alone the other kind. Raises `BlockingIOError` when another
+    process holds it, and another `OSError` when there is no such directory.
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def wait_until_free(descriptor: int, timeout: float) -> bool:
+    """Wait up to `timeout` seconds until no other process holds an open directory; returns whether that is so."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_SECS)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from broker.errors import InvalidKey, LinkDown, PulzarError
+from broker.errors import BadSignature, InvalidKey, LinkDown, PulzarError
 
 
 class Refused(PulzarError):
@@ -129,12 +129,14 @@ def refusal(status: int, message: str) -> Refused:
 
 
 def as_refusal(error: Exception) -> Refused | None:
-    """What a client is told of an error; None for one that nobody has thought of."""
+    """The refusal that a client gets for an error; None for an unexpected error."""
     match error:
         case Refused():
             return error
         case InvalidKey():
             return BadRequest(str(error))
+        case BadSignature():
+            return Forbidden(str(error))
         case LinkDown():
             return Unavailable(str(error))
     return None

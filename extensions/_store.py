@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any, NamedTuple, Protocol
 
 from broker import keys
+from broker.clock import now_ms
 from broker.http import content_types, request_fields
 from jobs.client import Client
 
@@ -76,7 +76,7 @@ class Store:
         while True:
             with closing(self._index.scan(prefix, after)) as scanned:  # type: ignore[type-var]
                 batch = list(itertools.islice(scanned, _BATCH))
-            now = time.time_ns() // 1_000_000
+            now = now_ms()
             for key, row in batch:
                 if row.expires and row.expires <= now:
                     continue

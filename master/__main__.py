@@ -8,7 +8,7 @@ from pathlib import Path
 
 from granian.constants import Interfaces
 
-from broker import directory_lock, logs
+from broker import logs, process
 from broker.errors import PulzarError, SettingsError
 from broker.server.web_server import WebServer
 from broker.service.arguments import parse_arguments, web_workers
@@ -46,7 +46,7 @@ def hold(directory: Path) -> int:
     """Become the only master of a data directory while the returned descriptor is open. Raises `SettingsError`."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        return directory_lock.hold(directory)
+        return process.hold(directory)
     except BlockingIOError as error:
         raise SettingsError(f"{directory} is in use by another master; every master needs its own") from error
     except OSError as error:

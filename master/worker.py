@@ -7,7 +7,7 @@ import secrets
 import time
 from pathlib import Path
 
-from broker import logs, processes, settings, topology
+from broker import logs, process, settings, topology
 from broker.http import responses
 from broker.http.router import Router
 from broker.link import Link
@@ -46,7 +46,7 @@ LINK_SECS = 2.0  # a worker that can't store yet had better not take requests ye
 
 def create() -> Application:
     """A web worker's application; called once in each worker process."""
-    processes.die_with_parent()
+    process.die_with_parent()
     config = settings.load()
     logs.setup(config.general.log_level, "web")
     directory = Path(config.server.dir)
@@ -76,7 +76,7 @@ def create() -> Application:
     link.start()
     link.wait(LINK_SECS)
     log.info("web worker started", origin=origin)
-    processes.raise_open_files()
+    process.raise_open_files()
     connections.guard(config.server.port, config.server.client_timeout)
     behind = Bridge(flask.wsgi_app, config.server.threads)
     timeouts = ClientTimeouts(config.server.client_timeout, config.server.client_rate)

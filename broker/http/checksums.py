@@ -6,11 +6,11 @@ import base64
 import binascii
 from typing import NamedTuple
 
-from broker.errors import PulzarError
 from broker.http.environ import Environ
+from broker.refusals import BadRequest
 
 
-class BadChecksum(PulzarError):
+class BadChecksum(BadRequest):
     """Raised when a checksum is malformed, or differs from that of the body."""
 
 

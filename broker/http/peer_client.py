@@ -67,7 +67,8 @@ class PeerClient:
         lines += [f"{name}: {value}" for name, value in headers]
         self._writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
         self._response = asyncio.ensure_future(_read(self._reader))
-        self._response.add_done_callback(_look_at)
+        # Looked at, so that asyncio does not warn when nobody waits for it.
+        self._response.add_done_callback(lambda response: response.cancelled() or response.exception())
 
     @property
     def has_response(self) -> bool:
@@ -122,11 +123,6 @@ async def _read(reader: asyncio.StreamReader) -> PeerResponse:
     if not length.isdecimal() or not 0 <= int(length[:10]) <= _MOST_BODY_BYTES:
         raise http.client.HTTPException("its answer does not say how long it is, or is too long")
     return PeerResponse(status, headers, await reader.readexactly(int(length)))
-
-
-def _look_at(response: asyncio.Task[PeerResponse]) -> None:
-    if not response.cancelled():
-        response.exception()  # so that asyncio does not warn when nobody waits for it
 
 
 def _text(error: Exception) -> str:

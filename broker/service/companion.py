@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from broker import logs, processes, settings
+from broker import logs, process, settings
 from broker.backoff import Backoff
 from broker.errors import PulzarError
 
@@ -33,7 +33,7 @@ class Companion(Protocol):
 
 def run_companion(role: str, program: str, make: Callable[[settings.Settings], Companion]) -> int:
     """Make a companion and run it until SIGTERM; returns its exit status, or `UNUSABLE`."""
-    processes.die_with_parent(signal.SIGTERM)
+    process.die_with_parent(signal.SIGTERM)
     try:
         config = settings.load()
         logs.setup(config.general.log_level, role)

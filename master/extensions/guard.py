@@ -15,7 +15,7 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
-from broker import processes
+from broker import process
 from master.extensions.children import children
 
 _SIGNALLED = 128  # plus the number of the signal is the exit status, as in a shell
@@ -25,7 +25,7 @@ _NICE = 10  # the routes of the keys come first
 def main() -> int:
     """Returns the exit status of the process, 0 when it was ended from outside."""
     sock = socket.socket(fileno=int(sys.argv[1]))
-    processes.adopt_orphans()
+    process.adopt_orphans()
     guard = os.getpid()
     pid = os.fork()
     if not pid:
@@ -46,7 +46,7 @@ def _be_process(sock: socket.socket, guard: int) -> NoReturn:
     status = 1
     try:
         os.setpgid(0, 0)
-        processes.die_with_parent()
+        process.die_with_parent()
         # What `nohup` has the master ignore is not ignored by programs that extensions start.
         for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)

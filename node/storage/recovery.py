@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgpack
 
-from broker import directory_lock, logs
+from broker import logs, process
 from broker.messages.store import Epoch, Kind
 from node.errors import StorageError, TooSmall
 from node.storage import value_files
@@ -98,7 +98,7 @@ def _replaced_for_readers(directory: Path) -> Iterator[None]:
     before = os.open(directory, os.O_RDONLY | os.O_DIRECTORY) if directory.is_dir() else -1
     try:
         yield
-        if before >= 0 and not directory_lock.wait(before, READERS_SECS):
+        if before >= 0 and not process.wait_until_free(before, READERS_SECS):
             log.warning("a reader does not let go of the old index", secs=READERS_SECS)
     finally:
         if before >= 0:

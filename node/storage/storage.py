@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgpack
 
-from broker import directory_lock, logs
+from broker import logs, process
 from broker.clock import now_ms
 from broker.messages.store import Delete, Epoch, Kind, Result, Status, Store
 from broker.settings import Settings
@@ -54,7 +54,7 @@ class Storage:
         with guarded("the data directory can't be made ready"):
             places.log.mkdir(parents=True, exist_ok=True)
             try:
-                lock_fd = directory_lock.hold(places.log)
+                lock_fd = process.hold(places.log)
             except BlockingIOError as error:
                 raise StorageError(f"{places.root} is in use by another process") from error
         try:

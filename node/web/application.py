@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from broker import VERSION, keys, logs, processes
+from broker import VERSION, keys, logs, process
 from broker import settings as configuration
 from broker.http import responses, signed_addresses
 from broker.http.responses import Response
@@ -123,10 +123,10 @@ def _for_client(error: Exception, request: Request) -> Exception:
 
 def create() -> Application:
     """The data server's application; called once in its process."""
-    processes.die_with_parent()
+    process.die_with_parent()
     settings = configuration.load()
     logs.setup(settings.general.log_level, "data")
-    processes.raise_open_files()
+    process.raise_open_files()
     connections.guard(settings.volume.port, settings.server.client_timeout)
     directory = Path(settings.volume.dir)
     made = Application(settings, Reader(directory), Staging(directory, settings.volume.reserve))

@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from broker import keys, logs
-from broker.errors import BadSignature
 from broker.http import request_fields, responses, signed_addresses, values
 from broker.http.ranges import Span
 from broker.http.responses import Header, Response
 from broker.http.values import Plan
-from broker.refusals import Forbidden, NotFound, SlowClient
+from broker.refusals import NotFound, SlowClient
 from broker.server import connections
 from broker.server.client_timeouts import ClientTimeouts
 from broker.server.granian_requests import AsgiSend
@@ -48,19 +47,13 @@ class Downloads:
         self._streams = 0
 
     async def __call__(self, request: Request) -> Response | Download:
-        """Respond to one request. Raises `Refused`, `InvalidKey` or `StorageError`."""
+        """Respond to one request. Raises `Refused`, `InvalidKey`, `BadSignature` or `StorageError`."""
         environ = request.environ
         key = request_fields.key_of(environ, "/get_key/")
-        if back := self._way_back(key, environ["QUERY_STRING"]):
+        query = environ["QUERY_STRING"]
+        if back := signed_addresses.way_back(self._secret, key, query, time.time(), self._open):
             return responses.redirect(back, [])
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, request, key)
-
-    def _way_back(self, key: str, query: str) -> str | None:
-        """Where the client is sent instead; None when the value may be read here."""
-        try:
-            return signed_addresses.way_back(self._secret, key, query, time.time(), self._open)
-        except BadSignature as error:
-            raise Forbidden(str(error)) from error
 
     def _read(self, request: Request, key: str) -> Response | Download:
         found = self._reader.get(keys.encode(key))

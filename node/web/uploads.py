@@ -13,13 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from broker import keys, logs
-from broker.errors import BadSignature
 from broker.http import checksums, content_types, request_fields, signing
-from broker.http.checksums import BadChecksum
 from broker.http.environ import Environ
 from broker.http.responses import Response
 from broker.messages.upload import UploadCommit, UploadPermit
-from broker.refusals import BadRequest, Forbidden, NoRoom, Unavailable
+from broker.refusals import NoRoom, Unavailable
 from broker.server.request import BrokenBody, Request
 from node.errors import DiskFull
 from node.storage.staging import StagedUpload, Staging, Upload
@@ -49,17 +47,13 @@ class Uploads:
     async def __call__(self, request: Request) -> Response:
         """Take one upload; the response is the master's.
 
-        Raises `Refused`, `InvalidKey` or `StorageError` when nothing was stored, or may have been (`Unavailable`).
+        Raises `Refused`, `InvalidKey`, `BadSignature` or `StorageError` when nothing was stored, or may have been (`Unavailable`).
         """
         if self._count >= MOST:
             raise Unavailable(f"this node takes {MOST} uploads at once, and has them; try again")
         self._count += 1
         try:
             return await self._take(request)
-        except BadSignature as error:
-            raise Forbidden(str(error)) from error
-        except BadChecksum as error:
-            raise BadRequest(str(error)) from error
         except DiskFull as error:
             raise NoRoom(f"this node has no room for the value: {error}") from error
         finally:

@@ -51,7 +51,6 @@ BASE = ("broker", "broker.errors", "broker.integers", "broker.keys", "broker.log
 LAYERS: dict[str, tuple[str, ...]] = {
     "broker": (),
     "broker.errors": (),
-    "broker.directory_lock": (),
     "broker.integers": (),
     "broker.masks": (),
     "broker.topology": (),
@@ -67,7 +66,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "broker.server": (*BASE, "broker.http"),
     "broker.link": (*BASE, "broker.topology"),
     "broker.process": (),
-    "broker.service": (*BASE, "broker.settings", "broker.server"),
+    "broker.service": (*BASE, "broker.process", "broker.settings", "broker.server"),
     "jobs": (),
     "extensions": (*BASE, "broker.http", "jobs"),
     "master": (),

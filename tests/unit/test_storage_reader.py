@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from broker import directory_lock
+from broker import process as kernel
 from broker.keys import encode
 from broker.messages.store import Delete, Store
 from node.errors import Corrupt, StorageUnavailable
@@ -124,7 +124,7 @@ def test_a_storage_with_a_new_index_waits_for_the_readers_of_the_old_one(volume:
     storage = volume.open()
     stay(storage)
     storage.close()
-    lock = directory_lock.hold(volume.directory / "index", shared=True)
+    lock = kernel.hold(volume.directory / "index", shared=True)
     volume.forget_index()
     # When the storage is opened
     opened: list[Storage] = []
@@ -145,7 +145,7 @@ def test_a_reader_that_never_lets_go_of_its_index_does_not_keep_the_storage_clos
 ) -> None:
     monkeypatch.setattr(recovery, "READERS_SECS", 0.05)
     volume.open().close()
-    lock = directory_lock.hold(volume.directory / "index", shared=True)
+    lock = kernel.hold(volume.directory / "index", shared=True)
     volume.forget_index()
     volume.open().close()
     os.close(lock)

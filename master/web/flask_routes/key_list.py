@@ -6,7 +6,7 @@ from flask import Blueprint, Response, request
 
 from broker import keys
 from broker.clock import now_ms
-from broker.http import content_types
+from broker.http import content_types, values
 from broker.refusals import BadRequest
 from master.index.index import Entry
 from master.web.flask_routes.context import context, ok
@@ -53,7 +53,7 @@ def describe(key: str, entry: Entry) -> dict[str, object]:
     return {
         "key": key,
         "size": entry.size,
-        "etag": f'"{entry.digest.hex()}"',
+        "etag": values.etag(entry.digest),
         "nodes": [entry.node],
         "created": entry.created / 1000,
         "expires": entry.expires / 1000 if entry.expires else None,

@@ -12,9 +12,8 @@ from urllib.parse import urlsplit
 
 from broker import keys, logs
 from broker.clock import now_ms
-from broker.errors import BadSignature, MalformedMessage
+from broker.errors import MalformedMessage
 from broker.http import checksums, content_types, request_fields, responses, signing, values
-from broker.http.checksums import BadChecksum, Checksums
 from broker.http.environ import Environ
 from broker.http.peer_client import PeerClient, PeerFailed
 from broker.http.responses import Header, Response
@@ -72,7 +71,7 @@ class Writes:
         may_overwrite = parameters.overwrite(given)
         length = request_fields.content_length(environ)
         content_type = content_types.read(environ)
-        promised = _promised(environ)
+        promised = checksums.read(environ)
         if length is None:
             begun, whole = await self._beginning(request)
             if not whole:
@@ -86,7 +85,7 @@ class Writes:
             return self._send_on(environ, self._place(environ, key, given, length).url)
         digest = await self._digest(value)
         if any(promised):
-            _compare(promised, value, digest)
+            promised.compare(hashlib.md5(value, usedforsecurity=False).digest(), digest)
         put = Put(
             key=keys.encode(key),
             size=len(value),
@@ -134,13 +133,11 @@ class Writes:
         if length is None or length > upload.MAX_BYTES:
             raise BadRequest(f"the body of a commit has a Content-Length of up to {upload.MAX_BYTES} bytes")
         body = await request.read(length)
+        signing.verify_body(self._secret, body, environ.get(_SIGNATURE))
+        # The node looked at the end of the address when the upload began, which may be long ago.
+        permit = UploadPermit.read(signing.verify(self._secret, "PUT", key, environ["QUERY_STRING"], 0))
         try:
-            signing.verify_body(self._secret, body, environ.get(_SIGNATURE))
-            # The node looked at the end of the address when the upload began, which may be long ago.
-            permit = UploadPermit.read(signing.verify(self._secret, "PUT", key, environ["QUERY_STRING"], 0))
             commit = UploadCommit.decode(body)
-        except BadSignature as error:
-            raise Forbidden(str(error)) from error
         except MalformedMessage as error:
             raise BadRequest(str(error)) from error
         put = Put(
@@ -221,17 +218,3 @@ def _key(environ: Environ, prefix: str) -> str:
             f"{key[:100]!r} is a name for the log or output of a job, jobs/<id>/…, which only its node writes"
         )
     return key
-
-
-def _promised(environ: Environ) -> Checksums:
-    try:
-        return checksums.read(environ)
-    except BadChecksum as error:
-        raise BadRequest(str(error)) from error
-
-
-def _compare(promised: Checksums, value: bytes, digest: bytes) -> None:
-    try:
-        promised.compare(hashlib.md5(value, usedforsecurity=False).digest(), digest)
-    except BadChecksum as error:
-        raise BadRequest(str(error)) from error

@@ -26,7 +26,7 @@ from pathlib import Path
 import lmdb
 import msgpack
 
-from broker import directory_lock, lmdb_files, logs
+from broker import lmdb_files, logs, process
 from broker.errors import NoAddressSpace
 from broker.messages.store import Epoch
 from node.errors import DiskFull, StorageError, StorageUnavailable, TooSmall
@@ -64,7 +64,7 @@ class Index:
         with _translated(), guarded("the index can't be opened"), ExitStack() as undo:
             undo.callback(self._unlock)
             if readonly:
-                self._lock = directory_lock.hold(directory, shared=True)
+                self._lock = process.hold(directory, shared=True)
             self._env = lmdb_files.open_map(directory, map_bytes, readonly=readonly, create=not readonly, **_OPTIONS)
             undo.callback(self._env.close)
             databases = (self._env.open_db(name.encode(), create=not readonly) for name in Databases._fields)
