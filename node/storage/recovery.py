@@ -1,6 +1,6 @@
 """Opens a data directory: the log is the truth, and everything else follows it.
 
-An index that may be trusted (`node.storage.index.state`) takes in only what came into the log after its last commit,
+An index that may be trusted (`node.storage.index.state`) takes in only the records that came after its last commit,
 and the segments that compaction had just exchanged. Any other index is removed unopened and built from the log.
 """
 

@@ -1,8 +1,8 @@
 """Decides whether the index in a data directory may be opened.
 
 The index is written without a flush, since the log is the truth. So it may be damaged after a crash of the machine, and
-torn in a copy made by tar. Opening such a file can kill the process. So `state.json` beside it names the file, and says
-whether it was closed and flushed, or by which boot of the machine it was last used.
+torn in a copy made by tar. Opening such a file can kill the process. So `state.json` beside it names the file. It also
+says whether the file was closed and flushed, or which boot of the machine used it last.
 """
 
 from __future__ import annotations
