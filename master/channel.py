@@ -109,7 +109,7 @@ def _reply(connection: Connection, number: int, status: int, data: object) -> No
         frame = _pack(["reply", number, status, data])
     except Unsendable as error:
         # It has been done: to raise here would have it done again.
-        log.error("a reply can't be packed", error=error)
+        log.error("a reply can't be packed", call=number, error=error)
         lost = "the master's controller can't say what came of it; its log says why"
         frame = _pack(["reply", number, Unavailable.status, lost])
     try:

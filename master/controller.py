@@ -33,7 +33,7 @@ from broker.service.companion import run_companion
 from master.channel import ControllerCall, ControllerServer, Forget, Restore
 from master.index.housekeeping import Housekeeping
 from master.index.index import Index
-from master.index.projection import Applied, Projection
+from master.index.projection import Changes, Projection
 from master.index.replay_requests import ReplayRequests
 from master.jobs.service import Jobs
 
@@ -156,13 +156,13 @@ class Controller:
         now = now_ms()
         if messages.results or messages.heartbeats:
             with self._index.write() as tables:
-                applied = self._projection.apply(tables, messages.results, now)
+                changes = self._projection.apply(tables, messages.results, now)
                 for heartbeat in messages.heartbeats.values():
                     tables.set_node(heartbeat, now)
             # The outcomes first: somebody waits for them.
-            self._channel.send(applied.outcomes)
-            self._replays.observe(messages.results, messages.heartbeats, applied.gaps)
-            self._tell(applied)
+            self._channel.send(changes.outcomes)
+            self._replays.observe(messages.results, messages.heartbeats, changes.gaps)
+            self._tell(changes)
         # What runs have stored is in the index before it is said that they have ended.
         about_jobs = [call for call in calls if not self._do(call)]
         self._jobs.handle(about_jobs, messages.jobs, messages.heartbeats)
@@ -219,10 +219,10 @@ class Controller:
                 good.append(item)
         return message if len(good) == len(message.items) else message._replace(items=good)
 
-    def _tell(self, applied: Applied) -> None:
+    def _tell(self, changes: Changes) -> None:
         if not self._events:
             return
-        for event in applied.events:
+        for event in changes.events:
             try:
                 self._link.publish(event.routing_key(), event.body(), exchange=topology.EVENTS)
             except LinkDown as error:

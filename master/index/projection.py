@@ -51,8 +51,8 @@ class Event(NamedTuple):
 
 
 @dataclass(slots=True)
-class Applied:
-    """What follows from a batch of results."""
+class Changes:
+    """What a batch of results changed, and what must be told of it."""
 
     now: int  # ms since the epoch
     highest: int  # version that is believed
@@ -86,29 +86,29 @@ class Projection:
         tables.drop_cursor(node)
         self._ahead.pop(node, None)
 
-    def apply(self, tables: WritableTables, results: Sequence[Results], now: int) -> Applied:
+    def apply(self, tables: WritableTables, results: Sequence[Results], now: int) -> Changes:
         """Apply a batch of results, in order; `now` is in ms since the epoch."""
-        applied = Applied(now, Horizon.at(now).version)
+        changes = Changes(now, Horizon.at(now).version)
         for message in results:
             cursor = cursor_of(tables, message.node)
-            told = len(applied.events)
+            told = len(changes.events)
             for item in message.items:
                 if item.kind == Kind.EPOCH:
                     cursor = self._continue(tables, message.node, cursor, item.epochs())
-            outcomes = applied.outcomes.setdefault(message.origin, [])
+            outcomes = changes.outcomes.setdefault(message.origin, [])
             for item in message.items:
                 status = item.status
                 if status in (Status.DONE, Status.STALE) and item.kind != Kind.EPOCH:
-                    agrees = _apply_item(tables, message.node, cursor.generation, item, applied)
+                    agrees = _apply_item(tables, message.node, cursor.generation, item, changes)
                     status = Status.DONE if agrees else Status.STALE
                 if item.ticket:
                     outcomes.append((item.ticket, status, item.reason))
             if message.request:
-                del applied.events[told:]  # a replay is no news
-            self._advance(tables, message, cursor, applied)
-        if applied.bytes:
-            tables.add_bytes(applied.bytes)
-        return applied
+                del changes.events[told:]  # a replay is no news
+            self._advance(tables, message, cursor, changes)
+        if changes.bytes:
+            tables.add_bytes(changes.bytes)
+        return changes
 
     def prune(self, tables: WritableTables, node: str, after: bytes, limit: int) -> tuple[bytes | None, int]:
         """Remove entries of the node that its log, applied from the beginning, did not bring again.
@@ -135,7 +135,7 @@ class Projection:
             tables.add_bytes(-sum(entry.size for _, entry in stale))
         return last, len(stale)
 
-    def _advance(self, tables: WritableTables, message: Results, cursor: Cursor, applied: Applied) -> None:
+    def _advance(self, tables: WritableTables, message: Results, cursor: Cursor, changes: Changes) -> None:
         if message.upto <= cursor.seq:
             return
         ahead = self._ahead.setdefault(message.node, [])
@@ -147,7 +147,7 @@ class Projection:
             seq = max(seq, ahead.pop(0)[1])
         if ahead:
             ahead[:] = _merged(ahead)
-            applied.gaps.add(message.node)
+            changes.gaps.add(message.node)
         covered = cursor.covered
         if covered and message.after <= covered:
             covered = max(covered, message.upto)
@@ -181,45 +181,45 @@ def _continues(chain: list[Epoch], cursor: Cursor) -> bool:
     return not following or following[0][0] > cursor.complete_to
 
 
-def _apply_item(tables: WritableTables, node: str, generation: int, item: Result, applied: Applied) -> bool:
+def _apply_item(tables: WritableTables, node: str, generation: int, item: Result, changes: Changes) -> bool:
     """Write into the index what a result says; False when the index knows something newer."""
     entry, deletion = tables.entry(item.key), tables.deletion(item.key)
-    deleted = deletion.version if deletion and deletion.version <= applied.highest else 0
+    deleted = deletion.version if deletion and deletion.version <= changes.highest else 0
     # An older generation of this node's own log does not count as newer: its log may not have it any more.
-    newer = entry is not None and item.version < entry.version <= applied.highest
+    newer = entry is not None and item.version < entry.version <= changes.highest
     newer = newer and not (entry and entry.node == node and entry.generation < generation)
     if item.kind == Kind.DELETE:
         if item.version > deleted:
-            tables.set_deletion(item.key, Deletion(item.version, applied.now))
-        if entry and not item.version < entry.version <= applied.highest:
-            _drop(tables, node, item, entry, applied)
+            tables.set_deletion(item.key, Deletion(item.version, changes.now))
+        if entry and not item.version < entry.version <= changes.highest:
+            _drop(tables, node, item, entry, changes)
         return True
     if item.status == Status.STALE or item.version <= deleted or newer:
         # It must be discarded. On the node of the current version the node itself knows that.
         if item.status == Status.DONE and not (newer and entry and entry.node == node):
             # No client is on its way to a deleted value, so the node hears of a deletion at once.
             delay = 0 if item.version <= deleted else DISCARD_DELAY_MS
-            tables.add_discard(Discard(node, item.key, item.version), applied.now + delay)
+            tables.add_discard(Discard(node, item.key, item.version), changes.now + delay)
         return False
     known = entry is not None and entry.version == item.version
     if entry and known and entry.generation == generation:
         return True
     tables.put_entry(item.key, entry, Entry.of(item, node, generation))
     if entry and entry.node != node:
-        tables.add_discard(Discard(entry.node, item.key, entry.version), applied.now + DISCARD_DELAY_MS)
+        tables.add_discard(Discard(entry.node, item.key, entry.version), changes.now + DISCARD_DELAY_MS)
     if not known:
-        applied.events.append(Event("key.added", item.key, item.version, item.size))
-    applied.bytes += item.size - (entry.size if entry else 0)
+        changes.events.append(Event("key.added", item.key, item.version, item.size))
+    changes.bytes += item.size - (entry.size if entry else 0)
     return True
 
 
-def _drop(tables: WritableTables, node: str, item: Result, entry: Entry, applied: Applied) -> None:
+def _drop(tables: WritableTables, node: str, item: Result, entry: Entry, changes: Changes) -> None:
     """Remove the entry of a deleted key; the node of the value hears of it when another one has the tombstone."""
     tables.drop_entry(item.key, entry)
     if entry.node != node:
-        tables.add_discard(Discard(entry.node, item.key, item.version), applied.now)
-    applied.events.append(Event("key.deleted", item.key, item.version, entry.size))
-    applied.bytes -= entry.size
+        tables.add_discard(Discard(entry.node, item.key, item.version), changes.now)
+    changes.events.append(Event("key.deleted", item.key, item.version, entry.size))
+    changes.bytes -= entry.size
 
 
 def _merged(stretches: list[tuple[int, int]]) -> list[tuple[int, int]]:

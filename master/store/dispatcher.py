@@ -81,25 +81,25 @@ class Ticket:
             self._settled.set_result(None)
 
 
-class _Packed(NamedTuple):
+class _PackedCommand(NamedTuple):
     """A command as it travels."""
 
     ticket: int
     body: bytes
 
 
-class _Gathering:
+class _Backlog:
     """Commands that wait for the next batch."""
 
     __slots__ = ("commands", "expected", "since", "size")
 
     def __init__(self) -> None:
-        self.commands: deque[_Packed] = deque()
+        self.commands: deque[_PackedCommand] = deque()
         self.size = 0  # bytes
         self.expected = 1  # as many as the last batch had
         self.since: float | None = None  # when the first of them was seen, by the monotonic clock
 
-    def add(self, command: _Packed) -> None:
+    def add(self, command: _PackedCommand) -> None:
         """Add a command."""
         self.commands.append(command)
         self.size += len(command.body)
@@ -110,9 +110,9 @@ class _Gathering:
             self.since = now
         return len(self.commands) >= self.expected or now - self.since >= LINGER_SECS
 
-    def take(self) -> list[_Packed]:
+    def take(self) -> list[_PackedCommand]:
         """Take the commands of the next batch away from here."""
-        taken: list[_Packed] = []
+        taken: list[_PackedCommand] = []
         size = 0
         while self.commands and len(taken) < MAX_ITEMS and size < MAX_BYTES:
             taken.append(self.commands.popleft())
@@ -126,11 +126,11 @@ class _Gathering:
 class _Lane:
     """The way to one node: what is under way there, and commands that only it can carry out."""
 
-    __slots__ = ("gathering", "queue", "sent", "under_way")
+    __slots__ = ("backlog", "queue", "sent", "under_way")
 
     def __init__(self, node: str) -> None:
         self.queue = topology.node_queue(node)
-        self.gathering = _Gathering()
+        self.backlog = _Backlog()
         self.under_way: set[int] = set()
         self.sent = 0.0
 
@@ -160,11 +160,11 @@ class Dispatcher:
         self._numbers = itertools.count(1)
         self._packer = CommandPacker()
         self._tickets: dict[int, Ticket] = {}
-        self._pool = _Gathering()
+        self._pool = _Backlog()
         self._lanes: dict[str, _Lane] = {}
         # Notes for the link's thread.
-        self._new: deque[tuple[str | None, Collection[str], _Packed]] = deque()  # node, or those not to choose
-        self._landed: deque[tuple[str | None, int]] = deque()  # node and ticket of what is under way no more
+        self._new: deque[tuple[str | None, Collection[str], _PackedCommand]] = deque()  # node, or those not to choose
+        self._releases: deque[tuple[str | None, int]] = deque()  # node and ticket of what is under way no more
         self._lingering = False
         self._watching = False
 
@@ -183,7 +183,7 @@ class Dispatcher:
         if not self._link.ready:
             raise LinkDown(f"no connection to RabbitMQ: {self._link.problem}")
         number = next(self._numbers)
-        packed = _Packed(number, self._packer.pack(make(number)))
+        packed = _PackedCommand(number, self._packer.pack(make(number)))
         ticket = self._tickets[number] = Ticket(number, node)
         self._new.append((node, exclude, packed))
         self._link.wake()
@@ -192,7 +192,7 @@ class Dispatcher:
     def abandon(self, ticket: Ticket) -> None:
         """Note that nobody waits for this command any more."""
         if self._tickets.pop(ticket.number, None):
-            self._landed.append((ticket.node, ticket.number))
+            self._releases.append((ticket.node, ticket.number))
             self._link.wake()
 
     def forget(self, node: str, key: bytes, version: int) -> None:
@@ -206,7 +206,7 @@ class Dispatcher:
         for number, status, reason in outcomes:
             ticket = self._tickets.pop(number, None)
             if ticket:
-                self._landed.append((ticket.node, number))
+                self._releases.append((ticket.node, number))
                 settled.append((ticket, status, reason))
         if settled:
             self._call(_settle, settled)
@@ -217,8 +217,8 @@ class Dispatcher:
     def work(self) -> None:
         """Read the notes, and send every batch that is due."""
         now = time.monotonic()
-        while self._landed:
-            node, number = self._landed.popleft()
+        while self._releases:
+            node, number = self._releases.popleft()
             # Abandoned while its node was being chosen: it may be on any lane by now.
             for lane in [self._lane(node)] if node else self._lanes.values():
                 lane.under_way.discard(number)
@@ -226,12 +226,12 @@ class Dispatcher:
             node, exclude, command = self._new.popleft()
             if node is None and exclude and (node := self._choose_other(command, exclude)) is None:
                 continue
-            (self._pool if node is None else self._lane(node).gathering).add(command)
+            (self._pool if node is None else self._lane(node).backlog).add(command)
         waiting = False
         for lane in list(self._lanes.values()):
-            if lane.gathering.commands and not lane.busy(now):
-                if lane.gathering.due(now):
-                    self._publish(lane, lane.gathering.take(), now)
+            if lane.backlog.commands and not lane.busy(now):
+                if lane.backlog.due(now):
+                    self._publish(lane, lane.backlog.take(), now)
                 else:
                     waiting = True
         if self._pool.commands:
@@ -239,15 +239,15 @@ class Dispatcher:
         if waiting:
             if not self._lingering:
                 self._lingering = True
-                self._link.later(LINGER_SECS, self._lingered)
+                self._link.later(LINGER_SECS, self._end_linger)
         elif not self._watching and (
-            self._pool.commands or any(lane.gathering.commands for lane in self._lanes.values())
+            self._pool.commands or any(lane.backlog.commands for lane in self._lanes.values())
         ):
             # If what they wait for never lands, nothing else would wake this thread.
             self._watching = True
-            self._link.later(STALLED_SECS, self._watched)
+            self._link.later(STALLED_SECS, self._end_watch)
 
-    def _choose_other(self, command: _Packed, exclude: Collection[str]) -> str | None:
+    def _choose_other(self, command: _PackedCommand, exclude: Collection[str]) -> str | None:
         """The node for a command that was tried on others; its request is told when there is none."""
         node = self._choose(len(command.body), exclude)
         if node is None:
@@ -256,7 +256,7 @@ class Dispatcher:
             self._assign([command], node)
         return node
 
-    def _assign(self, commands: list[_Packed], node: str) -> None:
+    def _assign(self, commands: list[_PackedCommand], node: str) -> None:
         for command in commands:
             ticket = self._tickets.get(command.ticket)
             if ticket:
@@ -274,7 +274,7 @@ class Dispatcher:
             node = self._choose(size, taken) or self._choose(size, busy)
             if node is None:
                 if not busy:
-                    nowhere, self._pool = self._pool.commands, _Gathering()
+                    nowhere, self._pool = self._pool.commands, _Backlog()
                     self._fail([command.ticket for command in nowhere], Failure.NO_NODE)
                 return False
             taking = self._pool.take()
@@ -284,11 +284,11 @@ class Dispatcher:
             busy.append(node)
         return False
 
-    def _lingered(self) -> None:
+    def _end_linger(self) -> None:
         self._lingering = False
         self._link.wake()
 
-    def _watched(self) -> None:
+    def _end_watch(self) -> None:
         self._watching = False
         self._link.wake()
 
@@ -298,7 +298,7 @@ class Dispatcher:
             lane = self._lanes[node] = _Lane(node)
         return lane
 
-    def _publish(self, lane: _Lane, commands: list[_Packed], now: float) -> None:
+    def _publish(self, lane: _Lane, commands: list[_PackedCommand], now: float) -> None:
         commands = [command for command in commands if command.ticket in self._tickets]  # the others were abandoned
         if not commands:
             return
@@ -317,8 +317,8 @@ class Dispatcher:
     def fail_all(self) -> None:
         """Tell whoever waits that the connection is lost."""
         self._lingering = self._watching = False  # their timers went with the connection
-        self._pool = _Gathering()
+        self._pool = _Backlog()
         self._lanes.clear()
         self._new.clear()
-        self._landed.clear()
+        self._releases.clear()
         self._fail(list(self._tickets), Failure.LOST)

@@ -52,7 +52,7 @@ class Put(NamedTuple):
         return Store(ticket, self.key, version, created, *about)
 
 
-class Stored(NamedTuple):
+class StoredValue(NamedTuple):
     """Where it was stored, and as what."""
 
     node: str
@@ -73,7 +73,7 @@ class Writer:
         self._versions = versions
         self._timeout = timeout
 
-    async def put(self, put: Put) -> Stored:
+    async def put(self, put: Put) -> StoredValue:
         """Store a value; raises `Conflict`, `ConditionFailed`, `NoRoom` or `Unavailable`."""
         deadline = time.monotonic() + self._timeout
         async with self._locks.hold(put.key, self._timeout / 2) as held:
@@ -98,7 +98,7 @@ class Writer:
             raise missing(keys.decode(key), self._nodes)
         return entry, newest
 
-    async def _attempts(self, put: Put, entry: Entry | None, newest: int, deadline: float) -> Stored:
+    async def _attempts(self, put: Put, entry: Entry | None, newest: int, deadline: float) -> StoredValue:
         tried: set[str] = set()
         abandoned: list[tuple[str, int]] = []
         full, reason = False, ""
@@ -110,7 +110,7 @@ class Writer:
                 ticket = await self._send(make, put.node or self._holder(entry, tried), tried, deadline)
                 node, status = ticket.node, ticket.status
                 if node and status is Status.DONE:
-                    return Stored(node, version, created)
+                    return StoredValue(node, version, created)
                 if status is Failure.NO_NODE:
                     full |= not tried  # or nobody is there at all: `_refusal` looks
                     break

@@ -10,7 +10,7 @@ import pytest
 
 from broker.messages.store import Kind, Result, Results, Status
 from master.index.index import Cursor, Discard, Entry, Index
-from master.index.projection import DISCARD_DELAY_MS, Applied, Projection, cursor_of
+from master.index.projection import DISCARD_DELAY_MS, Changes, Projection, cursor_of
 
 NOW = 1_000_000
 
@@ -29,7 +29,7 @@ class Feed:
         self.index = index
         self.projection = Projection()
 
-    def apply(self, *messages: Results) -> Applied:
+    def apply(self, *messages: Results) -> Changes:
         with self.index.write() as tables:
             return self.projection.apply(tables, messages, NOW)
 

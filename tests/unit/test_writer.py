@@ -16,7 +16,7 @@ from master.index.index import Deletion, Entry, Index
 from master.store.dispatcher import Failure, Ticket
 from master.store.key_locks import KeyLocks
 from master.store.versions import Versions
-from master.store.writer import Put, Stored, Writer
+from master.store.writer import Put, StoredValue, Writer
 
 KEY = keys.encode("key")
 
@@ -79,7 +79,7 @@ class Bench:
         locks = KeyLocks(directory)
         self.writer = Writer(self.index, self.network, self.dispatcher, locks, versions, timeout=0.5)  # type: ignore[arg-type]
 
-    def put(self, overwrite: bool = False) -> Stored:
+    def put(self, overwrite: bool = False) -> StoredValue:
         put = Put(KEY, 3, b"d" * 32, "", 0, overwrite, lambda entry: None, b"abc")
         return asyncio.run(self.writer.put(put))
 
