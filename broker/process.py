@@ -11,7 +11,9 @@ import fcntl
 import os
 import resource
 import sys
+import time
 
+_POLL_SECS = 0.005
 _SIGKILL = 9
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -38,15 +40,29 @@ def _prctl(option: int, value: int) -> None:
         raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
 
 
-def hold(directory: str | os.PathLike[str]) -> int:
-    """Be the only process that holds a directory, while the descriptor that is returned is open.
+def hold(directory: str | os.PathLike[str], *, shared: bool = False) -> int:
+    """Lock a directory until the descriptor that is returned is closed, or this process ends.
 
-    Raises `BlockingIOError` when another process holds it, and another `OSError` when there is no such directory.
+    Any number of processes may hold a `shared` lock, one alone the other kind. Raises `BlockingIOError` when another
+    process holds it, and another `OSError` when there is no such directory.
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def wait_until_free(descriptor: int, timeout: float) -> bool:
+    """Wait up to `timeout` seconds until no other process holds an open directory; returns whether that is so."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_SECS)

@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def hold(directory: Path) -> int:
-    """Become the only master of a data directory while the descriptor that is returned is open."""
+    """Become the only master of a data directory while the returned descriptor is open. Raises `SettingsError`."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         return process.hold(directory)

@@ -22,7 +22,7 @@ def main() -> int:
         logs.setup(config.general.log_level, "node")
         for section in (config.volume, config.server):
             config.address(section)  # refused now rather than in the agent
-        identity.load(config)  # made here, before two processes want it
+        identity.load(config)  # the first start makes it here, before two processes want it
         host, port = config.volume.host, config.volume.port
         server = WebServer("node.web.application:create", Interfaces.ASGINL, host, port, workers=1)
     except PulzarError as error:

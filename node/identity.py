@@ -1,4 +1,4 @@
-"""Who this node is: a name that stays with its data directory."""
+"""The name of the node. It stays with the data directory."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _FILE = "node-id"
 
 
 def load(settings: Settings) -> str:
-    """The node's name: the one kept in its data directory, made at the first start.
+    """The node's name in its data directory; the first start writes it there.
 
-    Raises `SettingsError` when `[volume] node` names another one, or the directory can't be used.
+    Raises `SettingsError` when `[volume] node` is another name, or the directory can't be used.
     """
     directory = Path(settings.volume.dir)
     wanted = settings.volume.node
@@ -27,28 +27,28 @@ def load(settings: Settings) -> str:
         raise SettingsError(f"[volume] node = {wanted!r}: letters, digits, '.', '_' and '-' are needed, at most 100")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        kept = _kept(directory) or _keep(directory, wanted or _made())
+        name = _read(directory) or _write(directory, wanted or _new_name())
     except OSError as error:
         raise SettingsError(f"[volume] dir = {str(directory)!r} can't be used: {error.strerror or error}") from error
-    if not checks.is_node_name(kept):
-        raise SettingsError(f"{directory / _FILE} has no node's name: {kept[:100]!r}")
-    if wanted and kept != wanted:
+    if not checks.is_node_name(name):
+        raise SettingsError(f"{directory / _FILE} has no node's name: {name[:100]!r}")
+    if wanted and name != wanted:
         raise SettingsError(
-            f"[volume] node = {wanted!r}, but {directory} belongs to the node {kept!r}: "
+            f"[volume] node = {wanted!r}, but {directory} belongs to the node {name!r}: "
             f"use that name or another directory"
         )
-    return kept
+    return name
 
 
-def _kept(directory: Path) -> str:
+def _read(directory: Path) -> str:
     try:
         return (directory / _FILE).read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:
-        return ""
+        return ""  # the first start
 
 
-def _keep(directory: Path, name: str) -> str:
-    """Write the name down, unless another process was quicker; the one that is kept now."""
+def _write(directory: Path, name: str) -> str:
+    """Write the name, unless another process was quicker; returns the name in the directory."""
     new = directory / f"{_FILE}.{secrets.token_hex(4)}"
     try:
         with new.open("w", encoding="ascii") as file:
@@ -58,12 +58,12 @@ def _keep(directory: Path, name: str) -> str:
         os.link(new, directory / _FILE)
         files.sync_directory(directory)
     except FileExistsError:
-        return _kept(directory)
+        return _read(directory)
     finally:
         new.unlink(missing_ok=True)
     return name
 
 
-def _made() -> str:
+def _new_name() -> str:
     host = re.sub(r"[^A-Za-z0-9-]+", "-", socket.gethostname().partition(".")[0]).strip("-")[:60]
     return f"{host or 'node'}-{secrets.token_hex(2)}"

@@ -1,4 +1,4 @@
-"""Answers `Replay`: sends again what is alive of the node's log, a stretch at a time."""
+"""Carries out `Replay`: sends the current records of the node's log again, a stretch at a time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from node.storage.storage import Storage
 
 log = logs.get(__name__)
 
-MESSAGES = 24  # of one stretch; then the master asks for the next, so that it is never flooded
-UNCONFIRMED = 4  # messages on their way to the broker
+MESSAGES = 24  # of one stretch. Then the master asks for the next, so it is never flooded
+UNCONFIRMED = 4  # messages without a confirm of RabbitMQ yet
 
 
 class Replayer:
-    """A thread of the agent."""
+    """A thread that sends replays, one after the other."""
 
     def __init__(self, node: str, storage: Storage, link: Link) -> None:
         self._node = node
@@ -34,17 +34,13 @@ class Replayer:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after the message it is sending."""
+        """End the thread after the replay that it is sending; waits up to 5 s."""
         self._requests.put(None)
         self._thread.join(5)
 
     def ask(self, request: Replay) -> None:
-        """Have a stretch sent."""
+        """Send a stretch; any thread may call this."""
         self._requests.put(request)
-
-    def epoch(self) -> Result:
-        """The result that says which log this is: the epochs it is made of, oldest first."""
-        return Result.of_epochs(self._storage.epochs)
 
     def _run(self) -> None:
         while True:
@@ -60,23 +56,22 @@ class Replayer:
 
     def _send(self, request: Replay) -> None:
         window = threading.Semaphore(UNCONFIRMED)
-        batches = self._storage.replay(request.after)
-        after = upto = request.after
-        records = 0
-        first = [self.epoch()]
+        parts = self._storage.replay(request.after)
+        after, records = request.after, 0
+        items = [Result.of_epochs(self._storage.epochs)]
         for count in range(1, MESSAGES + 1):
-            batch = next(batches, None)
-            items: list[Result] = []
-            if batch is not None:
-                after, upto, items = batch
-                records += len(items)
-            end = self._storage.seq if batch is not None else upto
-            last = batch is None or count == MESSAGES
-            message = Results(self._node, "", request.request, after, upto, end, last, first + items)
-            first = []
+            part = next(parts, None)
+            upto = end = after
+            if part is not None:
+                after, upto, results = part
+                items += results
+                records += len(results)
+                end = self._storage.seq
+            last = part is None or count == MESSAGES
+            message = Results(self._node, "", request.request, after=after, upto=upto, end=end, last=last, items=items)
             window.acquire()
             self._link.publish(topology.RESULTS, encode(message), done=lambda _: window.release())
-            after = upto
+            after, items = upto, []
             if last:
                 break
-        log.debug("replayed", request=request.request, after=request.after, upto=upto, records=records)
+        log.debug("replayed", request=request.request, after=request.after, upto=after, records=records)

@@ -11,7 +11,6 @@ import msgpack
 DIGEST_BYTES = 32
 
 Outcome = tuple[int, int, str]  # ticket, status and reason: what the request that waits for a command is told
-Epoch = tuple[int, str]  # seq of its record in the node's log, and its id: random, made when the agent started
 
 
 class Kind(IntEnum):
@@ -30,6 +29,13 @@ class Status(IntEnum):
     FULL = 2  # the disk has no room; nothing was written
     MISSING = 3  # the staged upload that was to become the value is not there
     FAILED = 4  # anything else; `reason` says what
+
+
+class Epoch(NamedTuple):
+    """One start of a node's agent."""
+
+    seq: int  # of its record in the node's log
+    id: str  # random
 
 
 class Store(NamedTuple):
@@ -51,6 +57,11 @@ class Store(NamedTuple):
         """`Kind.PUT`."""
         return Kind.PUT
 
+    def result(self, status: Status, reason: str = "", seq: int = 0, value: bytes | None = None) -> Result:
+        """The result of this command; `seq` is 0 when nothing was written."""
+        ticket, key, version, created, expires, media, digest, size, _, _ = self
+        return Result(ticket, status, reason, seq, Kind.PUT, key, version, created, expires, media, digest, size, value)
+
 
 class Delete(NamedTuple):
     """Write a tombstone: every version of the key up to and including `version` is gone."""
@@ -63,6 +74,10 @@ class Delete(NamedTuple):
     def kind(self) -> Kind:
         """`Kind.DELETE`."""
         return Kind.DELETE
+
+    def result(self, status: Status, reason: str = "", seq: int = 0, value: None = None) -> Result:
+        """The result of this command; `seq` is 0 when nothing was written."""
+        return Result(self.ticket, status, reason, seq, Kind.DELETE, self.key, self.version, 0, 0, "", b"", 0, value)
 
 
 class Commands(NamedTuple):
@@ -111,7 +126,7 @@ class Result(NamedTuple):
 
     def epochs(self) -> list[Epoch]:
         """What `of_epochs` was given."""
-        return [(int(seq), str(epoch)) for seq, epoch in msgpack.unpackb(self.value or b"\x90")]
+        return [Epoch(int(seq), str(epoch)) for seq, epoch in msgpack.unpackb(self.value or b"\x90")]
 
 
 class Results(NamedTuple):

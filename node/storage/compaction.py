@@ -1,12 +1,12 @@
 """Compaction: gives back the space of values that are superseded, deleted, or past their lifetime.
 
-A sealed segment that is mostly garbage is written anew and renamed over itself: order and seqs stay, so a
-copy of the directory taken at any moment is whole. Dropping a record must never let an older one of its
-key count again when the index is built from the log:
+A sealed segment that is mostly garbage is written anew and renamed over itself. Order and seqs stay, so a copy of the
+directory made at any moment is whole. Dropping a record must never make an older one of its key count again when the
+index is built from the log:
 
 - A record that is not the newest of its key can always go, for the newest stays.
-- A tombstone, or a value past its lifetime, may go when it is old enough and no earlier segment holds dead
-  values. Else the tombstone stays, and the value becomes a tombstone of the same version and seq.
+- A tombstone, or a value past its lifetime, may go when it is old enough and no earlier segment holds dead values.
+  Else the tombstone stays, and the value becomes a tombstone of the same version and seq.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from operator import add
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ from node.storage.index.rows import Entry, Stat
 from node.storage.index.update import IndexUpdate
 from node.storage.log import records, segments
 from node.storage.log.records import Header
-from node.storage.log.segments import HEAD_BYTES, Opened, Piece
+from node.storage.log.segments import HEAD_BYTES, SegmentFile
 
 log = logs.get(__name__)
 
@@ -41,65 +42,69 @@ _FLUSH_BYTES = 1 << 20
 _ROOM_BYTES = 1 << 20  # beside what the new segment needs
 
 
-class Compacted(NamedTuple):
-    """What a pass came to."""
+class CompactionReport(NamedTuple):
+    """What a pass has done."""
 
     expired: int = 0  # values whose lifetime had ended
     segments: int = 0  # written anew
-    removed: int = 0  # segments that held nothing any more
+    removed: int = 0  # segments that held nothing
     freed: int = 0  # bytes of the log
 
 
-class _Rotten(StorageError):
-    """Raised when a segment holds damage that must not be tidied away."""
+class _DamagedSegment(StorageError):
+    """Raised when a segment has damage, which must stay."""
+
+
+class _Move(NamedTuple):
+    """The new place of a record."""
+
+    key: bytes
+    entry: Entry
+    created: int  # ms since the epoch
 
 
 class _Draft(NamedTuple):
     """A segment written anew, not yet in use."""
 
     uid: bytes
-    first: int
+    first: int  # seq
     size: int
-    kept: list[tuple[bytes, Entry, int]]  # key, entry, created
-    dropped: list[tuple[bytes, int]]  # key, seq
+    moves: list[_Move]
+    dropped: dict[bytes, int]  # key → seq
 
 
-def compact(core: StorageContext, now: int) -> Compacted:
+def compact(core: StorageContext, now: int) -> CompactionReport:
     """See `Storage.compact`."""
     core.index.check_readers()
     expired = sweep(core, now)
-    done = Compacted(expired=expired)
+    done = CompactionReport(expired=expired)
     tried: set[int] = set()
     try:
         while (number := _choose(core, now, tried)) is not None:
             tried.add(number)
-            freed, removed = _compact_segment(core, number, now)
-            if freed:
-                done = done._replace(
-                    segments=done.segments + (not removed), removed=done.removed + removed, freed=done.freed + freed
-                )
+            done = CompactionReport(*map(add, done, _compact_segment(core, number, now)))
     except StorageUnavailable:
         log.debug("compaction ends early")
-    if done != Compacted():
-        log.info("compacted", expired=done.expired, segments=done.segments, removed=done.removed, freed=done.freed)
+    if done != CompactionReport():
+        log.info("compacted", **done._asdict())
     return done
 
 
 def sweep(core: StorageContext, now: int) -> int:
-    """Take values whose lifetime has ended out of the figures and remove their files; returns how many."""
+    """Count values whose lifetime has ended as garbage and remove their files; returns how many there were."""
     count = 0
     while not core.stop.is_set():
         with core.lock:
             with core.index.snapshot() as view:
-                changes = IndexUpdate(core.index, view)
-                keys = view.expired(now, _EXPIRE_GROUP)
+                changes = IndexUpdate(view)
+                keys = view.expired_keys(now, _EXPIRE_GROUP)
                 for key in keys:
                     entry = changes.entry(key)
                     if entry is not None:
                         changes.expire(key, entry)
             if not keys:
                 break
-            core.index.commit(changes.commit())
+            core.index.commit(changes)
         count += len(keys)
         for token in changes.unlinked:
             with guarded("a value file can't be removed"):
@@ -108,7 +113,7 @@ def sweep(core: StorageContext, now: int) -> int:
 
 
 def _choose(core: StorageContext, now: int, tried: set[int]) -> int | None:
-    """The sealed segment to do next: what needs least room first, since the disk may be nearly full."""
+    """The next sealed segment: the one that needs least room, since the disk may be nearly full."""
     with core.lock:
         stats = sorted(core.index.stats.items())
         active = core.active.number
@@ -134,62 +139,61 @@ def _choose(core: StorageContext, now: int, tried: set[int]) -> int | None:
         figures = os.statvfs(core.places.log)
     room = figures.f_bavail * figures.f_frsize - _ROOM_BYTES
     for needed, number in sorted(worth):
-        rotten = f"{number} {core.index.stats[number].uid.hex()}" in core.rotten
-        if number not in tried and not rotten and (needed <= room or not needed):
+        damaged = core.index.stats[number].uid in core.damaged
+        if number not in tried and not damaged and (needed <= room or not needed):
             return number
     return None
 
 
-def _compact_segment(core: StorageContext, number: int, now: int) -> tuple[int, bool]:
-    """How many bytes the log is shorter, and whether the segment is gone."""
+def _compact_segment(core: StorageContext, number: int, now: int) -> CompactionReport:
     stat = core.index.stats[number]
     clean = not any(other.dead for earlier, other in list(core.index.stats.items()) if earlier < number)
     name = core.places.tmp / f"{number:08d}.seg"
     try:
         if stat.live or stat.tombs or stat.expired or stat.first <= _newest_epoch(core) <= stat.last:
-            opened = Opened(core.places.log, number)
-            draft = _write(core, opened, name, now - core.limits.tombstone_ms if clean else 0)
+            segment = SegmentFile(core.places.log, number)
+            draft = _write(core, segment, name, now - core.limits.tombstone_ms if clean else 0)
         else:
-            draft = _Draft(stat.uid, stat.first, HEAD_BYTES, [], [])
+            draft = _Draft(stat.uid, stat.first, HEAD_BYTES, moves=[], dropped={})
         removed = draft.size == HEAD_BYTES
         _exchange(core, number, draft, removed)
-        return stat.size - (0 if removed else draft.size), removed
-    except _Rotten as error:
+        if freed := stat.size - (0 if removed else draft.size):
+            return CompactionReport(segments=int(not removed), removed=int(removed), freed=freed)
+    except _DamagedSegment as error:
         log.error("segment left alone", segment=number, error=error)
-        core.rotten.add(f"{number} {stat.uid.hex()}")
+        core.damaged.add(stat.uid)
     except DiskFull as error:
         log.warning("no room to compact a segment", segment=number, error=error)
     finally:
-        with suppress(OSError):
+        with suppress(OSError):  # the next start empties `tmp`
             remove(name)
-    return 0, False
+    return CompactionReport()
 
 
 def _newest_epoch(core: StorageContext) -> int:
-    return core.index.epochs[-1][0] if core.index.epochs else 0
+    return core.index.epochs[-1].seq if core.index.epochs else 0
 
 
 # Writing anew.
 
 
-def _write(core: StorageContext, opened: Opened, name: Path, drop_before: int) -> _Draft:
-    """Write what must stay of a segment into the file `name`, durably.
+def _write(core: StorageContext, segment: SegmentFile, name: Path, drop_before: int) -> _Draft:
+    """Write the records of a segment that stay into the file `name`, durably.
 
-    Tombstones made before `drop_before` are left out.
+    Tombstones made before `drop_before` (ms since the epoch) do not stay.
     """
-    head, packed = segments.new_head(opened.head.number, opened.head.first)
+    head, packed = segments.new_head(segment.head.number, segment.head.first)
     base = records.base(head.uid)
-    draft = _Draft(head.uid, head.first, 0, [], [])
+    draft = _Draft(head.uid, head.first, 0, moves=[], dropped={})
     with guarded("a segment can't be written anew"):
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
             buffer, written, size = [packed], 0, len(packed)
-            for header, piece, entry in _judged(core, opened, drop_before, draft.dropped):
-                value = b"" if piece.value is None or header.kind == Kind.DELETE else piece.value
+            for header, value, entry in _survivors(core, segment, drop_before, draft.dropped):
                 record = records.encode(header, value, base, size)
                 if entry is not None:
                     moved = entry._replace(offset=size, length=len(record))
-                    draft.kept.append((header.key, moved, header.created))
+                    draft.moves.append(_Move(header.key, moved, header.created))
                 buffer.append(record)
                 size += len(record)
                 if size - written >= _FLUSH_BYTES:
@@ -202,57 +206,57 @@ def _write(core: StorageContext, opened: Opened, name: Path, drop_before: int) -
     return draft._replace(size=size)
 
 
-def _judged(
-    core: StorageContext, opened: Opened, drop_before: int, dropped: list[tuple[bytes, int]]
-) -> Iterator[tuple[Header, Piece, Entry | None]]:
-    """The records that stay: their headers, where they are, and their entries (None for an epoch's record)."""
+def _survivors(
+    core: StorageContext, segment: SegmentFile, drop_before: int, dropped: dict[bytes, int]
+) -> Iterator[tuple[Header, bytes, Entry | None]]:
+    """The records that stay (header, value, entry; None for an epoch); adds tombstones that go to `dropped`."""
     pace = Throttle(core.limits.compact_rate, core.stop)
     newest_epoch = _newest_epoch(core)
-    for group in segments.grouped(segments.scan(opened.fd, opened.base, HEAD_BYTES, opened.size), _GROUP, _GROUP_BYTES):
+    pieces = segments.scan(segment.fd, segment.base, HEAD_BYTES, segment.size)
+    for group in segments.groups(pieces, _GROUP, _GROUP_BYTES):
         with core.index.snapshot() as view:
             entries = [view.entry(piece.header.key) if piece.header and piece.header.key else None for piece in group]
         for piece, entry in zip(group, entries, strict=True):
             pace.spend(piece.length)
             header = piece.header
             if header is None:
-                raise _Rotten(f"bytes at {piece.offset} are no record")
+                raise _DamagedSegment(f"bytes at {piece.offset} are no record")
             if header.kind == Kind.EPOCH:
                 if header.seq >= newest_epoch:
-                    yield header, piece, None
+                    yield header, piece.value or b"", None
             elif entry is None or entry.seq != header.seq:
                 continue  # not the newest of its key
             elif entry.kind == Kind.PUT and not entry.expired:
                 if piece.value is None:
-                    raise _Rotten(f"value at {piece.offset} is damaged")
-                yield header, piece, entry
+                    raise _DamagedSegment(f"value at {piece.offset} is damaged")
+                yield header, piece.value, entry
             else:
                 # The tombstone that a value leaves behind is as old as the end of its lifetime.
                 created = header.created if entry.kind == Kind.DELETE else header.expires
                 if created < drop_before:
-                    dropped.append((header.key, header.seq))
+                    dropped[header.key] = header.seq
                     continue
-                tomb = Header(Kind.DELETE, header.key, header.version, header.seq, created, 0, "", b"", 0, "")
-                yield tomb, piece, entry._replace(kind=int(Kind.DELETE), expires=0, size=0, expired=False, token="")
+                tomb = Header.tombstone(header.key, header.version, header.seq, created)
+                entry = entry._replace(kind=int(Kind.DELETE), expires=0, size=0, expired=False, token="")
+                yield tomb, b"", entry
 
 
 def _exchange(core: StorageContext, number: int, draft: _Draft, removed: bool) -> None:
-    """Put the new segment in the place of the old one. Writers wait meanwhile, readers look again."""
+    """Put the new segment in the place of the old one. Meanwhile writers wait, and readers look again."""
     with core.lock:
-        with core.index.snapshot() as view:
-            changes = IndexUpdate(core.index, view)
+        with core.index.update() as changes:
             last = core.index.stats[number].last
-            changes.set_stat(number, None if removed else Stat(draft.uid, draft.first, last, draft.size))
-            for key, entry, created in draft.kept:
-                current = view.entry(key)
+            changes.stats[number] = None if removed else Stat(draft.uid, draft.first, last, draft.size)
+            for key, entry, created in draft.moves:
+                current = changes.view.entry(key)
                 if current is not None and current.seq == entry.seq:
                     changes.move(key, entry, created)
                 elif entry.kind == Kind.PUT:
                     changes.stat(number).dead += entry.length
-            for key, seq in draft.dropped:
-                current = view.entry(key)
+            for key, seq in draft.dropped.items():
+                current = changes.view.entry(key)
                 if current is not None and current.seq == seq:
-                    changes.forget(key)
-        core.index.commit(changes.commit())
+                    changes.entries[key] = None
         try:
             name = segments.path(core.places.log, number)
             if removed:

@@ -1,4 +1,4 @@
-"""What the parts of the storage share, and the figures that bound them."""
+"""The parts of the storage, and the limits that it keeps."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from broker.settings import Settings
 from node.storage.disk.layout import Layout
 from node.storage.disk.space import Space
 from node.storage.index.index import Index
-from node.storage.log.segments import Active
+from node.storage.log.segments import ActiveSegment
 
 
 class StorageLimits(NamedTuple):
-    """The settings that the storage follows; sizes in bytes."""
+    """The settings of the storage; sizes in bytes."""
 
     small: int  # values up to this live in the log
-    cached: int  # values up to this are echoed in results
+    cached: int  # values up to this stand in results
     segment: int  # a segment is sealed at this size
-    reserve: int  # must stay free on the disk
+    reserve: int  # stays free on the disk
     compact_rate: int  # per second
     tombstone_ms: int  # how long deletions are remembered
     scrub_secs: float  # how long a scrub takes, 0: as fast as it can
 
     @classmethod
     def of(cls, config: Settings) -> StorageLimits:
-        """The limits that the settings say."""
+        """The limits in the settings."""
         return cls(
             small=config.volume.small,
             cached=config.server.cached,
@@ -41,14 +41,14 @@ class StorageLimits(NamedTuple):
 
 @dataclass
 class StorageContext:
-    """The storage's parts. Whoever changes the log or the index holds `lock`."""
+    """The parts of an open storage. Whoever changes the log or the index holds `lock`."""
 
     places: Layout
     limits: StorageLimits
     index: Index
-    active: Active
+    active: ActiveSegment
     space: Space
     lock: threading.Lock = field(default_factory=threading.Lock)
     stop: threading.Event = field(default_factory=threading.Event)
     broken: bool = False  # the files are not what the index says, until the next start
-    rotten: set[str] = field(default_factory=set)  # segments (and their uid) that compaction leaves alone
+    damaged: set[bytes] = field(default_factory=set)  # uids of segments that compaction leaves alone

@@ -1,22 +1,31 @@
-"""The log told again: what is current on this node, in the order in which it was written."""
+"""Replay of the log: the records that are current on this node, in the order in which they were written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
-from broker.messages.store import Kind, Result, Status
+from broker.messages.store import Delete, Kind, Result, Status
 from node.storage.context import StorageContext
-from node.storage.index.index import Snapshot
 from node.storage.index.rows import Entry, Stat
+from node.storage.index.snapshot import Snapshot
 from node.storage.log import segments
-from node.storage.log.segments import Opened, Piece
+from node.storage.log.segments import Piece, SegmentFile
 
 _GROUP = 500  # records looked up in one transaction
-_ITEMS = 1000  # of one range
+_ITEMS = 1000  # of one part
 _BYTES = 1 << 20
 
 
-def replay(core: StorageContext, after: int) -> Iterator[tuple[int, int, list[Result]]]:
+class ReplayPart(NamedTuple):
+    """All current records with seqs in (after, upto]."""
+
+    after: int
+    upto: int
+    results: list[Result]
+
+
+def replay(core: StorageContext, after: int) -> Iterator[ReplayPart]:
     """See `Storage.replay`."""
     with core.lock:
         end = core.index.totals.seq
@@ -36,29 +45,29 @@ def replay(core: StorageContext, after: int) -> Iterator[tuple[int, int, list[Re
                 items.append(result)
                 size += len(result.key) + len(result.content_type) + len(result.value or b"") + 100
             if len(items) == _ITEMS or size >= _BYTES:
-                yield lower, upto, items
+                yield ReplayPart(lower, upto, items)
                 lower, items, size = upto, [], 0
-    yield lower, end, items
+    yield ReplayPart(lower, end, items)
 
 
 def _groups(core: StorageContext, stats: list[tuple[int, Stat]], after: int, end: int) -> Iterator[list[Piece]]:
     for number, stat in stats:
         try:
-            opened = Opened(core.places.log, number)
+            segment = SegmentFile(core.places.log, number)
         except FileNotFoundError:
-            continue  # compaction removed it: nothing in it counted any more
-        # Compaction may have exchanged the file; it holds what is alive, with the same seqs.
-        size = stat.size if opened.head.uid == stat.uid else opened.size
+            continue  # compaction removed it: it had no current record
+        # Compaction may have exchanged the file. The new one has all current records, with the same seqs.
+        size = stat.size if segment.head.uid == stat.uid else segment.size
         pieces = (
             piece
-            for piece in segments.scan(opened.fd, opened.base, segments.HEAD_BYTES, size)
+            for piece in segments.scan(segment.fd, segment.base, segments.HEAD_BYTES, size)
             if piece.header is not None and after < piece.header.seq <= end
         )
-        yield from segments.grouped(pieces, _GROUP)
+        yield from segments.groups(pieces, _GROUP)
 
 
 def _current(view: Snapshot, piece: Piece, cached: int) -> Result | None:
-    """The result that tells of a record, if it is still the newest of its key."""
+    """The result for a record; None when it is not the newest of its key."""
     header = piece.header
     assert header is not None
     raw = None if header.kind == Kind.EPOCH else view.raw(header.key)
@@ -68,21 +77,7 @@ def _current(view: Snapshot, piece: Piece, cached: int) -> Result | None:
     if entry.seq != header.seq:
         return None
     if entry.kind == Kind.DELETE:
-        # Perhaps it was a value when the segment was opened, and compaction has made a tombstone of it.
-        return Result(0, Status.DONE, "", header.seq, Kind.DELETE, header.key, header.version, 0, 0, "", b"", 0, None)
+        # Perhaps the record was a value when the segment was opened, and compaction has made a tombstone of it.
+        return Delete(0, header.key, header.version).result(Status.DONE, seq=entry.seq)
     value = piece.value if header.size <= cached and not header.where else None
-    return Result(
-        0,
-        Status.DONE,
-        "",
-        header.seq,
-        Kind.PUT,
-        header.key,
-        header.version,
-        header.created,
-        header.expires,
-        header.content_type,
-        header.digest,
-        header.size,
-        value,
-    )
+    return header.command().result(Status.DONE, seq=header.seq, value=value)

@@ -1,4 +1,4 @@
-"""Upkeep of the storage in the background: compaction, and the scrub that reads every value."""
+"""Maintenance of the storage in the background: compaction and scrub."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from node.storage.storage import Storage
 log = logs.get(__name__)
 
 COMPACT_EVERY_SECS = 30.0
-FULL_EVERY_SECS = 2.0  # on a full disk, where somebody waits for room
+FULL_EVERY_SECS = 2.0  # on a full disk
 SCRUB_PAUSE_SECS = 60.0
 
 
 class Maintenance:
-    """Two threads of the agent: a scrub takes days, and compaction shall not wait for it."""
+    """A thread for each: a scrub takes days, and compaction does not wait for it."""
 
     def __init__(self, storage: Storage, config: settings.Settings) -> None:
         self._storage = storage
@@ -34,7 +34,7 @@ class Maintenance:
             thread.start()
 
     def stop(self) -> None:
-        """Begin nothing more; what is at work ends when the storage is closed."""
+        """Begin nothing more. What has begun ends when the storage is closed."""
         self._stopping.set()
 
     def _compact(self) -> None:

@@ -1,7 +1,7 @@
-"""Reads values, in a process of its own beside the agent that writes them. Safe for many threads.
+"""Reads values, in another process than the agent that writes them. Safe for many threads.
 
-A value in the log is read by the index entry alone: its record tells key, seq and checksum, so a file that
-compaction has exchanged meanwhile shows by not matching, and then the longer way looks again with care.
+A value is read by one look at the index. The record in the log tells key, seq and checksum, and the name of a value
+file is never used again. So a file that was exchanged or removed meanwhile shows, and the reader looks again with care.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from broker import logs
 from broker.clock import now_ms
 from broker.messages.store import Kind
 from node.errors import Corrupt, StorageError, StorageUnavailable
-from node.storage.disk.files import translated
+from node.storage.disk.files import storage_error
 from node.storage.disk.layout import Layout
 from node.storage.index import state
 from node.storage.index.index import MAP_BYTES, Index
 from node.storage.index.rows import Entry
 from node.storage.log import records
 from node.storage.log.records import Header
-from node.storage.log.segments import Opened
+from node.storage.log.segments import SegmentFile
 from node.storage.value_files import ValueFile
 
 log = logs.get(__name__)
 
 _OPEN_SEGMENTS = 64
 _TIDY_SECS = 5.0
-_PATIENCE_SECS = 2.0  # an exchange of a segment takes less
+_PATIENCE_SECS = 2.0  # the exchange of a segment takes less
 
 
-class Found:
-    """A value. When it is in a file, that is open until `close`, or until nobody holds this any more."""
+class StoredValue:
+    """A value. Its file, if it has one, is open until `close`, or until nobody holds this object any more."""
 
     __slots__ = ("content_type", "created", "data", "digest", "expires", "file", "key", "size", "version")
 
@@ -56,15 +56,9 @@ class Found:
         if self.file is not None:
             self.file.close()
 
-    def __enter__(self) -> Found:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 class Reader:
-    """The values of a data directory; to be made after any fork."""
+    """The values of a data directory. Make it after any fork."""
 
     def __init__(self, directory: Path, *, map_bytes: int = MAP_BYTES) -> None:
         """The index may come later: until then `get` raises `StorageUnavailable`."""
@@ -74,11 +68,11 @@ class Reader:
         self._index_file: tuple[int, int] | None = None
         self._look_at = 0.0  # when to look whether the index is still the same file
         self._opening = threading.Lock()
-        self._segments: OrderedDict[int, Opened] = OrderedDict()
+        self._segments: OrderedDict[int, SegmentFile] = OrderedDict()
         self._stop = threading.Event()
-        threading.Thread(target=self._tidy, name="reader tidy", daemon=True).start()
+        threading.Thread(target=self._watch, name="reader watch", daemon=True).start()
 
-    def get(self, key: bytes) -> Found | None:
+    def get(self, key: bytes) -> StoredValue | None:
         """The value of an encoded key; None when there is none, or its lifetime has ended.
 
         Raises `Corrupt` when it is not what was written, `StorageUnavailable` while the index is not there,
@@ -96,31 +90,32 @@ class Reader:
             entry = Entry.unpack(raw)
             if not _readable(entry):
                 return None
-            if not entry.token:
-                opened = self._segments.get(entry.segment)
-                if opened is not None:
-                    found = _read(opened, entry, key)
-                    if found is not None:
-                        self._used(entry.segment)
-                        return found
+            if entry.token:
+                try:
+                    return self._open_value_file(entry, key)
+                except FileNotFoundError:
+                    return self._get_with_care(index, key, gone=entry.seq)
+            segment = self._segments.get(entry.segment)
+            if segment is not None:
+                value = _read(segment, entry, key)
+                if value is not None:
+                    with suppress(KeyError):  # another thread has let go of it
+                        self._segments.move_to_end(entry.segment)
+                    return value
             return self._get_with_care(index, key)
         except StorageUnavailable:
             if index is self._index:
                 raise
             return self.get(key)  # another index took its place just now
 
-    def _used(self, number: int) -> None:
-        with suppress(KeyError):  # another thread has let go of it
-            self._segments.move_to_end(number)
-
     def close(self) -> None:
-        """End it; values found before stay readable."""
+        """Close the index; values that were returned before stay readable."""
         self._stop.set()
         with self._opening:
-            index, self._index = self._index, None
+            before, self._index = self._index, None
             self._look_at = float("inf")
-        if index is not None:
-            index.close()
+        if before is not None:
+            before.close()
         self._segments.clear()
 
     def _look(self) -> None:
@@ -135,25 +130,26 @@ class Reader:
             except FileNotFoundError:
                 return  # being built: what was there before is still open
             except OSError as error:
-                raise translated("the index can't be looked at", error) from error
-            # A file that is open keeps its inode number, so another one is told by it.
-            found = (status.st_dev, status.st_ino)
-            if found == self._index_file or state.objection(self._places.index):
+                raise storage_error("the index can't be looked at", error) from error
+            # A file that is open keeps its inode number, so another file has another one.
+            file = (status.st_dev, status.st_ino)
+            if file == self._index_file or state.objection(self._places.index):
                 return
-            before = self._index
             try:
-                self._index = Index(self._places.index, readonly=True, map_bytes=self._map_bytes)
+                index = Index(self._places.index, readonly=True, map_bytes=self._map_bytes)
             except StorageError as error:
                 log.warning("index can't be opened just now", error=error)
                 return
-            self._index_file = found
+            before, self._index, self._index_file = self._index, index, file
         if before is not None:
             before.close()
 
-    def _get_with_care(self, index: Index, key: bytes) -> Found | None:
-        """Entry and file looked up together until they match. For files, and when the quick way did not do."""
+    def _get_with_care(self, index: Index, key: bytes, gone: int = 0) -> StoredValue | None:
+        """Look up entry and file together until they match.
+
+        `gone` is the seq of an entry whose file was not there, 0 for none.
+        """
         deadline = time.monotonic() + _PATIENCE_SECS
-        gone = 0
         while True:
             with index.snapshot() as view:
                 entry = view.entry(key)
@@ -164,35 +160,55 @@ class Reader:
                 raise Corrupt(f"the file of version {entry.version} is missing")
             try:
                 if entry.token:
-                    return _open(self._places.values, entry, key)
-                opened = Opened(self._places.log, entry.segment)
+                    return self._open_value_file(entry, key)
+                segment = SegmentFile(self._places.log, entry.segment)
             except FileNotFoundError:
                 gone = entry.seq  # superseded just now, or lost: the index knows
                 continue
-            except OSError as error:
-                raise translated("a value can't be opened", error) from error
-            if opened.head.uid == uid:
-                self._keep(opened)
-                found = _read(opened, entry, key)
-                if found is None:
+            if segment.head.uid == uid:
+                self._keep(segment)
+                value = _read(segment, entry, key)
+                if value is None:
                     raise Corrupt(f"the record of version {entry.version} in segment {entry.segment} is damaged")
-                return found
+                return value
             # Compaction is between its commit and its renaming.
             if time.monotonic() > deadline:
                 raise StorageUnavailable(f"segment {entry.segment} is being exchanged")
             time.sleep(0.001)
 
-    def _keep(self, opened: Opened) -> None:
-        self._segments[opened.head.number] = opened
+    def _open_value_file(self, entry: Entry, key: bytes) -> StoredValue:
+        """Raises `FileNotFoundError` when the file is gone, `StorageError`."""
+        try:
+            file = ValueFile(self._places.values, entry.token)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise storage_error("a value can't be opened", error) from error
+        header = file.header
+        if header.key != key or header.version != entry.version or header.size != entry.size:
+            raise Corrupt(f"value file {entry.token} says it is another value")
+        return StoredValue(header, None, file)
+
+    def _keep(self, segment: SegmentFile) -> None:
+        self._segments[segment.head.number] = segment
         while len(self._segments) > _OPEN_SEGMENTS:
-            with suppress(KeyError):
+            with suppress(KeyError):  # another thread was quicker
                 self._segments.popitem(last=False)
 
-    def _tidy(self) -> None:
-        """Let go of segments that compaction has exchanged or removed, so that their space is free."""
-        while not self._stop.wait(_TIDY_SECS):
-            for number, opened in list(self._segments.items()):
-                if os.fstat(opened.fd).st_nlink == 0:
+    def _watch(self) -> None:
+        """Follow the index while nobody reads, and let go of segments that compaction has exchanged or removed."""
+        tidy_at = time.monotonic() + _TIDY_SECS
+        while not self._stop.wait(state.NOTICED_SECS):
+            try:
+                self._look()
+            except StorageError as error:
+                log.warning("index can't be followed", error=error)
+                self._stop.wait(_TIDY_SECS)
+            if time.monotonic() < tidy_at:
+                continue
+            tidy_at = time.monotonic() + _TIDY_SECS
+            for number, segment in list(self._segments.items()):
+                if os.fstat(segment.fd).st_nlink == 0:
                     self._segments.pop(number, None)
 
 
@@ -202,24 +218,16 @@ def _readable(entry: Entry) -> bool:
     return not entry.expires or entry.expires > now_ms()
 
 
-def _read(opened: Opened, entry: Entry, key: bytes) -> Found | None:
+def _read(segment: SegmentFile, entry: Entry, key: bytes) -> StoredValue | None:
     """The value from the log, or None when what is there is not this record."""
     try:
-        record = os.pread(opened.fd, entry.length, entry.offset)
+        record = os.pread(segment.fd, entry.length, entry.offset)
     except OSError:
+        return None  # damage, which the reader with care reports
+    head = records.parse(record, 0, segment.base, entry.offset)
+    if head is None:
         return None
-    decoded = records.decode(record, opened.base, entry.offset)
-    if decoded is None:
-        return None
-    header, value = decoded
+    header, value = head.header, head.value(record)
     if value is None or header.seq != entry.seq or header.key != key or header.kind != Kind.PUT:
         return None
-    return Found(header, value, None)
-
-
-def _open(directory: Path, entry: Entry, key: bytes) -> Found:
-    file = ValueFile(directory, entry.token)
-    header = file.header
-    if header.key != key or header.version != entry.version or header.size != entry.size:
-        raise Corrupt(f"value file {entry.token} says it is another value")
-    return Found(header, None, file)
+    return StoredValue(header, value, None)

@@ -1,7 +1,7 @@
 """The scrub: reads all that is stored, slowly, and compares it with what was written.
 
-Records by their CRCs, value files by head and SHA-256. What it finds is logged and counted; the damaged
-value stays where it is, so that reading it stays an error.
+It checks the CRCs of records, and head and SHA-256 of value files. Damage is logged and counted. A damaged value stays
+where it is, so that reading it stays an error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from node.storage.context import StorageContext
 from node.storage.disk.throttle import Throttle
 from node.storage.index.rows import Entry
 from node.storage.log import segments
-from node.storage.log.segments import HEAD_BYTES, Opened
+from node.storage.log.segments import HEAD_BYTES, SegmentFile
 from node.storage.value_files import BLOCK_BYTES, ValueFile
 
 log = logs.get(__name__)
@@ -26,16 +26,16 @@ _LEAST_RATE = 1 << 20  # bytes per second
 
 
 class Damage(NamedTuple):
-    """Something that is not what was written."""
+    """A value or record that is not what was written."""
 
     key: bytes  # b"" when it can't be told
-    version: int
+    version: int  # 0 when it can't be told
     where: str
     reason: str
 
 
-class Report(NamedTuple):
-    """What a scrub came to."""
+class ScrubReport(NamedTuple):
+    """What a scrub has read and found."""
 
     records: int
     files: int
@@ -44,72 +44,72 @@ class Report(NamedTuple):
     complete: bool  # False when the storage was closed meanwhile
 
 
-def scrub(core: StorageContext, rate: float | None) -> Report:
+class _Step(NamedTuple):
+    """A record, or a stretch of a value file, that was read."""
+
+    length: int  # bytes
+    damage: Damage | None = None
+    ends: bool = True  # the record or the file ends here
+
+
+def scrub(core: StorageContext, rate: float | None) -> ScrubReport:
     """See `Storage.scrub`."""
     if rate is None:
         everything = core.index.totals.size + sum(stat.size for stat in list(core.index.stats.values()))
         rate = max(_LEAST_RATE, everything / core.limits.scrub_secs if core.limits.scrub_secs else float("inf"))
     pace = Throttle(rate, core.stop)
-    count = files = size = 0
+    size = 0
+    counts: list[int] = []  # of records and of files
     damages: list[Damage] = []
     complete = True
     try:
-        for length, damage in _log(core):
-            count += 1
-            size += length
-            _note(damages, damage)
-            pace.spend(length)
-        for length, damage, end in _files(core):
-            files += end
-            size += length
-            _note(damages, damage)
-            pace.spend(length)
+        for steps in (_log(core), _files(core)):
+            counts.append(0)
+            for length, damage, ends in steps:
+                counts[-1] += ends
+                size += length
+                if damage is not None:
+                    log.error("value is damaged", **damage._asdict())
+                    damages.append(damage)
+                pace.spend(length)
     except StorageUnavailable:
         complete = False
-    log.info("scrubbed", records=count, files=files, bytes=size, damages=len(damages), complete=complete)
-    return Report(count, files, size, damages, complete)
+    records, files = [*counts, 0][:2]
+    log.info("scrubbed", records=records, files=files, bytes=size, damages=len(damages), complete=complete)
+    return ScrubReport(records, files, size, damages=damages, complete=complete)
 
 
-def _note(damages: list[Damage], damage: Damage | None) -> None:
-    if damage is not None:
-        log.error("value is damaged", key=damage.key, version=damage.version, where=damage.where, reason=damage.reason)
-        damages.append(damage)
-
-
-def _log(core: StorageContext) -> Iterator[tuple[int, Damage | None]]:
-    """The records of the log, each with what is wrong with it."""
+def _log(core: StorageContext) -> Iterator[_Step]:
     with core.lock:
         stats = sorted(core.index.stats.items())
     for number, stat in stats:
         try:
-            opened = Opened(core.places.log, number)
+            segment = SegmentFile(core.places.log, number)
         except FileNotFoundError:
             continue  # compaction removed it
         except StorageError as error:
-            yield 0, Damage(b"", 0, f"segment {number}", str(error))
+            yield _Step(0, Damage(b"", 0, f"segment {number}", str(error)))
             continue
-        size = stat.size if opened.head.uid == stat.uid else opened.size
-        pieces = segments.scan(opened.fd, opened.base, HEAD_BYTES, size)
-        for piece in pieces:
+        size = stat.size if segment.head.uid == stat.uid else segment.size
+        for piece in segments.scan(segment.fd, segment.base, HEAD_BYTES, size):
             where = f"segment {number} offset {piece.offset}"
             header = piece.header
+            damage = None
             if header is None:
-                yield piece.length, Damage(b"", 0, where, f"{piece.length} bytes are no record")
+                damage = Damage(b"", 0, where, f"{piece.length} bytes are no record")
             elif piece.value is None and (entry := _entry(core, header.key)) and entry.seq == header.seq:
-                yield piece.length, Damage(header.key, header.version, where, "the value is damaged")
-            else:
-                yield piece.length, None
+                damage = Damage(header.key, header.version, where, "the value is damaged")
+            yield _Step(piece.length, damage)
 
 
 def _entry(core: StorageContext, key: bytes) -> Entry | None:
-    """The entry of a value that can be read."""
+    """The entry of a readable value; None when the key has none."""
     with core.index.snapshot() as view:
         entry = view.entry(key) if key else None
     return entry if entry and entry.kind == Kind.PUT and not entry.expired else None
 
 
-def _files(core: StorageContext) -> Iterator[tuple[int, Damage | None, bool]]:
-    """The value files, a stretch at a time: bytes read, what is wrong, and whether it is the file's last stretch."""
+def _files(core: StorageContext) -> Iterator[_Step]:
     with core.index.snapshot() as view:
         tokens = view.files()
     for token, key in tokens.items():
@@ -126,11 +126,11 @@ def _files(core: StorageContext) -> Iterator[tuple[int, Damage | None, bool]]:
             for offset in range(0, file.size, 8 * BLOCK_BYTES):
                 chunk = file.pread(8 * BLOCK_BYTES, offset)
                 digest.update(chunk)
-                yield len(chunk), None, False
+                yield _Step(len(chunk), ends=False)
             if digest.digest() != file.header.digest:
                 raise Corrupt(f"value file {token} has another digest")
-            yield 0, None, True
+            yield _Step(0)
         except (FileNotFoundError, Corrupt) as error:
             entry = _entry(core, key)
             if entry and entry.token == token:
-                yield 0, Damage(key, version, f"value file {token}", str(error)), True
+                yield _Step(0, Damage(key, version, f"value file {token}", str(error)))

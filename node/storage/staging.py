@@ -1,6 +1,6 @@
-"""Uploads on their way: files in `staging/` with the layout of a value file, its head still empty.
+"""Uploads: files in `staging/` with the layout of a value file, their heads still empty.
 
-The data server writes them; the agent's storage takes them over by renaming them into `values/`.
+The data server writes them. The agent's storage makes them value files by renaming them into `values/`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from node.storage.value_files import HEAD_BYTES, Sums
 
 log = logs.get(__name__)
 
-ABANDONED_SECS = DAY_SECS  # an upload not touched for so long has nobody who waits for it
-_WRITE_BEHIND_BYTES = 32 << 20  # so that the flush at the end finds little left to do
+ABANDONED_SECS = DAY_SECS  # uploads untouched for this long are removed
+_WRITE_BEHIND_BYTES = 32 << 20  # the kernel writes so much at a time, so the flush at the end is short
 
 
-class Staged(NamedTuple):
+class StagedUpload(NamedTuple):
     """An upload that is complete and durable."""
 
     token: str
@@ -37,13 +37,16 @@ class Staged(NamedTuple):
 
 
 class Upload:
-    """One upload. Use as a context manager: what is not finished by the end of the block is removed."""
+    """One upload. Use it as a context manager: an unfinished upload is removed at the end of the block."""
 
     def __init__(self, directory: Path, md5: bool, take: Callable[[int], None] | None = None) -> None:
-        """`take` is told of all bytes before they are written, and of -1 at the end; it may raise `DiskFull`."""
+        """`take` gets the number of bytes before each write, and -1 at the end; it may raise `DiskFull`.
+
+        Raises `DiskFull` or `StorageError`.
+        """
         self.token = secrets.token_hex(16)
         self.size = 0
-        self._behind = 0  # how far the kernel was asked to begin writing
+        self._behind = 0  # the kernel was told to write the bytes up to here
         self._path = directory / self.token
         self._sha256 = hashlib.sha256()
         self._md5 = hashlib.md5(usedforsecurity=False) if md5 else None
@@ -54,14 +57,14 @@ class Upload:
         with guarded("an upload can't be begun"):
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
             try:
-                # Room for the head, so that taking the upload over needs none.
+                # Room for the head, so that the agent needs none for it.
                 write_at(self._fd, bytes(HEAD_BYTES), 0)
             except OSError:
                 self.abort()
                 raise
 
     def write(self, chunk: bytes) -> None:
-        """Append bytes. Raises `DiskFull` or `StorageError`; the upload is of no use then."""
+        """Append bytes. Raises `DiskFull` or `StorageError`; then the upload is of no use."""
         if self._take is not None:
             self._take(len(chunk))
         with guarded("the upload can't be written"):
@@ -75,17 +78,17 @@ class Upload:
             self._behind = self.size
             start_writing(self._fd)
 
-    def finish(self) -> Staged:
-        """Make it durable and close it. Raises `DiskFull` or `StorageError`."""
+    def finish(self) -> StagedUpload:
+        """Make the upload durable and close it. Raises `DiskFull` or `StorageError`."""
         with guarded("the upload can't be written"):
             write_at(self._fd, self._sums.table(), HEAD_BYTES + self.size)
             os.fsync(self._fd)
         self._close()
         self._finished = True
-        return Staged(self.token, self.size, self._sha256.digest(), self._md5.digest() if self._md5 else b"")
+        return StagedUpload(self.token, self.size, self._sha256.digest(), self._md5.digest() if self._md5 else b"")
 
     def abort(self) -> None:
-        """Remove it, finished or not; does nothing when the storage has taken it over."""
+        """Remove the upload, finished or not. Does nothing when it has become a value file."""
         self._close()
         with guarded("an upload can't be removed"):
             remove(self._path)
@@ -109,20 +112,20 @@ class Staging:
     """The uploads of a data directory. Thread-safe."""
 
     def __init__(self, directory: Path, reserve: int = 0) -> None:
-        """`directory` is the node's data directory; `reserve` bytes of its filesystem are to stay free."""
+        """`directory` is the node's data directory; `reserve` bytes of its filesystem stay free."""
         self._directory = directory / "staging"
         self._space = Space(directory, reserve)
         self._guard = threading.Lock()
-        self._promised = 0  # bytes that uploads on their way will still write
+        self._promised = 0  # bytes that unfinished uploads will still write
         with guarded("the staging directory can't be made"):
             self._directory.mkdir(parents=True, exist_ok=True)
 
     def create(self, size: int | None = None, *, md5: bool = False) -> Upload:
-        """Begin an upload; `size` is what is expected, when known.
+        """Begin an upload of `size` bytes, None: not known; `md5` asks for that sum, too.
 
-        Raises `DiskFull` when that has no room beside the uploads that are on their way.
+        Raises `DiskFull` when there is no room for it beside the unfinished uploads.
         """
-        left = size or 0  # of what it was promised
+        left = size or 0  # of the bytes promised to it
 
         def take(count: int) -> None:
             nonlocal left
@@ -156,7 +159,7 @@ class Staging:
 
 
 def remove_abandoned(directory: Path) -> None:
-    """Remove the uploads in the staging directory that nobody waits for any more."""
+    """Remove the uploads in the staging directory that are untouched for `ABANDONED_SECS`."""
     with guarded("the staging directory can't be read"):
         for file in os.scandir(directory):
             if time.time() - file.stat().st_mtime > ABANDONED_SECS:

@@ -1,7 +1,7 @@
-"""The storage of a node: value log, value files and index as one thing. Only the agent opens it.
+"""The storage of a node: value log, value files and index together. Only the agent opens it.
 
-`apply` belongs to one thread; `replay`, `compact` and `scrub` may run in others at the same time. What
-`apply` acknowledges is durable in the log; everything else can be made again from it.
+`apply` belongs to one thread. `replay`, `compact` and `scrub` may run in other threads at the same time. What `apply`
+acknowledges is durable in the log. Everything else can be made again from the log.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgpack
 
 from broker import logs, process
 from broker.clock import now_ms
-from broker.messages.store import Delete, Kind, Result, Status, Store
+from broker.messages.store import Delete, Epoch, Kind, Result, Status, Store
 from broker.settings import Settings
 from node.errors import Broken, DiskFull, StorageError
 from node.storage import compaction, log_replay, recovery, scrub, staging, value_file_repair
@@ -23,17 +23,17 @@ from node.storage.context import StorageContext, StorageLimits
 from node.storage.disk.files import guarded
 from node.storage.disk.layout import Layout
 from node.storage.disk.space import Space
-from node.storage.index.rows import Stat
-from node.storage.index.update import IndexUpdate
+from node.storage.index.rows import Stat, Totals
 from node.storage.log import records
 from node.storage.log.records import Header
-from node.storage.log.segments import Active
-from node.storage.write_batch import Refusal, WriteBatch
+from node.storage.log.segments import ActiveSegment
+from node.storage.log_replay import ReplayPart
+from node.storage.write_batch import Refusal, Refusals, WriteBatch
 
 log = logs.get(__name__)
 
 _EPOCHS_KEPT = 64
-_ROOM_BYTES = 1 << 20  # a disk with less than this above the reserve counts as full
+_ROOM_BYTES = 1 << 20  # a disk with less room than this above the reserve counts as full
 
 
 class Storage:
@@ -42,14 +42,13 @@ class Storage:
     def __init__(self, core: StorageContext, lock_fd: int) -> None:
         self._core = core
         self._lock_fd = lock_fd
-        self.epoch = ""  # random, made by this opening
-        self.epoch_seq = 0  # of its record; what follows was written by this process
+        self.epoch = Epoch(0, "")  # begun by this opening: this process writes all records that follow
 
     @classmethod
     def open(cls, config: Settings) -> Storage:
-        """Open the data directory of the settings, whatever the last process left there.
+        """Open the data directory of the settings, in whatever state the last process left it.
 
-        Raises `StorageError` when it can't be used, or is in use.
+        Raises `StorageError` when it can't be used, or another process uses it.
         """
         places = Layout.of(Path(config.volume.dir))
         with guarded("the data directory can't be made ready"):
@@ -61,18 +60,20 @@ class Storage:
         try:
             recovery.make_ready(places)
             staging.remove_abandoned(places.staging)
-            index, active, rebuilt = recovery.recover(places)
+            recovered = recovery.recover(places)
         except BaseException:
             os.close(lock_fd)
             raise
         limits = StorageLimits.of(config)
-        storage = cls(StorageContext(places, limits, index, active, Space(places.root, limits.reserve)), lock_fd)
+        space = Space(places.root, limits.reserve)
+        storage = cls(StorageContext(places, limits, recovered.index, recovered.active, space), lock_fd)
         try:
-            storage._prepare(rebuilt)
+            storage._prepare(recovered.rebuilt)
         except BaseException:
             storage.close()
             raise
-        log.info("storage opened", keys=storage.keys, bytes=storage.bytes, seq=storage.seq, segments=len(index.stats))
+        seq, keys, size = storage.totals
+        log.info("storage opened", keys=keys, bytes=size, seq=seq, segments=len(recovered.index.stats))
         return storage
 
     def _prepare(self, rebuilt: bool) -> None:
@@ -85,7 +86,7 @@ class Storage:
             self._begin_epoch()
 
     def close(self) -> None:
-        """Close it so that the next start is quick; replays and background work in other threads end."""
+        """Close it so that the next start is quick. Replays and background work in other threads end."""
         self._core.stop.set()
         with self._core.lock:
             self._core.active.close()
@@ -95,24 +96,19 @@ class Storage:
     # Figures.
 
     @property
+    def totals(self) -> Totals:
+        """The figures of all values."""
+        return self._core.index.totals
+
+    @property
     def seq(self) -> int:
-        """Of the newest record."""
+        """The seq of the newest record."""
         return self._core.index.totals.seq
 
     @property
-    def epochs(self) -> list[tuple[int, str]]:
-        """(seq, id) of the openings that this log is made of, oldest first, the newest 64."""
+    def epochs(self) -> list[Epoch]:
+        """The openings that this log is made of, oldest first: the newest 64."""
         return self._core.index.epochs
-
-    @property
-    def keys(self) -> int:
-        """Values that can be read."""
-        return self._core.index.totals.keys
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of those values."""
-        return self._core.index.totals.size
 
     def full(self) -> bool:
         """Whether there is hardly room for another value above the reserve."""
@@ -121,79 +117,61 @@ class Storage:
     # Work.
 
     def apply(self, commands: Sequence[Store | Delete]) -> list[Result]:
-        """Carry out a batch: one write, one flush, one commit; then its results, in the same order.
+        """Carry out commands with one write, one flush and one commit; returns their results in the same order.
 
-        Applying a command twice changes nothing. What the disk refuses is in the results; nothing of the
-        batch's values is there then. Raises `Broken` when the process has to start again.
+        A command that comes twice changes nothing. What the disk refuses is in the results; then none of the
+        values is stored. Raises `Broken` when the process has to start again.
         """
         with self._core.lock:
             if self._core.broken:
                 raise Broken("the storage has failed; the process must start again")
-            stores = deletes = None
+            refusals = Refusals()
             while True:
                 try:
-                    return self._attempt(commands, stores, deletes)
+                    return self._attempt(commands, refusals)
                 except Broken:
                     self._core.broken = True
                     raise
                 except DiskFull as error:
-                    log.warning("disk is full", error=error, deletes=stores is None)
-                    # Once more without the values: deletions are small, and what makes room again.
+                    log.warning("disk is full", error=error, deletes=refusals.stores is None)
+                    # Once more without the values: deletions are small, and they make room again.
                     refusal = Refusal(Status.FULL, str(error))
-                    stores, deletes = refusal, refusal if stores else None
+                    refusals = Refusals(refusal, refusal if refusals.stores else None)
                     self._core.space.forget()
                 except StorageError as error:
                     log.error("batch failed", commands=len(commands), error=error)
-                    stores = deletes = Refusal(Status.FAILED, str(error))
+                    refusal = Refusal(Status.FAILED, str(error))
+                    refusals = Refusals(refusal, refusal)
 
-    def _attempt(
-        self, commands: Sequence[Store | Delete], stores: Refusal | None, deletes: Refusal | None
-    ) -> list[Result]:
+    def _attempt(self, commands: Sequence[Store | Delete], refusals: Refusals) -> list[Result]:
         core = self._core
-        if core.active.size >= core.limits.segment and not deletes:
+        if core.active.size >= core.limits.segment and not refusals.deletes:
             self._begin_segment()
         with core.index.snapshot() as view:
-            batch = WriteBatch(core, IndexUpdate(core.index, view), stores, deletes)
+            batch = WriteBatch(core, view, refusals)
             try:
                 for command in commands:
                     batch.plan(command)
             except BaseException:
                 batch.take_back()
                 raise
-        data = batch.data()
-        if data:
-            before = core.active.size
-            try:
-                batch.adopt()
-                core.active.append(data)
-                try:
-                    core.index.commit(batch.changes.commit())
-                except BaseException:
-                    core.active.cut(before)
-                    raise
-            except BaseException:
-                batch.take_back()
-                raise
-            core.space.take(len(data))
-        batch.clean_up()
+        batch.write()
         return batch.results
 
     def _begin_segment(self) -> None:
-        """Seal the active segment and begin the next one."""
+        """Seal the active segment and begin the next one. Without room for one the active segment stays."""
         core = self._core
         number = core.active.number + 1
         try:
-            active = Active.create(core.places.log, number, self.seq + 1)
-            with core.index.snapshot() as view:
-                changes = IndexUpdate(core.index, view)
-                changes.set_stat(number, Stat(active.uid, active.first, self.seq, active.size))
+            active = ActiveSegment.create(core.places.log, number, self.seq + 1)
             try:
-                core.index.commit(changes.commit())
+                with core.index.update() as changes:
+                    changes.stats[number] = Stat(active.uid, active.first, self.seq, active.size)
             except BaseException:
                 active.discard()
                 raise
         except DiskFull as error:
-            # The old one is good for a few deletions more.
+            # The old one can take a few deletions more.
             log.warning("no room for another segment", error=error)
             return
         core.active.close()
@@ -202,34 +180,31 @@ class Storage:
     def _begin_epoch(self) -> None:
         """Record that a new process writes from here on."""
         core = self._core
-        epoch = secrets.token_hex(8)
-        seq = self.seq + 1
-        epochs = [*self.epochs, (seq, epoch)][-_EPOCHS_KEPT:]
-        header = Header(Kind.EPOCH, b"", 0, seq, now_ms(), 0, "", b"", 0, "")
+        epoch = Epoch(self.seq + 1, secrets.token_hex(8))
+        epochs = [*self.epochs, epoch][-_EPOCHS_KEPT:]
+        header = Header.tombstone(b"", 0, epoch.seq, now_ms())._replace(kind=Kind.EPOCH)
         record = records.encode(header, msgpack.packb(epochs), core.active.base, core.active.size)
         core.active.append(record)
-        with core.index.snapshot() as view:
-            changes = IndexUpdate(core.index, view)
-            changes.extend(core.active.number, core.active.size, seq)
+        with core.index.update() as changes:
+            changes.extend(core.active.number, core.active.size, epoch.seq)
             changes.epochs = epochs
-        core.index.commit(changes.commit())
-        self.epoch, self.epoch_seq = epoch, seq
+        self.epoch = epoch
 
-    def replay(self, after: int) -> Iterator[tuple[int, int, list[Result]]]:
-        """What is current of the log after seq `after`: (lower, upto, results of seqs in (lower, upto]).
+    def replay(self, after: int) -> Iterator[ReplayPart]:
+        """The current records of the log after seq `after`, in parts.
 
-        The ranges are ascending and without gaps; the last one ends at the seq that was the newest when this
-        began. Nothing comes when `after` is not below that. Raises `StorageError`.
+        The parts ascend without gaps. The last one ends at the seq that was the newest at the beginning. There are
+        no parts when `after` is not below that. Raises `StorageError`.
         """
         return log_replay.replay(self._core, after)
 
-    def compact(self, now: int | None = None) -> compaction.Compacted:
-        """One pass over the log that gives the space of garbage back, held to `[volume] compact_rate`.
+    def compact(self, now: int | None = None) -> compaction.CompactionReport:
+        """Give back the space of garbage in one pass over the log, at `[volume] compact_rate` bytes per second.
 
-        `now` is in ms since the epoch. Returns what it came to; ends early when the storage is closed.
+        `now` is in ms since the epoch. The pass ends early when the storage is closed.
         """
         return compaction.compact(self._core, now_ms() if now is None else now)
 
-    def scrub(self, rate: float | None = None) -> scrub.Report:
-        """Read and check everything, at `rate` bytes per second (as `[volume] scrub_days` says unless given)."""
+    def scrub(self, rate: float | None = None) -> scrub.ScrubReport:
+        """Read and check everything, at `rate` bytes per second; by default it takes `[volume] scrub_days`."""
         return scrub.scrub(self._core, rate)

@@ -1,13 +1,13 @@
 """Makes value files and log agree when a data directory is opened.
 
-Files that no record points to are removed. The other way round, a copy of the directory made while it was
-in use can have a record whose value file it has not, for one of two reasons:
+Files that no record points to are removed. A copy of a directory in use can also have a record without its value file,
+for one of two reasons:
 
-- The file came into being after `values/` was copied. Then the value before it is still what the copy holds:
-  a file that is there proves that it had not been superseded yet.
-- The file was removed before `values/` was copied, since the key got another value or was deleted after the
-  log was copied. If the copy has the file of that other value, its head says whose it is; else the key
-  counts as deleted, so that no older value comes back.
+- The file came after `values/` was copied. Then the copy has the file of the value before it: that value was not
+  superseded yet.
+- The file was removed before `values/` was copied: the key got another value, or was deleted, after the log was copied.
+  If the copy has the file of that other value, its head names the key. Else the key counts as deleted, so that no
+  older value comes back.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from collections.abc import Callable, Sequence
 from broker import logs
 from broker.messages.store import Delete, Result, Status, Store
 from node.errors import StorageError
-from node.storage import recovery, value_files
+from node.storage import value_files
 from node.storage.context import StorageContext
 from node.storage.disk.files import guarded, remove
 from node.storage.index.rows import Entry
-from node.storage.index.update import IndexUpdate
 from node.storage.log import segments
 from node.storage.log.records import Header
-from node.storage.log.segments import Opened
+from node.storage.log.segments import SegmentFile
 from node.storage.value_files import ValueFile
+from node.storage.write_batch import entry_of
 
 log = logs.get(__name__)
 
@@ -34,36 +34,35 @@ Apply = Callable[[Sequence[Store | Delete]], list[Result]]
 
 
 def reconcile(core: StorageContext, apply: Apply, rebuilt: bool) -> None:
-    """Remove value files that nothing points to; heal keys whose file is missing when the index is a new one."""
+    """Remove value files without a record. With a new index (`rebuilt`), repair keys whose file is missing."""
     there = value_files.tokens(core.places.values)
     with core.index.snapshot() as view:
         known = view.files()
     orphans = there - known.keys()
-    # With an index that was here before, this is no copy, and a missing file is damage, which reading reports.
+    # With an old index, this is no copy. Then a missing file is damage, which every read reports.
     missing = {known[token] for token in known.keys() - there} if rebuilt else set()
     if missing:
-        _heal(core, apply, missing, there, orphans)
+        _repair(core, apply, missing, there, orphans)
     for token in orphans:
         log.info("value file without a record removed", token=token)
         with guarded("a value file can't be removed"):
             remove(value_files.path(core.places.values, token))
 
 
-def _heal(core: StorageContext, apply: Apply, missing: set[bytes], there: set[str], orphans: set[str]) -> None:
+def _repair(core: StorageContext, apply: Apply, missing: set[bytes], there: set[str], orphans: set[str]) -> None:
     with core.index.snapshot() as view:
         current = {key: entry for key in missing if (entry := view.entry(key))}
     newer = _newer(core, current, orphans)
     older = _older(core, current)
     commands: list[Store | Delete] = []
-    with core.index.snapshot() as view:
-        changes = IndexUpdate(core.index, view)
+    with core.index.update() as changes:
         for key, entry in current.items():
-            if key in newer:
-                token, header = newer[key]
+            if header := newer.get(key):
+                token = header.where
                 with guarded("a value file can't be moved"):
                     os.rename(value_files.path(core.places.values, token), core.places.staging / token)
                 orphans.discard(token)
-                commands.append(_store(header, token))
+                commands.append(header.command(token))
                 outcome = "the newer value is here"
             elif (before := older.get(key)) and before.token in there:
                 changes.revert(key, before)
@@ -73,55 +72,39 @@ def _heal(core: StorageContext, apply: Apply, missing: set[bytes], there: set[st
                 commands.append(Delete(0, key, entry.version))
                 outcome = "counts as deleted"
             log.warning("value file is missing", key=key, version=entry.version, token=entry.token, outcome=outcome)
-    core.index.commit(changes.commit())
     for result in apply(commands):
         if result.status != Status.DONE:
-            log.error("key can't be healed", key=result.key, status=result.status.name, reason=result.reason)
+            log.error("key can't be repaired", key=result.key, status=result.status.name, reason=result.reason)
 
 
-def _newer(core: StorageContext, current: dict[bytes, Entry], orphans: set[str]) -> dict[bytes, tuple[str, Header]]:
-    """Of the files without a record, the newest for each key that is newer than what the log says."""
-    newer: dict[bytes, tuple[str, Header]] = {}
+def _newer(core: StorageContext, current: dict[bytes, Entry], orphans: set[str]) -> dict[bytes, Header]:
+    """By key, the head of the newest file without a record, if it is newer than the key's entry."""
+    newer: dict[bytes, Header] = {}
     for token in orphans:
         try:
             file = ValueFile(core.places.values, token)
         except (OSError, StorageError):
-            continue  # cut short; it can only be removed
+            continue  # cut short: it can only be removed
         header = file.header
         file.close()
         entry = current.get(header.key)
         best = newer.get(header.key)
-        if entry and header.version > entry.version and (best is None or header.version > best[1].version):
-            newer[header.key] = token, header
+        if entry and header.version > entry.version and (best is None or header.version > best.version):
+            newer[header.key] = header
     return newer
 
 
 def _older(core: StorageContext, current: dict[bytes, Entry]) -> dict[bytes, Entry]:
-    """What the log says of the keys in the version before the current one."""
+    """By key, the entry of the record before the current one."""
     older: dict[bytes, Entry] = {}
     for number, stat in sorted(core.index.stats.items()):
-        opened = Opened(core.places.log, number)
-        for piece in segments.scan(opened.fd, opened.base, segments.HEAD_BYTES, stat.size):
+        segment = SegmentFile(core.places.log, number)
+        for piece in segments.scan(segment.fd, segment.base, segments.HEAD_BYTES, stat.size):
             header = piece.header
             entry = current.get(header.key) if header else None
             if header is None or entry is None or header.version >= entry.version:
                 continue
             best = older.get(header.key)
             if best is None or (header.version, header.kind) > (best.version, best.kind):
-                older[header.key] = recovery.entry_of(number, piece, header)
+                older[header.key] = entry_of(header, number, piece.offset, piece.length)
     return older
-
-
-def _store(header: Header, token: str) -> Store:
-    return Store(
-        0,
-        header.key,
-        header.version,
-        header.created,
-        header.expires,
-        header.content_type,
-        header.digest,
-        header.size,
-        None,
-        token,
-    )

@@ -1,10 +1,10 @@
-"""Value files: one immutable file for each larger value, `values/ab/<token>`.
+"""Value files: one immutable file for each larger value, `values/ab/<token>`. A token is never used again.
 
     head 4096 | the bytes | CRC32C of every block of 128 KiB of them, u32 each
 
-The head is a record (`node.storage.log.records`) without its value, written when the file becomes the key's value, in
-front of bytes that are there already. The CRCs make every read checked, a small range too; the SHA-256 in
-the head is what the scrub compares. The layout is the same while the file waits in `staging/`.
+The head is a record (`node.storage.log.records`) without its value. It is written when the upload becomes a value file;
+the bytes are there already. The CRCs check every read, also of a small range. The scrub compares the SHA-256 in the
+head. An upload in `staging/` has the same layout.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _TOKEN = re.compile(r"[0-9a-f]{32}")
 
 
 def is_token(token: str) -> bool:
-    """Whether this may be the name of a file here; commands come from outside."""
+    """Whether this may be the name of a value file: commands come from outside."""
     return _TOKEN.fullmatch(token) is not None
 
 
 def path(directory: Path, token: str) -> Path:
-    """Where the value file `token` is."""
+    """The path of the value file `token`."""
     return directory / token[:2] / token
 
 
 def tokens(directory: Path) -> set[str]:
-    """All value files there are."""
+    """The tokens of all value files."""
     with guarded("the values' directory can't be read"):
         return {
             name
@@ -52,12 +52,12 @@ def make_folders(directory: Path) -> None:
 
 
 def file_bytes(size: int) -> int:
-    """How long the file of a value of `size` bytes is."""
+    """The length of the file for a value of `size` bytes."""
     return HEAD_BYTES + size + 4 * -(-size // BLOCK_BYTES)
 
 
 def write_head(fd: int, token: str, header: Header) -> None:
-    """Say whose value this is. Raises `ValueError` when the header is too long, `OSError`."""
+    """Write the head of a value file. Raises `ValueError` when the header is too long, `OSError`."""
     record = records.encode(header, b"", records.base(token.encode()), 0)
     write_at(fd, record.ljust(HEAD_BYTES, b"\0"), 0)
 
@@ -82,7 +82,7 @@ class Sums:
                 self._end_block()
 
     def table(self) -> bytes:
-        """The CRCs as they stand behind the bytes; nothing can follow."""
+        """The CRCs as they stand in the file. No chunk can follow."""
         if self._filled:
             self._end_block()
         return bytes(self._done)
@@ -93,12 +93,12 @@ class Sums:
 
 
 class ValueFile:
-    """An open value file. Closed by `close`, or when nobody holds it any more."""
+    """An open value file. It is closed by `close`, or when nobody holds this object any more."""
 
     __slots__ = ("_fd", "header", "size", "token")
 
     def __init__(self, directory: Path, token: str) -> None:
-        """Raises `FileNotFoundError` when there is none, `Corrupt` when its head or its length is wrong."""
+        """Raises `FileNotFoundError` when there is none, `Corrupt` when its head or length is wrong, `OSError`."""
         self._fd = -1
         self.token = token
         self._fd = os.open(path(directory, token), os.O_RDONLY)
@@ -111,7 +111,7 @@ class ValueFile:
             raise Corrupt(f"value file {token} has not the length it should have")
 
     def pread(self, length: int, offset: int) -> bytes:
-        """Up to `length` bytes of the value from `offset` on, checked; whole blocks are cheapest.
+        """Up to `length` bytes of the value from `offset` on, checked. Whole blocks are cheapest.
 
         Raises `Corrupt` when they are not what was written.
         """
@@ -134,7 +134,7 @@ class ValueFile:
         return data if (start, stop) == (offset, end) else data[offset - start : end - start]
 
     def close(self) -> None:
-        """Close the file; may be called twice."""
+        """Close the file; the second call does nothing."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

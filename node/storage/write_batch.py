@@ -1,4 +1,4 @@
-"""Commands turned into what is to be written, and into their results. Used by `node.storage.storage`."""
+"""Turns commands into records, entries of the index, and results; then writes them. Used by `Storage`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import NamedTuple
 from broker import logs
 from broker.clock import now_ms
 from broker.messages.store import Delete, Kind, Result, Status, Store
-from node.errors import StorageError
 from node.storage import value_files
 from node.storage.context import StorageContext
 from node.storage.disk.files import guarded, read_at, remove, sync_directory
 from node.storage.index.rows import Entry
+from node.storage.index.snapshot import Snapshot
 from node.storage.index.update import IndexUpdate
 from node.storage.log import records
 from node.storage.log.records import Header
@@ -27,41 +27,41 @@ _MAX_TEXT = 768  # characters of content type and digest; with the key they fit 
 
 
 class Refusal(NamedTuple):
-    """What commands get that would have to write something."""
+    """Why a command is not carried out."""
 
     status: Status
     reason: str
 
 
-class WriteBatch:
-    """Plans commands one after the other; nothing counts before the caller has written `data` and committed."""
+class Refusals(NamedTuple):
+    """Refusals of all commands of a kind that would write something; None: they are carried out."""
 
-    def __init__(
-        self, core: StorageContext, changes: IndexUpdate, stores: Refusal | None, deletes: Refusal | None
-    ) -> None:
-        """`stores` and `deletes` say why nothing of the kind is written, None when it is."""
-        self.changes = changes
+    stores: Refusal | None = None
+    deletes: Refusal | None = None
+
+
+class WriteBatch:
+    """A group of commands with one write, one flush and one commit: `plan` each, then `write`."""
+
+    def __init__(self, core: StorageContext, view: Snapshot, refusals: Refusals) -> None:
+        """`view` is used by `plan` only."""
         self.results: list[Result] = []
+        self._core = core
+        self._changes = IndexUpdate(view)
         self._places = core.places
         self._active = core.active
         self._space = core.space
-        self._small = core.limits.small
         self._cached = core.limits.cached
-        self._stores = stores
-        self._deletes = deletes
+        self._refusals = refusals
         self._now = now_ms()
         self._records: list[bytes] = []
         self._offset = core.active.size
-        self._adopted: dict[str, bool] = {}  # staged uploads that become value files → whether made here
+        self._adopted: dict[str, bool] = {}  # uploads that become value files → whether made here
         self._renamed: list[str] = []
-        self._used: list[str] = []  # staged uploads that are of no use once this is committed
-
-    def data(self) -> bytes:
-        """The records, to be appended to the active segment."""
-        return b"".join(self._records)
+        self._used: list[str] = []  # uploads that nobody needs after the commit
 
     def plan(self, command: Store | Delete) -> None:
-        """Take in a command. Raises `StorageError` when the disk refuses."""
+        """Take in a command. Raises `StorageError` when the disk refuses; call `take_back` then."""
         flaw = _flaw(command)
         if flaw:
             self._result(command, Status.FAILED, flaw)
@@ -71,20 +71,20 @@ class WriteBatch:
             self._store(command)
 
     def _delete(self, command: Delete) -> None:
-        old = self.changes.entry(command.key)
+        old = self._changes.entry(command.key)
         if old is not None and old.version > command.version:
             self._result(command, Status.STALE)
         elif old is not None and old.version == command.version and old.kind == Kind.DELETE:
             self._result(command, Status.DONE, seq=old.seq)
-        elif self._deletes:
-            self._result(command, *self._deletes)
+        elif self._refusals.deletes:
+            self._result(command, *self._refusals.deletes)
         else:
-            seq = self.changes.seq + 1
-            self._append(Header(Kind.DELETE, command.key, command.version, seq, self._now, 0, "", b"", 0, ""), b"")
+            seq = self._changes.seq + 1
+            self._append(Header.tombstone(command.key, command.version, seq, self._now), b"")
             self._result(command, Status.DONE, seq=seq)
 
     def _store(self, command: Store) -> None:
-        old = self.changes.entry(command.key)
+        old = self._changes.entry(command.key)
         if old is not None and old.version >= command.version:
             if old.version > command.version or old.kind == Kind.DELETE:
                 self._result(command, Status.STALE)
@@ -94,8 +94,8 @@ class WriteBatch:
                 self._used.append(command.staged)
             return
         value = command.value
-        if self._stores:
-            self._result(command, *self._stores)
+        if self._refusals.stores:
+            self._result(command, *self._refusals.stores)
             return
         needed = 0 if value is None else len(value)
         if self._space.short(self._offset - self._active.size + needed):
@@ -104,55 +104,38 @@ class WriteBatch:
         token = ""
         if value is None:
             try:
-                value, token = self._staged(command)
+                value = self._uploaded_value(command)
             except FileNotFoundError:
                 self._result(command, Status.MISSING, f"there is no upload {command.staged}")
                 return
             except ValueError as error:
                 self._result(command, Status.FAILED, str(error))
                 return
-        elif len(value) > self._small:
+            if value is None:
+                token = command.staged
+        elif len(value) > self._core.limits.small:
             token = self._write_file(value)
-        seq = self.changes.seq + 1
-        header = Header(
-            Kind.PUT,
-            command.key,
-            command.version,
-            seq,
-            command.created,
-            command.expires,
-            command.content_type,
-            command.digest,
-            command.size,
-            token,
-        )
+        seq = self._changes.seq + 1
+        header = Header.of(command, seq, token)
         if token:
-            self._own(token, header)
+            self._write_head(token, header)
         self._append(header, b"" if token or value is None else value)
         self._result(command, Status.DONE, seq=seq, value=value)
 
     def _append(self, header: Header, value: bytes) -> None:
-        changes, active = self.changes, self._active
+        changes, active = self._changes, self._active
         record = records.encode(header, value, active.base, self._offset)
         self._records.append(record)
-        entry = Entry(
-            active.number,
-            self._offset,
-            len(record),
-            header.seq,
-            header.version,
-            header.expires,
-            header.size,
-            header.kind,
-            False,
-            header.where,
-        )
+        entry = entry_of(header, active.number, self._offset, len(record))
         self._offset += len(record)
         changes.add(header.key, entry, header.created)
         changes.extend(active.number, self._offset, header.seq)
 
-    def _staged(self, command: Store) -> tuple[bytes | None, str]:
-        """The value of an upload and "", or None and its token when it is to become a value file."""
+    def _uploaded_value(self, command: Store) -> bytes | None:
+        """The value of a small upload; None when the upload itself becomes the value file.
+
+        Raises `FileNotFoundError` when there is none, `ValueError` when it has another size, `StorageError`.
+        """
         if not value_files.is_token(command.staged) or command.staged in self._adopted:
             raise FileNotFoundError
         fd = self._open(command.staged)
@@ -160,23 +143,19 @@ class WriteBatch:
             size = os.fstat(fd).st_size
             if size != value_files.file_bytes(command.size):
                 raise ValueError(f"upload {command.staged} is no value of {command.size} bytes")
-            if command.size > self._small:
+            if command.size > self._core.limits.small:
                 self._adopted[command.staged] = False
-                return None, command.staged
+                return None
             with guarded("an upload can't be read"):
                 value = read_at(fd, command.size, value_files.HEAD_BYTES)
         finally:
             os.close(fd)
         self._used.append(command.staged)
-        return value, ""
+        return value
 
     def _open(self, token: str) -> int:
-        try:
+        with guarded("an upload can't be opened", may_be_missing=True):
             return os.open(self._places.staging / token, os.O_RDWR)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise StorageError(f"an upload can't be opened: {error}") from error
 
     def _write_file(self, value: bytes) -> str:
         with Staging(self._places.root).create() as upload:
@@ -185,8 +164,8 @@ class WriteBatch:
         self._adopted[upload.token] = True
         return upload.token
 
-    def _own(self, token: str, header: Header) -> None:
-        """Say in the file whose value it is."""
+    def _write_head(self, token: str, header: Header) -> None:
+        """Write the head, which says whose value the file is."""
         with guarded("the head of a value file can't be written"):
             fd = self._open(token)
             try:
@@ -199,32 +178,36 @@ class WriteBatch:
         self, command: Store | Delete, status: Status, reason: str = "", seq: int = 0, value: bytes | None = None
     ) -> None:
         if isinstance(command, Delete):
-            result = Result(
-                command.ticket, status, reason, seq, Kind.DELETE, command.key, command.version, 0, 0, "", b"", 0, None
-            )
+            self.results.append(command.result(status, reason, seq))
         else:
-            if command.size > self._cached:
-                value = None
-            result = Result(
-                command.ticket,
-                status,
-                reason,
-                seq,
-                Kind.PUT,
-                command.key,
-                command.version,
-                command.created,
-                command.expires,
-                command.content_type,
-                command.digest,
-                command.size,
-                value,
-            )
-        self.results.append(result)
+            cached = value if command.size <= self._cached else None
+            self.results.append(command.result(status, reason, seq, cached))
 
     # Writing.
 
-    def adopt(self) -> None:
+    def write(self) -> None:
+        """Make all of it durable and visible, or nothing.
+
+        Raises `DiskFull` or `StorageError`, and `Broken` when a failed write could not be undone.
+        """
+        core, data = self._core, b"".join(self._records)
+        if data:
+            before = core.active.size
+            try:
+                self._adopt()
+                core.active.append(data)
+                try:
+                    core.index.commit(self._changes)
+                except BaseException:
+                    core.active.cut(before)
+                    raise
+            except BaseException:
+                self.take_back()
+                raise
+            core.space.take(len(data))
+        self._clean_up()
+
+    def _adopt(self) -> None:
         """Move the uploads that become value files to their places, durably."""
         if not self._adopted:
             return
@@ -237,28 +220,33 @@ class WriteBatch:
             sync_directory(self._places.staging)
 
     def take_back(self) -> None:
-        """Undo `adopt`: the uploads are where they were."""
+        """Undo what was done with uploads: they are where they were."""
         for token, ours in self._adopted.items():
-            name = (
-                value_files.path(self._places.values, token) if token in self._renamed else self._places.staging / token
-            )
+            name = self._places.staging / token
             try:
+                if token in self._renamed:
+                    os.rename(value_files.path(self._places.values, token), name)
                 if ours:
                     remove(name)
-                elif token in self._renamed:
-                    os.rename(name, self._places.staging / token)
             except OSError as error:
-                # Without a record it is removed at the next start.
+                # The next start removes it, since it has no record.
                 log.error("upload can't be given back", token=token, error=error)
         self._renamed.clear()
 
-    def clean_up(self) -> None:
-        """After the commit: remove the files that are of no use any more."""
-        for token in self.changes.unlinked:
+    def _clean_up(self) -> None:
+        """After the commit, remove the files that nobody needs any more."""
+        for token in self._changes.unlinked:
             _unlink(value_files.path(self._places.values, token))
         for token in self._used:
             if value_files.is_token(token):
                 _unlink(self._places.staging / token)
+
+
+def entry_of(header: Header, segment: int, offset: int, length: int) -> Entry:
+    """The index entry of a record of `length` bytes at this place."""
+    kind, _, version, seq, _, expires, _, _, size, where = header
+    expired = False
+    return Entry(segment, offset, length, seq, version, expires, size, kind, expired, where)
 
 
 def _unlink(path: Path) -> None:
@@ -269,7 +257,7 @@ def _unlink(path: Path) -> None:
 
 
 def _flaw(command: Store | Delete) -> str:
-    """What is wrong with a command; "" for nothing."""
+    """What is wrong with a command; "" when it is a good one."""
     if not 0 < len(command.key) <= _MAX_KEY:
         return f"the key has {len(command.key)} bytes; {_MAX_KEY} is the limit"
     if not 0 < command.version < _MAX_NUMBER:

@@ -23,7 +23,7 @@ from broker.server.client_timeouts import ClientTimeouts
 from broker.server.granian_requests import AsgiSend
 from broker.server.request import Request
 from node.errors import StorageError
-from node.storage.reader import Found, Reader
+from node.storage.reader import Reader, StoredValue
 from node.storage.value_files import BLOCK_BYTES
 
 log = logs.get(__name__)
@@ -71,7 +71,7 @@ class Downloads:
             raise
 
 
-def _body(found: Found, plan: Plan) -> bytes | None:
+def _body(found: StoredValue, plan: Plan) -> bytes | None:
     """The whole body when it is small, else None. Not too large ones are checked first. Raises `StorageError`."""
     if not plan.ranges or found.data is not None:
         return plan.body(found.data)
@@ -98,7 +98,7 @@ def _chunks(span: Span, size: int) -> Iterator[Span]:
 class Download:
     """A response with a large body, sent a chunk at a time."""
 
-    def __init__(self, owner: Downloads, request: Request, found: Found, plan: Plan) -> None:
+    def __init__(self, owner: Downloads, request: Request, found: StoredValue, plan: Plan) -> None:
         self.status = plan.status
         self.headers: list[Header] = plan.headers
         self._owner = owner

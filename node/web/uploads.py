@@ -20,7 +20,7 @@ from broker.messages.upload import UploadCommit, UploadPermit
 from broker.refusals import NoRoom, Unavailable
 from broker.server.request import BrokenBody, Request
 from node.errors import DiskFull
-from node.storage.staging import Staged, Staging, Upload
+from node.storage.staging import StagedUpload, Staging, Upload
 from node.web.commit_request import Committer, ResponseLost, Unreachable
 
 log = logs.get(__name__)
@@ -123,7 +123,7 @@ class Uploads:
     async def _do(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _commit(self, environ: Environ, staged: Staged) -> UploadCommit:
+    def _commit(self, environ: Environ, staged: StagedUpload) -> UploadCommit:
         return UploadCommit(
             node=self._node,
             staged=staged.token,

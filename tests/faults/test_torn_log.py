@@ -5,11 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import pytest
-
 from broker import settings
 from broker.messages.store import Delete, Status, Store
-from node.storage.index import state
 from node.storage.storage import Storage
 
 
@@ -32,10 +29,8 @@ def current(storage: Storage) -> dict[bytes, tuple[int, bytes | None]]:
 
 
 def test_a_log_cut_at_every_byte_of_its_last_record_has_all_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    # There is no reader here that would have to notice a new index.
-    monkeypatch.setattr(state, "NOTICED_SECS", 0.0)
     # Given a log whose last record is a small value, after values, an overwrite and a deletion
     original = tmp_path / "original"
     storage = open_at(original)

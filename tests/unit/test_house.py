@@ -116,9 +116,19 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "node.runs": ("*", "jobs"),
     "node.jobs": ("*", "jobs", "node.errors", "node.runs", "node.storage", "node.storage.disk", "node.storage.log"),
     "node.web": ("*", "node.errors", "node.identity", "node.storage"),
-    "node.heartbeat": ("*", "node.jobs", "node.storage"),
+    "node.command_executor": ("*", "node.errors", "node.storage"),
+    "node.heartbeat": ("*", "node.errors", "node.jobs", "node.storage"),
     "node.replayer": ("*", "node.errors", "node.storage"),
-    "node.agent": ("*", "node.errors", "node.identity", "node.heartbeat", "node.replayer", "node.jobs", "node.storage"),
+    "node.agent": (
+        "*",
+        "node.errors",
+        "node.identity",
+        "node.command_executor",
+        "node.heartbeat",
+        "node.replayer",
+        "node.jobs",
+        "node.storage",
+    ),
     "node.__main__": ("*", "node.identity"),
 }
 MODULES = {

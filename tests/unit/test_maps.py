@@ -159,11 +159,11 @@ unlimited = resource.getrlimit(resource.RLIMIT_AS)
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (100 << 20), unlimited[1]))
 def fill(number, keys):
     with index.snapshot() as view:
-        changes = IndexUpdate(index, view)
-        changes.set_stat(1, Stat(b"uidofit!", 1, 0, 64))
+        changes = IndexUpdate(view)
+        changes.stats[1] = Stat(b"uidofit!", 1, 0, 64)
         for key in range(keys):
             changes.place(b"%d-%d" % (number, key), Entry(1, 64, 100, 1, 1, 0, 10, 1, False, ""), 0)
-    index.commit(changes.commit())
+    index.commit(changes)
 done = 0
 try:
     while done < 100:

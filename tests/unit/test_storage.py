@@ -50,7 +50,7 @@ def test_stored_values_are_read_back(volume: Volume) -> None:
     # When they are stored
     results = storage.apply([store(key, version, value) for version, (key, value) in enumerate(contents.items(), 1)])
     assert done(results)
-    assert (storage.keys, storage.bytes) == (len(contents), sum(map(len, contents.values())))
+    assert (storage.totals.keys, storage.totals.size) == (len(contents), sum(map(len, contents.values())))
     storage.close()
     # Then they are there, the larger ones in files
     assert volume.read(list(contents)) == contents
@@ -59,8 +59,8 @@ def test_stored_values_are_read_back(volume: Volume) -> None:
 
 def test_seqs_rise_by_one_with_every_record(storage: Storage) -> None:
     results = storage.apply([store("a", 1), store("b", 2), delete("a", 3), delete("unknown", 4)])
-    assert [result.seq for result in results] == list(range(storage.epoch_seq + 1, storage.epoch_seq + 5))
-    assert storage.seq == storage.epoch_seq + 4
+    assert [result.seq for result in results] == list(range(storage.epoch.seq + 1, storage.epoch.seq + 5))
+    assert storage.seq == storage.epoch.seq + 4
 
 
 def test_results_tell_what_was_stored_and_carry_small_values(volume: Volume) -> None:
@@ -111,13 +111,13 @@ def test_an_older_version_is_stale(storage: Storage) -> None:
 def test_at_equal_version_the_tombstone_wins(volume: Volume, storage: Storage) -> None:
     assert done(storage.apply([store("a", 10), delete("a", 10)]))
     assert statuses(storage.apply([store("a", 10)])) == [Status.STALE]
-    assert storage.keys == 0
+    assert storage.totals.keys == 0
 
 
 def test_later_commands_of_a_batch_see_earlier_ones(volume: Volume, storage: Storage) -> None:
     results = storage.apply([store("a", 1), store("a", 2), delete("a", 3), store("a", 2), store("a", 4, b"last")])
     assert statuses(results) == [Status.DONE, Status.DONE, Status.DONE, Status.STALE, Status.DONE]
-    assert (storage.keys, storage.bytes) == (1, 4)
+    assert (storage.totals.keys, storage.totals.size) == (1, 4)
 
 
 def test_any_order_of_the_same_commands_ends_alike(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_an_upload_that_is_not_there_is_missing(volume: Volume, storage: Storage
 def test_an_upload_of_another_size_is_refused(volume: Volume, storage: Storage) -> None:
     token = volume.staged(b"v" * 9000)
     (result,) = storage.apply([store("k", 1, b"v" * 9001, staged=token)])
-    assert (result.status, storage.seq) == (Status.FAILED, storage.epoch_seq)
+    assert (result.status, storage.seq) == (Status.FAILED, storage.epoch.seq)
     assert (volume.directory / "staging" / token).exists()
 
 
@@ -262,7 +262,7 @@ def test_a_batch_that_cannot_be_committed_is_undone(volume: Volume, monkeypatch:
     # And when the index can be written again, all goes on
     monkeypatch.undo()
     assert done(storage.apply(batch))
-    assert storage.seq == storage.epoch_seq + 4
+    assert storage.seq == storage.epoch.seq + 4
     storage.close()
     assert volume.read(["k", "large"]) == {"k": b"after", "large": large}
 
@@ -326,8 +326,8 @@ def test_every_opening_is_an_epoch(volume: Volume) -> None:
     epochs = []
     for version in range(1, 71):
         storage = volume.open()
-        assert storage.epoch_seq == storage.seq
-        epochs.append((storage.epoch_seq, storage.epoch))
+        assert storage.epoch.seq == storage.seq
+        epochs.append(storage.epoch)
         storage.apply([store("k", version, b"")])
         assert storage.epochs == epochs[-64:]
         storage.close()

@@ -13,18 +13,15 @@ import pytest
 from broker.keys import decode, encode
 from broker.messages.store import Delete, Kind, Status, Store
 from node.storage import compaction
-from node.storage.compaction import Compacted
+from node.storage.compaction import CompactionReport
 from node.storage.context import StorageContext
-from node.storage.index import state
 from node.storage.storage import Storage
 from tests.support import wait_for
 from tests.unit.volume import DAY_MS, Volume, delete, done, figures, store, value_of
 
 
 @pytest.fixture
-def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Volume:
-    # No reader has an index open when these tests open a storage.
-    monkeypatch.setattr(state, "NOTICED_SECS", 0)
+def volume(tmp_path: Path) -> Volume:
     return Volume(tmp_path / "data")
 
 
@@ -56,7 +53,7 @@ def test_overwritten_values_give_their_space_back(volume: Volume) -> None:
     assert result.freed == before - volume.log_bytes()
     assert result.removed >= files - 4
     assert volume.log_bytes() < 2.5 * 50 * 2000 + 65536
-    assert len(current(storage)) == storage.keys == 50
+    assert len(current(storage)) == storage.totals.keys == 50
     storage.close()
     assert len(volume.read([f"k{n}" for n in range(50)])) == 50
 
@@ -67,7 +64,7 @@ def test_a_second_pass_finds_nothing_to_do(volume: Volume) -> None:
         put_many(storage, range(50), 1 + generation * 100)
     assert done(storage.apply([delete(f"k{n}", 1000) for n in range(0, 50, 2)]))
     assert storage.compact().freed
-    assert storage.compact() == Compacted()
+    assert storage.compact() == CompactionReport()
     storage.close()
 
 
@@ -85,7 +82,7 @@ def test_tombstones_go_only_when_they_are_old_and_hide_nothing(volume: Volume) -
     storage.close()
     volume.forget_index()
     storage = volume.open()
-    assert storage.keys == 75
+    assert storage.totals.keys == 75
     assert sum(kind == Kind.DELETE for _, kind in current(storage).values()) == 1505
     # When that is long ago
     storage.compact(now() + 3 * DAY_MS)
@@ -95,7 +92,7 @@ def test_tombstones_go_only_when_they_are_old_and_hide_nothing(volume: Volume) -
     storage.close()
     volume.forget_index()
     storage = volume.open()
-    assert storage.keys == 75
+    assert storage.totals.keys == 75
     storage.close()
 
 
@@ -115,7 +112,7 @@ def test_an_old_tombstone_stays_while_an_earlier_segment_has_what_it_hides(volum
     storage.close()
     volume.forget_index()
     storage = volume.open()
-    assert storage.keys == 55
+    assert storage.totals.keys == 55
     storage.close()
 
 
@@ -139,13 +136,13 @@ def test_values_past_their_lifetime_give_their_space_back_and_hide_older_ones(vo
     put_many(storage, range(40), 100, expires=end)
     put_many(storage, range(100, 110), 200, size=9000, expires=end)
     put_many(storage, range(200, 230), 300)
-    assert (storage.keys, len(volume.value_files())) == (80, 10)
+    assert (storage.totals.keys, len(volume.value_files())) == (80, 10)
     # When their time has come
     wait_for(lambda: now() > end)
     result = storage.compact()
     # Then they are gone with their files, and nothing older comes back
     assert result.expired == 50
-    assert (storage.keys, volume.value_files()) == (30, [])
+    assert (storage.totals.keys, volume.value_files()) == (30, [])
     found = current(storage)
     assert {found[encode(f"k{n}")] for n in range(40)} == {(100 + n, Kind.DELETE) for n in range(40)}
     assert volume.log_bytes() < 30 * 2000 + 65536
@@ -180,7 +177,7 @@ def test_what_is_overwritten_while_its_segment_is_compacted_stays_overwritten(
     exchange = compaction._exchange
 
     def late(core: StorageContext, number: int, draft: compaction._Draft, removed: bool) -> None:
-        for key, _, _ in draft.kept[::2]:
+        for key, _, _ in draft.moves[::2]:
             version = 3000 + len(versions)
             versions[decode(key)] = version
             change: Store | Delete = delete(decode(key), version) if version % 2 else store(decode(key), version)
@@ -213,7 +210,7 @@ def test_the_newest_epoch_outlives_compaction(volume: Volume) -> None:
             storage.close()
     # When it is compacted, and the index lost
     storage.compact()
-    assert storage.compact() == Compacted()
+    assert storage.compact() == CompactionReport()
     storage.close()
     volume.forget_index()
     storage = volume.open()

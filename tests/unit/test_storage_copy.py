@@ -17,10 +17,7 @@ KEYS = 60
 
 
 @pytest.mark.parametrize("attempt", range(4))
-def test_a_copy_by_tar_of_a_directory_in_use_is_whole(
-    tmp_path: Path, attempt: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(state, "NOTICED_SECS", 0)
+def test_a_copy_by_tar_of_a_directory_in_use_is_whole(tmp_path: Path, attempt: int) -> None:
     # Given values of all kinds that were stored, overwritten or deleted before
     volume = Volume(tmp_path / "data")
     storage = volume.open()

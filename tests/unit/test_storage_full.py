@@ -67,7 +67,7 @@ def test_with_a_reserve_values_are_refused_and_deletions_make_room(disk: Path, s
     assert refusal.status == Status.FULL
     assert "free" in refusal.reason
     assert storage.full()
-    assert storage.keys == count
+    assert storage.totals.keys == count
     assert list((volume.directory / "staging").iterdir()) == []
     # And deletions work, also in a batch with a value
     keys = [f"k{n}" for n in range(1, count + 1)]
@@ -97,7 +97,7 @@ def test_without_a_reserve_what_does_not_fit_is_undone(disk: Path, size: int) ->
     # Then nothing of it is there
     assert {result.status for result in results} == {Status.FULL}
     assert storage.seq == seq
-    assert storage.keys == count
+    assert storage.totals.keys == count
     assert list((volume.directory / "staging").iterdir()) == []
     # And where a deletion has room but a value has not, the deletion is done
     (disk / "filler").unlink()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+from broker import process as kernel
 from broker.keys import encode
-from node.errors import StorageUnavailable
+from broker.messages.store import Delete, Store
+from node.errors import Corrupt, StorageUnavailable
 from node.storage import reader as reader_module
+from node.storage import recovery
+from node.storage.index import state
 from node.storage.index.index import Index
 from node.storage.reader import Reader
 from node.storage.storage import Storage
@@ -105,10 +110,95 @@ def test_what_is_deleted_after_an_index_was_lost_is_not_read_from_the_old_one(vo
     process = volume.start("delete", 1, 999, stdin=subprocess.PIPE)
     assert process.stdout
     assert process.stdout.readline() == "deleted\n"
-    # Then the reader does not find it
+    # Then the reader had followed before, though nobody read; so it does not find the key
+    status = (volume.directory / "index" / "data.mdb").stat()
+    assert reader._index_file == (status.st_dev, status.st_ino)
     assert reader.get(encode("stay/1")) is None
     assert read(reader, "stay/2") == value_of("stay/2", 3)
     process.communicate("\n")
+    reader.close()
+
+
+def test_a_storage_with_a_new_index_waits_for_the_readers_of_the_old_one(volume: Volume) -> None:
+    # Given a reader of an index that is lost
+    storage = volume.open()
+    stay(storage)
+    storage.close()
+    lock = kernel.hold(volume.directory / "index", shared=True)
+    volume.forget_index()
+    # When the storage is opened
+    opened: list[Storage] = []
+    thread = threading.Thread(target=lambda: opened.append(volume.open()))
+    thread.start()
+    # Then it has a new index soon, but begins no work
+    wait_for(lambda: not state.objection(volume.directory / "index"))
+    thread.join(0.2)
+    assert thread.is_alive()
+    # Until the reader lets go of the old one
+    os.close(lock)
+    thread.join(20)
+    opened[0].close()
+
+
+def test_a_reader_that_never_lets_go_of_its_index_does_not_keep_the_storage_closed(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recovery, "READERS_SECS", 0.05)
+    volume.open().close()
+    lock = kernel.hold(volume.directory / "index", shared=True)
+    volume.forget_index()
+    volume.open().close()
+    os.close(lock)
+    assert "a reader does not let go of the old index" in caplog.text
+
+
+LARGE = b"large" * 2000
+
+
+def test_a_value_in_a_file_is_found_by_one_look_at_the_index(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = volume.open()
+    assert done(storage.apply([store("k", 1, LARGE)]))
+    storage.close()
+    reader = Reader(volume.directory)
+    with monkeypatch.context() as patch:
+        patch.delattr(Index, "snapshot")  # the careful way, which looks again
+        assert read(reader, "k") == LARGE
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "value"),
+    [(store("k", 2, b"small"), b"small"), (store("k", 2, b"other" * 3000), b"other" * 3000), (delete("k", 2), None)],
+)
+def test_a_value_file_that_goes_after_the_look_at_the_index_is_looked_for_again(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch, command: Store | Delete, value: bytes | None
+) -> None:
+    # Given a reader that has the entry of a value in a file
+    storage = volume.open()
+    assert done(storage.apply([store("k", 1, LARGE), store("stay", 1, LARGE)]))
+    with storage._core.index.snapshot() as view:
+        entry = view.raw(encode("k"))
+    # When the value is replaced or deleted, and the log is compacted
+    assert done(storage.apply([command, *(store("fill", n, b"garbage" * 400) for n in range(1, 9))]))
+    storage._begin_segment()
+    assert storage.compact().freed
+    storage.close()
+    # Then the reader finds what is there now
+    reader = Reader(volume.directory)
+    assert read(reader, "stay") == LARGE
+    monkeypatch.setattr(reader._index, "get", lambda _key: entry)
+    assert read(reader, "k") == value
+    reader.close()
+
+
+def test_a_value_file_that_is_lost_is_an_error(volume: Volume) -> None:
+    storage = volume.open()
+    assert done(storage.apply([store("k", 1, LARGE)]))
+    storage.close()
+    volume.value_files()[0].unlink()
+    reader = Reader(volume.directory)
+    with pytest.raises(Corrupt, match="the file of version 1 is missing"):
+        reader.get(encode("k"))
     reader.close()
 
 
@@ -196,6 +286,6 @@ def test_what_was_found_stays_readable_when_the_value_is_replaced(volume: Volume
     assert done(storage.apply([store("k", 2, b"new" * 5000)]))
     storage.close()
     assert value
-    with value:
+    with closing(value):
         assert value.pread(20_000, 0) == old
         assert (value.version, value.size, value.content_type) == (1, len(old), "text/plain")

@@ -28,9 +28,7 @@ from tests.unit.volume import BATCH, Volume, delete, done, figures, read, state_
 
 
 @pytest.fixture
-def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Volume:
-    # No reader has an index open when these tests open a storage.
-    monkeypatch.setattr(state, "NOTICED_SECS", 0)
+def volume(tmp_path: Path) -> Volume:
     return Volume(tmp_path / "data")
 
 
@@ -62,7 +60,7 @@ def test_a_log_cut_at_any_byte_of_its_last_record_keeps_all_earlier_ones(volume:
             volume.forget_index()
         storage = volume.open()
         # Then the last record is not there, and the log goes on
-        assert storage.keys == len(contents)
+        assert storage.totals.keys == len(contents)
         assert done(storage.apply([store("next", 6000 + cut, b"next"), delete("next", 7000 + cut)]))
         storage.close()
         if cut % 50 == 0 or cut == before:
@@ -83,7 +81,7 @@ def test_a_segment_that_was_only_begun_is_begun_again(volume: Volume) -> None:
     for torn in (b"", b"PZS1\2"):
         (volume.log / "00000002.seg").write_bytes(torn)
         storage = volume.open()
-        assert storage.keys == len(contents)
+        assert storage.totals.keys == len(contents)
         storage.close()
 
 
@@ -110,11 +108,11 @@ def test_seqs_never_repeat_even_when_their_records_are_gone(volume: Volume) -> N
         log.unlink()
     newest = volume.segments()[-1]
     newest.write_bytes(newest.read_bytes()[: segments.HEAD_BYTES])
-    first = segments.Opened(volume.log, int(newest.stem)).head.first
+    first = segments.SegmentFile(volume.log, int(newest.stem)).head.first
     # When it is opened
     storage = volume.open()
     # Then it goes on with the seq that the segment was begun with
-    assert first <= storage.epoch_seq <= seq + 1
+    assert first <= storage.epoch.seq <= seq + 1
     storage.close()
 
 
@@ -171,11 +169,11 @@ def test_the_index_grows_when_its_map_is_full(tmp_path: Path) -> None:
     # When more is put into it
     for number in range(50):
         with index.snapshot() as view:
-            changes = IndexUpdate(index, view)
-            changes.set_stat(1, Stat(b"uidofit!", 1, 0, 64))
+            changes = IndexUpdate(view)
+            changes.stats[1] = Stat(b"uidofit!", 1, 0, 64)
             for key in range(100):
                 changes.place(b"%d-%d" % (number, key), Entry(1, 64, 100, 1, 1, 0, 10, 1, False, ""), 0)
-        index.commit(changes.commit())
+        index.commit(changes)
     # Then all is in it
     with index.snapshot() as view:
         assert len(view.entries(b"", 10_000)) == 5000
@@ -343,7 +341,7 @@ def test_bytes_in_the_log_that_are_no_record_cost_only_themselves(volume: Volume
     flip(log, data.index(encode("k7")))
     volume.forget_index()
     storage = volume.open()
-    assert storage.keys == 19
+    assert storage.totals.keys == 19
     assert storage.scrub().damages[0].key == b""
     storage.close()
     keys = [f"k{number}" for number in range(20)]
@@ -413,7 +411,7 @@ def test_compaction_leaves_a_damaged_segment_as_it_is(
     before = log.read_bytes()
     # When the log is compacted
     storage.compact()
-    assert storage.compact() == compaction.Compacted()
+    assert storage.compact() == compaction.CompactionReport()
     storage.close()
     # Then the segment is as it was, and reading the value is an error still
     assert log.read_bytes() == before

@@ -12,6 +12,7 @@ import select
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def read(reader: Reader, key: str) -> bytes | None:
     found = reader.get(encode(key))
     if found is None:
         return None
-    with found:
+    with closing(found):
         value = b"".join(found.pread(5000, offset) for offset in range(0, found.size, 5000))
     assert hashlib.sha256(value).digest() == found.digest
     assert len(value) == found.size
@@ -121,7 +122,7 @@ def figures(storage: Storage) -> list[tuple[object, ...]]:
     index = storage._core.index
     stats = [(n, s.uid, s.size, s.live, s.dead, s.expired, s.tombs) for n, s in sorted(index.stats.items())]
     # The last segment is longer by an epoch's record after every opening.
-    return [*stats[:-1], stats[-1][:2] + stats[-1][3:], (storage.keys, storage.bytes)]
+    return [*stats[:-1], stats[-1][:2] + stats[-1][3:], storage.totals[1:]]
 
 
 def done(results: list[Result]) -> bool:

@@ -1,4 +1,4 @@
-"""Where things are in a data directory."""
+"""The layout of a data directory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things are in a data directory."""
+    """The paths of a data directory."""
 
     root: Path
     log: Path
@@ -19,5 +19,5 @@ class Layout:
 
     @classmethod
     def of(cls, root: Path) -> Layout:
-        """The places of one data directory."""
+        """The paths of the data directory `root`."""
         return cls(root, *(root / name for name in ("log", "values", "staging", "index", "tmp")))

@@ -1,4 +1,4 @@
-"""How much room the filesystem of a data directory has."""
+"""The free space on the filesystem of a data directory."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from node.storage.disk.files import guarded
 
 _FREE_SECS = 1.0  # how old the figure of free bytes may be
-_NEAR_BYTES = 64 << 20  # when so little is left above the reserve, it may not be old at all
+_NEAR_BYTES = 64 << 20  # with less than this above the reserve, the figure must be new
 
 
 class Space:
-    """How much room there is, asked of the OS once a second unless it gets short."""
+    """The free space, asked of the OS once a second, and each time when it gets short."""
 
     def __init__(self, directory: Path, reserve: int) -> None:
         self._directory = directory
@@ -22,7 +22,7 @@ class Space:
         self._asked = float("-inf")
 
     def free(self) -> int:
-        """Free bytes of the filesystem, less what was noted as taken since it was asked."""
+        """Free bytes of the filesystem, less those taken since the OS was asked. Raises `StorageError`."""
         now = time.monotonic()
         if now - self._asked >= _FREE_SECS or self._free < self._reserve + _NEAR_BYTES:
             with guarded("the filesystem can't be asked for its free space"):
@@ -36,9 +36,9 @@ class Space:
         self._free -= count
 
     def forget(self) -> None:
-        """Ask the OS again the next time."""
+        """Ask the OS the next time."""
         self._asked = float("-inf")
 
     def short(self, wanted: int) -> bool:
-        """Whether less than the reserve would be left after `wanted` more bytes."""
+        """Whether `wanted` more bytes would leave less than the reserve. Raises `StorageError`."""
         return self.free() - wanted < self._reserve

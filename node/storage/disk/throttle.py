@@ -1,4 +1,4 @@
-"""Holds work in the background to a number of bytes per second."""
+"""The speed limit for work in the background."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from node.errors import StorageUnavailable
 
 
 class Throttle:
-    """Holds work in the background to a number of bytes per second, and ends it when `stop` is set."""
+    """Limits work to `rate` bytes per second, and ends it when `stop` is set."""
 
-    SLICE = 256 * 1024  # bytes done at a stretch; other threads run in between
+    SLICE = 256 * 1024  # bytes between two pauses; other threads run then
 
     def __init__(self, rate: float, stop: threading.Event) -> None:
         self._rate = rate
@@ -18,7 +18,7 @@ class Throttle:
         self._owed = 0
 
     def spend(self, count: int) -> None:
-        """Note that `count` bytes were done; sleeps when that was fast. Raises `StorageUnavailable` when stopped."""
+        """Count `count` bytes, and sleep if that was too fast. Raises `StorageUnavailable` when stopped."""
         self._owed += count
         if self._owed >= self.SLICE or self._stop.is_set():
             if self._stop.wait(self._owed / self._rate):

@@ -1,4 +1,6 @@
-"""The node's index: LMDB that says of every key where its newest record is. Derived from the log, replaceable.
+"""The node's index: an LMDB environment that has the place of the newest record of every key.
+
+It is derived from the log, and replaceable.
 
 | database   | key → value                                                                       |
 | ---------- | --------------------------------------------------------------------------------- |
@@ -8,103 +10,103 @@
 | `expiry`   | expires u64, seq u64, big-endian → key, for values whose lifetime has not ended   |
 | `meta`     | `totals` → `Totals`; `epochs` → msgpack list of (seq, id)                         |
 
-One process writes (the agent), others read. Commits are not flushed: `node.storage.index.state` tells whether what is
-found at a start may be used.
+One process writes (the agent), others read. Commits are not flushed: `node.storage.index.state` decides whether an
+index may be opened.
 """
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import lmdb
 import msgpack
 
-from broker import lmdb_files, logs
+from broker import lmdb_files, logs, process
 from broker.errors import NoAddressSpace
+from broker.messages.store import Epoch
 from node.errors import DiskFull, StorageError, StorageUnavailable, TooSmall
+from node.storage.disk.files import guarded
 from node.storage.index import state
-from node.storage.index.rows import EXPIRY, NUMBER, Commit, Entry, Stat, Totals
+from node.storage.index.rows import NUMBER, Stat, Totals
+from node.storage.index.snapshot import Databases, Snapshot
+from node.storage.index.update import IndexUpdate
 
 log = logs.get(__name__)
 
 MAP_BYTES = 1 << 30  # of address space at first; the file takes only what it needs
 _READERS = 128  # transactions that one process may have open at once
-_MAX_READERS = 1024  # of all processes together
+_OPTIONS = {"sync": False, "max_dbs": 8, "max_readers": 1024, "max_spare_txns": 1}  # readers of all processes
 
 
 class Index:
-    """The index, opened. `stats`, `totals` and `epochs` are kept in memory by the process that writes."""
+    """An open index. The process that writes has `stats`, `totals` and `epochs` in memory, too.
+
+    A reader holds a shared lock on the directory, which `node.storage.recovery` waits for.
+    """
 
     def __init__(self, directory: Path, *, readonly: bool = False, map_bytes: int = MAP_BYTES) -> None:
-        """Raises `StorageUnavailable` when there is none to be read, `StorageError`."""
+        """Maps `map_bytes` at first. Raises `StorageError`, and `TooSmall` for too little address space."""
         self._directory = directory
         self._map_bytes = map_bytes
-        # One permit for each transaction: who changes the map takes all of them first.
+        # One permit for each transaction. Whoever changes the map takes all of them first.
         self._permits: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._remapping = threading.Lock()
         self._closed = False
         self.stats: dict[int, Stat] = {}
         self.totals = Totals()
-        self.epochs: list[tuple[int, str]] = []
-        with _translated():
-            self._env = lmdb_files.open_map(
-                directory,
-                map_bytes,
-                readonly=readonly,
-                create=not readonly,
-                sync=False,
-                max_dbs=8,
-                max_readers=_MAX_READERS,
-                max_spare_txns=1,
-            )
-            try:
-                names = (b"keys", b"segments", b"files", b"expiry", b"meta")
-                self._keys, self.segments, self.files, self.expiry, self._meta = (
-                    self._env.open_db(name, create=not readonly) for name in names
-                )
-                if not readonly:
-                    self._load()
-            except BaseException:
-                self._env.close()
-                raise
+        self.epochs: list[Epoch] = []
+        self._lock = -1
+        with _translated(), guarded("the index can't be opened"), ExitStack() as undo:
+            undo.callback(self._unlock)
+            if readonly:
+                self._lock = process.hold(directory, shared=True)
+            self._env = lmdb_files.open_map(directory, map_bytes, readonly=readonly, create=not readonly, **_OPTIONS)
+            undo.callback(self._env.close)
+            databases = (self._env.open_db(name.encode(), create=not readonly) for name in Databases._fields)
+            self._databases = Databases(*databases)
+            self._keys = self._databases.keys
+            if not readonly:
+                self._load()
+            elif not os.path.samestat(os.fstat(self._lock), directory.stat()):
+                raise StorageUnavailable("another index has taken its place")
+            undo.pop_all()
         for _ in range(_READERS):
             self._permits.put(None)
 
     def _load(self) -> None:
         with self._env.begin() as txn:
-            self.stats = {NUMBER.unpack(k)[0]: Stat.unpack(v) for k, v in txn.cursor(db=self.segments)}
-            meta = {bytes(key): msgpack.unpackb(value) for key, value in txn.cursor(db=self._meta)}
+            self.stats = {NUMBER.unpack(k)[0]: Stat.unpack(v) for k, v in txn.cursor(db=self._databases.segments)}
+            meta = {bytes(key): msgpack.unpackb(value) for key, value in txn.cursor(db=self._databases.meta)}
         self.totals = Totals(*meta.get(b"totals", ()))
-        self.epochs = [(seq, epoch) for seq, epoch in meta.get(b"epochs", ())]
+        self.epochs = [Epoch(seq, epoch) for seq, epoch in meta.get(b"epochs", ())]
 
     # Reading.
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
-        """A view of the index as it is now; to be held for a moment only, others may wait for its end."""
+        """A view of the index as it is now. Hold it for a moment only: others may wait for its end."""
         self._permits.get()
         try:
             with _translated(), self._begin() as txn:
-                yield Snapshot(txn, self)
+                yield Snapshot(txn, self._databases, self.totals, self.stats)
         finally:
             self._permits.put(None)
 
     def get(self, key: bytes) -> bytes | None:
-        """The packed entry of a key. The short way, for readers in a hurry."""
+        """The packed entry of a key, without a snapshot."""
         permits = self._permits
         permits.get()
         try:
             if not self._closed:
                 with self._env.begin(self._keys) as txn:
-                    raw: bytes | None = txn.get(key)
-                    return raw
+                    return txn.get(key)
         except lmdb.MapResizedError as error:
-            log.debug("index was grown by its writer", reason=error)  # the longer way sees to it
+            log.debug("index was grown by its writer", reason=error)  # `snapshot` sees to it
         except lmdb.Error as error:
             raise _error(error) from error
         finally:
@@ -112,7 +114,7 @@ class Index:
         with self.snapshot() as view:
             return view.raw(key)
 
-    def _begin(self) -> Any:
+    def _begin(self) -> lmdb.Transaction[bytes]:
         if self._closed:
             raise StorageUnavailable("the index is closed")
         for _ in range(10):
@@ -128,18 +130,27 @@ class Index:
         raise StorageUnavailable("the index grows faster than it can be followed")
 
     def check_readers(self) -> None:
-        """Free what readers left behind that were killed; without that no page they saw is used again."""
+        """Free the slots of killed readers. Without that, LMDB never uses the pages again that they saw."""
         with _translated():
             self._env.reader_check()
 
     # Writing.
 
-    def commit(self, change: Commit) -> None:
+    @contextmanager
+    def update(self) -> Iterator[IndexUpdate]:
+        """A change on top of a snapshot, committed at the end of the block. Raises `DiskFull` or `StorageError`."""
+        with self.snapshot() as view:
+            change = IndexUpdate(view)
+            yield change
+        self.commit(change)
+
+    def commit(self, change: IndexUpdate) -> None:
         """Apply a change, all or nothing. Raises `DiskFull` or `StorageError`; nothing has changed then."""
+        totals = change.totals
         while True:
             try:
                 with _translated(), self._env.begin(write=True) as txn:
-                    self._write(txn, change)
+                    self._write(txn, change, totals)
                 break
             except _MapFull:
                 self._grow(2 * self._map_bytes)
@@ -148,36 +159,32 @@ class Index:
                 self.stats.pop(number, None)
             else:
                 self.stats[number] = stat
-        self.totals = change.totals
+        self.totals = totals
         if change.epochs is not None:
             self.epochs = change.epochs
 
-    def _write(self, txn: Any, change: Commit) -> None:
+    def _write(self, txn: lmdb.Transaction[bytes], change: IndexUpdate, totals: Totals) -> None:
         put, delete = txn.put, txn.delete
+        keys, segments, files, expiry, meta = self._databases
         for key, entry in change.entries.items():
             if entry is None:
-                delete(key, db=self._keys)
+                delete(key, db=keys)
             else:
-                put(key, entry.pack(), db=self._keys)
-        for token, owner in change.files.items():
-            name = bytes.fromhex(token)
-            if owner is None:
-                delete(name, db=self.files)
-            else:
-                put(name, owner, db=self.files)
-        for due, owner in change.expiry.items():
-            if owner is None:
-                delete(due, db=self.expiry)
-            else:
-                put(due, owner, db=self.expiry)
+                put(key, entry.pack(), db=keys)
+        for database, rows in ((files, change.files), (expiry, change.expiry)):
+            for name, owner in rows.items():
+                if owner is None:
+                    delete(name, db=database)
+                else:
+                    put(name, owner, db=database)
         for number, stat in change.stats.items():
             if stat is None:
-                delete(NUMBER.pack(number), db=self.segments)
+                delete(NUMBER.pack(number), db=segments)
             else:
-                put(NUMBER.pack(number), stat.pack(), db=self.segments)
-        put(b"totals", msgpack.packb(change.totals), db=self._meta)
+                put(NUMBER.pack(number), stat.pack(), db=segments)
+        put(b"totals", msgpack.packb(totals), db=meta)
         if change.epochs is not None:
-            put(b"epochs", msgpack.packb(change.epochs), db=self._meta)
+            put(b"epochs", msgpack.packb(change.epochs), db=meta)
 
     def _grow(self, size: int) -> None:
         with _translated():
@@ -187,7 +194,7 @@ class Index:
         self._remap(size)
 
     def _remap(self, size: int) -> None:
-        """Change the size of the map (0: as it is in the file), when no transaction is open in this process."""
+        """Change the size of the map (0: as in the file) when no transaction is open in this process."""
         with self._remapping:
             for _ in range(_READERS):
                 self._permits.get()
@@ -198,12 +205,17 @@ class Index:
                 for _ in range(_READERS):
                     self._permits.put(None)
 
-    def moved(self, directory: Path) -> None:
-        """Its directory was renamed."""
+    def _unlock(self) -> None:
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
+
+    def set_directory(self, directory: Path) -> None:
+        """Note that the directory was renamed."""
         self._directory = directory
 
     def close(self, *, clean: bool = False) -> None:
-        """Close it; `clean` when it is flushed and may be trusted at any later start."""
+        """Close the index. `clean` flushes it first, so that any later start may trust it."""
         with self._remapping:
             for _ in range(_READERS):
                 self._permits.get()
@@ -214,60 +226,11 @@ class Index:
                         self._env.sync(True)
                     self._env.close()
             finally:
+                self._unlock()
                 for _ in range(_READERS):
                     self._permits.put(None)
         if clean:
             state.note(self._directory, clean=True)
-
-
-class Snapshot:
-    """A view of the index at one moment."""
-
-    __slots__ = ("_index", "_txn", "raw")
-
-    def __init__(self, txn: Any, index: Index) -> None:
-        self._txn = txn
-        self._index = index
-        self.raw: Callable[[bytes], bytes | None] = txn.get  # key → packed entry
-
-    def entry(self, key: bytes) -> Entry | None:
-        """The entry of a key."""
-        raw = self.raw(key)
-        return None if raw is None else Entry.unpack(raw)
-
-    def uid(self, number: int) -> bytes | None:
-        """The uid that the file of a segment should have; None when there is no such segment."""
-        raw = self._txn.get(NUMBER.pack(number), db=self._index.segments)
-        return None if raw is None else Stat.unpack(raw).uid
-
-    def entries(self, after: bytes, limit: int) -> list[tuple[bytes, Entry]]:
-        """Up to `limit` entries behind a key, in the order of their keys."""
-        found: list[tuple[bytes, Entry]] = []
-        cursor = self._txn.cursor()
-        if cursor.set_range(after + b"\0"):
-            for key, raw in cursor:
-                found.append((key, Entry.unpack(raw)))
-                if len(found) == limit:
-                    break
-        return found
-
-    def files(self) -> dict[str, bytes]:
-        """The keys of all value files, by token."""
-        return {token.hex(): key for token, key in self._txn.cursor(db=self._index.files)}
-
-    def file(self, token: str) -> bytes | None:
-        """The key of a value file; None when no key has it."""
-        key: bytes | None = self._txn.get(bytes.fromhex(token), db=self._index.files)
-        return key
-
-    def expired(self, now: int, limit: int) -> list[bytes]:
-        """Up to `limit` keys whose lifetime ended before `now`, those that ended first first."""
-        found: list[bytes] = []
-        for due, key in self._txn.cursor(db=self._index.expiry):
-            if EXPIRY.unpack(due)[0] > now or len(found) == limit:
-                break
-            found.append(key)
-        return found
 
 
 class _MapFull(Exception):

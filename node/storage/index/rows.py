@@ -1,4 +1,4 @@
-"""What the index keeps, as plain data: the entry of a key, the figures of a segment, a change to commit."""
+"""The rows of the index as plain data: the entry of a key, the figures of a segment and of the node."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ class Entry(NamedTuple):
     length: int  # bytes of the record
     seq: int
     version: int
-    expires: int
-    size: int
-    kind: int
-    expired: bool  # its lifetime has ended and it counts as garbage
+    expires: int  # ms since the epoch, 0: never
+    size: int  # bytes of the value
+    kind: int  # `broker.messages.store.Kind`
+    expired: bool  # its lifetime has ended, and it counts as garbage
     token: str  # of the value file, "" when the value is in the log
 
     def pack(self) -> bytes:
-        """As it is kept."""
+        """The bytes for LMDB."""
         flags = self.kind | _EXPIRED if self.expired else self.kind
         return _ENTRY.pack(*self[:7], flags) + bytes.fromhex(self.token)
 
     @staticmethod
     def unpack(raw: bytes) -> Entry:
-        """The entry that `pack` was given."""
+        """The entry in bytes that `pack` made."""
         segment, offset, length, seq, version, expires, size, flags = _ENTRY.unpack_from(raw)
         token = raw[_ENTRY.size :].hex()
         return Entry(segment, offset, length, seq, version, expires, size, flags & 0xF, flags >= _EXPIRED, token)
@@ -41,11 +41,11 @@ class Entry(NamedTuple):
 
 @dataclass(slots=True)
 class Stat:
-    """What a segment holds, in bytes of records unless said otherwise."""
+    """What a segment holds, in bytes of records where nothing else is said."""
 
     uid: bytes
-    first: int  # seq: the first it may hold
-    last: int  # seq of its newest record
+    first: int  # the first seq that it may hold
+    last: int  # the seq of its newest record
     size: int  # of the file, as far as it is in the index
     live: int = 0  # values that can be read
     expired: int = 0  # newest values of their keys whose lifetime has ended
@@ -56,37 +56,26 @@ class Stat:
     _FORMAT = struct.Struct("<8s8Q")
 
     def pack(self) -> bytes:
-        """As it is kept."""
-        return self._FORMAT.pack(
-            self.uid, self.first, self.last, self.size, self.live, self.expired, self.dead, self.tombs, self.newest_tomb
-        )
+        """The bytes for LMDB."""
+        return self._FORMAT.pack(*self._figures())
 
     def copy(self) -> Stat:
-        """The same figures, to be changed."""
-        return Stat(
-            self.uid, self.first, self.last, self.size, self.live, self.expired, self.dead, self.tombs, self.newest_tomb
-        )
+        """The same figures in another object."""
+        return Stat(*self._figures())
+
+    def _figures(self) -> tuple[bytes, int, int, int, int, int, int, int, int]:
+        parts = self.live, self.expired, self.dead, self.tombs, self.newest_tomb
+        return self.uid, self.first, self.last, self.size, *parts
 
     @classmethod
     def unpack(cls, raw: bytes) -> Stat:
-        """The figures that `pack` was given."""
+        """The figures in bytes that `pack` made."""
         return cls(*cls._FORMAT.unpack(raw))
 
 
 class Totals(NamedTuple):
-    """Figures of the whole node."""
+    """The figures of the whole node."""
 
     seq: int = 0  # of the newest record
-    keys: int = 0  # values that can be read
+    keys: int = 0  # readable values
     size: int = 0  # bytes of those values
-
-
-class Commit(NamedTuple):
-    """What one transaction changes; None removes."""
-
-    entries: dict[bytes, Entry | None]
-    files: dict[str, bytes | None]
-    expiry: dict[bytes, bytes | None]
-    stats: dict[int, Stat | None]
-    totals: Totals
-    epochs: list[tuple[int, str]] | None = None  # None: as they were

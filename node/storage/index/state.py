@@ -1,8 +1,8 @@
-"""Whether the index in a data directory may be opened.
+"""Decides whether the index in a data directory may be opened.
 
-The index is written without flushing (the log is the truth), so after a crash of the machine it may be
-damaged, and a copy made by tar may be torn. Opening such a file can kill the process; so `state.json` beside
-it says which very file it is about, and whether it was closed and flushed or by which boot it was last used.
+The index is written without a flush, since the log is the truth. So it may be damaged after a crash of the machine, and
+torn in a copy made by tar. Opening such a file can kill the process. So `state.json` beside it names the file. It also
+says whether the file was closed and flushed, or which boot of the machine used it last.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from node.storage.disk import files
 
 log = logs.get(__name__)
 
-NOTICED_SECS = 0.1  # how soon those who read notice that the index is another file
+NOTICED_SECS = 0.1  # how soon readers notice that the index is another file
 
 _STATE_BYTES = 512
 _FS_IOC_GETVERSION = 0x80087601
 
 
 def note(directory: Path, clean: bool) -> None:
-    """Say that the index is in use (not clean), or closed and flushed."""
+    """Write down that the index is in use, or (`clean`) closed and flushed."""
     try:
         state = {"file": _identity(directory), "boot": _boot(), "clean": clean}
         if clean:
             state["written"] = _written(directory)
-        # In place and always of the same length, which works on a full disk; a sector is written whole or not.
+        # In place and of the same length: that works on a full disk, and a sector is written whole or not at all.
         fd = os.open(directory / "state.json", os.O_WRONLY | os.O_CREAT, 0o644)
         try:
             files.write_at(fd, json.dumps(state).encode().ljust(_STATE_BYTES), 0)
@@ -42,12 +42,12 @@ def note(directory: Path, clean: bool) -> None:
     except OSError as error:
         # Without it the index is rebuilt at the next start, which is slow but right.
         log.warning("state of the index can't be noted", error=error)
-        with suppress(OSError):
+        with suppress(OSError):  # logged above
             files.remove(directory / "state.json")
 
 
 def objection(directory: Path) -> str:
-    """Why the index must not be opened; "" when it may be."""
+    """Why the index must not be opened; "" when it may be opened."""
     try:
         state = json.loads((directory / "state.json").read_bytes())
         if not isinstance(state, dict):
@@ -64,7 +64,7 @@ def objection(directory: Path) -> str:
 
 
 def _identity(directory: Path) -> list[int]:
-    """Which file this is. An inode number is soon used again, so its generation counts too where there is one."""
+    """Device, inode and generation of the file: an inode number alone is soon used again."""
     fd = os.open(directory / "data.mdb", os.O_RDONLY)
     try:
         status = os.fstat(fd)
@@ -74,7 +74,7 @@ def _identity(directory: Path) -> list[int]:
             generation = 0
     finally:
         os.close(fd)
-    # What only LMDB writes to has both times alike; tar sets the time of modification back.
+    # Both times are equal while only LMDB writes the file. Tar sets the time of modification back.
     if status.st_mtime_ns != status.st_ctime_ns:
         raise StorageError("its file was touched by something else")
     return [status.st_dev, status.st_ino, generation]

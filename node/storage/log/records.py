@@ -2,10 +2,10 @@
 
     magic 4 | header CRC u32 | header length u32 | value length u32 | value CRC u32 | header | value
 
-The header is a msgpack array, the fields of `Header`. Its CRC covers all from the header length to the end
-of the header, so that a value that rots leaves the record's extent and its key readable. Its CRC starts
-from where the record is (`base` of the file and offset): bytes of a record elsewhere, say inside a value
-that is itself a log, are never taken for a record. CRCs are CRC32C, integers little endian.
+The header is a msgpack array, the fields of `Header`. Its CRC covers everything from the header length to the end of
+the header. So the length and the key of a record stay readable when its value rots. The header's CRC starts from the
+record's place: `base` of the file, and offset. So bytes of a record elsewhere, such as in a value that is itself a log,
+are never taken for a record. CRCs are CRC32C, integers are little endian.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import google_crc32c
 import msgpack
+
+from broker.messages.store import Kind, Store
 
 MAGIC = b"PZR1"
 PREFIX = struct.Struct("<4sIIII")
@@ -32,9 +34,9 @@ _unpack = msgpack.unpackb
 
 
 class Header(NamedTuple):
-    """What a record says of its value."""
+    """What a record says about its value."""
 
-    kind: int  # broker.messages.Kind
+    kind: int  # `broker.messages.store.Kind`
     key: bytes
     version: int
     seq: int
@@ -45,18 +47,46 @@ class Header(NamedTuple):
     size: int  # bytes of the value, wherever it is
     where: str  # token of the value file, "" when the value follows or there is none
 
+    @classmethod
+    def of(cls, command: Store, seq: int, token: str) -> Header:
+        """The header of the record that a command writes."""
+        _, key, version, created, expires, content_type, digest, size, _, _ = command
+        return cls(Kind.PUT, key, version, seq, created, expires, content_type, digest, size, token)
 
-class Parsed(NamedTuple):
-    """The head of a record found in a buffer."""
+    @classmethod
+    def tombstone(cls, key: bytes, version: int, seq: int, created: int) -> Header:
+        """The header of a tombstone; `created` is in ms since the epoch."""
+        return cls(Kind.DELETE, key, version, seq, created, 0, "", b"", 0, "")
+
+    def command(self, staged: str = "") -> Store:
+        """The command that writes such a record; the value is the upload `staged`."""
+        _, key, version, _, created, expires, content_type, digest, size, _ = self
+        return Store(0, key, version, created, expires, content_type, digest, size, None, staged)
+
+
+class Lengths(NamedTuple):
+    """How many bytes a record has."""
+
+    head: int  # prefix and header
+    record: int  # head and value
+
+
+class RecordHead(NamedTuple):
+    """The head of a record in a buffer."""
 
     header: Header
     value_at: int  # position of the value in the buffer
     value_length: int
     value_crc: int
 
+    def value(self, buffer: bytes) -> bytes | None:
+        """The value behind this head in the buffer; None when it is not what was written."""
+        value = buffer[self.value_at : self.value_at + self.value_length]
+        return value if len(value) == self.value_length and crc32c(value) == self.value_crc else None
+
 
 def base(uid: bytes) -> int:
-    """What the CRCs of a file start from."""
+    """The number that the CRCs of a file start from."""
     return int(crc32c(uid))
 
 
@@ -65,33 +95,28 @@ def encode(header: Header, value: bytes, base: int, offset: int) -> bytes:
 
     Raises `ValueError` when the header is too long.
     """
-    return recode(header, value, crc32c(value), base, offset)
-
-
-def recode(header: Header, value: bytes, value_crc: int, base: int, offset: int) -> bytes:
-    """As `encode`, for a value whose CRC is known."""
     packed = _pack(header)
     if len(packed) > MAX_HEADER:
         raise ValueError(f"the record's header has {len(packed)} bytes; {MAX_HEADER} is the limit")
-    lengths = _LENGTHS.pack(len(packed), len(value), value_crc)
+    lengths = _LENGTHS.pack(len(packed), len(value), crc32c(value))
     crc = crc32c_extend((base + offset) & 0xFFFFFFFF, lengths + packed)
     return b"%b%b%b%b%b" % (MAGIC, crc.to_bytes(4, "little"), lengths, packed, value)
 
 
-def length_at(buffer: bytes, at: int) -> tuple[int, int] | None:
-    """Lengths of the head (prefix and header) and of the whole record that seems to be at `at`; None if none is.
+def lengths_at(buffer: bytes, at: int) -> Lengths | None:
+    """The lengths of the record that seems to be at `at`; None when there is none.
 
-    The buffer must reach to the end of the prefix. Nothing is verified but the magic.
+    The buffer must reach to the end of the prefix. Only the magic number is checked.
     """
     magic, _, header_length, value_length, _ = PREFIX.unpack_from(buffer, at)
     if magic != MAGIC or header_length > MAX_HEADER:
         return None
     head = PREFIX.size + header_length
-    return head, head + value_length
+    return Lengths(head, head + value_length)
 
 
-def parse(buffer: bytes, at: int, base: int, offset: int) -> Parsed | None:
-    """The head of the record at `at` of the buffer, which is at `offset` of its file; None if it is none."""
+def parse(buffer: bytes, at: int, base: int, offset: int) -> RecordHead | None:
+    """The head of the record at `at` of the buffer, which is at `offset` of its file; None when there is none."""
     if len(buffer) - at < PREFIX.size:
         return None
     magic, crc, header_length, value_length, value_crc = PREFIX.unpack_from(buffer, at)
@@ -103,16 +128,5 @@ def parse(buffer: bytes, at: int, base: int, offset: int) -> Parsed | None:
     try:
         header = Header._make(_unpack(buffer[at + PREFIX.size : end]))
     except (ValueError, TypeError, msgpack.UnpackException):
-        return None
-    return Parsed(header, end, value_length, value_crc)
-
-
-def decode(record: bytes, base: int, offset: int) -> tuple[Header, bytes | None] | None:
-    """Header and value of a whole record; None when it is none, the value None when only the value is bad."""
-    parsed = parse(record, 0, base, offset)
-    if parsed is None:
-        return None
-    value = record[parsed.value_at : parsed.value_at + parsed.value_length]
-    if len(value) != parsed.value_length or crc32c(value) != parsed.value_crc:
-        return parsed.header, None
-    return parsed.header, value
+        return None  # the CRC is right, so something else wrote it
+    return RecordHead(header, end, value_length, value_crc)

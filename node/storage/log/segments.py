@@ -1,9 +1,8 @@
 """The segments of the value log: files `log/00000001.seg` …, each a head and then records.
 
-The head is 64 bytes, two copies of: magic 4 | number u32 | uid 8 | first seq u64 | CRC u32. The uid is random
-and new whenever the file is written anew, so that an index entry and the file it is about can be told to
-belong together. `first` says which seq came next when the segment was begun: seqs go on from there even
-when every record before is gone.
+The head is 64 bytes, two copies of: magic 4 | number u32 | uid 8 | first seq u64 | CRC u32. The uid is random, and new
+whenever the file is written anew. It shows whether an index entry and a file belong together. `first` is the seq that
+came next when the segment was begun. Seqs go on from there even when every earlier record is gone.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from node.errors import Broken, Corrupt
-from node.storage.disk.files import guarded, read_at, sync_directory, translated, write_at
+from node.storage.disk.files import guarded, read_at, storage_error, sync_directory, write_at
 from node.storage.log import records
 from node.storage.log.records import Header
 
@@ -28,30 +27,29 @@ _GROUP_BYTES = 32 << 20
 
 
 class Head(NamedTuple):
-    """What a segment's head says."""
+    """The head of a segment."""
 
     number: int
     uid: bytes
-    first: int
+    first: int  # seq
 
 
 class Piece(NamedTuple):
-    """A stretch of a segment: a record, or bytes that are none (`header` None)."""
+    """A stretch of a segment: a record, or bytes that are no record (`header` is None)."""
 
     offset: int
     length: int
     header: Header | None
     value: bytes | None  # None: not what was written, or no record
-    value_crc: int
 
 
 def path(directory: Path, number: int) -> Path:
-    """Where segment `number` is."""
+    """The path of segment `number`."""
     return directory / f"{number:08d}.seg"
 
 
 def numbers(directory: Path) -> list[int]:
-    """The segments there are, ascending."""
+    """The numbers of all segments, ascending."""
     with guarded("the log's directory can't be read"):
         return sorted(int(name[:-4]) for name in os.listdir(directory) if name.endswith(".seg") and name[:-4].isdigit())
 
@@ -77,7 +75,7 @@ def read_head(fd: int) -> Head | None:
 
 
 def scan(fd: int, base: int, start: int, end: int) -> Iterator[Piece]:
-    """Everything between two offsets, in order; reads on behind bytes that are no record."""
+    """Everything between two offsets, in order. Goes on after bytes that are no record."""
     window, origin = b"", start
     offset = start
     while offset < end:
@@ -89,25 +87,25 @@ def scan(fd: int, base: int, start: int, end: int) -> Iterator[Piece]:
                 window, origin, at = read_at(fd, min(max(wanted, _CHUNK), end - offset), offset), offset, 0
                 if len(window) < wanted:
                     break
-            lengths = records.length_at(window, at)
-            if lengths is None or offset + lengths[1] > end:
+            lengths = records.lengths_at(window, at)
+            if lengths is None or offset + lengths.record > end:
                 break
-            if len(window) - at >= lengths[1]:
-                piece = _record(window, at, base, offset, lengths[1])
+            if len(window) - at >= lengths.record:
+                piece = _record(window, at, base, offset, lengths.record)
                 break
             # Read a long value only when the header is a good one.
-            if len(window) - at >= lengths[0] and records.parse(window, at, base, offset) is None:
+            if len(window) - at >= lengths.head and records.parse(window, at, base, offset) is None:
                 break
-            wanted = lengths[1] if len(window) - at >= lengths[0] else lengths[0]
+            wanted = lengths.record if len(window) - at >= lengths.head else lengths.head
         if piece is None:
             good = _next_record(fd, base, offset + 1, end)
-            piece = Piece(offset, good - offset, None, None, 0)
+            piece = Piece(offset, good - offset, header=None, value=None)
         yield piece
         offset += piece.length
 
 
-def grouped(pieces: Iterable[Piece], count: int, size: int = _GROUP_BYTES) -> Iterator[list[Piece]]:
-    """Lists of about so many pieces, or of so many bytes; one empty list when there are none at all."""
+def groups(pieces: Iterable[Piece], count: int, size: int = _GROUP_BYTES) -> Iterator[list[Piece]]:
+    """Lists of `count` pieces, or of about `size` bytes; one empty list when there are no pieces at all."""
     group: list[Piece] = []
     length = 0
     none = True
@@ -122,31 +120,29 @@ def grouped(pieces: Iterable[Piece], count: int, size: int = _GROUP_BYTES) -> It
 
 
 def _record(window: bytes, at: int, base: int, offset: int, length: int) -> Piece | None:
-    parsed = records.parse(window, at, base, offset)
-    if parsed is None:
+    head = records.parse(window, at, base, offset)
+    if head is None:
         return None
-    value = window[parsed.value_at : parsed.value_at + parsed.value_length]
-    good = records.crc32c(value) == parsed.value_crc
-    return Piece(offset, length, parsed.header, value if good else None, parsed.value_crc)
+    return Piece(offset, length, header=head.header, value=head.value(window))
 
 
 def _next_record(fd: int, base: int, start: int, end: int) -> int:
-    """Offset of the next good head of a record, `end` when there is none."""
+    """The offset of the next good head of a record; `end` when there is none."""
     offset = start
     while offset < end:
         window = read_at(fd, min(_CHUNK + records.MAX_RECORD_HEAD, end - offset), offset)
         at = window.find(records.MAGIC)
         while 0 <= at < _CHUNK:
-            lengths = records.length_at(window, at) if len(window) - at >= records.PREFIX.size else None
-            if lengths and offset + at + lengths[1] <= end and records.parse(window, at, base, offset + at):
+            lengths = records.lengths_at(window, at) if len(window) - at >= records.PREFIX.size else None
+            if lengths and offset + at + lengths.record <= end and records.parse(window, at, base, offset + at):
                 return offset + at
             at = window.find(records.MAGIC, at + 1)
         offset += _CHUNK
     return end
 
 
-class Active:
-    """The segment that records are appended to."""
+class ActiveSegment:
+    """The segment that records are appended to, open for writing."""
 
     def __init__(self, directory: Path, head: Head, fd: int, size: int) -> None:
         self.number = head.number
@@ -158,8 +154,8 @@ class Active:
         self._fd = fd
 
     @classmethod
-    def create(cls, directory: Path, number: int, first: int) -> Active:
-        """Begin segment `number`; the next record's seq is `first`."""
+    def create(cls, directory: Path, number: int, first: int) -> ActiveSegment:
+        """Begin segment `number`; `first` is the seq of the next record."""
         head, packed = new_head(number, first)
         name = path(directory, number)
         with guarded("a segment of the log can't be begun"):
@@ -175,8 +171,8 @@ class Active:
         return cls(directory, head, fd, HEAD_BYTES)
 
     @classmethod
-    def resume(cls, directory: Path, head: Head, size: int) -> Active:
-        """Go on with a segment whose good records end at `size`; what is behind is cut off."""
+    def resume(cls, directory: Path, head: Head, size: int) -> ActiveSegment:
+        """Go on with a segment whose good records end at `size`; the rest is cut off."""
         with guarded("the log can't be opened"):
             fd = os.open(path(directory, head.number), os.O_RDWR)
             if os.fstat(fd).st_size != size:
@@ -185,20 +181,20 @@ class Active:
         return cls(directory, head, fd, size)
 
     def append(self, data: bytes) -> None:
-        """Write records and make them durable; when that fails nothing of them is left.
+        """Write records and make them durable. When that fails, nothing of them is left.
 
-        Raises `DiskFull` or `StorageError`, and `Broken` when what was written could not be taken back.
+        Raises `DiskFull` or `StorageError`, and `Broken` when the write could not be undone.
         """
         try:
             write_at(self._fd, data, self.size)
             os.fdatasync(self._fd)
         except OSError as error:
             self.cut()
-            raise translated("the log can't be written", error) from error
+            raise storage_error("the log can't be written", error) from error
         self.size += len(data)
 
     def cut(self, size: int | None = None) -> None:
-        """Take back what was written behind `size`, the end of the last batch unless given."""
+        """Cut the file at `size`, by default at the end of the last batch. Raises `Broken`."""
         self.size = self.size if size is None else size
         try:
             os.ftruncate(self._fd, self.size)
@@ -211,27 +207,23 @@ class Active:
         os.close(self._fd)
 
     def discard(self) -> None:
-        """Remove the segment; nothing was written to it."""
+        """Remove the segment, which has no records."""
         self.close()
         with guarded("a segment can't be removed"):
             path(self._directory, self.number).unlink()
 
 
-class Opened:
-    """A segment opened for reading; the file is closed when nobody holds this any more."""
+class SegmentFile:
+    """A segment, open for reading. The file is closed when nobody holds this object any more."""
 
     __slots__ = ("base", "fd", "head", "size")
 
     def __init__(self, directory: Path, number: int) -> None:
         """Raises `FileNotFoundError` when the segment is gone, `Corrupt` when its head is bad."""
-        try:
+        with guarded(f"segment {number} of the log can't be read", may_be_missing=True):
             self.fd = os.open(path(directory, number), os.O_RDONLY)
             head = read_head(self.fd)
             self.size = os.fstat(self.fd).st_size
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise translated(f"segment {number} of the log can't be read", error) from error
         if head is None or head.number != number:
             raise Corrupt(f"segment {number} of the log has a bad head")
         self.head = head

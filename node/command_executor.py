@@ -1,0 +1,108 @@
+"""Carries out commands in groups, with one flush for all that have come, and sends their results."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from broker import logs, topology
+from broker.errors import LinkDown
+from broker.link import Delivery, Link
+from broker.messages.codec import encode
+from broker.messages.horizon import Horizon
+from broker.messages.store import Commands, Delete, Kind, Result, Results, Status, Store
+from node.errors import Broken
+from node.storage.storage import Storage
+
+log = logs.get(__name__)
+
+OnResults = Callable[[list[Result]], None]
+
+
+class _Batch(NamedTuple):
+    """A message with commands. Commands from the future are not among `items`, but have results in `refused`."""
+
+    delivery: Delivery
+    origin: str
+    items: list[Store | Delete]
+    refused: list[Result]
+
+
+class CommandExecutor:
+    """Collects commands; `work` applies all of them at once. Belongs to the link's thread, but for `store_values`."""
+
+    def __init__(self, node: str, storage: Storage, link: Link) -> None:
+        self._node = node
+        self._storage = storage
+        self._link = link
+        self._batches: list[_Batch] = []
+        self._values: deque[tuple[Sequence[Store], OnResults]] = deque()  # the node's own
+        self._sent_seq = storage.epoch.seq  # the master asks for everything before by itself
+        self.closed = False  # True: apply nothing more
+
+    def add(self, delivery: Delivery, commands: Commands) -> None:
+        """Take in a message; `work` acknowledges it."""
+        horizon = Horizon.now()
+        items: list[Store | Delete] = []
+        refused: list[Result] = []
+        for item in commands.items:
+            objection = horizon.objection(item.version, item.created if isinstance(item, Store) else 0)
+            if not objection:
+                items.append(item)
+                continue
+            self._link.bury(delivery._replace(body=encode(commands._replace(items=[item]))), objection)
+            if item.ticket:
+                # Without version and times: the controller would not believe them either.
+                result = Delete(item.ticket, item.key, version=0).result(Status.FAILED, objection)
+                refused.append(result._replace(kind=item.kind))
+        self._batches.append(_Batch(delivery, commands.origin, items, refused))
+        self._link.wake()
+
+    def store_values(self, stores: Sequence[Store], done: OnResults) -> None:
+        """Store values of this node's own with the next commands; `done` gets the results on the link's thread."""
+        self._values.append((stores, done))
+        self._link.wake()
+
+    def forget(self) -> None:
+        """Drop the messages of a lost connection: they come again."""
+        self._batches.clear()
+
+    def work(self) -> None:
+        """Apply everything that has come, send the results, acknowledge. Raises `Broken`, and applies nothing later."""
+        if self.closed or not (self._batches or self._values):
+            return
+        batches, self._batches = self._batches, []
+        values = [self._values.popleft() for _ in range(len(self._values))]
+        commands: list[Store | Delete] = [item for batch in batches for item in batch.items]
+        for stores, _ in values:
+            commands += stores
+        try:
+            results = iter(self._storage.apply(commands))
+        except Broken:
+            self.closed = True
+            raise
+        for batch in batches:
+            self._send(batch.origin, [*islice(results, len(batch.items)), *batch.refused])
+            self._link.ack(batch.delivery)
+        for stores, done in values:
+            part = list(islice(results, len(stores)))
+            # On the channel of the runs' reports: a report must not overtake the keys that it names.
+            self._send("", part, sent=lambda _sent: None)
+            done(part)
+
+    def _send(self, origin: str, results: list[Result], sent: Callable[[bool], None] | None = None) -> None:
+        """Send results to the controller. If they are lost, it asks for a replay."""
+        after = self._sent_seq
+        self._sent_seq = upto = max([after, *(result.seq for result in results)])
+        for result in results:
+            if result.status not in (Status.DONE, Status.STALE):
+                what = {"kind": Kind(result.kind).name, "status": Status(result.status).name}
+                log.warning("command failed", key=result.key, version=result.version, reason=result.reason, **what)
+        end = self._storage.seq
+        message = Results(self._node, origin, request="", after=after, upto=upto, end=end, last=False, items=results)
+        try:
+            self._link.publish(topology.RESULTS, encode(message), done=sent)
+        except LinkDown as error:
+            log.warning("results not sent; the master will ask for them", after=after, upto=upto, reason=error)
