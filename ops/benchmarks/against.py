@@ -66,7 +66,7 @@ def measure(bench: Bench, commit: str, names: list[str]) -> bool:
             for operation, connections in _PLAN:
                 wanted = "redirect" if operation == "follow" else operation
                 if wanted in names:
-                    _compare(bench, old, new, operation, connections, commit)
+                    _compare(bench, old, new, operation=operation, connections=connections, commit=commit)
     except (BenchError, OSError, subprocess.SubprocessError) as error:
         bench.say(f"the comparison failed: {error}")
         return False
@@ -153,7 +153,7 @@ def _running(bench: Bench, name: str, checkout: Path, settings: Mapping[str, str
             process.wait(60)
 
 
-def _compare(bench: Bench, old: _Side, new: _Side, operation: str, connections: int, commit: str) -> None:
+def _compare(bench: Bench, old: _Side, new: _Side, *, operation: str, connections: int, commit: str) -> None:
     runs: dict[str, list[_Run]] = {old.name: [], new.name: []}
     for side in (old, new):
         _one(bench, side, operation, connections, -1)  # to warm up

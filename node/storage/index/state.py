@@ -22,6 +22,7 @@ log = logs.get(__name__)
 
 NOTICED_SECS = 0.1  # how soon readers notice that the index is another file
 
+_LOOKS = 20  # at the times of a file that is being written
 _STATE_BYTES = 512
 _FS_IOC_GETVERSION = 0x80087601
 
@@ -67,7 +68,7 @@ def _identity(directory: Path) -> list[int]:
     """Device, inode and generation of the file: an inode number alone is soon used again."""
     fd = os.open(directory / "data.mdb", os.O_RDONLY)
     try:
-        status = os.fstat(fd)
+        status = _status(fd)
         try:
             generation = struct.unpack("<q", fcntl.ioctl(fd, _FS_IOC_GETVERSION, bytes(8)))[0]
         except OSError:
@@ -78,6 +79,15 @@ def _identity(directory: Path) -> list[int]:
     if status.st_mtime_ns != status.st_ctime_ns:
         raise StorageError("its file was touched by something else")
     return [status.st_dev, status.st_ino, generation]
+
+
+def _status(fd: int) -> os.stat_result:
+    """The status of a file. While one is written the kernel sets its two times one by one, so look again."""
+    for _ in range(_LOOKS):
+        status = os.fstat(fd)
+        if status.st_mtime_ns == status.st_ctime_ns:
+            break
+    return status
 
 
 def _written(directory: Path) -> list[int]:
