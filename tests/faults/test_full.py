@@ -161,7 +161,7 @@ def test_a_disk_without_a_byte_left_breaks_nothing(cluster: Cluster) -> None:
             # And nodes start on such a disk, and serve
             cluster.kill_node(0)
             cluster.start_node(0)
-            settle(cluster)
+            settle(cluster, full=True)
             for key, body in list(values.items())[1:]:
                 assert client.get(key).body == body
         # And when there is room again, all is well

@@ -16,6 +16,7 @@ import psutil
 
 from ops.cluster import Cluster, Node
 from ops.cluster.errors import ConsoleError
+from ops.cluster.network import answers
 from ops.cluster.processes import Child
 from tests.faults.load import Client
 from tests.support import wait_for
@@ -90,10 +91,17 @@ def living(pids: list[int]) -> list[int]:
 # The state of a cluster.
 
 
-def settle(cluster: Cluster, timeout: float = 30.0) -> None:
-    """Wait until the cluster is healthy, has heard from every node, and has in its index what they logged."""
+def settle(cluster: Cluster, timeout: float = 30.0, *, full: bool = False) -> None:
+    """Wait until the cluster is healthy, has heard from every node, and has in its index what they logged.
+
+    With `full` disks `/health` is 503; then all nodes must listen.
+    """
     asked = time.time()
-    cluster.wait_healthy(timeout)
+    if full:
+        nodes = [node for node in cluster.nodes if node.process.wanted]
+        wait_for(lambda: all(answers(node.host, node.port) for node in nodes), timeout, "all nodes to listen")
+    else:
+        cluster.wait_healthy(timeout)
     started = [node.id for node in cluster.nodes if node.process.wanted]
 
     def applied() -> bool:

@@ -51,9 +51,9 @@ def from_response(response: responses.Response) -> Response:
 
 def ok(data: object, message: str = "ok", status: int = 200) -> Response:
     """The response to a request that was done, in its envelope."""
-    return from_response(responses.make_plain(status, data, message, ()))
+    return from_response(responses.make_plain(status, data, message, (), compact=True))
 
 
 def ko(status: int, message: str, data: object, headers: list[responses.Header]) -> Response:
     """The response to a request that was not done, in its envelope."""
-    return from_response(responses.make_plain(status, data, message, headers))
+    return from_response(responses.make_plain(status, data, message, headers, compact=True))
