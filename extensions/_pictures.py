@@ -28,6 +28,8 @@ DECODING_BYTES = 768 << 20  # of memory; 40 million pixels take 652 MiB as WebP 
 # Pillow knows more: some formats run other programs, and rare ones are tested less.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
+Image.init()  # now, since a module that is loaded under the limit of memory may fail in any way
+
 _MOST_FRAMES = 4 * MOST_PAGES  # of a TIFF file, with those that are no pages
 _SUBFILE_TYPE = 254  # a tag of TIFF
 _NO_PAGE = 1 | 4  # a smaller copy of another page, or its mask
