@@ -131,16 +131,16 @@ def test_a_job_of_the_version_before_is_read_and_saved(tmp_path: Path, monkeypat
     assert isinstance(unpack_job(old(OLD_ROW)).attempts[0].end, RunEnd)
     # Given a ledger with the row of the version before
     ledger = Ledger(tmp_path / "ledger", write=True, map_size=64 << 20)
-    with monkeypatch.context() as before, ledger.begin(write=True) as txn:
+    with monkeypatch.context() as before, ledger.write() as tables:
         before.setattr("master.jobs.ledger.pack", lambda _job: old(OLD_ROW))
-        ledger.save(txn, None, JOB)
+        tables.save(None, JOB)
     # Then it is read, and saved as a row of today
     newer = JOB._replace(progress=(3.0, 3.0, "all"))
-    with ledger.begin(write=True) as txn:
-        found = ledger.job(txn, 5)
+    with ledger.write() as tables:
+        found = tables.job(5)
         assert found == JOB
-        ledger.save(txn, found, newer)
-        assert ledger.job(txn, 5) == newer
+        tables.save(found, newer)
+        assert tables.job(5) == newer
     ledger.close()
 
 
