@@ -85,10 +85,10 @@ class CompanionKeeper:
             if self.stopping.is_set():
                 return
             pause = backoff.pause(time.monotonic() - started)
-            log.error("companion ended; starting it again", module=self._module, status=status, after=pause)
-            if status == UNUSABLE:
+            if status == UNUSABLE:  # its own last line says why
                 self.status = status
                 self.stopping.set()
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
+            log.error("companion ended; starting it again", module=self._module, status=status, after=pause)
             self.stopping.wait(pause)

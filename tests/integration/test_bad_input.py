@@ -497,6 +497,14 @@ def test_a_length_of_many_digits_is_refused(master: Client, length: str) -> None
         master.close()
 
 
+@pytest.mark.parametrize("path", ["/keys?prefix=\u00fc", "/keys?limit=\u0663", "/admin/jobs?x=\u00fc"])
+def test_a_query_with_bytes_that_are_no_ascii_is_no_error_of_the_server(master: Client, path: str) -> None:
+    head = f"GET {path} HTTP/1.1\r\nHost: {master.host}\r\n\r\n".encode()
+    answer = master.raw(head, "GET")
+    assert answer.status in (200, 400), answer
+    assert answer.json["status"] == ("ok" if answer.status == 200 else "ko")
+
+
 @pytest.mark.parametrize("query", ["%", "%zz=%zz", "&&&", "=", "a=%ff", "temporal", "%00=%00", ";" * 100, "a" * 2_000])
 def test_a_strange_query_is_no_error_of_the_server(master: Client, query: str) -> None:
     key = unique()

@@ -57,6 +57,7 @@ def _complete(environ: WSGIEnvironment, body: bytes) -> WSGIEnvironment:
     client, _, client_port = environ["REMOTE_ADDR"].rpartition(":")
     server, _, server_port = environ["SERVER_NAME"].rpartition(":")
     complete = environ | {
+        "QUERY_STRING": environ["QUERY_STRING"].encode().decode("latin-1"),  # bytes as WSGI has them
         "CONTENT_LENGTH": str(len(body)),
         "REMOTE_ADDR": client,
         "REMOTE_PORT": client_port,
