@@ -109,8 +109,8 @@ class Child:
 
     def stop(self, grace: float = 10.0) -> None:
         """Ask it to stop, and kill it after `grace` seconds, with its process group."""
-        self.terminate()  # then it is killed
-        with contextlib.suppress(TimeoutError):
+        self.terminate()
+        with contextlib.suppress(TimeoutError):  # then it is killed
             self.wait(grace)
         self.kill()
 

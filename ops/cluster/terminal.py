@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 
 def say(text: str = "") -> None:
-    """Print a line; nothing when the terminal is gone."""  # the terminal is gone
-    with contextlib.suppress(BrokenPipeError):
+    """Print a line; nothing when the terminal is gone."""
+    with contextlib.suppress(BrokenPipeError):  # the terminal is gone
         print(text, flush=True)
 
 

@@ -18,7 +18,7 @@ from broker.http import signing
 from ops.cluster import Rabbit
 from tests.faults.tools import COMPANION, processes
 from tests.integration.jobs_tools import Desk, Gate, make
-from tests.integration.wire import Client, refused
+from tests.integration.wire import Client, a_commit, refused
 from tests.support import Clusters, delete, get, put, unique, wait_for
 
 MOST_JOBS, MOST_SCHEDULES = 5, 2
@@ -169,17 +169,7 @@ def test_the_names_of_logs_and_outputs_are_written_by_nodes_alone(desk: Desk) ->
         # Not by a signed address of another day either
         secret = settings.load(environ={"PULZAR_GENERAL_SECRET": cluster.secret}).secret()
         query = signing.sign(secret, "PUT", existing, {"overwrite": "1"}, int(time.time()) + 60)
-        upload = json.dumps(
-            {
-                "node": cluster.nodes[0].id,
-                "staged": "0" * 32,
-                "size": 1,
-                "digest": "00" * 32,
-                "content_type": "",
-                "if_match": None,
-                "if_none_match": None,
-            }
-        ).encode()
+        upload = a_commit(cluster.nodes[0].id)
         signature = {"X-Pulzar-Signature": signing.sign_body(secret, upload)}
         answer = client.request("POST", f"/internal/commit/{existing}?{query}", upload, signature)
         assert words in refused(answer, 403)

@@ -19,7 +19,19 @@ import requests
 from broker import settings
 from broker.http import signing
 from ops.cluster import Cluster
-from tests.integration.wire import INLINE, Answer, Client, curl, follow_to, good, payload, refused, sent_on, target_of
+from tests.integration.wire import (
+    INLINE,
+    Answer,
+    Client,
+    a_commit,
+    curl,
+    follow_to,
+    good,
+    payload,
+    refused,
+    sent_on,
+    target_of,
+)
 from tests.support import Clusters, unique, wait_for
 
 LARGE = INLINE + 1
@@ -495,17 +507,7 @@ def test_an_address_for_reading_can_not_be_used_for_writing(cluster: Cluster, ma
 def test_the_commit_of_an_upload_is_for_nodes_alone(cluster: Cluster, master: Client) -> None:
     key = unique()
     query = urlsplit(address_for(cluster, master, key)).query
-    body = json.dumps(
-        {
-            "node": cluster.nodes[0].id,
-            "staged": "0" * 32,
-            "size": 1,
-            "digest": "00" * 32,
-            "content_type": "",
-            "if_match": None,
-            "if_none_match": None,
-        }
-    ).encode()
+    body = a_commit(cluster.nodes[0].id)
     for headers in ({}, {"X-Pulzar-Signature": "0" * 64}):
         for target in (f"/internal/commit/{key}?{query}", f"/internal/commit/{key}"):
             refused(master.request("POST", target, body, headers), 403)

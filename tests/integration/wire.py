@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
+from broker.messages.upload import UploadCommit
+
 INLINE = 1 << 20  # [volume] inline: the most that the master takes itself
 CACHED = 4096  # [server] cached: the most that the master answers itself
 SMALL = 65536  # [volume] small: the most that lives in the value log
@@ -329,3 +331,17 @@ def curl(*arguments: str, given: bytes = b"") -> Curled:
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stderr.decode().strip().splitlines()[-1])
     return Curled(told["http_code"], done.stdout, told["num_redirects"], told["content_type"] or "")
+
+
+def a_commit(node: str) -> bytes:
+    """The body of a commit: an upload of one byte that the node is said to have."""
+    return UploadCommit(
+        node=node,
+        staged="0" * 32,
+        size=1,
+        digest=bytes(32),
+        content_type="",
+        if_match=None,
+        if_none_match=None,
+        if_unmodified_since=None,
+    ).encode()

@@ -90,7 +90,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "master.web.keys",
         "master.web.jobs",
     ),
-    "master.web": ("*", "master.extensions", "master.store", "master.web.flask_routes", "master.web.keys"),
+    "master.web": ("*", "master.store"),
     "master.controller": ("*", "master.errors", "master.channel", "master.index", "master.jobs"),
     "master.worker": (
         "*",

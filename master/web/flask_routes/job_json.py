@@ -9,8 +9,9 @@ import json
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
+from broker.messages.jobs import no_constant
 from master.jobs.model import Attempt, Job, JobProgress, JobState, Schedule, ScheduleState, arguments_bytes
 
 SHOWN_BYTES = 1 << 20  # of a log or an output
@@ -182,7 +183,7 @@ def _output(job: Job, files: Files, most: int) -> Row:
 def _json(raw: bytes) -> object:
     """An output as JSON; as text if it is no JSON, or none that every reader of the response can take."""
     try:
-        value: object = json.loads(raw, parse_constant=_no_constant, parse_float=_finite)
+        value: object = json.loads(raw, parse_constant=no_constant, parse_float=_finite)
     except (ValueError, RecursionError):  # its text is all there is to show
         return raw.decode(errors="replace")
     return raw.decode(errors="replace") if _is_deep(value) else value
@@ -204,11 +205,7 @@ def _is_deep(value: object) -> bool:
 
 def _finite(text: str) -> float:
     number = float(text)
-    return number if math.isfinite(number) else _no_constant(text)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    return number if math.isfinite(number) else no_constant(text)
 
 
 def _attempt(attempt: Attempt) -> Row:

@@ -6,7 +6,7 @@ Everything here raises `BadRequest` with a message that says what was received a
 from __future__ import annotations
 
 import json
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from broker import integers
 from broker.clock import DAY_MS
@@ -67,7 +67,7 @@ def _object(body: bytes) -> dict[str, object]:
     if not body.strip():
         return {}
     try:
-        given = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        given = json.loads(body.decode("utf-8"), parse_constant=jobs.no_constant)
     except RecursionError:
         raise BadRequest("the body has lists or objects too deep in each other") from None
     except ValueError as error:
@@ -75,10 +75,6 @@ def _object(body: bytes) -> dict[str, object]:
     if not isinstance(given, dict):
         raise BadRequest(f'the body is {_short(given)}; give an object with the arguments, like {{"number": 5}}')
     return given
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _options(given: object) -> Options:
