@@ -20,3 +20,8 @@ class Backoff:
             self._next = FIRST_SECS
         pause, self._next = self._next, min(self._next * 2, MOST_SECS)
         return pause
+
+
+def pause_after(failures: int, first: float, most: float) -> float:
+    """The pause after so many failures in a row, from `first` seconds on; each is twice as long, up to `most`."""
+    return float(min(most, first * 2 ** min(failures - 1, 60)))

@@ -11,6 +11,7 @@ PulzarError
 ├── LinkDown             RabbitMQ can't be reached at the moment
 ├── Unsendable           a message that can't be put on the wire
 ├── NoAddressSpace       a map does not fit into the address space of this process
+├── ClientGone           nobody waits for a response any more
 └── Refused              a request that gets an error response; see `broker.refusals`
 """
 
@@ -63,3 +64,7 @@ class Unsendable(PulzarError):
 
 class NoAddressSpace(PulzarError):
     """Raised when the map of an LMDB file is larger than the address space that this process may have."""
+
+
+class ClientGone(PulzarError):
+    """Raised when the client went away before it had its response."""

@@ -8,6 +8,7 @@ characters, the longest key that LMDB takes.
 from __future__ import annotations
 
 import base64
+import binascii
 import re
 
 from broker.errors import InvalidKey
@@ -17,10 +18,12 @@ MAX_BYTES = 383
 _STANDARD = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _ORDERED = bytes(sorted(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"))
 _TO_ORDERED = bytes.maketrans(_STANDARD, _ORDERED)
-_TO_STANDARD = bytes.maketrans(_ORDERED, _STANDARD)
+TO_STANDARD = bytes.maketrans(_ORDERED, _STANDARD)  # from encoded keys to plain base64, for `bytes.translate`
 
 # No empty segment, no "." or "..", printable ASCII only.
 _GOOD = re.compile(r"(?!\.{1,2}(?:/|$))[ -.0-~]+(?:/(?!\.{1,2}(?:/|$))[ -.0-~]+)*")
+
+_GOOD_BYTES = re.compile(_GOOD.pattern.encode())
 
 _SYSTEM = re.compile(r"jobs/[0-9]+/")
 
@@ -52,8 +55,32 @@ def encode(key: str) -> bytes:
 def decode(encoded: bytes) -> str:
     """The key that `encode` was given; raises `InvalidKey` for any other bytes."""
     try:
-        raw = base64.b64decode(encoded.translate(_TO_STANDARD) + b"=" * (-len(encoded) % 4), validate=True)
+        raw = base64.b64decode(encoded.translate(TO_STANDARD) + b"=" * (-len(encoded) % 4), validate=True)
         return raw.decode("ascii")
+    except ValueError as error:
+        raise InvalidKey(f"{encoded!r} is no encoded key") from error
+
+
+def check_encoded(encoded: bytes) -> None:
+    """Raises `InvalidKey` for bytes that are no encoded key, or that of a key which breaks a rule.
+
+    As `check(decode(encoded))`, in half the time: the controller does this with each of millions of records.
+    """
+    try:
+        raw = binascii.a2b_base64(encoded.translate(TO_STANDARD) + _PADDING[len(encoded) & 3], strict_mode=True)
+    except ValueError:
+        raw = b""
+    if len(raw) > MAX_BYTES or not _GOOD_BYTES.fullmatch(raw):
+        check(decode(encoded))
+
+
+_PADDING = (b"", b"===", b"==", b"=")  # by the length of the encoded key, modulo 4
+
+
+def plain(encoded: bytes) -> bytes:
+    """The bytes of the key that `encode` was given; raises `InvalidKey` for what is no base64."""
+    try:
+        return binascii.a2b_base64(encoded.translate(TO_STANDARD) + b"=" * (-len(encoded) % 4), strict_mode=True)
     except ValueError as error:
         raise InvalidKey(f"{encoded!r} is no encoded key") from error
 

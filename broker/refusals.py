@@ -3,6 +3,7 @@
 PulzarError
 └── Refused
     ├── BadRequest           400
+    ├── Unauthorized         401  with WWW-Authenticate
     ├── Forbidden            403
     ├── NotFound             404
     ├── MethodNotAllowed     405  with Allow
@@ -11,6 +12,7 @@ PulzarError
     ├── LengthRequired       411
     ├── ConditionFailed      412
     ├── TooLarge             413
+    ├── Misdirected          421
     ├── ServerError          500
     ├── NotSupported         501
     ├── Unavailable          503  with Retry-After
@@ -29,6 +31,7 @@ class Refused(PulzarError):
 
     status = 400
     retry_after: int | None = None  # seconds
+    detail = ""  # for the log, mostly a traceback
 
     @property
     def headers(self) -> list[tuple[str, str]]:
@@ -40,8 +43,19 @@ class BadRequest(Refused):
     """Raised when a request can't be understood; the message says what was received and what is needed."""
 
 
+class Unauthorized(Refused):
+    """Raised when a request needs a token and has none that is known."""
+
+    status = 401
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """How a token may be sent."""
+        return [("WWW-Authenticate", 'Bearer realm="pulzar", Basic realm="pulzar"')]
+
+
 class Forbidden(Refused):
-    """Raised when a request is not signed by this cluster, is too old, or would write what only nodes write."""
+    """Raised when a request lacks a right, is not signed by this cluster, or would write what only nodes write."""
 
     status = 403
 
@@ -95,6 +109,12 @@ class TooLarge(Refused):
     """Raised when a body is longer than the route takes."""
 
     status = 413
+
+
+class Misdirected(Refused):
+    """Raised when a request is for a host that this server does not know as its own name."""
+
+    status = 421
 
 
 class ServerError(Refused):

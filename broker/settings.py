@@ -12,17 +12,23 @@ import hashlib
 import os
 import socket
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+from broker import phases
 from broker import setting_types as types
+from broker.backups import keep_rule, timetable
 from broker.errors import SettingsError
 
-# Not a setting: the path of the configuration file itself, handed to child processes.
+# Not settings: the path of the configuration file itself, handed to child processes, and the token of a client.
 CONFIG_VARIABLE = "PULZAR_CONFIG"
+TOKEN_VARIABLE = "PULZAR_TOKEN"
+_FILE = "file:"
+NO_AUDIT, AUDIT_OF_READS = "none", "all"
+# Neither are these, of which the last two are for tests.
+_OTHERS = {CONFIG_VARIABLE, TOKEN_VARIABLE, phases.FILE_VARIABLE, phases.STOP_VARIABLE}
 
 T = TypeVar("T")
 
@@ -65,9 +71,11 @@ def setting(default: T, parse: Callable[[str], T], help: str, *, secret: bool = 
 class Server:
     """The master, and what holds for clients of master and nodes."""
 
-    host: str = setting("localhost", types.text, "address the master listens on")
+    host: str = setting("localhost", types.host, "address the master listens on")
     port: int = setting(31414, types.PORT, "port the master listens on")
-    advertise: str = setting("", types.text, "address that nodes and clients reach the master at; empty: host and port")
+    advertise: str = setting(
+        "", types.address, "address that nodes and clients reach the master at; empty: host and port"
+    )
     dir: str = setting("/var/lib/pulzar/master", types.text, "the master's data directory: the index")
     index_map: int = setting(
         256 << 30,
@@ -103,7 +111,17 @@ class Server:
         types.size(1, types.TB),
         "a client that is slower than this, after client_timeout, is given up (bytes per second)",
     )
-    cors: str = setting("*", types.text, "Access-Control-Allow-Origin (of a node to a signed address: *); empty: none")
+    cors: tuple[str, ...] = setting(
+        (), types.origins, "origins whose pages may use master and nodes, comma-separated; *: any; empty: none"
+    )
+    cert: str = setting("", types.text, "certificate of the master and those that signed it, as PEM; empty: no TLS")
+    key: str = setting("", types.text, "the key of its certificate, as PEM, which only its owner may read")
+    tls: bool = setting(
+        False, types.flag, "whether the master is reached by https; on a node, which has no certificate of the master"
+    )
+    hosts: tuple[str, ...] = setting(
+        (), types.host_names, "other names that clients know master and nodes by, comma-separated"
+    )
 
 
 @dataclass(frozen=True)
@@ -111,9 +129,9 @@ class Volume:
     """A node. Its section keeps the name that the first Pulzar gave it."""
 
     dir: str = setting("/var/lib/pulzar/data", types.text, "the node's data directory: all there is of a node")
-    host: str = setting("localhost", types.text, "address the node listens on")
+    host: str = setting("localhost", types.host, "address the node listens on")
     port: int = setting(31415, types.PORT, "port the node listens on")
-    advertise: str = setting("", types.text, "address that clients reach the node at; empty: host and port")
+    advertise: str = setting("", types.address, "address that clients reach the node at; empty: host and port")
     node: str = setting(
         "", types.text, "the node's name; empty: one is made at the first start and kept in the data directory"
     )
@@ -142,23 +160,41 @@ class Volume:
     scrub_days: float = setting(
         30.0, types.seconds(0, 3650), "every value is read and checked once in this time; 0: never (days)"
     )
+    undelete_days: float = setting(
+        7.0,
+        types.seconds(0, 3650),
+        "deleted and overwritten values can be brought back for so long; 0: not at all (days)",
+    )
     open_reads: bool = setting(True, types.flag, "whether the node answers a GET without its master's signature")
+    cert: str = setting("", types.text, "certificate of the node and those that signed it, as PEM; empty: no TLS")
+    key: str = setting("", types.text, "the key of its certificate, as PEM, which only its owner may read")
 
 
 @dataclass(frozen=True)
 class General:
     """The whole cluster."""
 
-    retention_policy: int = setting(90, types.integer(1, 36500), "how long finished jobs are kept (days)")
+    retention_policy: int = setting(
+        90, types.integer(1, 36500), "how long finished jobs and dead messages are kept (days)"
+    )
     tombstone_days: int = setting(
         90,
         types.integer(1, 36500),
         "how long a deletion is remembered; backups older than this may bring deleted keys back (days)",
     )
+    quotas: tuple[tuple[str, int], ...] = setting(
+        (), types.quotas, "most bytes that a folder may hold, like folder/: 100GB, other/: 5GiB; /: the whole store"
+    )
+    restic_append_only: tuple[str, ...] = setting(
+        (),
+        types.repositories,
+        "restic repositories where nothing but a lock can be deleted, with commas between them; *: all of them",
+    )
     secret: str = setting(
         "",
         types.text,
-        "signs the URLs that the master sends clients to; empty: derived from the credentials in [broker] url",
+        "signs the URLs that the master sends clients to: secrets with commas between them, of which the first one "
+        "signs, or file:PATH; empty, on one machine alone: derived from the credentials in [broker] url",
         secret=True,
     )
     heartbeat: float = setting(
@@ -173,11 +209,43 @@ class General:
 
 
 @dataclass(frozen=True)
+class Security:
+    """Who may do what."""
+
+    tokens: str = setting(
+        "", types.text, "file of tokens of the master, which only its owner may read; empty: trust alone counts"
+    )
+    queue: str = setting(
+        "",
+        types.text,
+        "with tokens: what jobs may do that were published to RabbitMQ by hand: the name of a token, or rights with "
+        "blanks between them; empty: nothing",
+    )
+    trust: tuple[str, ...] = setting(
+        (), types.networks, "without tokens: networks besides this machine that may do everything, comma-separated"
+    )
+    ca: str = setting(
+        "", types.text, "certificates that master, nodes and jobs trust besides those of the system, a PEM file"
+    )
+    audit: str = setting(
+        "changes",
+        types.choice(NO_AUDIT, "changes", AUDIT_OF_READS),
+        "which requests the master writes into audit.log: none, changes and refusals, or all",
+    )
+
+
+@dataclass(frozen=True)
 class Broker:
     """RabbitMQ."""
 
     url: str = setting(
-        "amqp://guest:guest@localhost:5672/%2F", types.text, "where RabbitMQ is, with credentials", secret=True
+        "amqp://guest:guest@localhost:5672/%2F", types.broker_url, "where RabbitMQ is, with credentials", secret=True
+    )
+    console: str = setting(
+        "",
+        types.console_url,
+        "RabbitMQ's console, which the web page leads to and asks; empty: port 15672 of its host, not asked",
+        secret=True,
     )
 
 
@@ -209,6 +277,34 @@ class Jobs:
         4 << 30,
         types.size(0, 64 * types.TB),
         "caches of libraries last from run to run up to this size, checked at a node's start; 0: never (bytes)",
+    )
+    preload: tuple[str, ...] = setting(
+        (),
+        types.modules,
+        "modules that all runs find loaded, with commas between them; auto: those that scripts import which run often",
+    )
+    preload_zygotes: int = setting(
+        4, types.integer(0, 32), "most processes that have modules loaded ahead; 0: none, whatever scripts ask for"
+    )
+    preload_memory: int = setting(
+        1 << 30, types.size(1 << 20, 64 * types.TB), "most memory that these hold together (bytes)"
+    )
+    fence: str = setting(
+        "auto",
+        types.choice("auto", "required", "off"),
+        "whether runs are kept from the node's files, its processes and each other's: as far as can be, always, not",
+    )
+    user: str = setting("", types.text, "user that runs have, by name or number; empty: the node's own")
+    network: bool = setting(True, types.flag, "whether runs have the machine's network; else they have loopback alone")
+    tmp: str = setting(
+        "shared", types.choice("shared", "private"), "/tmp of runs: that of the machine, or one for each run"
+    )
+    cgroups: str = setting(
+        "auto", types.choice("auto", "off"), "whether each run is in a cgroup, where systemd delegates them"
+    )
+    pids: int = setting(4096, types.integer(16, 1 << 22), "most processes and threads of a run that is in a cgroup")
+    scratch: int = setting(
+        0, types.size(0, 64 * types.TB), "most that a run may have in its scratch directory; 0: no limit (bytes)"
     )
     data_wait: float = setting(
         10.0,
@@ -264,13 +360,23 @@ class Extensions:
 
 @dataclass(frozen=True)
 class Backup:
-    """Automatic backups. The first Pulzar's configuration has these; nothing uses them yet."""
+    """Backups of all nodes and of the ledger. The first Pulzar's file has the first five."""
 
-    active: bool = setting(False, types.flag, "kept for the first Pulzar's file; not used yet")
-    type: str = setting("", types.text, "the same: kind of backup")
-    address: str = setting("", types.text, "the same: where backups go")
-    user: str = setting("", types.text, "the same: user there")
-    psw: str = setting("", types.text, "the same: password there", secret=True)
+    active: bool = setting(False, types.flag, "whether backups are made at their time, by themselves")
+    type: str = setting(
+        "",
+        types.choice_or_none("directory", "sftp", "s3", "restic", "rclone"),
+        "kind of target: directory, sftp, s3, restic or rclone",
+    )
+    address: str = setting("", types.text, "where backups go: a path, sftp://host/path, https://host/bucket, …")
+    user: str = setting("", types.text, "user there")
+    psw: str = setting("", types.text, "password there", secret=True)
+    at: str = setting("02:30", timetable.parse, "when they are made, in the master's time: 02:30, or 30 2 * * *")
+    keep: str = setting("7 daily, 4 weekly, 6 monthly", keep_rule.text, "backups that are kept of each node")
+    verify: float = setting(
+        5.0, types.seconds(0, 100), "of the newest backup so much is read back each week; 0: nothing (percent)"
+    )
+    bandwidth: int = setting(0, types.size(0, types.TB), "most that one backup sends; 0: no limit (bytes per second)")
 
 
 @dataclass(frozen=True)
@@ -280,6 +386,7 @@ class Settings:
     server: Server = Server()
     volume: Volume = Volume()
     general: General = General()
+    security: Security = Security()
     broker: Broker = Broker()
     jobs: Jobs = Jobs()
     extensions: Extensions = Extensions()
@@ -290,7 +397,7 @@ class Settings:
 
         Raises `SettingsError` when it listens on every address and no other one is advertised.
         """
-        if not section.advertise and is_every(section.host):
+        if not section.advertise and types.is_every(section.host):
             name = type(section).__name__.lower()
             raise SettingsError(
                 f"[{name}] host = {section.host!r} is every address of this machine, and nobody reaches it at that:"
@@ -299,17 +406,77 @@ class Settings:
             )
         return section.advertise or joined(section.host, section.port)
 
+    def url(self, section: Server | Volume) -> str:
+        """`http://host:port`, or with https, that others reach the master or the node at. Raises `SettingsError`."""
+        return f"{self.scheme(section)}://{self.address(section)}"
+
+    def scheme(self, section: Server | Volume) -> str:
+        """How the master or the node is reached: `https` or `http`."""
+        return "https" if section.cert or (isinstance(section, Server) and section.tls) else "http"
+
+    def names(self, section: Server | Volume) -> set[str]:
+        """The names that clients know the master or the node by; they may have a port."""
+        return {section.host, section.advertise, socket.gethostname(), *self.server.hosts} - {""}
+
+    def require_secret(self, *sections: Server | Volume) -> None:
+        """Raise `SettingsError` when one is reached from other machines and nothing random signs addresses."""
+        if self.general.secret:
+            return
+        for section in sections:
+            name = type(section).__name__.lower()
+            for key, given in (("host", section.host), ("advertise", _host_of(section.advertise))):
+                if not (types.is_loopback(given) or (key == "advertise" and not given)):
+                    raise SettingsError(
+                        f"[{name}] {key} = {getattr(section, key)!r} is more than this machine, and then [general] "
+                        "secret (PULZAR_GENERAL_SECRET) is needed: the same random text for master and nodes, like "
+                        "that of openssl rand -hex 24. What was used without one comes from [broker] url"
+                    )
+
+    @property
+    def open_reads(self) -> bool:
+        """Whether a node answers a GET that is not signed. Where tokens decide, it does not: it knows no token."""
+        return self.volume.open_reads and not self.security.tokens
+
     def secret(self) -> bytes:
-        """The key that URLs are signed with, 32 bytes."""
-        secret = self.general.secret
-        if not secret:
+        """The key that URLs are signed with, 32 bytes. Raises `SettingsError`."""
+        return self.secrets()[0]
+
+    def secrets(self) -> tuple[bytes, ...]:
+        """The keys that signed URLs are verified with; the first one signs. Raises `SettingsError`."""
+        texts = self.secret_texts()
+        if not texts:
             parts = urlsplit(self.broker.url)
-            secret = f"{parts.username}:{parts.password}"
-        return hashlib.sha256(b"pulzar url signature\0" + secret.encode()).digest()
+            texts = [f"{parts.username}:{parts.password}"]
+        return tuple(hashlib.sha256(b"pulzar url signature\0" + text.encode()).digest() for text in texts)
+
+    def secret_texts(self) -> list[str]:
+        """The secrets as they were given, those of a file included. Raises `SettingsError`."""
+        given = self.general.secret
+        texts = _secret_lines(Path(given.removeprefix(_FILE))) if given.startswith(_FILE) else given.split(",")
+        return [text.strip() for text in texts if text.strip()]
 
 
-SECTIONS: dict[str, type[Server | Volume | General | Broker | Jobs | Extensions | Backup]] = {
-    section.__name__.lower(): section for section in (Server, Volume, General, Broker, Jobs, Extensions, Backup)
+def _host_of(address: str) -> str:
+    return urlsplit(f"//{address}").hostname or ""
+
+
+def _secret_lines(path: Path) -> list[str]:
+    """The secrets in a file, one a line; raises `SettingsError`."""
+    try:
+        mode, text = path.stat().st_mode, path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"[general] secret: {path} can't be read: {error}") from error
+    if mode & 0o007:
+        raise SettingsError(f"[general] secret: others may use {path}; chmod 600 it, or 640 for a group")
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if not lines:
+        raise SettingsError(f"[general] secret: {path} has no secret; write one into it, like openssl rand -hex 24")
+    return lines
+
+
+SECTIONS: dict[str, type[Server | Volume | General | Security | Broker | Jobs | Extensions | Backup]] = {
+    section.__name__.lower(): section
+    for section in (Server, Volume, General, Security, Broker, Jobs, Extensions, Backup)
 }
 TABLE = tuple(
     Setting(section, one.name, one.default, **one.metadata) for section, cls in SECTIONS.items() for one in fields(cls)
@@ -328,13 +495,27 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> S
         given[row.section][row.key] = row.read(raw, f"{path}: {name}")
     variables = {one.variable: one for one in TABLE}
     for name, raw in environ.items():
-        if not name.startswith("PULZAR_") or name == CONFIG_VARIABLE:
+        if not name.startswith("PULZAR_") or name in _OTHERS:
             continue
         if name not in variables:
             raise SettingsError(f"{name} in the environment is no setting{_nearest(name, variables)}")
         row = variables[name]
         given[row.section][row.key] = row.read(raw, name)
-    return Settings(**{section: SECTIONS[section](**values) for section, values in given.items()})  # type: ignore[arg-type]
+    loaded = Settings(**{section: SECTIONS[section](**values) for section, values in given.items()})  # type: ignore[arg-type]
+    if loaded.backup.active and not (loaded.backup.type and loaded.backup.address):
+        raise SettingsError("[backup] active is set: give [backup] type and address, too, or set active = False")
+    return loaded
+
+
+def origins(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Where settings come from that are not the default: the variable, or the file, by the name of the setting.
+
+    The same sources as `load` has, which says what is wrong with them. Raises `SettingsError` for a file that can't
+    be read.
+    """
+    path = path or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
+    found = dict.fromkeys(_read(path) if path else {}, str(path))
+    return found | {one.name: one.variable for one in TABLE if one.variable in environ}
 
 
 def _read(path: Path) -> dict[str, str]:
@@ -352,17 +533,11 @@ def _nearest(name: str, names: Mapping[str, Setting]) -> str:
     return f"; {near[0]}?" if near else ""
 
 
-def is_every(host: str) -> bool:
-    """Whether a process that listens on `host` listens on every address of its machine, like 0.0.0.0 and ::."""
-    for parse in (socket.inet_aton, lambda text: socket.inet_pton(socket.AF_INET6, text)):
-        with suppress(OSError):  # it is a name, or an address of the other kind
-            return not any(parse(host))
-    return not host
-
-
 def reachable(host: str) -> str:
     """An address to connect to, on the same machine, of a process that listens on `host`."""
-    return ("::1" if ":" in host else "127.0.0.1") if is_every(host) else host
+    if not types.is_every(host):
+        return host
+    return "::1" if ":" in host and "." not in host else "127.0.0.1"
 
 
 def joined(host: str, port: int) -> str:

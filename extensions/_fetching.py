@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -13,6 +12,7 @@ from types import TracebackType
 from typing import BinaryIO
 from urllib.parse import quote, urljoin, urlsplit
 
+from broker import tls
 from extensions._errors import Refused
 from extensions._parameters import shown
 from extensions._reach import Reach
@@ -95,11 +95,14 @@ class _Plain(http.client.HTTPConnection):
 
 
 class _Secure(_Plain):
+    """One with TLS. `ca` is a file of certificates to trust, besides those of the system."""
+
     default_port = _PORTS["https"]
+    ca = ""
 
     def connect(self) -> None:
         super().connect()
-        context = ssl.create_default_context()
+        context = tls.trust(self.ca)
         sock = context.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
         self.sock = self._deadline.watched(sock)
         sock.do_handshake()
@@ -127,7 +130,12 @@ def _get(url: str, file: BinaryIO, deadline: Deadline, most: int, reach: Reach) 
     connection, target = _connection(url, deadline, reach)
     with closing(connection):
         try:
-            connection.request("GET", target, headers={"Accept": "image/*,*/*;q=0.5", "Connection": "close"})
+            connection.connect()
+            headers = {"Accept": "image/*,*/*;q=0.5", "Connection": "close"}
+            address, port = connection.sock.getpeername()[:2]
+            if token := reach.token_for(address, port, target):
+                headers["Authorization"] = f"Bearer {token}"
+            connection.request("GET", target, headers=headers)
             # An open response would keep the connection open.
             with connection.getresponse() as response:
                 if response.status in _REDIRECTS and (location := response.getheader("Location")):
@@ -171,6 +179,9 @@ def _connection(url: str, deadline: Deadline, reach: Reach) -> tuple[_Plain, str
             raise Refused(400, f"image_url leads to {shown(url)}; an address with http:// or https:// is needed")
         kind = _Secure if scheme == "https" else _Plain
         name, at = host.encode("idna").decode("ascii"), port or _PORTS[scheme]
-        return kind(name, at, deadline, lambda: reach.addresses(url, name, at, target)), target
+        connection = kind(name, at, deadline, lambda: reach.addresses(url, name, at, target))
+        if isinstance(connection, _Secure):
+            connection.ca = reach.ca
+        return connection, target
     except (ValueError, http.client.InvalidURL) as error:  # the latter for a blank or control character in the host
         raise Refused(400, f"image_url leads to {shown(url)}, which is no address: {error}") from error

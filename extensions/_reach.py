@@ -37,15 +37,28 @@ class Place(NamedTuple):
 class Reach:
     """The addresses that may be connected to."""
 
-    def __init__(self, master: str, listen: str, listed: str, nodes: Callable[[], Iterable[str]]) -> None:
-        """`master`: `host:port` where clients reach the master; `listen`: `host:port` where it listens.
+    def __init__(self, master: str, listen: str, listed: str, nodes: Callable[[], Iterable[str]], ca: str = "") -> None:
+        """`master`: its URL for clients, without a path; `listen`: `host:port` where it listens.
 
         `listed`: `host` or `host:port`, with commas between them; `*` is everything. `nodes`: gives URLs of all nodes.
+        `ca`: a file of certificates to trust, besides those of the system.
         """
-        self._master = Place.of(master)
+        self._master = _place_of_url(master)
+        self._keys = f"{master}{_KEYS}…"
+        self.ca = ca
         self._listen = Place.of(listen)
         self._listed = [Place.of(one) for one in listed.split(",") if one.strip()]
         self._nodes = nodes
+        self.token = ""  # of who called the extension; for the master alone
+
+    def token_for(self, address: str, port: int, path: str) -> str:
+        """The token to send over a connection to an address, for a path: only the master gets it, and only for keys.
+
+        A name is no proof: its owner says where it leads.
+        """
+        if not self.token or not path.startswith(_KEYS):
+            return ""
+        return self.token if _plain(address) in {_plain(one) for one in self._of_master(port)} else ""
 
     def addresses(self, url: str, host: str, port: int, path: str) -> list[str]:
         """The addresses of a host that may be connected to for a path at a port.
@@ -63,9 +76,8 @@ class Reach:
             allowed = {_plain(address) for address in self._allowed(port, path)}
             found = [address for address in found if _plain(address) in allowed]
         if not found:
-            keys = f"http://{self._master.host}:{self._master.port}{_KEYS}…"
-            reason = f"image_url leads to {shown(url)}, which is no key of this cluster"
-            raise Refused(400, f"{reason}; only those are fetched ({keys}), unless [extensions] fetch lists the host")
+            reason = f"image_url leads to {shown(url)}, which is no key of this cluster; only those are fetched"
+            raise Refused(400, f"{reason} ({self._keys}), unless [extensions] fetch lists the host")
         return found
 
     def _allowed(self, port: int, path: str) -> Iterator[str]:
@@ -74,9 +86,15 @@ class Reach:
                 yield from _known(place.host, port)
         if not path.startswith(_KEYS):
             return
-        for place in (self._master, *map(_place_of_url, self._nodes())):
+        for place in map(_place_of_url, self._nodes()):
             if place.port == port:
                 yield from _known(place.host, port)
+        yield from self._of_master(port)
+
+    def _of_master(self, port: int) -> Iterator[str]:
+        """The addresses of the master at a port."""
+        if self._master.port == port:
+            yield from _known(self._master.host, port)
         if self._listen.port == port:
             if self._listen.host in _EVERY_ADDRESS:
                 for of_interface in psutil.net_if_addrs().values():

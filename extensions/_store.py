@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple, Protocol
 
 from broker import keys
 from broker.clock import now_ms
 from broker.http import content_types, request_fields
+from extensions._errors import Refused
 from jobs.client import Client
 
 _BATCH = 1000  # entries read at once; a longer read would keep pages of the index from being used again
@@ -32,7 +33,7 @@ class Entry(NamedTuple):
     expires: float | None  # seconds since the epoch; None: never
     digest: bytes  # SHA-256 of the value
     packed_type: str  # Content-Type and Content-Encoding as `broker.http.content_types.pack` made it
-    master: str  # host:port
+    master: str  # its URL, without a path
 
     @property
     def etag(self) -> str:
@@ -52,24 +53,38 @@ class Entry(NamedTuple):
     @property
     def url(self) -> str:
         """The URL of the value at the master, which redirects to its node."""
-        return f"http://{self.master}/get_key/{request_fields.quote_key(self.key)}"
+        return f"{self.master}/get_key/{request_fields.quote_key(self.key)}"
 
 
 class Store:
     """The keys and the jobs of the cluster. Methods raise `StoreError` when something goes wrong."""
 
-    def __init__(self, index: KeyIndex, master: str) -> None:
-        """`master` is its `host:port`."""
+    def __init__(self, index: KeyIndex, master: str, ca: str = "") -> None:
+        """`master` is its URL, without a path; `ca` a file of certificates to trust."""
         self._index = index
         self._master = master
-        self._client = Client(master)
+        self._ca = ca
+        self.act_for("", "", None)
+
+    def act_for(self, name: str, token: str, reads: Sequence[str] | None) -> None:
+        """Act with the rights of the token `name` from now on; the process calls this at each request.
+
+        `token` goes with requests. `reads`: beginnings of the keys that may be read; None: all of them.
+        """
+        self._name = name
+        self._client = Client(self._master, token=token, ca=self._ca)
+        self._reads = None if reads is None else tuple(reads)
 
     def keys(self, prefix: str = "", after: str = "", limit: int | None = None) -> Iterator[Entry]:
         """The keys that start with `prefix` and are greater than `after`, in order, at most `limit` of them.
 
         A leading slash is ignored. Keys are read while they are asked for. Keys whose lifetime is over are left out.
+        Raises `Refused` when the caller may not read all keys with the prefix.
         """
-        entries = self._entries(keys.beginning(prefix), keys.beginning(after))
+        prefix = keys.beginning(prefix)
+        if self._reads is not None and not prefix.startswith(self._reads):
+            raise Refused(403, f"the token {self._name} lacks the right read:{prefix[:400]}")
+        entries = self._entries(prefix, keys.beginning(after))
         return entries if limit is None else itertools.islice(entries, limit)
 
     def _entries(self, prefix: str, after: str) -> Iterator[Entry]:

@@ -29,7 +29,7 @@ def main() -> int:
     run.add_argument("arguments", nargs="?", default="{}", help="a JSON object", metavar="JSON")
     run.add_argument("--data", type=Path, help="a file that stands for the value of pulzar_data", metavar="FILE")
     run.add_argument("--master", default="", help="the store for keys, host:port", metavar="URL")
-    run.add_argument("argv", nargs="*", help="for sys.argv of the script, behind --", metavar="-- WORD")
+    run.add_argument("argv", nargs="*", default=[], help="for sys.argv of the script, behind --", metavar="-- WORD")
     run.add_argument("--secrets", default="", help="a file of secrets, as a node has it", metavar="FILE")
     listing = commands.add_parser("list", help="list the scripts")
     for command in (run, listing):
@@ -52,7 +52,10 @@ def main() -> int:
         secrets = SecretFile(options.secrets).of(script.folder) if options.secrets else None
     except (BadScript, BadSecrets) as error:
         parser.error(str(error))
-    for text in _odd(script, [*arguments, *(["pulzar_data"] if options.data else [])]):
+    verdict = _verdict(script)
+    if verdict and verdict.kind == "helper":
+        parser.error(f"{script.path} is no job; it is {verdict.error}")
+    for text in _odd(verdict, [*arguments, *(["pulzar_data"] if options.data else [])]):
         print(f"warning: {text}", file=sys.stderr)
     if options.master:
         os.environ["PULZAR_MASTER"] = options.master
@@ -91,11 +94,15 @@ def _check(value: object, deep: int) -> None:
         raise ValueError(f"the arguments have half of a character: {value[:20]!r}")
 
 
-def _odd(script: scripts.Script, given: list[str]) -> list[str]:
-    """Warnings about the arguments with these names, compared with those that the script declares."""
+def _verdict(script: scripts.Script) -> reading.Verdict | None:
+    """What the script is; None when it is not among those of its folder."""
     found = scripts.walk(Path(script.directory), _complain)
     texts = {each.name: reading.look(each.path, file) for each, file in found if each.folder == script.folder}
-    verdict = reading.judge(script.folder, texts).get(script.name)
+    return reading.judge(script.folder, texts).get(script.name)
+
+
+def _odd(verdict: reading.Verdict | None, given: list[str]) -> list[str]:
+    """Warnings about the arguments with these names, compared with those that the script declares."""
     told = [docstrings.read(text)["arguments"] for text in verdict.docstrings] if verdict else []
     return docstrings.compare(next(filter(None, told), ""), given)
 

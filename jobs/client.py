@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import itertools
 import json
 import os
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -15,6 +17,8 @@ from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 from jobs.errors import KeyExists, KeyMissing, StoreError
 
+TOKEN_VARIABLE = "PULZAR_TOKEN"
+CA_VARIABLE = "PULZAR_SECURITY_CA"  # a file of certificates to trust, besides those of the system
 TIMEOUT_SECS = 60.0  # without a byte sent or received
 PATIENCE_SECS = 30.0  # with a master that is away or answers 503
 _PAUSES_SECS = (0.1, 0.3, 1.0, 2.0)  # between two tries; the last one again and again
@@ -29,12 +33,20 @@ Body = bytes | BinaryIO | None
 
 
 class Client:
-    """The keys of one cluster. `master` is its `host:port` or `http://host:port`."""
+    """The keys of one cluster. `master` is its `host:port`, or its URL: `https://host:port`."""
 
-    def __init__(self, master: str, patience: float = PATIENCE_SECS) -> None:
-        """`patience`: seconds for which a master that is away or answers 503 is asked again."""
+    def __init__(
+        self, master: str, patience: float = PATIENCE_SECS, token: str | None = None, ca: str | None = None
+    ) -> None:
+        """`patience`: seconds for which a master that is away or answers 503 is asked again.
+
+        `token` goes to the master alone; None: the one in PULZAR_TOKEN in the environment, if there is one. `ca`: a
+        PEM file of certificates to trust, besides those of the system; None: the one in PULZAR_SECURITY_CA.
+        """
         self.master = master if "://" in master else f"http://{master}"
         self._patience = patience
+        self._token = os.environ.get(TOKEN_VARIABLE, "") if token is None else token
+        self._ca = os.environ.get(CA_VARIABLE, "") if ca is None else ca
 
     def store(
         self, value: bytes | str | os.PathLike[str], key: str, ttl: str | None = None, overwrite: bool = False
@@ -87,6 +99,22 @@ class Client:
         """Delete a key; raises `KeyMissing` or `StoreError`."""
         self._json("DELETE", self._url("delete_key", key), again=False)
 
+    def copy(self, key: str, to: str, ttl: str | None = None, overwrite: bool = False) -> str:
+        """Store the value of a key under the key `to` as well; its URL. It does not come over the network.
+
+        Its lifetime is that of the old one, or `ttl`. Raises `KeyMissing`, `KeyExists` or `StoreError`.
+        """
+        return self._transfer("copy", key, to, ttl, overwrite)
+
+    def move(self, key: str, to: str, ttl: str | None = None, overwrite: bool = False) -> str:
+        """As `copy`, and the old key is deleted."""
+        return self._transfer("move", key, to, ttl, overwrite)
+
+    def _transfer(self, route: str, key: str, to: str, ttl: str | None, overwrite: bool) -> str:
+        parameters = {"to": to} | ({"ttl": ttl} if ttl else {}) | ({"overwrite": "1"} if overwrite else {})
+        # No second try when it is unknown what became of the first one: it would find one key taken, or the other gone.
+        return str(self._json("POST", self._url(route, key, parameters), b"", again=False)["url"])
+
     def launch(
         self, script: str, arguments: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
     ) -> int:
@@ -127,6 +155,10 @@ class Client:
                 raise _refusal(method, url, response)
             yield response
 
+    def _token_for(self, url: str) -> str:
+        """The token for an address: none for one at a node, which is signed."""
+        return self._token if url.startswith(f"{self.master}/") else ""
+
     def _try(
         self, method: str, url: str, body: Body, size: int, again: bool
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
@@ -136,7 +168,7 @@ class Client:
             pause = next(pauses)
             last = time.monotonic() + pause > until
             try:
-                connection, response = follow(method, url, body, size)
+                connection, response = follow(method, url, body, size, token=self._token_for(url), ca=self._ca)
             except (OSError, http.client.HTTPException) as error:
                 if last or not (again or isinstance(error, ConnectionRefusedError)):
                     raise StoreError(0, f"{method} {_shown(url)}: {error or type(error).__name__}") from error
@@ -158,17 +190,29 @@ def _encode(body: dict[str, Any], notes: list[str]) -> bytes:
 
 
 def follow(
-    method: str, url: str, body: Body = None, size: int = 0, *, timeout: float = TIMEOUT_SECS
+    method: str,
+    url: str,
+    body: Body = None,
+    size: int = 0,
+    *,
+    timeout: float = TIMEOUT_SECS,
+    token: str = "",
+    ca: str = "",
 ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
     """The response at the end of all redirects, and the connection to read it from, which the caller closes.
 
-    `size` is that of the body in bytes, `timeout` seconds without a byte. Raises `OSError` or `HTTPException`.
+    `size` is that of the body in bytes, `timeout` seconds without a byte. `token` goes to the first host alone. `ca` is
+    a file of certificates to trust. Raises `OSError` or `HTTPException`.
     """
+    first = urlsplit(url).netloc
     for _ in range(_MOST_REDIRECTS):
         parts = urlsplit(url)
-        connection = http.client.HTTPConnection(parts.netloc, timeout=timeout, blocksize=_CHUNK_BYTES)
+        connection = _connection(parts.scheme, parts.netloc, timeout, ca)
         try:
-            response = _ask(connection, method, parts.path + (f"?{parts.query}" if parts.query else ""), body, size)
+            headers = {"Authorization": f"Bearer {token}"} if token and parts.netloc == first else {}
+            if body is not None:
+                headers["Content-Length"] = str(size)
+            response = _ask(connection, method, parts.path + (f"?{parts.query}" if parts.query else ""), body, headers)
         except BaseException:
             connection.close()
             raise
@@ -180,10 +224,27 @@ def follow(
     raise http.client.HTTPException("too many redirects")
 
 
+def _connection(scheme: str, netloc: str, timeout: float, ca: str) -> http.client.HTTPConnection:
+    if scheme == "https":
+        trusted = _trust(ca)
+        return http.client.HTTPSConnection(netloc, timeout=timeout, blocksize=_CHUNK_BYTES, context=trusted)
+    if scheme != "http":
+        raise http.client.InvalidURL(f"an address with http:// or https:// is needed, not {scheme[:20]!r}")
+    return http.client.HTTPConnection(netloc, timeout=timeout, blocksize=_CHUNK_BYTES)
+
+
+@functools.cache
+def _trust(ca: str) -> ssl.SSLContext:
+    """What verifies servers: the system's authorities, and those in the file `ca`; raises `OSError`."""
+    trusted = ssl.create_default_context()
+    if ca:
+        trusted.load_verify_locations(ca)
+    return trusted
+
+
 def _ask(
-    connection: http.client.HTTPConnection, method: str, target: str, body: Body, size: int
+    connection: http.client.HTTPConnection, method: str, target: str, body: Body, headers: Mapping[str, str]
 ) -> http.client.HTTPResponse:
-    headers = {} if body is None else {"Content-Length": str(size)}
     if body is not None and not isinstance(body, bytes):
         body.seek(0)
     try:

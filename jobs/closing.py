@@ -8,8 +8,10 @@ import gc
 import itertools
 import sys
 import threading
+from contextlib import suppress
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any
 
 from jobs import channel
 from jobs.scripts import Script
@@ -25,10 +27,32 @@ def finish(script: Script | None, before: int) -> None:
     """
     threading._shutdown()  # type: ignore[attr-defined] # waits for threads
     atexit._run_exitfuncs()
+    _end_logging()
     if script:
         _forget(script, before)
     channel.flush()
     _flush_programs_streams(None)  # those of C, which libraries print to
+
+
+def _end_logging() -> None:
+    """Flush and close the handlers of `logging`, if the script has made any beside the one that is always there."""
+    logging = sys.modules.get("logging")
+    if logging and len(logging._handlerList) > 1:
+        logging.shutdown()
+
+
+def finish_run(module: ModuleType | None) -> None:
+    """End a run of a process that is used again: drop the objects of its script's module, flush the streams."""
+    if module:
+        _drop([module.__dict__])
+    else:
+        gc.collect()
+    logging = sys.modules.get("logging")
+    for reference in list(logging._handlerList) if logging else ():
+        with suppress(Exception):  # the script's own class may raise anything
+            reference().flush()  # one that collects records would write them into the log of another run
+    channel.flush()
+    _flush_programs_streams(None)
 
 
 def _forget(script: Script, before: int) -> None:
@@ -46,6 +70,11 @@ def _forget(script: Script, before: int) -> None:
         file = getattr(module, "__file__", None)
         if isinstance(file, str) and file.startswith(script.directory + "/") and name.partition(".")[0] != __package__:
             modules.append(module.__dict__)
+    _drop(modules)
+
+
+def _drop(modules: list[dict[str, Any]]) -> None:
+    """Empty the dicts of modules."""
     objects, classes = [], []
     for names in modules:
         for name, value in reversed(list(names.items())):

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from functools import lru_cache
 from typing import Any
 
-FIELDS = ("description", "arguments", "category", "author")
+FIELDS = ("description", "arguments", "category", "author", "preload")
 MOST_CHARACTERS = 4_000  # of a field
 RESERVED = ("scheduled", "pulzar_data", "pulzar_options")  # among the arguments of a launch
 
@@ -37,6 +37,9 @@ _TYPES = {
     "json": "json",
 }
 _WORD = re.compile(r"([A-Za-z]+)(?:\[[^\]]*\])?")
+# What a form has a field of its own for. They also begin sentences, so alone or before a mark they are types.
+_FIELD_TYPES = ("date", "datetime", "file", "key", "password")
+_MARK = re.compile(r"\s*(?:$|[:,;=-])")
 
 
 def read(docstring: str) -> dict[str, str]:
@@ -59,7 +62,7 @@ def parse_arguments(text: str) -> list[dict[str, Any]] | None:
     """The declared arguments with their types, for forms. None when they are no JSON object.
 
     An argument is declared by its type (`"int"`), a type and words (`"int: how many"`), a list of choices, its default,
-    or an object with `type`, `default`, `help`, `choices`.
+    or an object with `type`, `default`, `help`, `choices`. Of a type like `date` its value is a text.
     """
     empty: dict[str, Any] = {"type": "", "default": None, "help": "", "choices": []}
     try:
@@ -82,9 +85,7 @@ def compare(text: str, given: Collection[str]) -> list[str]:
     if declared is None:
         return []
     odd = [
-        f"the argument {name} is missing; the script declares it as {word}"
-        for name, word in declared.items()
-        if word and name not in given
+        f"the argument {name} is missing; the script declares it as {declared[name]}" for name in missing(text, given)
     ]
     for name in given:
         if name not in declared and name not in RESERVED:
@@ -93,6 +94,11 @@ def compare(text: str, given: Collection[str]) -> list[str]:
             odd.append(f"the script declares no argument {name[:_SHOWN_CHARACTERS]}{there}")
     more = len(odd) - _MOST_ODD
     return [*odd[:_MOST_ODD], *([f"and {more} more"] if more > 0 else [])]
+
+
+def missing(text: str, given: Collection[str]) -> list[str]:
+    """The declared arguments that are not among the names `given`, and may not be left out; see `compare`."""
+    return [name for name, word in (_declared(text) or {}).items() if word and name not in given]
 
 
 @lru_cache(maxsize=1024)
@@ -154,6 +160,8 @@ def _argument(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         word = _WORD.match(value)
         kind = _TYPES.get(word[1].lower(), "") if word else ""
+        if word and word[1].lower() in _FIELD_TYPES and _MARK.match(value, word.end()):
+            kind = word[1].lower()
         if word and kind:
             return {"type": kind, "help": value[word.end() :].lstrip(" :,;-=").strip()}
         return {"help": value}
@@ -161,6 +169,7 @@ def _argument(value: Any) -> dict[str, Any]:
 
 
 def _type(word: str) -> str:
+    word = word.lower() if word.lower() in _FIELD_TYPES else word
     return _TYPES.get(word.lower(), word)
 
 

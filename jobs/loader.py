@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from jobs import context
 from jobs.errors import BadScript, NoSuchScript
 from jobs.job import Job
-from jobs.scripts import Script, class_names, job_class, many_jobs
+from jobs.scripts import FIRST_LINES, Script, class_names, job_class, many_jobs, reuse
 from jobs.surroundings import PACKAGE
 
 _EXTENSIONS = (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES)
@@ -30,13 +30,17 @@ _COMPILED = (importlib.machinery.SourcelessFileLoader, importlib.machinery.BYTEC
 _FRESH_NS = 100_000_000  # a file written so lately may be written again without a new modification time
 
 
+Stamp = tuple[int, int, int, int]
+
+
 class Source(NamedTuple):
     """A compiled script."""
 
-    stamp: tuple[int, int, int, int]
+    stamp: Stamp
     code: CodeType
     class_name: str  # "": a plain script
     spec: ModuleSpec  # of it as a script
+    reuse: int = 0  # how many of its runs may follow each other in one process; 0: one
 
 
 class Sources:
@@ -44,12 +48,22 @@ class Sources:
 
     def __init__(self) -> None:
         self._kept: dict[str, Source] = {}
+        self.used: dict[str, Stamp] = {}  # the states of all files that this process has loaded
+
+    def known(self, file: str) -> Source | None:
+        """A file as it was compiled here, None when it was not, or has changed since."""
+        kept = self._kept.get(file)
+        try:
+            return kept if kept and kept.stamp == stamp_of(file) else None
+        except OSError:  # it is gone
+            return None
 
     def get(self, file: str, quiet: bool = False) -> Source:
         """Compile a file. `quiet` hides warnings. Raises what reading and compiling raise."""
         status = os.stat(file)
         kept = self._kept.get(file)
         stamp = _stamp(status)
+        self.used[file] = stamp
         if kept and kept.stamp == stamp:
             return kept
         with open(file, "rb") as text:
@@ -59,7 +73,9 @@ class Sources:
             tree = ast.parse(content, file)
             code = compile(tree, file, "exec", dont_inherit=True)
         found = job_class(tree, os.path.basename(file).removesuffix(".py"))
-        source = Source(stamp, code, found.name if found else "", _spec(file))
+        again = reuse(tree, found, b"\n".join(content.split(b"\n", FIRST_LINES)[:FIRST_LINES]))
+        source = Source(stamp, code, found.name if found else "", _spec(file), again)
+        self.used[file] = stamp
         if time.time_ns() - stamp[0] > _FRESH_NS:
             self._kept[file] = source
         return source
@@ -74,7 +90,12 @@ def _spec(file: str) -> ModuleSpec:
     return spec
 
 
-def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
+def stamp_of(file: str) -> Stamp:
+    """The state of a file. Raises `OSError`."""
+    return _stamp(os.stat(file))
+
+
+def _stamp(status: os.stat_result) -> Stamp:
     return status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev
 
 
@@ -103,38 +124,78 @@ def _finders(directory: str, sources: Sources) -> Callable[[str], importlib.mach
     return finder
 
 
-def execute(script: Script, sources: Sources, argv: Sequence[str] = ()) -> Any:
-    """Run a script. The process must not be reused afterwards. Returns the result of `execute`, or None.
+class Program:
+    """A script in this process, which is run once, or again and again."""
 
-    `argv`: words for `sys.argv`, after the name of the script.
-    Raises `NoSuchScript`, `BadScript`, and whatever the script raises.
-    """
-    try:
-        source = sources.get(script.file)
-    except (FileNotFoundError, NotADirectoryError):
-        raise NoSuchScript(f"no such script: {script.path}") from None
-    module = _module(source)
-    above = ModuleType(PACKAGE)
-    above.__path__ = [script.directory]
-    sys.path_hooks.insert(0, _finders(script.directory, sources))
-    sys.path.insert(0, os.path.dirname(script.file))
-    sys.argv = [script.file, *argv]
-    sys.modules[PACKAGE] = above
-    sys.modules["__main__"] = sys.modules[module.__name__] = module
-    exec(source.code, module.__dict__)
-    found = getattr(module, source.class_name, None) if source.class_name else _job(module, script)
-    if found is None and not source.class_name:
+    def __init__(self, script: Script, sources: Sources) -> None:
+        self._script, self._sources = script, sources
+        self._job: type[Job] | None = None  # of a module that stays
+        self._module: ModuleType | None = None
+        self._is_prepared = False
+
+    def load(self, argv: Sequence[str] = ()) -> type[Job] | None:
+        """Run the text of the script, if it is to be run; its job, None for a script that has none.
+
+        `argv`: words for `sys.argv`, after the name of the script.
+        Raises `NoSuchScript`, `BadScript`, and whatever the script raises.
+        """
+        sys.argv = [self._script.file, *argv]
+        if self._job:
+            return self._job
+        script = self._script
+        try:
+            source = self._sources.get(script.file)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NoSuchScript(f"no such script: {script.path}") from None
+        module = self._module = _module(source)
+        if not self._is_prepared:
+            self._prepare()
+        sys.modules["__main__"] = sys.modules[module.__name__] = module
+        exec(source.code, module.__dict__)
+        found = getattr(module, source.class_name, None) if source.class_name else _job(module, script)
+        if found is None and not source.class_name:
+            return None
+        if not isinstance(found, type) or not issubclass(found, Job):
+            raise BadScript(f"the class {source.class_name} of {script.path} has not the base jobs.Job")
+        if _is_unable(found):
+            raise BadScript(f"the class {found.__name__} of {script.path} has no method execute")
+        self._job = found if source.class_name else None
+        return found
+
+    @property
+    def file(self) -> str:
+        """Its file."""
+        return self._script.file
+
+    @property
+    def passing(self) -> ModuleType | None:
+        """The script's module, when the next run makes another one; None when it stays."""
+        return None if self._job else self._module
+
+    def _prepare(self) -> None:
+        self._is_prepared = True
+        above = ModuleType(PACKAGE)
+        above.__path__ = [self._script.directory]
+        sys.path_hooks.insert(0, _finders(self._script.directory, self._sources))
+        sys.path.insert(0, os.path.dirname(self._script.file))
+        sys.modules[PACKAGE] = above
+
+
+def perform(job: type[Job] | None) -> Any:
+    """Execute a job; the result of `execute`, None without a job. Raises whatever the script raises."""
+    if job is None:
         return None
-    if not isinstance(found, type) or not issubclass(found, Job):
-        raise BadScript(f"the class {source.class_name} of {script.path} has not the base jobs.Job")
-    if _is_unable(found):
-        raise BadScript(f"the class {found.__name__} of {script.path} has no method execute")
-    returned = found().execute()
+    returned = job().execute()
     if isinstance(returned, CoroutineType):
         import asyncio  # takes its time, and few jobs need it
 
         returned = asyncio.run(returned)
     return returned
+
+
+def execute(script: Script, sources: Sources, argv: Sequence[str] = ()) -> Any:
+    """Run a script, once in this process. Returns the result of `execute`, or None. Raises as `Program.load` does."""
+    return perform(Program(script, sources).load(argv))
 
 
 def _is_unable(job: type[Job]) -> bool:

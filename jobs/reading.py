@@ -15,13 +15,12 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from jobs.scripts import class_names, execute_method, job_class, lost_link, many_jobs
+from jobs.scripts import FIRST_LINES, class_names, execute_method, job_class, lost_link, many_jobs
 from jobs.surroundings import PACKAGE
 
 MOST_BYTES = 4 << 20  # of a script; a larger one is listed as unreadable
 
 _HELPER = re.compile(rb"#\s*pulzar:\s*helper\b")
-_FIRST_LINES = 5
 _MOST_NAMED = 3  # modules that import a helper
 _OURS = ("jobs", PACKAGE)
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -48,6 +47,7 @@ class Text(NamedTuple):
     called: frozenset[str] = frozenset()  # names
     beside: frozenset[str] = frozenset()  # modules that it imports relatively
     by_name: frozenset[str] = frozenset()  # and those by name
+    head: frozenset[str] = frozenset()  # its imports at the top: `module`, or `module:name` for a name of one
 
 
 class Verdict(NamedTuple):
@@ -56,6 +56,7 @@ class Verdict(NamedTuple):
     kind: str  # class, script or helper
     error: str  # what is wrong with it; of a helper, whose it is
     docstrings: tuple[str, ...]  # the first one that says something counts
+    head: frozenset[str] = frozenset()  # as in `Text`; of the helpers that it imports, too
 
 
 def look(path: str, file: os.DirEntry[str]) -> Text:
@@ -73,7 +74,7 @@ def look(path: str, file: os.DirEntry[str]) -> Text:
 
 def read(path: str, source: bytes) -> Text:
     """Read the script `folder/name` from its text. Never raises."""
-    helper = any(_HELPER.search(line) for line in source.split(b"\n", _FIRST_LINES)[:_FIRST_LINES])
+    helper = any(_HELPER.search(line) for line in source.split(b"\n", FIRST_LINES)[:FIRST_LINES])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is odd in a script, its own run tells
@@ -92,7 +93,22 @@ def judge(folder: str, texts: Mapping[str, Text]) -> dict[str, Verdict]:
         for other in (text.beside | text.by_name) & texts.keys() - {name}:
             if other in text.beside or not _is_elsewhere(other):
                 importers.setdefault(other, []).append(f"{folder}/{name}")
-    return {name: _verdict(f"{folder}/{name}", name, texts, importers.get(name, [])) for name in texts}
+    return {
+        name: _verdict(f"{folder}/{name}", name, texts, importers.get(name, []))._replace(head=_heads(name, texts))
+        for name in texts
+    }
+
+
+def _heads(name: str, texts: Mapping[str, Text]) -> frozenset[str]:
+    """The imports of a script and of the modules beside it that it imports."""
+    seen: set[str] = set()
+    waiting = {name}
+    while waiting:
+        text = texts[waiting.pop()]
+        near = (text.beside | text.by_name) & texts.keys()
+        waiting |= near - seen
+        seen |= near | {name}
+    return frozenset[str]().union(*(texts[each].head for each in seen | {name})) - seen
 
 
 def _verdict(path: str, name: str, texts: Mapping[str, Text], importers: list[str]) -> Verdict:
@@ -181,7 +197,17 @@ def _text(name: str, tree: ast.Module, helper: bool) -> Text:
         frozenset(_called(tree)),
         frozenset(beside),
         frozenset(by_name),
+        frozenset(_head(tree)),
     )
+
+
+def _head(tree: ast.Module) -> Iterator[str]:
+    """The imports at the top of a module, but for those beside it that are written relatively."""
+    for part in tree.body:
+        if isinstance(part, ast.Import):
+            yield from (alias.name for alias in part.names)
+        elif isinstance(part, ast.ImportFrom) and part.module and not part.level:
+            yield from (part.module if alias.name == "*" else f"{part.module}:{alias.name}" for alias in part.names)
 
 
 def _docstring(part: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> str:

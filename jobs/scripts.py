@@ -14,6 +14,9 @@ from typing import NamedTuple
 from jobs.errors import BadScript
 
 # Of a folder and of a script, wherever one is named. What begins with "_" is for the modules beside it.
+MOST_REUSE = 1_000_000
+_REUSE = re.compile(rb"#[ \t]*pulzar:[ \t]*reuse[ \t]*=[ \t]*([0-9]{1,7})\b")
+FIRST_LINES = 5  # where a line `# pulzar: …` may stand
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -118,6 +121,21 @@ def job_class(tree: ast.Module, name: str) -> ast.ClassDef | None:
             if "Job" in bases or execute_method(part):
                 found = part
     return found
+
+
+def reuse(tree: ast.Module, job: ast.ClassDef | None, first_lines: bytes) -> int:
+    """How many runs may follow each other in one process: the attribute `reuse` of the class, or a line of its own."""
+    found = _REUSE.search(first_lines)
+    count = int(found[1]) if found else 0
+    for part in job.body if job else ():
+        targets = (
+            part.targets if isinstance(part, ast.Assign) else [part.target] if isinstance(part, ast.AnnAssign) else []
+        )
+        if any(isinstance(target, ast.Name) and target.id == "reuse" for target in targets):
+            value = getattr(part, "value", None)
+            if isinstance(value, ast.Constant) and type(value.value) is int:
+                count = value.value
+    return count if 1 < count <= MOST_REUSE else 0
 
 
 def execute_method(part: ast.ClassDef) -> ast.FunctionDef | ast.AsyncFunctionDef | None:

@@ -12,11 +12,15 @@ says so. Workers call the controller, which alone writes index and ledger. Frame
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,19 +37,51 @@ log = logs.get(__name__)
 CALL_SECS = 10.0  # a worker waits for a reply
 _RETRY_SECS = 0.05
 _DONE = 200
+_LENGTH, _LONG_LENGTH = 4, 8  # bytes
+_READ_BYTES = 1 << 20
+
+
+# The fields of a `master.jobs.model.Rhythm`; those of cron may be left out.
+PackedRhythm = tuple[str, int, bool] | tuple[str, int, bool, str, str]
 
 
 class Launch(NamedTuple):
     """Launch or schedule a job. The reply is its id, and whether RabbitMQ has its message."""
 
     order: bytes  # see `broker.messages.jobs.write`
-    rhythm: tuple[str, int, bool] | None  # see `master.jobs.model.Rhythm`; None: now
+    rhythm: PackedRhythm | None  # None: now
+    by: str = ""  # name of the token that it was asked with, "" for none
+
+
+class LaunchMany(NamedTuple):
+    """Launch or schedule jobs together, each on its own. The reply has one of these for each, in their order:
+
+    `[200, id]`, RabbitMQ has its message or needs none; `[202, id]`, it is durable in the ledger; or the status of a
+    refusal and its message.
+    """
+
+    orders: list[tuple[bytes, PackedRhythm | None]]  # order and rhythm of each, as in `Launch`
+    by: str = ""
 
 
 class Cancel(NamedTuple):
     """Cancel a job or a schedule. The reply is a sentence that says what was done."""
 
     job: int
+
+
+class PauseSchedule(NamedTuple):
+    """Pause a schedule, or have it go on. The reply is a sentence that says what was done."""
+
+    schedule: int
+    pause: bool  # else resume
+
+
+class RunSchedule(NamedTuple):
+    """Launch an execution of a schedule now. The reply is that of `Launch`."""
+
+    schedule: int
+    unique: str  # token of this call: the same one again is the same job; "" for none
 
 
 class Restore(NamedTuple):
@@ -61,8 +97,24 @@ class Forget(NamedTuple):
     entries: bool  # whether those of the node leave the index
 
 
-Request = Launch | Cancel | Restore | Forget
-REQUESTS: dict[str, type[Request]] = {"launch": Launch, "cancel": Cancel, "restore": Restore, "forget": Forget}
+class MakeBackups(NamedTuple):
+    """Back up one member, or all of them one after the other. The reply is the names of those members."""
+
+    member: str | None  # a node, or the master; None: all
+    target: str  # "": the one in the settings
+
+
+Request = Launch | LaunchMany | Cancel | PauseSchedule | RunSchedule | Restore | Forget | MakeBackups
+REQUESTS: dict[str, type[Request]] = {
+    "launch": Launch,
+    "launch_many": LaunchMany,
+    "cancel": Cancel,
+    "pause": PauseSchedule,
+    "run": RunSchedule,
+    "restore": Restore,
+    "forget": Forget,
+    "backup": MakeBackups,
+}
 _NAMES = {kind: name for name, kind in REQUESTS.items()}
 
 
@@ -116,6 +168,49 @@ def _reply(connection: Connection, number: int, status: int, data: object) -> No
         connection.send_bytes(frame)
     except OSError as error:
         log.warning("a web worker is gone", error=error)
+
+
+class Frames:
+    """Reads frames of `multiprocessing.connection` without waiting: 4 bytes of length, or -1 and 8 bytes, and then all.
+
+    It has a descriptor of its own for the same socket.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=os.dup(fd))
+        self.fd = self._socket.fileno()
+        self._buffer = bytearray()
+
+    def read(self) -> list[bytes]:
+        """The frames that are whole by now. Raises `EOFError` when the other end is closed, `OSError`."""
+        try:
+            received = self._socket.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        if not received:
+            raise EOFError
+        buffer = self._buffer
+        buffer += received
+        found: list[bytes] = []
+        at = 0
+        while len(buffer) - at >= _LENGTH:
+            start = at + _LENGTH
+            length = int.from_bytes(buffer[at:start], "big", signed=True)
+            if length < 0:
+                if len(buffer) < start + _LONG_LENGTH:
+                    break
+                length = int.from_bytes(buffer[start : start + _LONG_LENGTH], "big")
+                start += _LONG_LENGTH
+            if len(buffer) < start + length:
+                break
+            at = start + length
+            found.append(bytes(buffer[start:at]))
+        del buffer[:at]
+        return found
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        self._socket.close()
 
 
 class ControllerServer:
@@ -184,7 +279,8 @@ class ControllerServer:
 class ControllerClient:
     """A worker's end; it connects again whenever the controller comes back.
 
-    `origin` names the worker. It calls `on_outcomes` with the outcomes of commands, on a thread of its own.
+    `origin` names the worker. It calls `on_outcomes` with the outcomes of commands, on a thread of its own or, when
+    `start` is given an event loop, there.
     """
 
     def __init__(self, path: Path, origin: str, on_outcomes: Callable[[Iterable[Outcome]], None]) -> None:
@@ -193,8 +289,13 @@ class ControllerClient:
         self._on_outcomes = on_outcomes
         self._connection: Connection | None = None
         self._numbers = itertools.count(1)
-        self._calls: dict[int, Future[Any]] = {}
-        threading.Thread(target=self._run, name="channel", daemon=True).start()
+        self._calls: dict[int, Future[Any] | asyncio.Future[Any]] = {}
+        self._sending = threading.Lock()
+        self._loop_thread = 0  # that of the event loop which reads
+
+    def start(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Connect, and keep connected."""
+        threading.Thread(target=self._run, args=(loop,), name="channel", daemon=True).start()
 
     @property
     def connected(self) -> bool:
@@ -204,6 +305,25 @@ class ControllerClient:
     def call(self, request: Request) -> Future[Any]:
         """Ask the controller to do something; the future has the reply, or a `Refused`. Raises `Unsendable`."""
         future: Future[Any] = Future()
+        self._send(request, future)
+        return future
+
+    async def ask(self, request: Request) -> Any:
+        """The reply to a request, on an event loop, which `call` would cost two wakes more. Raises as its future does.
+
+        `Unavailable` also when there is no reply in `CALL_SECS`.
+        """
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._send(request, future)
+        try:
+            async with asyncio.timeout(CALL_SECS):
+                return await future
+        except TimeoutError:
+            late = "the master's controller did not answer in time; look whether it was done"
+            raise Unavailable(late) from None
+
+    def _send(self, request: Request, future: Future[Any] | asyncio.Future[Any]) -> None:
+        """Send a request, whose reply goes to the future."""
         number = next(self._numbers)
         frame = encode(number, request)
         connection = self._connection
@@ -211,13 +331,13 @@ class ControllerClient:
             if connection is None:
                 raise OSError("it is being started")
             self._calls[number] = future
-            connection.send_bytes(frame)
+            with self._sending:  # a long frame is sent in two parts
+                connection.send_bytes(frame)
         except OSError as error:
             self._calls.pop(number, None)
             future.set_exception(Unavailable(f"the master's controller is not there just now ({error}); try again"))
-        return future
 
-    def _run(self) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop | None) -> None:
         while True:
             try:
                 connection = Client(str(self._path), "AF_UNIX")
@@ -225,18 +345,48 @@ class ControllerClient:
             except OSError:  # not there yet, or gone; it is being started again
                 time.sleep(_RETRY_SECS)
                 continue
-            self._connection = connection
-            try:
-                while True:
-                    self._received(msgpack.unpackb(connection.recv_bytes()))
-            except (EOFError, OSError):
-                log.warning("lost the controller")
+            if loop is None:
+                self._connection = connection
+                self._read(connection)
+            else:
+                lost = threading.Event()
+                frames = Frames(connection.fileno())
+                loop.call_soon_threadsafe(self._begin_reading, connection, loop, frames, lost)
+                lost.wait()
+                frames.close()
+            log.warning("lost the controller")
             self._connection = None
             connection.close()
             for number in list(self._calls):
                 self._settle(
                     number, Unavailable.status, "the master's controller ended meanwhile; look whether it was done"
                 )
+
+    def _begin_reading(
+        self, connection: Connection, loop: asyncio.AbstractEventLoop, frames: Frames, lost: threading.Event
+    ) -> None:
+        """Have the event loop read, and let others send."""
+        self._loop_thread = threading.get_ident()
+        loop.add_reader(frames.fd, self._read_some, loop, frames, lost)
+        # uvloop makes the descriptor non-blocking, and with it that of `connection`: a frame that finds the buffer full
+        # would be sent in part, and all that follows would be read as something else.
+        os.set_blocking(frames.fd, True)
+        self._connection = connection
+
+    def _read(self, connection: Connection) -> None:
+        """Read until the controller is gone."""
+        with suppress(EOFError, OSError):  # it is gone
+            while True:
+                self._received(msgpack.unpackb(connection.recv_bytes()))
+
+    def _read_some(self, loop: asyncio.AbstractEventLoop, frames: Frames, lost: threading.Event) -> None:
+        """Read what is there, on the event loop."""
+        try:
+            for frame in frames.read():
+                self._received(msgpack.unpackb(frame))
+        except (EOFError, OSError):
+            loop.remove_reader(frames.fd)
+            lost.set()
 
     def _received(self, frame: Sequence[Any]) -> None:
         kind, *fields = frame
@@ -247,9 +397,20 @@ class ControllerClient:
 
     def _settle(self, number: int, status: int, data: Any) -> None:
         future = self._calls.pop(number, None)
-        if future is None or not future.set_running_or_notify_cancel():
-            return
-        if status == _DONE:
-            future.set_result(data)
-        else:
-            future.set_exception(refusal(status, data))
+        if isinstance(future, asyncio.Future):
+            loop = future.get_loop()
+            if threading.get_ident() == self._loop_thread:
+                _finish(future, status, data)
+            else:
+                loop.call_soon_threadsafe(_finish, future, status, data)
+        elif future is not None and future.set_running_or_notify_cancel():
+            _finish(future, status, data)
+
+
+def _finish(future: Future[Any] | asyncio.Future[Any], status: int, data: Any) -> None:
+    if future.done():  # nobody waits any more
+        return
+    if status == _DONE:
+        future.set_result(data)
+    else:
+        future.set_exception(refusal(status, data))

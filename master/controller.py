@@ -1,8 +1,8 @@
 """The controller: the one consumer of results and heartbeats, the one writer of the index, and the clock.
 
 It takes everything that waits, applies it in one transaction, acknowledges, and tells the web workers.
-Once a second, between two batches, it does what needs no message: it ends lifetimes, forgets old deletions, and tells
-nodes which versions to forget.
+Once a second, between two batches, it does what needs no message: it ends lifetimes, forgets old deletions, tells
+nodes which versions to forget, and orders backups.
 """
 
 from __future__ import annotations
@@ -23,24 +23,30 @@ import lmdb
 from broker import logs, settings, topology
 from broker.clock import now_ms
 from broker.errors import LinkDown, MalformedMessage, MessageError
-from broker.link import Delivery, Link
+from broker.link import Delivery, Link, roles
+from broker.messages.backups import BackupState
 from broker.messages.codec import decode_any, encode
 from broker.messages.horizon import Horizon
 from broker.messages.runs import NodeCatalog, Progress, Reports
 from broker.messages.store import Announce, Heartbeat, Result, Results
 from broker.refusals import Refused, Unavailable
 from broker.service.companion import run_companion
-from master.channel import ControllerCall, ControllerServer, Forget, Restore
+from master.backup.schedule import BackupSchedule
+from master.channel import ControllerCall, ControllerServer, Forget, LaunchMany, MakeBackups, Restore
+from master.cluster.curves import Recorder
+from master.cluster.node_queues import NodeQueues
 from master.index.housekeeping import Housekeeping
 from master.index.index import Index
 from master.index.projection import Changes, Projection
 from master.index.replay_requests import ReplayRequests
 from master.jobs.service import Jobs
+from master.security import tokens
 
 log = logs.get(__name__)
 
 PREFETCH = 256  # messages; each has up to a thousand results
 MAX_BATCH = 64  # messages in one transaction
+MAX_LAUNCHES = 2_000  # in one transaction: about a tenth of a second
 TICK_SECS = 1.0
 
 
@@ -55,7 +61,9 @@ class _Messages(NamedTuple):
 
     results: list[Results]
     heartbeats: dict[str, Heartbeat]
+    apart: set[str]  # nodes with heartbeats that are users of their own in RabbitMQ
     jobs: list[Reports | Progress | NodeCatalog]
+    backups: list[BackupState]
 
 
 class Controller:
@@ -72,13 +80,31 @@ class Controller:
         self._channel = ControllerServer(directory / "controller.sock", self._inbox.put)
         self._events = config.general.events
         self._stopping = threading.Event()
-        self._link = Link(config.broker.url, "pulzar master controller", topology.master)
+        sender = roles.of_master(config)
+        self._roles = bool(sender.user)
+        declared = topology.master_role if self._roles else topology.master
+        self._link = Link(config.broker.url, "pulzar master controller", declared, sender, ca=config.security.ca)
+        self._node_queues = NodeQueues(self._link, declared() if self._roles else ())
         self._link.on_up.append(self._up)
+        self._link.on_down.append(self._node_queues.lost)
         for name in (topology.RESULTS, topology.HEARTBEATS, topology.PROGRESS):
             self._link.consume(name, self._inbox.put, PREFETCH)
-        self._jobs = Jobs(self._index, self._link, config, partial(self._inbox.put, _Wake.JOBS))
+        self._jobs = Jobs(
+            self._index,
+            self._link,
+            config,
+            partial(self._inbox.put, _Wake.JOBS),
+            queue=tokens.of_queue(config.security.queue).name,
+        )
         self._replays = ReplayRequests(self._index, self._projection, self._link)
-        self._housekeeping = Housekeeping(self._index, self._link, config.general.tombstone_days)
+        self._housekeeping = Housekeeping(
+            self._index,
+            self._link,
+            tombstone_days=config.general.tombstone_days,
+            retention_days=config.general.retention_policy,
+        )
+        self._curves = Recorder(directory)
+        self._backups = BackupSchedule(config, self._index, self._link, self._jobs.ledger)
 
     def stop(self) -> None:
         """Make `run` return soon; from any thread."""
@@ -99,6 +125,7 @@ class Controller:
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK_SECS
                 self._persist(self._tick)
+        self._backups.close()
         self._channel.close()
         self._link.stop()
         self._jobs.close()
@@ -116,17 +143,24 @@ class Controller:
         taken: list[Delivery | ControllerCall | _Wake] = []
         with suppress(queue.Empty):  # the time is over, or the inbox is empty
             taken.append(self._inbox.get(timeout=timeout))
-            while len(taken) < MAX_BATCH:
+            launches = _launches(taken[0])
+            while len(taken) < MAX_BATCH and launches < MAX_LAUNCHES:
                 taken.append(self._inbox.get_nowait())
+                launches += _launches(taken[-1])
         return taken
 
     def _persist(self, work: Callable[[], None]) -> None:
         """Do the work; when the index can't be written, log that and try again until it can."""
+        full = False
         while not self._stopping.is_set():
             try:
                 work()
                 return
             except (lmdb.Error, OSError) as error:
+                self._index.make_durable()  # then pages can be used again that the last checkpoint needs
+                if isinstance(error, lmdb.MapFullError) and not full:
+                    full = True
+                    continue
                 log.error("the index can't be written; trying again", error=error)
                 self._stopping.wait(1.0)
 
@@ -159,6 +193,11 @@ class Controller:
                 changes = self._projection.apply(tables, messages.results, now)
                 for heartbeat in messages.heartbeats.values():
                     tables.set_node(heartbeat, now)
+            self._curves.note(messages.heartbeats.values(), now)
+            if not self._index.survives(messages.heartbeats):
+                # After a power cut the index must know of whose keys it may lack some.
+                self._index.make_durable()
+            self._node_queues.make(messages.apart)
             # The outcomes first: somebody waits for them.
             self._channel.send(changes.outcomes)
             self._replays.observe(messages.results, messages.heartbeats, changes.gaps)
@@ -166,40 +205,53 @@ class Controller:
         # What runs have stored is in the index before it is said that they have ended.
         about_jobs = [call for call in calls if not self._do(call)]
         self._jobs.handle(about_jobs, messages.jobs, messages.heartbeats)
+        self._backups.observe(messages.backups, now)
         for delivery in deliveries:
             self._link.ack(delivery)
 
     def _do(self, call: ControllerCall) -> bool:
-        """Do what a web worker asks for about the nodes' logs; False when its call is about jobs."""
+        """Do what a web worker asks for about logs and backups; False when its call is about jobs."""
+        reply: object = None
         try:
             match call.request:
                 case Restore(node):
                     self._replays.restore(node)
+                    self._index.make_durable()
                 case Forget(node, entries):
                     self._replays.forget(node, entries)
                     self._jobs.forget(node)
+                    self._backups.forget(node)
+                    self._curves.forget(node)
+                    self._index.make_durable()
+                case MakeBackups(member, target):
+                    reply = self._backups.start(member, target, now_ms())
                 case _:
                     return False
         except Refused as error:
             call.refuse(error)
         else:
-            call.reply(None)
+            call.reply(reply)
         return True
 
     def _sort(self, deliveries: list[Delivery]) -> _Messages:
-        messages = _Messages([], {}, [])
+        messages = _Messages([], {}, set(), [], [])
         horizon = Horizon.now()
         for delivery in deliveries:
             try:
                 message = decode_any(delivery.body)
+                self._check_sender(delivery, message)
                 if isinstance(message, Results) and delivery.queue == topology.RESULTS:
                     messages.results.append(self._believed(delivery, message, horizon))
                 elif isinstance(message, Reports) and delivery.queue == topology.RESULTS:
                     messages.jobs.append(message)
+                elif isinstance(message, BackupState) and delivery.queue == topology.RESULTS:
+                    messages.backups.append(message)
                 elif isinstance(message, Heartbeat) and delivery.queue == topology.HEARTBEATS:
                     if objection := horizon.objection(0, message.at):
                         raise MalformedMessage(f"heartbeat of {message.node}: {objection}")
                     messages.heartbeats[message.node] = message
+                    if delivery.user:
+                        messages.apart.add(message.node)
                 elif isinstance(message, NodeCatalog | Progress) and delivery.queue != topology.RESULTS:
                     messages.jobs.append(message)
                 else:
@@ -207,6 +259,23 @@ class Controller:
             except MessageError as error:
                 self._link.bury(delivery, str(error))
         return messages
+
+    def _check_sender(self, delivery: Delivery, message: object) -> None:
+        """Raise `MalformedMessage` unless the user who sent the message may speak for the node that it names.
+
+        Where nodes are users of their own, a message that names none is refused, too.
+        """
+        node = getattr(message, "node", "") or getattr(message, "member", "")
+        user = delivery.user
+        if user == topology.MASTER_USER:  # sent again from `pulzar.dead`
+            user = str(delivery.headers.get(topology.ON_BEHALF, user))
+        sender = topology.node_of(user)
+        if (sender or self._roles) and sender != node:
+            raise MalformedMessage(
+                f"a {type(message).__name__} message of node {node} from "
+                f"{f'the user {user}' if user else 'a user without a name'}; "
+                f"RabbitMQ's user {topology.node_user(node)} may send it"
+            )
 
     def _believed(self, delivery: Delivery, message: Results, horizon: Horizon) -> Results:
         """The results without those from the future. These are buried one by one; their place in the log counts."""
@@ -230,9 +299,19 @@ class Controller:
                 return
 
     def _tick(self) -> None:
+        self._index.tick()
+        self._node_queues.tick()
         self._housekeeping.tick(now_ms())
         self._replays.tick()
         self._jobs.tick(self._inbox.empty())
+        self._backups.tick(now_ms())
+
+
+def _launches(item: Delivery | ControllerCall | _Wake) -> int:
+    """How many jobs a call launches together; 0 for what launches one or none."""
+    if isinstance(item, ControllerCall) and isinstance(item.request, LaunchMany):
+        return len(item.request.orders)
+    return 0
 
 
 if __name__ == "__main__":

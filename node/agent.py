@@ -1,7 +1,7 @@
 """The agent: the single owner of a node's storage and jobs. It routes what the node receives.
 
 Commands are carried out on the link's thread, since handing them over to another thread and back costs more than the
-flush. Replays, heartbeats, maintenance of the storage and jobs have threads of their own.
+flush. Replays, heartbeats, maintenance of the storage, backups and jobs have threads of their own.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import sys
 import threading
 
-from broker import logs, settings, topology
+from broker import logs, process, settings, topology
 from broker.errors import MessageError, SettingsError
-from broker.link import Delivery, Link
+from broker.link import Delivery, Link, roles
+from broker.messages.backups import MakeBackup
 from broker.messages.codec import decode_any
 from broker.messages.runs import AskCatalog, Named, Withdraw, Withdrawn
 from broker.messages.store import Announce, Commands, Replay
 from broker.service.companion import run_companion
-from node import identity
+from node import identity, twin
+from node.backups import Backups
 from node.command_executor import CommandExecutor
 from node.errors import Broken
 from node.heartbeat import Heartbeats
@@ -40,7 +42,9 @@ class Agent:
         self._failure: Broken | None = None
         self._control = ""
         self._storage = Storage.open(config)
-        self._link = Link(config.broker.url, f"pulzar node {self.node}", self._topology)
+        sender = roles.of_node(config, self.node)
+        self._declared = topology.node_role if sender.user else topology.node
+        self._link = Link(config.broker.url, f"pulzar node {self.node}", self._topology, sender, ca=config.security.ca)
         self._link.consume(topology.node_queue(self.node), self._receive, PREFETCH, exclusive=True)
         self._link.consume(lambda: self._control, self._receive_control, PREFETCH)
         self._commands = CommandExecutor(self.node, self._storage, self._link)
@@ -48,7 +52,8 @@ class Agent:
         self._maintenance = Maintenance(self._storage, config)
         self._jobs = Jobs(config, self.node, self._link, self._commands.store_values)
         self._heartbeats = Heartbeats(config, self.node, self._storage, self._jobs, self._link)
-        self._link.on_up += [self._heartbeats.send_catalog, self._jobs.link_up]
+        self._backups = Backups(config, self.node, self._storage, self._link)
+        self._link.on_up += [self._heartbeats.send_catalog, self._jobs.link_up, self._backups.tell]
         self._link.on_wake += [self._jobs.work_link, self._work]
         self._link.on_down += [self._commands.forget, self._jobs.link_down]
 
@@ -57,18 +62,25 @@ class Agent:
         self._stopping.set()
 
     def run(self) -> int:
-        """Work until stopped. Exit status 1: the storage has failed; 2: a directory can't be used; else 0."""
+        """Work until stopped.
+
+        Exit status 1: the storage has failed; 2: a directory can't be used, or another process is this node; else 0.
+        """
         try:
             self._jobs.start()
         except SettingsError as error:
             log.error("jobs can't be run", node=self.node, reason=error)
             return 2
+        is_twin = False
         self._link.start()
         self._heartbeats.start()
         self._replayer.start()
         self._maintenance.start()
-        self._stopping.wait()
+        self._backups.start()
+        while not self._stopping.wait(twin.LOOK_SECS) and not (is_twin := self._link.taken_secs > twin.PATIENCE_SECS):
+            pass
         self._heartbeats.stop()
+        self._backups.stop()
         self._maintenance.stop()
         self._jobs.stop()
         self._replayer.stop()
@@ -79,13 +91,16 @@ class Agent:
             # The log on the disk is good; what this process knows of it may not be.
             log.error("storage failed; the agent must start again", node=self.node, reason=self._failure)
             return 1
+        if is_twin:
+            log.error("another process is this node", node=self.node, remedy=twin.REMEDY)
+            return 2
         return 0
 
     # On the link's thread.
 
     def _topology(self) -> list[topology.Declaration]:
         self._control = topology.control_queue(self.node)
-        return list(topology.node(self.node, self._control))
+        return list(self._declared(self.node, self._control))
 
     def _work(self) -> None:
         try:
@@ -107,6 +122,8 @@ class Agent:
                     self._replayer.ask(request)
                 case Named() | Withdrawn() as message:
                     self._jobs.told(message)
+                case MakeBackup() as order:
+                    self._backups.take(order)
                 case AskCatalog():
                     self._heartbeats.send_catalog()
                 case other:
@@ -121,6 +138,7 @@ class Agent:
             match decode_any(delivery.body):
                 case Announce():
                     self._heartbeats.send_soon()
+                    self._backups.tell()
                 case Withdraw() as message:
                     self._jobs.told(message)
                 case other:
@@ -131,4 +149,6 @@ class Agent:
 
 
 if __name__ == "__main__":
+    process.hide()  # from jobs
+    process.pass_no_capabilities()
     sys.exit(run_companion("agent", "node", Agent))

@@ -18,6 +18,7 @@ from broker.messages.codec import encode
 from broker.messages.runs import NodeCatalog
 from broker.messages.store import Heartbeat
 from broker.settings import Settings
+from broker.tls.certificates import CertificateEnd
 from node.errors import StorageError
 from node.jobs.service import Jobs
 from node.storage.storage import Storage
@@ -48,9 +49,10 @@ class Heartbeats:
         self._storage = storage
         self._jobs = jobs
         self._link = link
-        self._url = f"http://{config.address(config.volume)}"
+        self._url = config.url(config.volume)
         self._directory = Path(config.volume.dir)
         self._secs = config.general.heartbeat
+        self._certificate = CertificateEnd(config.volume.cert)
         self._soon = threading.Event()
         self._stopping = threading.Event()
         self._catalog_asked = True
@@ -96,6 +98,10 @@ class Heartbeats:
             slots=jobs.slots,
             running=jobs.running(),
             catalog=jobs.catalog.digest,
+            held_keys=storage.totals.held_keys,
+            held_bytes=storage.totals.held_size,
+            cert_until=int(self._certificate.until()),
+            fence=jobs.fence,
         )
 
     def _run(self) -> None:

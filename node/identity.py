@@ -8,7 +8,10 @@ import secrets
 import socket
 from pathlib import Path
 
+from broker import topology
 from broker.errors import SettingsError
+from broker.http import signing
+from broker.link import roles
 from broker.messages import checks
 from broker.settings import Settings
 from node.storage.disk import files
@@ -19,12 +22,20 @@ _FILE = "node-id"
 def load(settings: Settings) -> str:
     """The node's name in its data directory; the first start writes it there.
 
-    Raises `SettingsError` when `[volume] node` is another name, or the directory can't be used.
+    It is that of `[volume] node`, else that of its user in RabbitMQ, else a new one. Raises `SettingsError` when
+    setting or user have another name than the directory, or the directory can't be used.
     """
     directory = Path(settings.volume.dir)
     wanted = settings.volume.node
     if wanted and not checks.is_node_name(wanted):
         raise SettingsError(f"[volume] node = {wanted!r}: letters, digits, '.', '_' and '-' are needed, at most 100")
+    of_user = topology.node_of(roles.user(settings.broker.url))
+    if of_user and not checks.is_node_name(of_user):
+        raise SettingsError(f"[broker] url: {of_user[:100]!r}, in the name of its user, can't be a node's name")
+    wanted = wanted or of_user
+    _require_other(wanted, "[volume] node, or the user in [broker] url, has")
+    if wanted:
+        roles.of_node(settings, wanted)  # before it stays in the directory
     try:
         directory.mkdir(parents=True, exist_ok=True)
         name = _read(directory) or _write(directory, wanted or _new_name())
@@ -32,12 +43,20 @@ def load(settings: Settings) -> str:
         raise SettingsError(f"[volume] dir = {str(directory)!r} can't be used: {error.strerror or error}") from error
     if not checks.is_node_name(name):
         raise SettingsError(f"{directory / _FILE} has no node's name: {name[:100]!r}")
-    if wanted and name != wanted:
+    _require_other(name, f"{directory / _FILE} has")
+    if settings.volume.node and name != wanted:
         raise SettingsError(
             f"[volume] node = {wanted!r}, but {directory} belongs to the node {name!r}: "
             f"use that name or another directory"
         )
+    roles.of_node(settings, name)
     return name
+
+
+def _require_other(name: str, where: str) -> None:
+    """Raises `SettingsError` for the name that stands for the master in backups and signed addresses."""
+    if name == signing.AT_MASTER:
+        raise SettingsError(f"{where} the node's name {name!r}, which is the master's own; give the node another one")
 
 
 def _read(directory: Path) -> str:

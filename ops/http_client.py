@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
+
+from broker import tls
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNK_BYTES = 1 << 18
@@ -50,22 +53,28 @@ def ask(
     redirects: int = 0,
     chunked: bool = False,
     connect: Connect | None = None,
+    ca: str = "",
 ) -> Reply:
     """Send a request and follow up to `redirects` redirects, with the body each time.
 
     `timeout`: seconds without any progress. `chunked`: the body goes without its length. `connect` makes the
-    connections. Raises `OSError` or `http.client.HTTPException`.
+    connections. A token in PULZAR_TOKEN goes to the first host. `ca` is a file of certificates to trust, besides those
+    of the system. Raises `OSError` or `http.client.HTTPException`.
     """
     hosts: list[str] = []
+    token = os.environ.get("PULZAR_TOKEN")
+    own = {"Authorization": f"Bearer {token}"} if token else {}
     while True:
         parts = urlsplit(url)
         hosts.append(parts.netloc)
+        if parts.netloc != hosts[0]:
+            own = {}  # the address at a node is signed
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        made = connect(parts.netloc) if connect else http.client.HTTPConnection(parts.netloc, timeout=timeout)
+        made = connect(parts.netloc) if connect else tls.connection(url, timeout, tls.trust(ca))
         with closing(made) as connection:
             sent = _chunks(body) if body is not None and chunked else body
             try:
-                connection.request(method, target, sent, {"Host": parts.netloc, **(headers or {})})
+                connection.request(method, target, sent, {"Host": parts.netloc, **own, **(headers or {})})
             except (BrokenPipeError, ConnectionResetError):
                 # A server may respond before it has read the body.
                 if connection.sock is None:

@@ -1,6 +1,6 @@
 #!/bin/sh
 # As root: installs Debian packages that ops/up, ops/test and ops/bench need. The machine's RabbitMQ is not started, now
-# or at the next boot: Pulzar starts a private one.
+# or at the next boot: Pulzar starts a private one. Nor is OpenSSH's server, which tests start on loopback.
 set -eu
 
 policy=/usr/sbin/policy-rc.d
@@ -28,6 +28,8 @@ chmod 755 "$policy"
 
 new=yes
 [ ! -e /usr/lib/rabbitmq/bin/rabbitmq-server ] || new=
+new_ssh=yes
+[ ! -e /usr/sbin/sshd ] || new_ssh=
 
 export DEBIAN_FRONTEND=noninteractive
 apt="apt-get -q -y -o DPkg::Lock::Timeout=300"
@@ -37,4 +39,7 @@ $apt install --no-install-recommends "$@"
 
 if [ -n "$new" ] && [ -e /usr/lib/rabbitmq/bin/rabbitmq-server ] && command -v systemctl >/dev/null; then
     systemctl disable rabbitmq-server.service || echo "rabbitmq-server.service stays enabled"
+fi
+if [ -n "$new_ssh" ] && [ -e /usr/sbin/sshd ] && command -v systemctl >/dev/null; then
+    systemctl disable ssh.service ssh.socket || echo "ssh.service stays enabled"
 fi

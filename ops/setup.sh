@@ -136,6 +136,19 @@ install_extensions() {
     fi
 }
 
+# install_backup TYPE: the program that carries backups to a target of this kind.
+install_backup() {
+    local package
+    case $1 in
+    sftp | s3 | rclone) package=rclone ;;
+    restic) package=restic ;;
+    *) return 0 ;;
+    esac
+    command -v "$package" >/dev/null || as_root "installing $package with apt" ops/packages.sh "$package" \
+        || fail "For [backup] type = $1, $package is needed, and could not be installed here without help." \
+            "  Debian, Ubuntu: run this once as root or with sudo:  $PWD/ops/packages.sh $package"
+}
+
 # setup REQUIREMENTS [FILE IT INCLUDES]: does all of the above. Two at once wait for each other.
 setup() {
     if command -v flock >/dev/null; then

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ from ops.cluster import Cluster, ClusterError, Installation, Rabbit
 from ops.cluster.installation import MACHINE
 from ops.cluster.network import AMQP, CONSOLE, DISTRIBUTION, EPMD, free_base
 from tests.clients import report
-from tests.support import MARK, Clusters, left_running, process_logs, wait_for
+from tests.support import MARK, ROOT, Clusters, left_running, process_logs, wait_for
 
 TIMEOUT_SECS = 120
 
@@ -121,6 +122,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "libraries: jobs with large libraries, downloaded; minutes. Only with -m libraries"
     )
     config.addinivalue_line("markers", "soak: thousands of runs; a quarter of an hour. Only with -m soak")
+    config.addinivalue_line("markers", "targets: every fault of every backup target; minutes. Only with -m targets")
     config.addinivalue_line("markers", "clients: the HTTP clients of docs/clients.md; minutes. Only with -m clients")
     config.pluginmanager.register(report)  # prints the table of clients, if any were tried
 
@@ -129,9 +131,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if not item.get_closest_marker("timeout") and config.getoption("timeout", None) is None:
             item.add_marker(pytest.mark.timeout(TIMEOUT_SECS, method="signal"))
-        for marker in ("clean", "install", "clients", "libraries", "soak"):
+        for marker in ("clean", "install", "clients", "libraries", "soak", "targets"):
             if item.get_closest_marker(marker) and marker not in (config.option.markexpr or ""):
                 item.add_marker(pytest.mark.skip(reason=f"minutes; only with -m {marker}"))
+    if not config.pluginmanager.hasplugin("randomly"):
+        weights: Counter[Path] = Counter()
+        for item in items:
+            weights[item.path] += 0 if item.get_closest_marker("skip") else _weight(item)
+        items.sort(
+            key=lambda item: (_FOLDERS.index(item.path.relative_to(ROOT / "tests").parts[0]), -weights[item.path])
+        )
+
+
+# Files are handed out in this order. What needs no cluster comes before there is one. Then the longest files come
+# first, so that no process is left with a long one when the other has nothing more to do.
+_FOLDERS = ["unit", "clients", "faults", "integration", "ui"]
+
+
+def _weight(item: pytest.Item) -> float:
+    """About how many seconds a test takes; a table of real ones would be wrong after a while."""
+    if "faults" in item.path.parts:
+        return 8.0
+    return 4.0 if "make_cluster" in getattr(item, "fixturenames", ()) else 0.3
 
 
 @pytest.hookimpl(wrapper=True)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 import psutil
+import pytest
 
 from broker.messages.codec import Message, decode_any
 from ops.cluster import Cluster, Installation, Rabbit
@@ -44,15 +45,24 @@ def decode(body: bytes, expected: type[M]) -> M:
 def wait_for(condition: Callable[[], T], timeout: float = 30.0, what: str = "", pause: float = 0.02) -> T:
     """Call the condition until it is true, and give back what it was then; fails after `timeout` seconds.
 
-    The limit is for what never comes, not for how long it may take: the machine may be busy with others.
+    What it looks up, a row, a key or a file, may not be there yet, or be gone by then: a `LookupError` and a
+    `FileNotFoundError` are as good as False. The limit is for what never comes, not for how long it may take: the
+    machine may be busy with others.
     """
     deadline = time.monotonic() + timeout
-    while not (found := condition()):
+    while True:
+        found: T | None = None
+        missing: LookupError | FileNotFoundError | None = None
+        try:
+            found = condition()
+        except (LookupError, FileNotFoundError) as error:
+            missing = error
+        if found:
+            return found
         assert time.monotonic() < deadline, (
-            f"{what or condition} did not come true within {timeout:g} s; last: {found!r}"
+            f"{what or condition} did not come true within {timeout:g} s; last: {missing or found!r}"
         )
         time.sleep(pause)
-    return found
 
 
 def quickest(took: Callable[[], float], limit: float, tries: int = 4) -> float:
@@ -70,6 +80,11 @@ def quickest(took: Callable[[], float], limit: float, tries: int = 4) -> float:
 def unique(name: str = "key") -> str:
     """A key that no other test has."""
     return f"tests/{uuid.uuid4().hex[:12]}/{name}"
+
+
+def seeds(few: int, all_of_them: int) -> list[Any]:
+    """Values of a parameter, for tests that try something at random: a few of them each time, all with `-m soak`."""
+    return [*range(few), *(pytest.param(number, marks=pytest.mark.soak) for number in range(few, all_of_them))]
 
 
 class Answer(NamedTuple):
@@ -157,14 +172,15 @@ class Clusters:
         own_broker: bool = False,
         directory: Path | None = None,
         start: bool = True,
+        broker_url: str | None = None,
     ) -> Cluster:
         """A cluster of its own, healthy unless `start` is False.
 
         `env` holds settings (`PULZAR_…`) for all of its processes; `own_broker` gives it a RabbitMQ that
-        may be killed, which takes some seconds.
+        may be killed, which takes some seconds. `broker_url` is that of another one.
         """
-        url = None
-        if not own_broker:
+        url = broker_url
+        if not own_broker and not broker_url:
             vhost = f"test-{next(_numbers)}"
             self._rabbit().create_vhost(vhost)
             self._vhosts.append(vhost)

@@ -8,9 +8,12 @@ from __future__ import annotations
 import asyncio
 import http.client
 import io
+import ssl
 from collections.abc import Iterable
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
+from broker import tls
 from broker.errors import PulzarError
 from broker.http.responses import Header
 
@@ -48,14 +51,14 @@ class PeerClient:
         self._response: asyncio.Task[PeerResponse] | None = None
 
     @classmethod
-    async def connect(cls, address: str, secs: float) -> PeerClient:
-        """Connect to `host:port`."""
-        host, _, port = address.rpartition(":")
+    async def connect(cls, url: str, secs: float, trusted: ssl.SSLContext) -> PeerClient:
+        """Connect to the server of an http or https address."""
+        address = urlsplit(url).netloc
         try:
             async with asyncio.timeout(min(secs, CONNECT_SECS)):
-                reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), limit=_MOST_HEAD_BYTES)
+                reader, writer = await tls.open_streams(url, _MOST_HEAD_BYTES, trusted)
         except (OSError, ValueError) as error:
-            raise PeerFailed(f"{address} can't be reached: {_text(error)}") from error
+            raise PeerFailed(f"{address} can't be reached: {error_text(error)}") from error
         writer.transport.set_write_buffer_limits(_WRITE_BYTES)
         return cls(reader, writer, address, secs)
 
@@ -88,7 +91,7 @@ class PeerClient:
                 await self._writer.drain()
         except (OSError, RuntimeError) as error:  # RuntimeError: uvloop's word for a connection that has ended
             if not self.has_response:
-                raise PeerFailed(f"{self._address} took no more of the body: {_text(error)}") from error
+                raise PeerFailed(f"{self._address} took no more of the body: {error_text(error)}") from error
 
     async def response(self, secs: float) -> PeerResponse:
         """Wait up to `secs` seconds for the response."""
@@ -97,7 +100,7 @@ class PeerClient:
             async with asyncio.timeout(secs):
                 return await self._response
         except (OSError, EOFError, ValueError, http.client.HTTPException) as error:
-            raise PeerFailed(f"{self._address} did not answer: {_text(error)}") from error
+            raise PeerFailed(f"{self._address} did not answer: {error_text(error)}") from error
 
     def close(self) -> None:
         """Close the connection; the peer sees that a body which was not sent to its end is cut off."""
@@ -106,7 +109,8 @@ class PeerClient:
         self._writer.transport.abort()
 
 
-async def _read(reader: asyncio.StreamReader) -> PeerResponse:
+async def read_head(reader: asyncio.StreamReader) -> tuple[int, http.client.HTTPMessage]:
+    """Status and headers of a response; raises `HTTPException`, `EOFError` or `OSError`."""
     status = 100
     while status < 200:
         try:
@@ -118,12 +122,17 @@ async def _read(reader: asyncio.StreamReader) -> PeerResponse:
         if len(words) < 2 or not words[1].isdigit():
             raise http.client.BadStatusLine(first[:80].decode("latin-1"))
         status = int(words[1][:3])
-    headers = http.client.parse_headers(io.BytesIO(rest))
+    return status, http.client.parse_headers(io.BytesIO(rest))
+
+
+async def _read(reader: asyncio.StreamReader) -> PeerResponse:
+    status, headers = await read_head(reader)
     length = headers["Content-Length"] or ""
     if not length.isdecimal() or not 0 <= int(length[:10]) <= _MOST_BODY_BYTES:
         raise http.client.HTTPException("its answer does not say how long it is, or is too long")
     return PeerResponse(status, headers, await reader.readexactly(int(length)))
 
 
-def _text(error: Exception) -> str:
+def error_text(error: Exception) -> str:
+    """An error in words; those that have none are called by their kind."""
     return str(error) or type(error).__name__

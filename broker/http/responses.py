@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import NamedTuple
 
 from broker import logs
@@ -18,11 +17,12 @@ ALL_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
 CLOSE: Header = ("Connection", "close")
 _PREFLIGHT_SECS = str(DAY_SECS)
 _ALLOWED_HEADERS = (
-    "Content-Type, Content-Encoding, Content-MD5, X-Checksum-Sha256, Range, "
+    "Authorization, Content-Type, Content-Encoding, Content-MD5, X-Checksum-Sha256, Range, "
     "If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, If-Range, *"
 )
-_EXPOSED_HEADERS = "ETag, Content-Encoding, Content-Range, Accept-Ranges, Last-Modified, Location, Retry-After"
-_NO_SNIFFING: Header = ("X-Content-Type-Options", "nosniff")
+# Each response that is not a value: no other page may have it in a frame.
+NO_FRAMES: Header = ("X-Frame-Options", "DENY")
+NO_SNIFFING: Header = ("X-Content-Type-Options", "nosniff")
 
 
 def envelope(status: int, data: object, message: str, *, compact: bool = False) -> bytes:
@@ -47,20 +47,16 @@ class Response(NamedTuple):
         return Response(self.status, [*left, ("Content-Length", "0")])
 
 
-def make(status: int, data: object, message: str, headers: Iterable[Header], cors: str) -> Response:
-    """A response with the envelope and the headers of every response; `cors` is an origin, "*" or "" (none)."""
-    return make_plain(status, data, message, [*headers, *_cors(cors)])
-
-
 def make_plain(
     status: int, data: object, message: str, headers: Iterable[Header], *, compact: bool = False
 ) -> Response:
     """A response with the envelope."""
     body = envelope(status, data, message, compact=compact)
-    return Response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *headers], body)
+    own = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), NO_FRAMES]
+    return Response(status, [*own, *headers], body)
 
 
-def from_error(error: Exception, environ: Mapping[str, object], process: str, headers: Iterable[Header]) -> Response:
+def from_error(error: Exception, environ: Mapping[str, object], process: str) -> Response:
     """The response to a request that failed. Logs an error that nobody has foreseen.
 
     `environ` is the WSGI environment of the request, `process` the word for this process in the message.
@@ -70,39 +66,25 @@ def from_error(error: Exception, environ: Mapping[str, object], process: str, he
     if refused is None:
         log.exception("request failed", method=method, path=environ["PATH_INFO"])
         refused = ServerError(f"something went wrong in the {process}; its log says what")
-    response = make_plain(refused.status, None, str(refused), [*refused.headers, *headers])
+    response = make_plain(refused.status, None, str(refused), refused.headers)
     return response._replace(body=b"") if method == "HEAD" else response
 
 
-def redirect(location: str, cors: Iterable[Header]) -> Response:
+def redirect(location: str) -> Response:
     """The response to a read that sends its client to where the value is."""
     body = f"the value is at {location}\n".encode("ascii")
-    own = [("Location", location), ("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
-    return Response(307, [*own, *cors], body)
+    headers = [("Location", location), ("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
+    return Response(307, headers, body)
 
 
-def options(methods: Iterable[str], cors: str) -> Response:
-    """The response to OPTIONS, and to the preflight request of a browser."""
+def options(methods: Iterable[str], page: bool) -> Response:
+    """The response to OPTIONS; to the preflight request of a browser for a `page` that may send requests."""
     allowed = ", ".join(sorted({*methods, "OPTIONS"}))
-    headers = [("Allow", allowed), *_cors(cors)]
-    if cors:
+    headers = [("Allow", allowed)]
+    if page:
         headers += [
             ("Access-Control-Allow-Methods", allowed),
             ("Access-Control-Allow-Headers", _ALLOWED_HEADERS),
             ("Access-Control-Max-Age", _PREFLIGHT_SECS),
         ]
     return Response(204, headers)
-
-
-@lru_cache(maxsize=16)
-def _cors(origin: str) -> tuple[Header, ...]:
-    if not origin:
-        return (_NO_SNIFFING,)
-    allowed = ("Access-Control-Allow-Origin", origin)
-    exposed = ("Access-Control-Expose-Headers", _EXPOSED_HEADERS)
-    return _NO_SNIFFING, allowed, exposed
-
-
-def cors_headers(origin: str) -> list[Header]:
-    """The headers of every response: its Content-Type is right, and pages from `origin` ("": none) may read it."""
-    return list(_cors(origin))

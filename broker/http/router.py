@@ -16,13 +16,12 @@ class Router(Generic[Handler]):
     """Finds the handler of a request.
 
     `routes` has the handlers of each path by method. A path that ends with "/" stands for all paths below it.
-    `listed` are methods that every `Allow` header names, although no handler is for them.
+    Every path has OPTIONS.
     """
 
-    def __init__(self, routes: Mapping[str, Mapping[str, Handler]], listed: tuple[str, ...] = ()) -> None:
+    def __init__(self, routes: Mapping[str, Mapping[str, Handler]]) -> None:
         self._routes = routes
         self._deep = [path for path in routes if path.endswith("/") and path.count("/") > 2]
-        self._listed = listed
 
     def handler(self, path: str, method: str) -> Handler | None:
         """The handler of a request; None for a path without a route. Raises `MethodNotAllowed`."""
@@ -33,12 +32,16 @@ class Router(Generic[Handler]):
         if found is None:
             route = self._route(path)
             shown = f"{route}…" if route.endswith("/") else route
-            raise MethodNotAllowed(method, shown, sorted({*handlers, *self._listed}))
+            raise MethodNotAllowed(method, shown, sorted({*handlers, "OPTIONS"}))
         return found
 
-    def options(self, path: str, origin: str) -> Response:
-        """The response to OPTIONS; pages from `origin` may send requests ("": none)."""
-        return responses.options(self._routes.get(self._route(path), responses.ALL_METHODS), origin)
+    def has(self, path: str) -> bool:
+        """Whether a path has a route."""
+        return self._route(path) in self._routes
+
+    def options(self, path: str, page: bool) -> Response:
+        """The response to OPTIONS; `page`: that of a browser whose page may send requests."""
+        return responses.options(self._routes.get(self._route(path), responses.ALL_METHODS), page)
 
     def _route(self, path: str) -> str:
         """The route of a path: its first segment, a longer beginning of it or the whole path."""

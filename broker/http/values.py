@@ -16,15 +16,17 @@ from broker.http import conditions, content_types, dates, ranges
 from broker.http.conditions import Outcome
 from broker.http.environ import Environ
 from broker.http.ranges import Multipart, Span
-from broker.http.responses import Header, envelope
+from broker.http.responses import NO_FRAMES, Header, envelope
 
 # A key can get another value at any time, so a cache has to ask.
 _CACHE_CONTROL: Header = ("Cache-Control", "no-cache")
 _ACCEPT_RANGES: Header = ("Accept-Ranges", "bytes")
 # A value that is a page must not act in the name of other pages of the master. This has no effect on embedded values.
 _SANDBOX: Header = ("Content-Security-Policy", "sandbox; default-src 'none'")
-# These types run no code as documents, and browsers refuse to show them in a sandbox.
-_SHOWN_ALONE = re.compile(r"(?:(?:audio|video)/[\w.+-]+|application/pdf)(?:;[^,]*)?", re.ASCII | re.IGNORECASE)
+# These types run no code as documents, and browsers refuse to show them in a sandbox. One in +xml may be a page.
+_SHOWN_ALONE = re.compile(
+    r"(?:(?:audio|video)/[\w.+-]+(?<!\+xml)|application/pdf)(?:;[^,]*)?", re.ASCII | re.IGNORECASE
+)
 
 
 class StoredValue(Protocol):
@@ -161,5 +163,5 @@ def _partial(wanted: str, resource: Resource, headers: list[Header]) -> Plan:
 
 def _refusal(status: int, message: str, headers: list[Header], head: bool) -> Plan:
     text = envelope(status, None, message)
-    own = [("Content-Type", "application/json"), ("Content-Length", str(len(text)))]
+    own = [("Content-Type", "application/json"), ("Content-Length", str(len(text))), NO_FRAMES]
     return Plan(status, own + headers, text=b"" if head else text)

@@ -5,5 +5,6 @@
 
 from broker.link.consumers import Delivery
 from broker.link.link import Link
+from broker.link.window import Copy, Held, Window
 
-__all__ = ["Delivery", "Link"]
+__all__ = ["Copy", "Delivery", "Held", "Link", "Window"]

@@ -14,7 +14,11 @@ from pika.spec import Basic
 
 WATCH_SECS = 15.0  # a consumer that got nothing for this long is sent a ping
 DEAF_SECS = 3 * WATCH_SECS
+ACK_SECS = 0.01  # acknowledgements that come within this time are sent together
+ACK_MESSAGES = 8  # so many are sent at once
 PING = "pulzar.ping"  # type of a message that a link sends to itself
+
+Later = Callable[[float, Callable[[], None]], object]  # calls a function after so many seconds, on the link's thread
 
 
 class Delivery(NamedTuple):
@@ -26,6 +30,7 @@ class Delivery(NamedTuple):
     connection: int  # counts the connections of a link
     headers: Mapping[str, object]
     redelivered: bool
+    user: str = ""  # of RabbitMQ, who published it; "" when it does not say
 
 
 @dataclass(slots=True, eq=False)
@@ -45,8 +50,12 @@ class Consumers:
     def __init__(self) -> None:
         self._consumers: list[_Consumer] = []
         self._acks: deque[Delivery] = deque()
+        self._open: deque[int] = deque()  # tags that RabbitMQ waits for, ascending
+        self._done: set[int] = set()  # those of them that may be acknowledged
+        self._timed = False  # `_send_acks` will be called soon
         self._channel: Channel
         self._connection = 0
+        self._later: Later
 
     def add(
         self, queue: Callable[[], str], handler: Callable[[Delivery], None], prefetch: int, exclusive: bool
@@ -61,16 +70,17 @@ class Consumers:
     @property
     def idle(self) -> bool:
         """Whether no acknowledgement waits to be sent."""
-        return not self._acks
+        return not self._acks and not self._done
 
-    def attach(self, channel: Channel, connection: int, then: Callable[[], None]) -> None:
+    def attach(self, channel: Channel, connection: int, later: Later, then: Callable[[], None]) -> None:
         """Consume all queues on this channel, one after the other; then calls `then`."""
         self._channel = channel
         self._connection = connection
+        self._later = later
         self._subscribe(iter(self._consumers), then)
 
     def drain(self) -> None:
-        """Send the acknowledgements that wait, and drop those of older connections."""
+        """Take the acknowledgements that wait, and drop those of older connections. They are sent soon, together."""
         while self._acks:
             delivery = self._acks.popleft()
             if delivery.connection != self._connection:
@@ -78,11 +88,41 @@ class Consumers:
             for consumer in self._consumers:
                 if consumer.name == delivery.queue:
                     consumer.unacked -= 1
-            self._channel.basic_ack(delivery.tag)
+            self._done.add(delivery.tag)
+        if len(self._done) >= ACK_MESSAGES:
+            self._send_acks()
+        elif self._done and not self._timed:
+            self._timed = True
+            connection = self._connection
+            self._later(ACK_SECS, lambda: self._send_timed(connection))
+
+    def _send_timed(self, connection: int) -> None:
+        if connection == self._connection:
+            self._timed = False
+            if self._channel.is_open:  # else everything comes again
+                self._send_acks()
+
+    def _send_acks(self) -> None:
+        """One acknowledgement for all that came before the first message that is still being handled, then the rest."""
+        opened, done = self._open, self._done
+        last = 0
+        while opened and opened[0] in done:
+            last = opened.popleft()
+            done.remove(last)
+        if last:
+            self._channel.basic_ack(last, multiple=True)
+        for tag in sorted(done):
+            self._channel.basic_ack(tag)
+            opened.remove(tag)
+        done.clear()
 
     def lost(self) -> None:
         """Forget acknowledgements: the connection is gone, and every message not acknowledged comes again."""
         self._acks.clear()
+        self._open.clear()
+        self._done.clear()
+        self._timed = False
+        self._connection = 0
 
     def silent(self) -> Iterator[tuple[str, float]]:
         """Queues that could have sent something and did not, and for how many seconds."""
@@ -103,13 +143,15 @@ class Consumers:
 
         def deliver(_channel: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
             consumer.heard = time.monotonic()
+            self._open.append(method.delivery_tag)
             if properties.type == PING:
-                channel.basic_ack(method.delivery_tag)
+                self._done.add(method.delivery_tag)
+                self._send_acks()
                 return
             consumer.unacked += 1
-            headers = properties.headers or {}
+            headers, user = properties.headers or {}, properties.user_id or ""
             consumer.handler(
-                Delivery(body, consumer.name, method.delivery_tag, connection, headers, method.redelivered)
+                Delivery(body, consumer.name, method.delivery_tag, connection, headers, method.redelivered, user)
             )
 
         channel.basic_qos(prefetch_count=consumer.prefetch)  # counts for the consumers made after it

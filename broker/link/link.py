@@ -1,8 +1,9 @@
 """One owner of a connection to RabbitMQ: publish with confirms, consume, reconnect.
 
 A `Link` has one I/O thread, and pika is used on that thread alone. Other threads hand their messages over with
-`publish` and `ack`. There are two channels to publish, one of them with asynchronous confirms, one to consume, and one
-to pull when that is wanted.
+`publish` and `ack`. Where an event loop runs already, its thread may be the I/O thread: `start` is given the loop then.
+There are two channels to publish, one of them with asynchronous confirms, one to consume, and one to pull when that is
+wanted.
 
 After a lost connection everything is declared and consumed again. Durable messages without a confirm are sent again;
 others are reported as not sent. Delivery tags of an older connection are never used.
@@ -10,29 +11,41 @@ others are reported as not sent. Delivery tags of an older connection are never 
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import pika
 import pika.exceptions
+from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.channel import Channel
 
 from broker import logs
 from broker.backoff import Backoff
 from broker.errors import LinkDown
+from broker.link import burials
+from broker.link.burials import Burials
 from broker.link.consumers import DEAF_SECS, PING, WATCH_SECS, Consumers, Delivery
-from broker.link.declare import declare
+from broker.link.declare import declare, declare_aside
 from broker.link.depths import Depths, count
+from broker.link.expiry import expire
+from broker.link.guarded_loop import GuardedLoop
 from broker.link.parameters import parameters
 from broker.link.publisher import Publication, Publisher
 from broker.link.puller import Puller
-from broker.topology import DEAD, Declaration
+from broker.link.roles import Sender
+from broker.link.transport import quicken
+from broker.link.window import Window
+from broker.topology import DEAD, MASTER_USER, Declaration
 
 log = logs.get(__name__)
 
 _STEADY_SECS = 30.0  # a connection that lasted longer was a good one
+_LOOK_SECS = 0.01
+_TAKEN = "in exclusive use"  # RabbitMQ's words
 
 
 class Link:
@@ -42,12 +55,21 @@ class Link:
     made, `on_down` after each connection lost, `on_wake` soon after `wake`.
     """
 
-    def __init__(self, url: str, name: str, topology: Callable[[], Sequence[Declaration]]) -> None:
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        topology: Callable[[], Sequence[Declaration]],
+        sender: Sender | None = None,
+        *,
+        ca: str = "",
+    ) -> None:
         """RabbitMQ shows the connection as `name`. `topology` is called at every connection and says what to declare.
 
-        Raises `SettingsError` for a bad `url`.
+        `ca` is a file of certificates to trust, besides those of the system. Raises `SettingsError` for a bad `url`.
         """
-        self._parameters = parameters(url, name)
+        self._parameters = parameters(url, name, ca)
+        self._address = f"{self._parameters.host}:{self._parameters.port}"  # for the log
         self.name = name
         self.on_up: list[Callable[[], None]] = []
         self.on_down: list[Callable[[], None]] = []
@@ -55,17 +77,25 @@ class Link:
         self.up = False
         self.problem = "not connected yet"
         self._topology = topology
+        self._sender = sender or Sender()
         self._publisher = Publisher()
         self._consumers = Consumers()
+        self._burials = Burials(self._release)
         self._puller: Puller | None = None
         self._connection: pika.SelectConnection | None = None
         self._number = 0  # of the connection
+        self._taken: float | None = None  # since when another process has an exclusive queue, by the monotonic clock
         self._blocked = False
         self._failed = False  # something is wrong with the connection, and it is being closed
         self._awake = False  # a drain is on its way to the I/O thread
         self._guard = threading.Lock()  # of `_connection` against use from outside while it goes away
         self._stopping = threading.Event()
         self._was_up = threading.Event()
+        self._backoff = Backoff(_STEADY_SECS)
+        self._began = 0.0  # when the connection was begun, by the monotonic clock
+        self._loop: asyncio.AbstractEventLoop | None = None  # one that is shared
+        self._guarded: GuardedLoop | None = None  # the same, as the connection sees it
+        self._io_thread = 0
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
 
     # What other threads call.
@@ -86,21 +116,38 @@ class Link:
 
     def pull(self, queues: Sequence[str], handler: Callable[[Delivery], None]) -> Puller:
         """Pull messages of these queues as they are wanted, see `Puller`. To be called before `start`."""
-        self._puller = Puller(queues, handler)
+        self._puller = Puller(queues, handler, declared=self._sender.declares_all)
         return self._puller
 
-    def start(self) -> None:
-        """Start the I/O thread, which connects as soon as it can."""
-        self._thread.start()
+    def start(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Start the I/O thread, which connects as soon as it can. With a `loop`, its thread is the I/O thread."""
+        if loop is None:
+            self._thread.start()
+        else:
+            self._loop = loop
+            loop.call_soon_threadsafe(self._connect)
 
     def wait(self, timeout: float) -> bool:
         """Wait for the first connection. False: it was not made within `timeout` seconds."""
         return self._was_up.wait(timeout)
 
+    async def opened(self, timeout: float) -> bool:
+        """As `wait`, on an event loop."""
+        deadline = time.monotonic() + timeout
+        while not self._was_up.is_set() and time.monotonic() < deadline:
+            await asyncio.sleep(_LOOK_SECS)
+        return self._was_up.is_set()
+
     @property
     def ready(self) -> bool:
         """Whether a message published now would leave at once."""
         return self.up and not self._blocked and not self._failed
+
+    @property
+    def taken_secs(self) -> float:
+        """For how many seconds RabbitMQ has refused a queue that another connection consumes alone; 0: it does not."""
+        since = self._taken
+        return 0.0 if since is None else time.monotonic() - since
 
     def publish(
         self,
@@ -122,27 +169,43 @@ class Link:
         """
         if not durable and not self.ready:
             raise LinkDown(f"no connection to RabbitMQ: {self.problem}")
+        exchange, user = exchange or self._sender.exchange, self._sender.user
         self._publisher.put(
-            Publication.make(exchange, routing_key, body, durable=durable, ttl_ms=ttl_ms, headers=headers, done=done)
+            Publication.make(
+                *(exchange, routing_key, body), durable=durable, ttl_ms=ttl_ms, headers=headers, done=done, user=user
+            )
         )
         self.wake()
 
     def ack(self, delivery: Delivery) -> None:
-        """Acknowledge a message that was handled: it is removed from its queue."""
+        """Acknowledge a message that was handled: it is removed from its queue.
+
+        That waits until what was buried before is in `pulzar.dead`.
+        """
+        if not self._burials.hold(delivery):
+            self._release(delivery)
+
+    def _release(self, delivery: Delivery) -> None:
         self._consumers.ack(delivery)
         self.wake()
 
-    def bury(self, delivery: Delivery, reason: str) -> None:
-        """Send a message that can't be handled to `pulzar.dead`, with the reason. Acknowledge it afterwards."""
+    def bury(self, delivery: Delivery, reason: str, then: Callable[[], None] | None = None) -> None:
+        """Send a message that can't be handled to `pulzar.dead`, with the reason. Acknowledge it afterwards.
+
+        `then` is called on the I/O thread, once RabbitMQ has it there.
+        """
         log.warning("message can't be handled", queue=delivery.queue, bytes=len(delivery.body), reason=reason)
-        reason = reason[:1000].encode("utf-8", "backslashreplace").decode()
-        headers = {"reason": reason, "queue": delivery.queue, "by": self.name}
-        self.publish(DEAD, delivery.body, durable=True, headers=headers)
+        sender, done = self._sender, self._burials.begin(then)
+        self._publisher.put(
+            burials.publication(delivery, reason, self.name, exchange=sender.exchange, user=sender.user, done=done)
+        )
+        self.wake()
 
     def stop(self, timeout: float = 5.0) -> None:
         """Send what waits, close the connection and end the thread, within `timeout` seconds."""
         deadline = time.monotonic() + timeout
-        while self.ready and not (self._publisher.idle and self._consumers.idle) and time.monotonic() < deadline - 1:
+        parts = (self._publisher, self._burials, self._consumers)
+        while self.ready and not all(part.idle for part in parts) and time.monotonic() < deadline - 1:
             time.sleep(0.005)
         self._stopping.set()
         self._call(self._close)
@@ -158,8 +221,39 @@ class Link:
         if self.ready:
             self._call(lambda: count(self._io, queues, done))
 
+    def declare(self, items: Sequence[Declaration], done: Callable[[str], None]) -> None:
+        """Declare more than the topology: `done` gets "" or what went wrong, on the I/O thread.
+
+        Any thread may call this. While the link is down it does nothing.
+        """
+        if self.up:
+            self._call(lambda: declare_aside(self._io, items, done))
+
+    def expire_dead(self, before: float, most: int) -> None:
+        """Drop messages that were buried before a time (seconds since the epoch), `most` of them; never while down."""
+        if self.ready:
+            user = self._sender.user
+            self._call(lambda: expire(self._io, DEAD, before, most, user=user, done=self._expired))
+
+    def window(self, queue: str) -> Window:
+        """A look into a queue, for a thread that is not the link's. Raises `LinkDown`."""
+        if not self.ready:
+            raise LinkDown(f"no connection to RabbitMQ: {self.problem}")
+        return Window(queue, self._sender.user, lambda function: self._call(lambda: function(self._io)))
+
+    def _expired(self, count: int) -> None:
+        if count:
+            log.info("old messages dropped", queue=DEAD, messages=count)
+
     def _call(self, function: Callable[[], None]) -> None:
         """Call a function on the I/O thread, if there is a connection."""
+        guarded = self._guarded
+        if guarded is not None:
+            if threading.get_ident() == self._io_thread:
+                guarded.call_soon(function)
+            else:
+                guarded.call_soon_threadsafe(function)
+            return
         with self._guard:
             if self._connection is not None:
                 self._connection.ioloop.add_callback_threadsafe(function)
@@ -172,28 +266,63 @@ class Link:
 
     # The I/O thread.
 
+    def _callbacks(self) -> dict[str, Any]:
+        return {
+            "on_open_callback": self._opened,
+            "on_open_error_callback": lambda _connection, error: self._lost(error),
+            "on_close_callback": lambda _connection, reason: self._lost(reason),
+        }
+
+    def _pause(self) -> float:
+        """Seconds until the next connection."""
+        return self._backoff.pause(time.monotonic() - self._began) * random.uniform(0.7, 1.3)
+
     def _run(self) -> None:
-        backoff = Backoff(_STEADY_SECS)
         while not self._stopping.is_set():
-            started = time.monotonic()
-            connection = pika.SelectConnection(
-                self._parameters,
-                on_open_callback=self._opened,
-                on_open_error_callback=lambda _connection, error: self._lost(error),
-                on_close_callback=lambda _connection, reason: self._lost(reason),
-            )
+            self._began = time.monotonic()
+            connection = pika.SelectConnection(self._parameters, **self._callbacks())
             with self._guard:
                 self._connection = connection
             try:
                 connection.ioloop.start()
             except Exception as error:
                 # Whatever went wrong, in pika or in a handler, a new connection is the way to a known state.
-                log.exception("link failed", link=self.name)
+                log.exception("link failed", link=self.name, address=self._address)
                 self._lost(error)
             with self._guard:
                 self._connection = None
             self._discard(connection)
-            self._stopping.wait(backoff.pause(time.monotonic() - started) * random.uniform(0.7, 1.3))
+            self._stopping.wait(self._pause())
+
+    # The same on a loop that is shared: each connection has its own view of it, and the next one follows by a timer.
+
+    def _connect(self) -> None:
+        assert self._loop is not None
+        if self._stopping.is_set():
+            return
+        self._io_thread = threading.get_ident()
+        self._began = time.monotonic()
+        guarded = GuardedLoop(self._loop, self._broke)
+        shared = cast("asyncio.AbstractEventLoop", guarded)
+        connection = AsyncioConnection(self._parameters, custom_ioloop=shared, **self._callbacks())
+        # What is used of it is the same.
+        self._connection, self._guarded = cast("pika.SelectConnection", connection), guarded
+
+    def _broke(self, error: Exception) -> None:
+        log.error("link failed", link=self.name, address=self._address, error=error, exc_info=error)
+        self._lost(error)
+
+    def _end_io(self) -> None:
+        """Have nothing more happen on the connection, and connect again."""
+        if self._loop is None:
+            self._io.ioloop.stop()
+            return
+        guarded, self._guarded, self._connection = self._guarded, None, None
+        if guarded is None:
+            return
+        guarded.close()
+        if not self._stopping.is_set():
+            self._loop.call_later(self._pause(), self._connect)
 
     @property
     def _io(self) -> pika.SelectConnection:
@@ -210,17 +339,25 @@ class Link:
     # Making a connection: each step calls the next when the broker has answered.
 
     def _opened(self, connection: pika.SelectConnection) -> None:
+        quicken(connection)
         connection.add_on_connection_blocked_callback(lambda *_: self._block(True))
         connection.add_on_connection_unblocked_callback(lambda *_: self._block(False))
         self._number += 1
         self._failed = False
         self._channel(self._publishing)
 
-    def _channel(self, then: Callable[[Channel], None]) -> None:
-        """Open a channel; what goes wrong on it later goes wrong with the connection."""
+    def _channel(self, then: Callable[[Channel], None], pulls: bool = False) -> None:
+        """Open a channel; what goes wrong on it later goes wrong with the connection.
+
+        With `pulls` the puller is asked before whether it can go on.
+        """
+
+        def closed(channel: Channel, reason: Exception) -> None:
+            if not (pulls and self._puller and self._io.is_open and self._puller.passes_over(channel, str(reason))):
+                self._fail(str(reason))
 
         def opened(channel: Channel) -> None:
-            channel.add_on_close_callback(lambda _channel, reason: self._fail(str(reason)))
+            channel.add_on_close_callback(closed)
             channel.add_on_cancel_callback(
                 lambda _frame: self._fail("RabbitMQ ended a consumer; was its queue deleted?")
             )
@@ -237,25 +374,27 @@ class Link:
 
     def _attach(self, channel: Channel, plain: Channel) -> None:
         self._publisher.attach(channel, plain, self._number, self._io.ioloop.call_later)
-        self._channel(lambda consuming: self._consumers.attach(consuming, self._number, self._pulling))
+        later = self._io.ioloop.call_later
+        self._channel(lambda consuming: self._consumers.attach(consuming, self._number, later, self._pulling))
 
     def _pulling(self) -> None:
         if self._puller is None:
             self._now_up()
         else:
-            self._channel(self._attach_puller)
+            self._channel(self._attach_puller, True)
 
     def _attach_puller(self, channel: Channel) -> None:
         if self._puller is not None:
-            self._puller.attach(channel, self._io.ioloop.call_later, lambda: self._channel(self._attach_puller))
+            self._puller.attach(channel, self._io.ioloop.call_later, lambda: self._channel(self._attach_puller, True))
         if not self.up:
             self._now_up()
 
     def _now_up(self) -> None:
         self.up = True
         self.problem = ""
+        self._taken = None
         self._was_up.set()
-        log.info("link up", link=self.name, connection=self._number)
+        log.info("link up", link=self.name, address=self._address, connection=self._number)
         self._io.ioloop.call_later(WATCH_SECS, self._watch)
         for listener in self.on_up:
             listener()
@@ -288,7 +427,7 @@ class Link:
                 self._fail(f"nothing was delivered from {queue} for {seconds:.0f} s, not even a ping")
                 return
             ping = pika.BasicProperties(type=PING, expiration=str(int(WATCH_SECS * 1000)))
-            self._publisher.put(Publication("", queue, b"", ping, durable=False, done=None))
+            self._publisher.put(Publication(self._sender.echo, queue, b"", ping, durable=False, done=None))
         self._drain()
         self._io.ioloop.call_later(WATCH_SECS, self._watch)
 
@@ -305,8 +444,24 @@ class Link:
                 reason=reason,
                 remedy="delete that queue in the RabbitMQ console; it is declared again as it should be",
             )
+        elif "NOT_FOUND" in reason and not self.up and not self._sender.declares_all:
+            log.warning(
+                "waiting for the master, which makes this in RabbitMQ",
+                link=self.name,
+                reason=reason,
+                remedy=f"start the master, as RabbitMQ's user {MASTER_USER}; this process tries again",
+            )
+        elif "ACCESS_REFUSED" in reason:
+            log.error(
+                "RabbitMQ refuses this",
+                link=self.name,
+                reason=reason,
+                remedy="give the user the rights that python -m broker.rights prints",
+            )
         else:
-            log.warning("link failed", link=self.name, reason=reason)
+            log.warning("link failed", link=self.name, address=self._address, reason=reason)
+        if _TAKEN in reason and self._taken is None:
+            self._taken = time.monotonic()
         self.problem = reason
         self._failed = True
         self._close()
@@ -315,19 +470,31 @@ class Link:
         if self._io.is_open:
             self._io.close()
         elif self._io.is_closed:
-            self._io.ioloop.stop()
+            self._end_io()
 
     def _lost(self, reason: BaseException) -> None:
         was_up, self.up = self.up, False
         self._blocked = False
         if not self._stopping.is_set():
             if not (isinstance(reason, pika.exceptions.ConnectionClosedByClient) and self.problem):
-                self.problem = str(reason) or type(reason).__name__
-            log.warning("link down", link=self.name, reason=self.problem)
+                self.problem = _words(reason)
+            log.warning("link down", link=self.name, address=self._address, reason=self.problem)
+            if _TAKEN not in self.problem:
+                self._taken = None  # what is refused now, nobody knows
         self._consumers.lost()
         if self._puller is not None:
             self._puller.lost()
         self._publisher.lost()
         for listener in self.on_down if was_up else ():
             listener()
-        self._io.ioloop.stop()
+        self._end_io()
+
+
+def _words(error: BaseException) -> str:
+    """What is wrong, in words. pika wraps the error of a connection that failed into some of its own."""
+    inner: BaseException | None = error
+    while inner is not None:
+        found = inner
+        within = (*inner.args, *getattr(inner, "exceptions", ()), getattr(inner, "exception", None))
+        inner = next((one for one in reversed(within) if isinstance(one, BaseException)), None)
+    return str(found) or type(found).__name__

@@ -5,12 +5,14 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache
+from itertools import takewhile
 from typing import NamedTuple
 
 import pika
 import pika.exceptions
 from pika.channel import Channel
+from pika.data import encode_table
 from pika.frame import Method
 from pika.spec import Basic, BasicProperties
 
@@ -35,6 +37,7 @@ class Publication(NamedTuple):
     properties: pika.BasicProperties
     durable: bool  # sent again until it is confirmed
     done: Callable[[bool], None] | None
+    until_queued: bool = False  # a durable one is sent again also when no queue takes it
 
     @classmethod
     def make(
@@ -47,25 +50,44 @@ class Publication(NamedTuple):
         ttl_ms: int | None,
         headers: Mapping[str, object] | None,
         done: Callable[[bool], None] | None,
+        user: str = "",
+        until_queued: bool = False,
     ) -> Publication:
         """A message to publish. Raises `Unsendable` for one that pika can't write.
 
         On the link's thread such a message would cost the connection.
         """
-        properties = pika.BasicProperties(
-            delivery_mode=_PERSISTENT if durable else _TRANSIENT,
-            expiration=None if ttl_ms is None else str(max(1, ttl_ms)),
-            headers=dict(headers) if headers else None,
-        )
         try:
             bytes(memoryview(body)[:0])  # text is none
-            pika.spec.Basic.Publish(exchange=exchange, routing_key=routing_key).encode()
-            properties.encode()
+            # Of a kind of message, all but the headers is checked once.
+            properties = _checked(exchange, routing_key, durable, ttl_ms, user)
+            if done is not None or headers:
+                # The others share theirs: nobody writes into them.
+                properties = _properties(durable, ttl_ms, user, headers)
+                if headers:
+                    encode_table([], properties.headers)
         except (TypeError, ValueError, OverflowError, struct.error, pika.exceptions.AMQPError) as error:
             raise Unsendable(f"a message for {routing_key!r:.80} can't be sent: {error!r}") from error
-        return cls(
-            exchange=exchange, routing_key=routing_key, body=body, properties=properties, durable=durable, done=done
-        )
+        return cls(exchange, routing_key, body, properties, durable, done, until_queued)
+
+
+def _properties(
+    durable: bool, ttl_ms: int | None, user: str, headers: Mapping[str, object] | None = None
+) -> pika.BasicProperties:
+    return pika.BasicProperties(
+        delivery_mode=_PERSISTENT if durable else _TRANSIENT,
+        expiration=None if ttl_ms is None else str(max(1, ttl_ms)),
+        headers=dict(headers) if headers else None,
+        user_id=user or None,
+    )
+
+
+@lru_cache(maxsize=256)
+def _checked(exchange: str, routing_key: str, durable: bool, ttl_ms: int | None, user: str) -> pika.BasicProperties:
+    properties = _properties(durable, ttl_ms, user)
+    pika.spec.Basic.Publish(exchange=exchange, routing_key=routing_key).encode()
+    properties.encode()
+    return properties
 
 
 class Publisher:
@@ -80,6 +102,7 @@ class Publisher:
         self._waiting: deque[Publication] = deque()
         self._unconfirmed: dict[int, Publication] = {}
         self._returned: set[str] = set()
+        self._refused: list[Publication] = []  # to be sent again soon
 
     def put(self, publication: Publication) -> None:
         """Put a message into the queue, from any thread."""
@@ -88,7 +111,7 @@ class Publisher:
     @property
     def idle(self) -> bool:
         """Whether nothing waits to be sent or confirmed."""
-        return not self._waiting and not self._unconfirmed
+        return not self._waiting and not self._unconfirmed and not self._refused
 
     def attach(self, channel: Channel, plain: Channel, connection: int, later: Later) -> None:
         """Publish on these channels from now on. What the last ones left unconfirmed goes first."""
@@ -105,14 +128,14 @@ class Publisher:
         """Send what waits, as far as the window allows."""
         while self._waiting and len(self._unconfirmed) < WINDOW:
             publication = self._waiting.popleft()
-            exchange, routing_key, body, properties, durable, done = publication
+            exchange, routing_key, body, properties, durable, done, _ = publication
             if not durable and done is None:
                 self._plain.basic_publish(exchange, routing_key, body, properties)
                 continue
             self._published += 1
             self._unconfirmed[self._published] = publication
             # `done` is to be told, too, when there is no such queue.
-            mandatory = done is not None and not exchange
+            mandatory = done is not None
             if mandatory:
                 properties.message_id = f"{self._connection}.{self._published}"
             self._channel.basic_publish(exchange, routing_key, body, properties, mandatory)
@@ -120,15 +143,18 @@ class Publisher:
     def confirmed(self, frame: Method[Basic.Ack | Basic.Nack]) -> None:
         """Note that the broker has, or refuses, one message or all up to one."""
         tag, acked = frame.method.delivery_tag, isinstance(frame.method, pika.spec.Basic.Ack)
-        tags = [each for each in self._unconfirmed if each <= tag] if frame.method.multiple else [tag]
+        # They are there in ascending order.
+        tags = [*takewhile(tag.__ge__, self._unconfirmed)] if frame.method.multiple else [tag]
         for each in tags:
             publication = self._unconfirmed.pop(each, None)
             if publication is None:
                 continue
             returned = bool(self._returned) and publication.properties.message_id in self._returned
             self._returned.discard(publication.properties.message_id or "")
-            if publication.durable and not acked:
-                self._later(AGAIN_SECS, partial(self._again, publication))
+            if publication.durable and (not acked or (returned and publication.until_queued)):
+                if not self._refused:
+                    self._later(AGAIN_SECS, self._again)
+                self._refused.append(publication)
             elif publication.done:
                 publication.done(acked and not returned)
         if self._waiting:
@@ -143,6 +169,9 @@ class Publisher:
     def lost(self) -> None:
         """The connection is gone: durable messages stay; for the others `done` is told that they did not arrive."""
         lost: list[Publication] = []
+        # The timer that sends them again ends with the connection.
+        self._waiting.extend(self._refused)
+        self._refused.clear()
         for _ in range(len(self._waiting)):  # in place: other threads append to it meanwhile
             publication = self._waiting.popleft()
             if publication.durable:
@@ -156,6 +185,7 @@ class Publisher:
             if publication.done:
                 publication.done(False)
 
-    def _again(self, publication: Publication) -> None:
-        self._waiting.append(publication)
+    def _again(self) -> None:
+        self._waiting.extend(self._refused)
+        self._refused.clear()
         self.drain()

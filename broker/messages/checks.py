@@ -67,7 +67,7 @@ def items(value: object) -> list[object]:
 
 def key(encoded: bytes) -> None:
     """An encoded key, which must follow the rules."""
-    keys.check(keys.decode(encoded))
+    keys.check_encoded(encoded)
 
 
 def token(value: str) -> None:

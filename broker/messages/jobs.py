@@ -116,9 +116,10 @@ def seal(secret: bytes, body: bytes) -> dict[str, str]:
     return {SEAL: hmac.digest(secret, b"job\n" + body, "sha256").hex()}
 
 
-def is_sealed(secret: bytes, body: bytes, headers: Mapping[str, object]) -> bool:
+def is_sealed(secrets: tuple[bytes, ...], body: bytes, headers: Mapping[str, object]) -> bool:
     """Whether the master of this cluster made this message."""
-    return hmac.compare_digest(str(headers.get(SEAL, "")).encode(), seal(secret, body)[SEAL].encode())
+    given = str(headers.get(SEAL, "")).encode()
+    return any(hmac.compare_digest(given, seal(secret, body)[SEAL].encode()) for secret in secrets)
 
 
 def read(body: bytes, sealed: bool = False) -> Order:
@@ -144,20 +145,21 @@ def read(body: bytes, sealed: bool = False) -> Order:
             " master; leave it out, and the job gets an id of its own"
         )
     order = Order(path, arguments, options, _key(fields.get("data", "")) or data, number, max(1, attempt))
-    check_sendable(order)
+    pack(order)
     return order
 
 
-def check_sendable(order: Order) -> None:
-    """Raise `MalformedMessage` when a job can't be put into a message, for all that it is JSON."""
+def pack(order: Order) -> bytes:
+    """As `write`; raises `MalformedMessage` when a job can't be put into a message, for all that it is JSON."""
     try:
-        size = len(write(order))
+        packed = write(order)
     except OverflowError:
         raise MalformedMessage("the arguments have an integer of more than 64 bits; send it as text") from None
     except UnicodeEncodeError as error:
         raise MalformedMessage(f"the arguments have half of a character: {error.object[error.start]!r:.20}") from None
-    if size > MAX_BYTES - (0 if order.id else _GROWTH_BYTES):
-        raise MalformedMessage(f"the job makes a message of {size} bytes, {MAX_BYTES} is the limit; {_ADVICE}")
+    if len(packed) > MAX_BYTES - (0 if order.id else _GROWTH_BYTES):
+        raise MalformedMessage(f"the job makes a message of {len(packed)} bytes, {MAX_BYTES} is the limit; {_ADVICE}")
+    return packed
 
 
 def write(order: Order) -> bytes:
@@ -179,6 +181,17 @@ def unpack(body: bytes) -> Order:
     options = fields.get("options", {})
     options = Options(**options | {"argv": tuple(options.get("argv", ()))})
     return Order(fields["job"], fields["arguments"], options, fields.get("data", ""), fields["id"], fields["attempt"])
+
+
+def unseal(body: bytes) -> Order:
+    """The job in a message with a good seal, which its master has checked already.
+
+    Raises `MalformedMessage` for a message of another version that can't be understood here.
+    """
+    try:
+        return unpack(body)
+    except (LookupError, TypeError, ValueError, AttributeError, msgpack.UnpackException) as error:
+        raise MalformedMessage(f"the job is of another version of Pulzar: {error!r}") from error
 
 
 def numbered(body: bytes, number: int) -> bytes:

@@ -123,6 +123,8 @@ class CatalogRow(TypedDict):
     error: NotRequired[str]
     kind: NotRequired[str]  # class, script or helper
     arguments: NotRequired[object]  # as `jobs.docstrings.parse_arguments` has them
+    preload: NotRequired[list[str]]  # modules that its runs find loaded, once it runs often
+    preload_left_out: NotRequired[dict[str, str]]  # those that can't be, and why; of this node
 
 
 class NodeCatalog(NamedTuple):

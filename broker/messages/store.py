@@ -39,7 +39,7 @@ class Epoch(NamedTuple):
 
 
 class Store(NamedTuple):
-    """Store a value. It is in `value`, or on the node as the staged upload `staged`."""
+    """Store a value. It is in `value`, or on the node as the staged upload or the `Source` that `staged` names."""
 
     ticket: int  # names the command to its sender; 0: nobody waits
     key: bytes
@@ -50,7 +50,7 @@ class Store(NamedTuple):
     digest: bytes  # SHA-256 of the value, 32 bytes
     size: int  # bytes
     value: bytes | None
-    staged: str  # "" when `value` is given
+    staged: str  # token of the upload, or a `Source` as text; "" when `value` is given
 
     @property
     def kind(self) -> Kind:
@@ -63,12 +63,41 @@ class Store(NamedTuple):
         return Result(ticket, status, reason, seq, Kind.PUT, key, version, created, expires, media, digest, size, value)
 
 
+class Source(NamedTuple):
+    """A version of a key on a node, whose bytes become another value there; it may be superseded or deleted."""
+
+    key: bytes
+    version: int
+
+    def text(self) -> str:
+        """What stands in `Store.staged`."""
+        return f"{_SOURCE}{self.version}:{self.key.decode()}"
+
+    @classmethod
+    def read(cls, staged: str) -> Self | None:
+        """What `text` was made of; None for the token of an upload. Raises `ValueError`."""
+        if not staged.startswith(_SOURCE):
+            return None
+        version, separator, key = staged.removeprefix(_SOURCE).partition(":")
+        if not (separator and key and version.isascii() and version.isdecimal()):
+            raise ValueError(f"{staged!r:.60} names no version of a key")
+        return cls(key.encode("ascii"), int(version))
+
+
+_SOURCE = "copy:"
+PURGE = "purge"  # in place of the Content-Type of a tombstone that no older version may be brought back from
+
+
 class Delete(NamedTuple):
-    """Write a tombstone: every version of the key up to and including `version` is gone."""
+    """Write a tombstone: every version of the key up to and including `version` is gone.
+
+    With `purge`, none of them can be brought back.
+    """
 
     ticket: int
     key: bytes
     version: int
+    purge: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -77,7 +106,8 @@ class Delete(NamedTuple):
 
     def result(self, status: Status, reason: str = "", seq: int = 0, value: None = None) -> Result:
         """The result of this command; `seq` is 0 when nothing was written."""
-        return Result(self.ticket, status, reason, seq, Kind.DELETE, self.key, self.version, 0, 0, "", b"", 0, value)
+        note = PURGE if self.purge else ""
+        return Result(self.ticket, status, reason, seq, Kind.DELETE, self.key, self.version, 0, 0, note, b"", 0, value)
 
 
 class Commands(NamedTuple):
@@ -161,3 +191,7 @@ class Heartbeat(NamedTuple):
     slots: int  # runs it can have at once
     running: list[tuple[str, int, int]]  # run, id of the job (0: not known yet) and attempt of each run
     catalog: str  # digest of its catalog of scripts
+    held_keys: int = 0  # deleted and overwritten values that can be brought back
+    held_bytes: int = 0  # their bytes
+    cert_until: int = 0  # when its certificate ends, in seconds since the epoch; 0: it has none
+    fence: str = ""  # what keeps its runs apart from the rest of the machine: `user files signals`

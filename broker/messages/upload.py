@@ -33,6 +33,9 @@ class UploadPermit(NamedTuple):
     overwrite: bool = False  # a value may be replaced
     length: int | None = None  # of the body in bytes; None: any
     if_match: str | None = None  # the value that this If-Match holds for may be replaced
+    by: str = ""  # the name of the token that it was made for
+    node: str = ""  # that takes the body
+    page: str = ""  # the origin whose pages may use the address: that of the master's own page
 
     @classmethod
     def read(cls, fields: Mapping[str, str]) -> UploadPermit:
@@ -45,6 +48,9 @@ class UploadPermit(NamedTuple):
                 overwrite="overwrite" in fields,
                 length=None if size is None else integers.parse(size),
                 if_match=fields.get("if_match"),
+                by=fields.get(signing.BY, ""),
+                node=fields.get(signing.NODE, ""),
+                page=fields.get(signing.PAGE, ""),
             )
         except ValueError as error:
             raise BadRequest(f"the signed address can't be read: {error}; ask the master for another") from error
@@ -57,6 +63,9 @@ class UploadPermit(NamedTuple):
             "overwrite": "1" if self.overwrite else None,
             "if_match": self.if_match,
             "size": self.length,
+            signing.BY: self.by or None,
+            signing.NODE: self.node or None,
+            signing.PAGE: self.page or None,
         }
         return {name: str(value) for name, value in given.items() if value is not None}
 

@@ -40,9 +40,12 @@ class VersionMaker:
         What is beyond the horizon does not count: nobody would believe what is above it.
         """
         with self._guard:
+            version = now_us() * NUMBERS + self.number
+            if version > self._last and version > after:  # nearly always
+                self._last = version
+                return version
             highest = Horizon.now().version - NUMBERS
             least = max(version if version <= highest else 0 for version in (self._last, after))
-            version = now_us() * NUMBERS + self.number
             if version <= least:
                 version = (least // NUMBERS + 1) * NUMBERS + self.number
             self._last = version

@@ -6,8 +6,10 @@ and accepts in its own process, and calls a client by the address and port of it
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +25,10 @@ _LISTENING_SECS = 30.0  # the web server listens within this time
 _PAUSE_SECS = 0.05
 _KEEP_ALIVE_SECS = 60  # a silent client is probed after this time
 _PROBES = 4
+_ATTACH_FILTER = 51  # SO_ATTACH_REUSEPORT_CBPF
+_RETURN = 0x06  # BPF_RET | BPF_K
+_FILTER = struct.Struct("HBBI")  # struct sock_filter
+_PROGRAM = struct.Struct("HP")  # struct sock_fprog
 
 
 def find(client: str) -> socket.socket | None:
@@ -39,15 +45,17 @@ def find(client: str) -> socket.socket | None:
     return None
 
 
-def guard(port: int, silence: float) -> None:
+def guard(port: int, silence: float, workers: int) -> None:
     """Let the kernel watch the connections to a port, as soon as this process listens there.
 
     The kernel ends those whose client's machine is gone, and those whose client takes nothing for `silence` seconds.
+    While one of the `workers` that listen there is being replaced, it gives new connections to the new one alone. So
+    none is in its TLS handshake when the old one ends.
     """
-    threading.Thread(target=_guard, args=(port, silence), name="guard", daemon=True).start()
+    threading.Thread(target=_guard, args=(port, silence, workers), name="guard", daemon=True).start()
 
 
-def _guard(port: int, silence: float) -> None:
+def _guard(port: int, silence: float, workers: int) -> None:
     deadline = time.monotonic() + _LISTENING_SECS
     while time.monotonic() < deadline:
         found = False
@@ -64,11 +72,24 @@ def _guard(port: int, silence: float) -> None:
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEP_ALIVE_SECS // _PROBES)
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(silence * 1000))
+                _prefer(listener, workers)
                 found = True
         if found:
             return
         time.sleep(_PAUSE_SECS)
     log.error("no socket that listens was found; dead connections are kept", port=port)
+
+
+def _prefer(listener: socket.socket, number: int) -> None:
+    """Have the kernel give a connection to the socket with this number, from 0, of those that listen on the same port.
+
+    They are numbered as they began to listen. While there are not so many, it chooses as before. See SO_REUSEPORT and
+    SO_ATTACH_REUSEPORT_CBPF in socket(7).
+    """
+    if listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+        instruction = ctypes.create_string_buffer(_FILTER.pack(_RETURN, 0, 0, number))
+        program = _PROGRAM.pack(1, ctypes.addressof(instruction))
+        listener.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, program)
 
 
 def _connections() -> Iterator[socket.socket]:

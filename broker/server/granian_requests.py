@@ -26,6 +26,7 @@ class AsgiScope(TypedDict):
     """The head of a request in ASGI."""
 
     http_version: str
+    scheme: str
     method: str
     path: str
     query_string: bytes
@@ -52,6 +53,7 @@ def from_rsgi(scope: Scope, protocol: HTTPProtocol, timeouts: ClientTimeouts) ->
         query=scope.query_string,
         client=scope.client,
         server=scope.server,
+        scheme=scope.scheme,
     )
     # Another number than there are names: some may have been left out.
     missing = len(headers) != len(shown)  # type: ignore[arg-type]
@@ -72,6 +74,7 @@ def from_asgi(scope: AsgiScope, receive: AsgiReceive, timeouts: ClientTimeouts) 
         query=scope["query_string"].decode("latin-1"),
         client=_address(scope["client"]),
         server=_address(scope["server"]),
+        scheme=scope["scheme"],
     )
 
 

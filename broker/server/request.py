@@ -50,14 +50,18 @@ class Request:
         query: str,
         client: str,
         server: str,
+        scheme: str,
     ) -> None:
-        """`version` is that of HTTP, like 1.1; `path` has no percent-encoding; `client` is `address:port`."""
+        """`version` is that of HTTP, like 1.1; `path` has no percent-encoding; `client` is `address:port`.
+
+        `scheme`: https or http.
+        """
         if not path.isascii():
             path = path.encode().decode("latin-1")
         environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query}
         environ["SERVER_PROTOCOL"] = _PROTOCOLS.get(version, version)
         request_headers.add_headers(environ, headers)
-        environ["REMOTE_ADDR"], environ["SERVER_NAME"] = client, server
+        environ["REMOTE_ADDR"], environ["SERVER_NAME"], environ["wsgi.url_scheme"] = client, server, scheme
         self.environ = environ
         self.unread = request_fields.has_body(environ)  # there is a body, and its end was not read
         self.spoiled = False  # nothing more can be read: the body is broken, or its client too slow

@@ -1,23 +1,41 @@
-"""The web server: Granian, told how to serve, and kept from ending by itself.
+"""The web server: Granian, told how to serve, kept from ending by itself, and given renewed certificates.
 
-Assumed of Granian 2.8: `Server.respawned_wrks` maps each worker to the time it was started again, read with `get`; and
-`Server.interrupt_signal` is true when a signal has ended `serve`. tests/unit/test_granian.py holds both.
+Assumed of Granian 2.8, and held by tests/unit/test_granian.py and tests/integration/test_tls.py:
+
+- `respawned_wrks` maps each worker to the time it was started again, read with `get`.
+- `interrupt_signal` is true when a signal has ended `serve`.
+- `reload_signal` with `main_loop_interrupt` has it call `_respawn_workers` for all workers. `ssl_ctx` is handed to each
+  worker that starts. A worker that is terminated completes the requests that it has.
 """
 
 from __future__ import annotations
 
 import socket
+import threading
+import time
+from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any, NamedTuple
 
-from granian.constants import HTTPModes, Interfaces
+import psutil
+from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings
-from granian.server import Server
+from granian.server.mp import MPServer
 
+from broker import logs
 from broker.errors import SettingsError
+from broker.tls.certificates import SOON_SECS, CertificateFiles, day
+
+log = logs.get(__name__)
 
 STOP_SECS = 8  # for requests under way
 BACKLOG = 1024
 CONNECTIONS = 20_000  # most of one web worker, idle ones too
+LOOK_SECS = 2.0  # between two looks at the certificate
+DRAIN_SECS = 6 * 3600.0  # for requests under way at a worker with an old certificate; an upload may take long
+_START_SECS = 60.0  # until a worker listens
+_HANDSHAKE_SECS = 2.0  # for those that have just connected
+_PAUSE_SECS = 0.05
 
 
 class NoCrashLoops(dict[int, float]):
@@ -31,26 +49,92 @@ class NoCrashLoops(dict[int, float]):
         return default
 
 
+class ReplacingServer(MPServer):
+    """Granian, whose workers are replaced while the old ones complete what they have begun."""
+
+    def __init__(self, target: str, **options: Any) -> None:
+        super().__init__(target, **options)
+        self._old: list[Any] = []  # workers that complete their requests
+
+    def replace_workers(self) -> None:
+        """Have all workers replaced; thread-safe."""
+        self.reload_signal = True
+        self.main_loop_interrupt.set()
+
+    def _respawn_workers(
+        self, workers: Iterable[int], spawn_target: Any, target_loader: Any, delay: float = 0.0
+    ) -> None:
+        for index in workers:
+            old: Any = self.wrks[index]
+            new: Any = self._spawn_worker(idx=index, target=spawn_target, callback_loader=target_loader)
+            self.wrks[index] = new
+            new.start()
+            if not old.is_alive():
+                old.join()
+                continue
+            if not self._wait_listening(new):
+                log.error("a worker with the new certificate does not listen; the old one stays")
+                self.wrks[index] = old
+                new.kill()
+                continue
+            time.sleep(_HANDSHAKE_SECS)  # the old one gets no new connections, see `connections.guard`
+            old.terminate()
+            self._old.append(old)
+            threading.Thread(target=self._drain, args=(old,), name="drain", daemon=True).start()
+
+    def _wait_listening(self, worker: Any) -> bool:
+        deadline = time.monotonic() + _START_SECS
+        while time.monotonic() < deadline and worker.is_alive() and not self.interrupt_signal:
+            with suppress(psutil.Error):  # it has just ended
+                for connection in psutil.Process(worker.inner.pid).net_connections("tcp"):
+                    if connection.status == psutil.CONN_LISTEN and connection.laddr.port == self.bind_port:
+                        return True
+            time.sleep(_PAUSE_SECS)
+        return False
+
+    def _drain(self, worker: Any) -> None:
+        worker.join(DRAIN_SECS)
+        if worker.is_alive():
+            worker.kill()
+
+    def _stop_workers(self) -> None:
+        self.wrks += [worker for worker in self._old if worker.is_alive()]
+        self._old.clear()
+        super()._stop_workers()  # type: ignore[no-untyped-call]
+
+
+class Place(NamedTuple):
+    """Where a web server listens, and its certificate."""
+
+    host: str
+    port: int
+    certificate: CertificateFiles | None = None  # None: no TLS
+
+
 class WebServer:
     """The web server of a service.
 
     HTTP/1.1 alone is served: with HTTP/2 Granian takes a body of unknown length for none.
     """
 
-    def __init__(self, target: str, interface: Interfaces, host: str, port: int, workers: int) -> None:
+    def __init__(self, target: str, interface: Interfaces, place: Place, workers: int) -> None:
         """`target` names a factory of an application as `module:function`; `interface` is what that speaks.
 
-        Raises `SettingsError` when the port can't be listened on.
+        Raises `SettingsError` when the port can't be listened on, or the certificate can't be used.
         """
         self._target = target
         self._interface = interface
-        self._address = _address(host, port)
-        self._port = port
+        self._address = _address(place.host, place.port)
+        self._port = place.port
         self._workers = workers
+        self._certificate = place.certificate
+        if self._certificate:
+            self._certificate.take()
 
     def serve(self) -> bool:
         """Serve until a signal to stop comes: True. False: the server ended for another reason."""
-        server = Server(
+        path = self._certificate.path if self._certificate else None
+        server = ReplacingServer(
             self._target,
             address=self._address,
             port=self._port,
@@ -66,11 +150,43 @@ class WebServer:
             workers_kill_timeout=STOP_SECS,
             log_enabled=False,
             factory=True,
+            ssl_cert=path,
+            ssl_key=path,
+            ssl_protocol_min=SSLProtocols.tls12,
         )
         server.respawned_wrks = NoCrashLoops()
-        with suppress(SystemExit):  # how Granian says that its workers could not be started
-            server.serve()
+        ended = threading.Event()
+        if path:
+            threading.Thread(target=self._watch, args=(server, ended), name="certificate", daemon=True).start()
+        try:
+            with suppress(SystemExit):  # how Granian says that its workers could not be started
+                server.serve()
+        finally:
+            ended.set()
         return bool(server.interrupt_signal)
+
+    def _watch(self, server: ReplacingServer, ended: threading.Event) -> None:
+        """Take a renewed certificate, and warn of one that ends soon."""
+        assert self._certificate is not None
+        warned, wrong = 0.0, ""
+        while not ended.wait(LOOK_SECS):
+            if self._certificate.until - time.time() < SOON_SECS and time.time() - warned > 86_400:
+                warned = time.time()
+                log.warning("the certificate ends soon; renew it", until=day(self._certificate.until))
+            if not self._certificate.changed():
+                continue
+            try:
+                if self._certificate.take():
+                    renewed = self._certificate.path
+                    context: Any = (True, str(renewed), str(renewed), *server.ssl_ctx[3:])
+                    server.ssl_ctx = context
+                    log.info("the certificate was renewed", until=day(self._certificate.until))
+                    server.replace_workers()
+                wrong = ""
+            except SettingsError as error:
+                if str(error) != wrong:
+                    log.error("the new certificate can't be used, the old one stays", reason=error)
+                wrong = str(error)
 
 
 def _address(host: str, port: int) -> str:

@@ -43,6 +43,7 @@ def run_companion(role: str, program: str, make: Callable[[settings.Settings], C
         return UNUSABLE
     signal.signal(signal.SIGTERM, lambda *_: companion.stop())
     signal.signal(signal.SIGINT, lambda *_: companion.stop())
+    process.collect_rarely()
     log.info(f"{role} started")
     status = companion.run()
     log.info(f"{role} stopped")

@@ -21,7 +21,20 @@ _SOON_SECS = 0.005
 MISSED_HEARTBEATS = 3
 DOUBT_SECS = 15.0  # other nodes come before one that could not be reached
 RECOVERY_SECS = 10.0  # after RabbitMQ was away, until every node has connected again
-_AS_TOLD = ("disk_total", "disk_free", "full", "keys", "seq", "slots", "running")  # fields of a heartbeat
+# Fields of a heartbeat.
+_AS_TOLD = (
+    "disk_total",
+    "disk_free",
+    "full",
+    "keys",
+    "held_keys",
+    "held_bytes",
+    "cert_until",
+    "seq",
+    "slots",
+    "running",
+    "fence",
+)
 
 Row = dict[str, Any]  # a node as `/admin/network` shows it
 
@@ -92,6 +105,11 @@ class Nodes:
         alive = [known for name, known in self._nodes.items() if name not in exclude and self._heard(name)]
         return min(alive, key=lambda known: known.heartbeat.load).heartbeat.node if alive else None
 
+    def names(self) -> list[str]:
+        """Every node ever heard of and not forgotten."""
+        self._refresh()
+        return sorted(self._nodes)
+
     def url(self, node: str) -> str | None:
         """`http://host:port` of a node, None when it was never heard from."""
         self._refresh()
@@ -161,6 +179,7 @@ class Nodes:
             "memory": round(beat.memory, 1),
             **{name: getattr(beat, name) for name in _AS_TOLD},
             "last_seen": known.received / 1000,
+            "sent": beat.at / 1000,
         }
 
     def _refresh(self, oldest: float = _FRESH_SECS) -> None:

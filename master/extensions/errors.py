@@ -3,12 +3,10 @@
 Refused
 └── Failed                   a request to an extension has an error as its response
     └── ProcessDied              500: the process of an extension ended, or sent a frame it must not
-ClientGone                   nobody waits for the response any more
 """
 
 from __future__ import annotations
 
-from broker.errors import PulzarError
 from broker.refusals import Refused
 
 
@@ -26,7 +24,3 @@ class ProcessDied(Failed):
 
     def __init__(self, message: str) -> None:
         super().__init__(500, message)
-
-
-class ClientGone(PulzarError):
-    """Raised when the client went away before it had its response."""

@@ -34,14 +34,23 @@ class Setup(NamedTuple):
     directory: str  # of the extensions
     index_directory: str  # of the master
     index_map: int  # bytes
-    master: str  # host:port where clients reach it
+    master: str  # its URL for clients, without a path
     listen: str = ""  # host:port where it listens
     fetch: str = ""  # hosts that extensions may fetch from, see `[extensions] fetch`
+    ca: str = ""  # a file of certificates to trust; "": those of the system alone
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
         """The setup in a frame's body."""
         return cls(*msgpack.unpackb(body))
+
+
+class Caller(NamedTuple):
+    """For whom an extension acts. Without tokens, all of it is empty."""
+
+    name: str = ""  # of the caller's token
+    token: str = ""  # with which the extension itself sends requests
+    reads: list[str] | None = None  # beginnings of the keys that may be read; None: all
 
 
 class Invocation(NamedTuple):
@@ -51,11 +60,13 @@ class Invocation(NamedTuple):
     arguments: list[str]
     params: dict[str, list[str]]
     file_path: str | None
+    caller: Caller = Caller()
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
         """The request in a frame's body."""
-        return cls(*msgpack.unpackb(body))
+        request = cls(*msgpack.unpackb(body))
+        return request._replace(caller=Caller(*request.caller))
 
 
 class Failure(NamedTuple):

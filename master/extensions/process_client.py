@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
 import signal
 import socket
@@ -195,7 +194,7 @@ class _OutputLog:
 
 def _environment(given: Mapping[str, str], scratch: Path) -> dict[str, str]:
     """The environment of extensions: without Pulzar's settings, which hold credentials."""
-    passed = {name: value for name, value in given.items() if not re.match("PULZAR_", name)}
+    passed = {name: value for name, value in given.items() if not name.startswith("PULZAR_")}
     path = passed.get("PYTHONPATH")
     return passed | {"PYTHONPATH": f"{_ROOT}:{path}" if path else str(_ROOT), "TMPDIR": str(scratch)}
 

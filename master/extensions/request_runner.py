@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from extensions import Extension, MissingLibrary, Refused, Store
+from extensions import Extension, MissingLibrary, Refused, Store, StoreError
 from extensions._reach import Reach
 from master.extensions import frames, libraries
 from master.extensions.children import children
@@ -29,12 +29,13 @@ class RequestRunner:
         _, body = next(self._frames)
         setup = Setup.decode(body)
         index = Index(Path(setup.index_directory), setup.index_map)
-        Extension.store = Store(index, setup.master)
-        Extension.reach = Reach(
+        Extension.store = self._store = Store(index, setup.master, setup.ca)
+        Extension.reach = self._reach = Reach(
             setup.master,
             setup.listen,
             setup.fetch,
             lambda: [node.heartbeat.url for node in index.read_nodes().values()],
+            setup.ca,
         )
         self._loader = Loader(Path(setup.directory))
         self._pid = os.getpid()
@@ -55,6 +56,8 @@ class RequestRunner:
             self._send(last)
 
     def _run(self, request: Invocation) -> None:
+        self._store.act_for(*request.caller)
+        self._reach.token = request.caller.token
         extension = self._loader.load(request.name)(request.arguments, request.params, request.file_path)
         value: object = extension.execute()
         if isinstance(value, list | dict):
@@ -124,6 +127,8 @@ def _explain(name: str, error: BaseException) -> tuple[int, str, bool]:
             return error.status, _text(error), True
         case MissingLibrary():
             return 501, f"the extension {name} can't work: {_text(error)}", True
+        case StoreError(status=401 | 403):
+            return 403, f"the extension {name}: {_text(error)}", True
         case Failed(status=404):
             return 404, str(error), True
         case Failed():

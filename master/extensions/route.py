@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qs
 
 from broker import logs
+from broker.errors import ClientGone
 from broker.http import responses
+from broker.http.environ import Environ
 from broker.http.responses import Response
 from broker.refusals import BadRequest
 from broker.server.request import Request
+from broker.server.streaming_response import StreamingResponse, note_gone
 from master.extensions import frames
 from master.extensions.bodies import Bodies
-from master.extensions.errors import ClientGone, Failed, ProcessDied
-from master.extensions.frames import Failure, Invocation
+from master.extensions.errors import Failed, ProcessDied
+from master.extensions.frames import Caller, Failure, Invocation
 from master.extensions.loader import find
 from master.extensions.pool import Pool
-from master.extensions.streaming_response import StreamingResponse
 
 log = logs.get(__name__)
 
@@ -35,13 +37,24 @@ _CLIENT_GONE = 499  # the status that nginx logs when the client closed its requ
 class Extensions:
     """Runs the extensions of one web worker."""
 
-    def __init__(self, directory: Path, pool: Pool, bodies: Bodies, timeout: float, cors: str) -> None:
-        """`directory` has the extensions. Each may run for `timeout` seconds."""
+    def __init__(
+        self,
+        directory: Path,
+        pool: Pool,
+        bodies: Bodies,
+        timeout: float,
+        *,
+        caller: Callable[[Environ], Caller] = lambda _: Caller(),
+    ) -> None:
+        """`directory` has the extensions. Each may run for `timeout` seconds, and acts for the `caller` of a request.
+
+        That raises `Refused`.
+        """
+        self._caller = caller
         self._directory = directory
         self._pool = pool
         self._bodies = bodies
         self._timeout = timeout
-        self._cors = cors
 
     async def __call__(self, request: Request) -> Response | StreamingResponse:
         """The response to one request. Raises `Refused`."""
@@ -53,8 +66,8 @@ class Extensions:
         except ValueError as error:
             raise BadRequest(f"the query can't be read: {error}") from error
         gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        pieces = self._pieces(request, Invocation(name, arguments, params, None), gone)
-        headers = [("Content-Type", "application/json"), *responses.cors_headers(self._cors)]
+        pieces = self._pieces(request, Invocation(name, arguments, params, None, self._caller(request.environ)), gone)
+        headers = [("Content-Type", "application/json"), responses.NO_FRAMES]
         try:
             beginning = _BEGINNING + await anext(pieces)
             try:
@@ -63,14 +76,14 @@ class Extensions:
                 return Response(200, [*headers, ("Content-Length", str(len(beginning)))], beginning)
         except ClientGone as error:
             log.info("the client of an extension is gone", extension=name, client=client, reason=error)
-            return responses.make(_CLIENT_GONE, None, str(error), [responses.CLOSE], self._cors)
+            return responses.make_plain(_CLIENT_GONE, None, str(error), [responses.CLOSE])
         except Failed as error:
             if error.detail or error.status >= 500:
                 fields = {"traceback": error.detail} if error.detail else {}
                 log.error("extension failed", extension=name, status=error.status, reason=error, **fields)
             raise
         return StreamingResponse(
-            name=name,
+            name=f"extension {name}",
             headers=headers,
             beginning=beginning,
             pieces=pieces,
@@ -87,7 +100,7 @@ class Extensions:
             if request.environ["REQUEST_METHOD"] == "PUT":
                 path = await stack.enter_async_context(self._bodies.received(request))
                 invocation = invocation._replace(file_path=path)
-            stack.callback(asyncio.ensure_future(_watch(request, gone)).cancel)
+            stack.callback(asyncio.ensure_future(note_gone(request, gone)).cancel)
             reason = f"no process for extensions was free within {self._timeout:g} s"
             busy = Failed(503, f"{reason}; [extensions] processes says how many there are")
             busy.retry_after = max(1, round(self._timeout))
@@ -129,12 +142,6 @@ def _parts(path: str) -> tuple[str, list[str]]:
     text = path.removeprefix(PREFIX).encode("latin-1").decode("utf-8", "replace")
     name, _, rest = text.partition("/")
     return name, rest.removesuffix("/").split("/") if rest.strip("/") else []
-
-
-async def _watch(request: Request, gone: asyncio.Future[None]) -> None:
-    await request.gone()
-    if not gone.done():
-        gone.set_result(None)
 
 
 async def _within(work: Awaitable[T], gone: asyncio.Future[None], secs: float, late: Failed) -> T:

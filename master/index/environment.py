@@ -50,7 +50,7 @@ class Environment:
                 max_readers=_MAX_READERS,
                 max_spare_txns=256,
                 readonly=not write,
-                metasync=contents.durable,
+                sync=contents.durable,
                 readahead=False,
                 create=write,
             )
@@ -61,6 +61,13 @@ class Environment:
         except (lmdb.Error, OSError) as error:
             advice = f"If it is damaged, stop the master and {contents.advice}"
             raise IndexUnusable(f"{problem}: {error}. {advice}") from error
+
+    def copy(self, directory: Path) -> None:
+        """Write a compact copy of this moment into an empty directory, while others read and write.
+
+        Raises `lmdb.Error`, `OSError`.
+        """
+        self.env.copy(str(directory), compact=True)
 
     def close(self) -> None:
         """Write everything to the disk and close the files."""

@@ -1,4 +1,4 @@
-"""What the controller does with the index once a second: end lifetimes, deliver discards, forget old deletions."""
+"""What the controller does once a second: end lifetimes, deliver discards, forget old deletions and dead messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from itertools import islice
 
 from broker import logs, topology
-from broker.clock import DAY_MS
+from broker.clock import DAY_MS, DAY_SECS
 from broker.link import Link
 from broker.messages.codec import encode
 from broker.messages.store import Commands, Delete
@@ -16,17 +16,24 @@ from master.index.index import Deletion, Discard, Index
 log = logs.get(__name__)
 
 BATCH = 5_000  # keys in one transaction
+DEAD_SECS = 60.0  # between two looks for old messages in `pulzar.dead`
+DEAD_BATCH = 500  # of them at a time
 DELETIONS_SECS = 3600.0  # between two looks for deletions that may be forgotten
 
 
 class Housekeeping:
-    """Ends lifetimes, sends discards, forgets deletions after `tombstone_days`. For the controller's thread alone."""
+    """Ends lifetimes, sends discards, forgets deletions and dead messages. For the controller's thread alone.
 
-    def __init__(self, index: Index, link: Link, tombstone_days: int) -> None:
+    Deletions are forgotten after `tombstone_days`, dead messages after `retention_days`.
+    """
+
+    def __init__(self, index: Index, link: Link, *, tombstone_days: int, retention_days: int) -> None:
         self._index = index
         self._link = link
         self._tombstone_ms = tombstone_days * DAY_MS
-        self._next_deletions = 0.0  # monotonic clock
+        self._retention_secs = retention_days * DAY_SECS
+        self._next_deletions = 0.0  # monotonic clock, like the next one
+        self._next_dead = 0.0
         self._sent: set[bytes] = set()  # rows of the outbox that are on their way
         self._confirms: queue.SimpleQueue[tuple[list[bytes], bool]] = queue.SimpleQueue()
 
@@ -38,6 +45,9 @@ class Housekeeping:
         if time.monotonic() >= self._next_deletions:
             self._next_deletions = time.monotonic() + DELETIONS_SECS
             self._forget_deletions(now)
+        if time.monotonic() >= self._next_dead:
+            self._next_dead = time.monotonic() + DEAD_SECS
+            self._link.expire_dead(now / 1000 - self._retention_secs, DEAD_BATCH)
 
     def _end_lifetimes(self, now: int) -> None:
         """Values whose lifetime has ended leave the index; the outbox tells their nodes."""
@@ -46,7 +56,6 @@ class Housekeeping:
         if not ended:
             return
         with self._index.write() as tables:
-            freed = 0
             for lifetime in ended:
                 tables.drop_lifetime(lifetime)
                 entry = tables.entry(lifetime.key)
@@ -55,9 +64,7 @@ class Housekeeping:
                 tables.drop_entry(lifetime.key, entry)
                 tables.set_deletion(lifetime.key, Deletion(entry.version, now))
                 tables.add_discard(Discard(entry.node, lifetime.key, entry.version), now)
-                freed += entry.size
                 log.debug("lifetime ended", key=lifetime.key, version=entry.version, node=entry.node)
-            tables.add_bytes(-freed)
         log.info("lifetimes ended", keys=len(ended))
 
     def _send_outbox(self, now: int) -> None:
@@ -69,7 +76,7 @@ class Housekeeping:
         by_node: dict[str, list[tuple[bytes, Delete]]] = {}
         for row, discard in due:
             if row not in self._sent:
-                by_node.setdefault(discard.node, []).append((row, Delete(0, discard.key, discard.version)))
+                by_node.setdefault(discard.node, []).append((row, Delete(0, *discard[1:])))
         for node, items in by_node.items():
             self._send(node, [row for row, _ in items], [command for _, command in items])
 

@@ -57,6 +57,7 @@ class _Log:
     """What is known of one node's log, beside its cursor."""
 
     heartbeat: Heartbeat | None = None
+    unheard: bool = False  # the index lacked keys when this controller started, and the node was not heard since
     applied: int = 0  # seq of the cursor when the heartbeat came
     promised: int = 0  # seq of the first heartbeat of its agent: until that is applied, the index may lack keys
     request: _Request | None = None
@@ -82,6 +83,8 @@ class ReplayRequests:
             self._forgotten = tables.forgotten()
         for node in self._forgotten:
             self._log(node).pruning = _Pruning()
+        for node in self._incomplete or ():
+            self._log(node).unheard = True
 
     def observe(self, results: Sequence[Results], heartbeats: Mapping[str, Heartbeat], gaps: set[str]) -> None:
         """Notice what is missing after what was just received, and ask for it."""
@@ -162,6 +165,7 @@ class ReplayRequests:
         node_log = self._log(node)
         cursor = self._cursor(node)
         before, applied = node_log.heartbeat, node_log.applied
+        unheard, node_log.unheard = node_log.unheard, False
         node_log.heartbeat, node_log.applied = heartbeat, cursor.seq
         if node in self._forgotten:
             self._note_forgotten([name for name in self._forgotten if name != node])
@@ -174,6 +178,8 @@ class ReplayRequests:
             self._ask(node, "nothing of it was applied yet")
         elif not known:
             self._ask(node, "its agent was started again")
+        elif unheard and heartbeat.seq > cursor.seq:
+            self._ask(node, "the index lacked some of it when it was opened")
         elif before and before.seq > cursor.seq and applied == cursor.seq:
             # What the heartbeat before this one told of is still not here, and nothing has come meanwhile.
             self._ask(node, "results are missing")
@@ -251,6 +257,8 @@ class ReplayRequests:
         """Whether the index may lack keys of a node's log."""
         if node in self._forgotten:
             return False
+        if node_log.unheard:
+            return True
         # When its own log is applied again, it has them all; when that is another log than before, it has not.
         another = cursor.prune and not cursor.covered
         behind = node_log.heartbeat.seq - cursor.complete_to if node_log.heartbeat else 0

@@ -43,6 +43,7 @@ class EffectRunner:
         self._wake = wake
         self.under_way: set[AttemptId] = set()  # handed to the link and not confirmed yet
         self._landed: deque[tuple[AttemptId, bool]] = deque()  # and whether it reached a queue
+        self._woken = False  # since `confirmed` was called
         self._launches: dict[AttemptId, list[_Launch]] = {}
 
     def carry_out(self, effects: Iterable[Effect]) -> None:
@@ -71,6 +72,7 @@ class EffectRunner:
     def confirmed(self) -> list[AttemptId]:
         """Attempts confirmed since the last call; launches that waited for them get their reply."""
         safe: list[AttemptId] = []
+        self._woken = False
         while self._landed:
             attempt, sent = self._landed.popleft()
             self.under_way.discard(attempt)
@@ -104,7 +106,9 @@ class EffectRunner:
 
     def _done(self, attempt: AttemptId, sent: bool) -> None:
         self._landed.append((attempt, sent))
-        self._wake()
+        if not self._woken:
+            self._woken = True
+            self._wake()
 
     def _send(self, queue: str, message: RunMessage, exchange: str) -> None:
         try:

@@ -6,6 +6,8 @@
 | schedules  | id                                      | `Schedule`                                                  |
 | lists      | `List` (1 byte) + id                    | nothing                                                     |
 | executions | `List` + schedule (8 bytes, 0: all) + id | nothing: jobs that schedules made                          |
+| owned      | token + 0 + `List`, `x` + `List` + id    | nothing: the same two tables, of one launcher               |
+| history    | `s` script, `n` node, `o` source, 0, id | nothing: jobs by where they come from and ran               |
 | due        | time (ms) + id                          | nothing: timers of retries and active schedules             |
 | open       | id                                      | nothing: the broker has not confirmed its message yet       |
 | waiting    | lane + 0 + id                           | nothing: pending jobs by the queue their message is in      |
@@ -17,33 +19,44 @@
 | catalogs   | node                                    | digest of the scripts it has                                |
 | scripts    | path + 0 + node, helpers: 0 before that | `CatalogRow` without its path                               |
 | meta       | `id`, `count:<list>`, `lane:<node>:`    | the last id given; how many there are                       |
-| meta       | `bytes:p`, `bytes:s`                    | bytes of the arguments of pending jobs, active schedules    |
+| meta       | `format`                                | that of the ledger, see `FORMAT`                            |
+| meta       | `bytes:p`, `bytes:s`                    | bytes of the arguments of pending jobs, of schedules        |
 
-A job or schedule has rows in `lists`, `executions`, `due`, `open`, `waiting` and `closed`. They follow from its own
-row (`master.jobs.rows`), so they can't come apart. Only this module names a table.
+A job or schedule has rows in `lists`, `executions`, `owned`, `history`, `due`, `open`, `waiting` and `closed`. They
+follow from its own row (`master.jobs.rows`), so they can't come apart. No other module names a table.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import lmdb
 import msgpack
 
 from broker.messages.runs import CatalogRow, NodeCatalog
+from master.errors import IndexUnusable
 from master.index.environment import Contents, Environment, Transaction, pack, stamped
 from master.jobs import model, rows
 from master.jobs.model import MAY_FOLLOW, AttemptId, Job, JobProgress, Schedule, lane
-from master.jobs.rows import List, Rows, id_key, lane_key, number_of
+from master.jobs.rows import Ids, List, Rows, id_key, lane_key, number_of
 
 MAP_BYTES = 64 << 30  # address space, neither disk nor memory
 _LAST = (1 << 64) - 1
 _PENDING, _SCHEDULED = b"bytes:p", b"bytes:s"
 _COLUMNS = ("description", "args", "category", "author", "error", "kind", "arguments")
+_MORE_COLUMNS = ("preload", "preload_left_out")  # that few scripts have
 _HELPER = b"\0"  # stands before the paths of modules that are no scripts
 _ADVICE = "put back a copy of that directory, or remove it: the jobs it knows are forgotten then"
-_TABLES = "jobs schedules lists executions due open waiting closed tokens direct withdrawn live catalogs scripts meta"
+FORMAT = 3  # 1: of the versions that wrote no number; 2: without `history`
+_WITHOUT_HISTORY = 2
+_FORMAT = b"format"
+_TABLES = (
+    "jobs schedules lists executions owned history due open waiting closed tokens direct withdrawn live catalogs"
+    " scripts meta"
+)
 _CONTENTS = Contents("ledger", "[jobs] ledger_map", _ADVICE, tuple(_TABLES.split()), durable=True)
 
 
@@ -59,6 +72,30 @@ class Withdrawal(NamedTuple):
 
     attempt: AttemptId
     time: int  # ms
+
+
+class IdCursor:
+    """Goes down a list of ids. It belongs to a transaction, and must be closed before that ends."""
+
+    def __init__(self, cursor: lmdb.Cursor[bytes], beginning: bytes) -> None:
+        self._cursor = cursor
+        self._beginning = beginning
+        self._length = len(beginning) + 8
+
+    def at_most(self, number: int) -> int:
+        """The newest id up to `number`, 0 when there is none."""
+        cursor, wanted = self._cursor, self._beginning + id_key(number)
+        found = cursor.set_range(wanted)
+        if found and cursor.key() == wanted:
+            return number
+        if not (cursor.prev() if found else cursor.last()):
+            return 0
+        key = cursor.key()
+        return number_of(key[-8:]) if len(key) == self._length and key.startswith(self._beginning) else 0
+
+    def close(self) -> None:
+        """Free the cursor."""
+        self._cursor.close()
 
 
 class LedgerView(Transaction):
@@ -82,6 +119,10 @@ class LedgerView(Transaction):
         """Every job, newest first, or those before an id."""
         return (model.unpack_job(raw) for _, raw in self._newest("jobs", b"", before))
 
+    def job_bytes(self, number: int) -> bytes | None:
+        """The packed row of a job, see `master.jobs.model.unpack_job`: what it says is looked for in it first."""
+        return self._get("jobs", id_key(number))
+
     def by_token(self, token: str) -> int:
         """Id of the job or schedule with this unique token, 0 if there is none."""
         return self._number("tokens", rows.token_key(token))
@@ -101,9 +142,18 @@ class LedgerView(Transaction):
         """Ids of a list, newest first, or those before an id."""
         return (number_of(key[-8:]) for key, _ in self._newest("lists", which.value, before))
 
+    def owned(self, by: str, which: List, before: int = 0, *, executions: bool = False) -> Iterator[int]:
+        """Ids of a list, or of executions, as the two others give them: those that the token `by` has launched."""
+        prefix = rows.owner_key(by, which, executions=executions)
+        return (number_of(key[-8:]) for key, _ in self._newest("owned", prefix, before))
+
     def executions(self, which: List, schedule: int = 0, before: int = 0) -> Iterator[int]:
         """Ids of the jobs that a schedule made (0: all schedules), newest first: ALL, READY or FAILED ones."""
         return (number_of(key[-8:]) for key, _ in self._newest("executions", which.value + id_key(schedule), before))
+
+    def ids(self, of: Ids) -> IdCursor:
+        """A list of ids, to go down in."""
+        return IdCursor(self._cursor(of.table), of.beginning)
 
     def due(self, now: int) -> Iterator[int]:
         """Ids of the jobs and schedules whose time (ms) has come, the longest overdue first."""
@@ -142,7 +192,7 @@ class LedgerView(Transaction):
         return Pile(self.count(List.PENDINGS) - self.count(List.RUNNING), self._number("meta", _PENDING))
 
     def scheduled(self) -> Pile:
-        """The active schedules."""
+        """The schedules that are not over."""
         return Pile(self.count(List.SCHEDULED), self._number("meta", _SCHEDULED))
 
     def waiting_on(self, node: str) -> int:
@@ -190,9 +240,34 @@ class LedgerView(Transaction):
 
 
 class LedgerTables(LedgerView):
-    """A transaction that writes the ledger. It commits at its end; if something is raised, it changes nothing."""
+    """A transaction that writes the ledger. It commits at its end; if something is raised, it changes nothing.
 
-    __slots__ = ()
+    Counters, which every row of a batch changes, are written at its end. What it has looked up of the catalog it keeps.
+    """
+
+    __slots__ = ("_counters", "_having")
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment, write=True)
+        self._counters: dict[bytes, int] = {}
+        self._having: dict[str, set[str]] = {}
+
+    def __exit__(self, *error: object) -> None:
+        if not any(error):
+            try:
+                for counter, number in self._counters.items():
+                    self._put("meta", counter, id_key(number))
+            except BaseException as problem:
+                super().__exit__(type(problem), problem, problem.__traceback__)
+                raise
+        super().__exit__(*error)
+
+    def nodes_with(self, path: str) -> set[str]:
+        """The nodes that have a script."""
+        found = self._having.get(path)
+        if found is None:
+            found = self._having[path] = super().nodes_with(path)
+        return found
 
     def next_id(self) -> int:
         """An id that no job and no schedule had."""
@@ -205,7 +280,8 @@ class LedgerTables(LedgerView):
         self._put("jobs", id_key(new.id), pack(new))
         if old is None or old.state != new.state:
             self._add(_PENDING, new.weight() - (old.weight() if old else 0))
-        self._move(rows.of_job(old) if old else set(), rows.of_job(new))
+        listed = old is None or old.node != new.node  # of what `history` goes by, nothing else changes
+        self._move(rows.of_job(old, listed) if old else set(), rows.of_job(new, listed))
         return new
 
     def save_schedule(self, old: Schedule | None, new: Schedule) -> Schedule:
@@ -240,15 +316,51 @@ class LedgerTables(LedgerView):
             self._delete("due", key)
 
     def take_over(self) -> None:
-        """Complete a ledger that an earlier version wrote: bytes were not counted, schedules had no row in `due`."""
+        """Complete a ledger that an earlier version wrote: bytes were not counted, schedules had no row in `due`.
+
+        Nor had anybody's jobs rows of their own. Raises `IndexUnusable` for a ledger of a later version.
+        """
+        found = self._number("meta", _FORMAT)
+        if found > FORMAT:
+            raise IndexUnusable(
+                f"the ledger has the format {found}, and this version of Pulzar knows those up to {FORMAT}: it was "
+                "written by a later version. Start that one, or put back a copy of the ledger from before the upgrade"
+            )
+        self._put("meta", _FORMAT, id_key(FORMAT))
+        if found == FORMAT:
+            return
+        self._list_history()
+        if found == _WITHOUT_HISTORY:
+            return
+        for which in (List.PENDINGS, List.READY, List.FAILED):
+            for number in list(self.listed(which)):
+                if (job := self.job(number)) and job.by:
+                    self._move(set(), rows.of_job(job))
         if self._get("meta", _PENDING) is None:
             pending = [self.job(number) for number in self.listed(List.PENDINGS)]
             self._add(_PENDING, sum(job.weight() for job in pending if job))
-        schedules = [row for number in self.listed(List.SCHEDULED) if (row := self.schedule(number))]
+        schedules = [row for number in self.listed(List.SCHEDULES) if (row := self.schedule(number))]
         if self._get("meta", _SCHEDULED) is None:
             self._add(_SCHEDULED, sum(row.weight() for row in schedules))
         for row in schedules:
             self._move(set(), rows.of_schedule(row))
+
+    def _list_history(self) -> None:
+        """Write the rows of `history`, and of failed and of cancelled jobs apart, for jobs of an earlier version.
+
+        The table is empty, so its rows are written in order, without a search for each: 4 s per million jobs.
+        """
+        lists: dict[bytes, array[int]] = {}
+        for key, raw in self._up("jobs"):
+            number = number_of(key)
+            for beginning in rows.history_of(*model.history_fields(raw)):
+                lists.setdefault(beginning, array("Q")).append(number)
+        with self._cursor("history") as cursor:
+            for beginning in sorted(lists):
+                cursor.putmulti(((beginning + id_key(number), b"") for number in lists[beginning]), append=True)
+        for number in list(self.listed(List.FAILED)):
+            if job := self.job(number):
+                self._move(set(), {row for row in rows.of_job(job) if row[0] == "lists"})
 
     # What belongs to jobs.
 
@@ -280,14 +392,17 @@ class LedgerTables(LedgerView):
     def save_catalog(self, catalog: NodeCatalog) -> None:
         """Note the scripts of a node, instead of those it had."""
         node = catalog.node.encode()
-        self.remove_catalog(catalog.node)
+        self.remove_catalog(catalog.node)  # which forgets what was looked up
         for row in catalog.rows:
             key = _script_key(row["path"], row.get("kind") == "helper") + node
-            self._put("scripts", key, pack({name: row.get(name) for name in _COLUMNS}))
+            columns = {name: row.get(name) for name in _COLUMNS}
+            columns |= {name: row[name] for name in _MORE_COLUMNS if name in row}  # type: ignore[literal-required]
+            self._put("scripts", key, pack(columns))
         self._put("catalogs", node, catalog.digest.encode())
 
     def remove_catalog(self, node: str) -> None:
         """Forget the scripts of a node."""
+        self._having.clear()
         end = b"\0" + node.encode()
         for key in [key for key, _ in self._up("scripts") if key.endswith(end)]:
             self._delete("scripts", key)
@@ -311,8 +426,13 @@ class LedgerTables(LedgerView):
 
     def _add(self, counter: bytes, change: int) -> int:
         number = self._number("meta", counter) + change
-        self._put("meta", counter, id_key(max(0, number)))
+        self._counters[counter] = max(0, number)
         return number
+
+    def _number(self, table: str, key: bytes) -> int:
+        if table == "meta" and (number := self._counters.get(key)) is not None:
+            return number
+        return super()._number(table, key)
 
 
 class Ledger:
@@ -322,8 +442,16 @@ class Ledger:
         """Open the files in `directory`; `map_size` in bytes. Raises `IndexUnusable`."""
         self._environment = Environment(directory, map_size, _CONTENTS, write)
         if write:
-            with self.write() as tables:
-                tables.take_over()
+            try:
+                with self.write() as tables:
+                    tables.take_over()
+            except IndexUnusable:
+                self.close()
+                raise
+
+    def copy(self, directory: Path) -> None:
+        """Write a copy of this moment into an empty directory, see `Environment.copy`; any thread may call this."""
+        self._environment.copy(directory)
 
     def close(self) -> None:
         """Close the files."""
@@ -335,7 +463,7 @@ class Ledger:
 
     def write(self) -> LedgerTables:
         """A transaction that writes."""
-        return LedgerTables(self._environment, write=True)
+        return LedgerTables(self._environment)
 
 
 def _script(path: str, raw: bytes) -> CatalogRow:

@@ -19,7 +19,7 @@ from master.jobs.transitions import Setback, Transitions
 log = logs.get(__name__)
 
 MOST = 1_000  # jobs published in one go
-MOST_FORGOTTEN = 2_000
+MOST_FORGOTTEN = 200  # jobs a second: more than can end, and too few for others to wait for
 SETTLE_MS = 5_000  # a message younger than this may be on its way
 _PURGED = Setback("its queue was purged or deleted, perhaps")
 
@@ -34,11 +34,12 @@ class Requeue:
     def unconfirmed(self, view: LedgerView, under_way: Collection[AttemptId], most: int = MOST) -> list[Effect]:
         """Publish jobs again, to the queue that they were committed to, whose message the broker may not have.
 
-        Attempts that are `under_way` to the broker are left out. Called at the start, and for messages that the broker
-        refused or that were lost with a connection.
+        Jobs with attempts that are `under_way` to the broker are left out. Called at the start, and for messages that
+        the broker refused or that were lost with a connection.
         """
-        jobs = (job for number in view.unconfirmed() if (job := view.job(number)))
-        missing = (job for job in jobs if job.attempt_id not in under_way)
+        # Of a job with any attempt under way nothing is looked up: there may be thousands.
+        numbers = {number for number, _ in under_way}
+        missing = (job for number in view.unconfirmed() if number not in numbers and (job := view.job(number)))
         return [self._transitions.publish_again(view, job) for job in islice(missing, most)]
 
     def emptied(self, tables: LedgerTables, lanes: Collection[str], now: int) -> list[Effect]:

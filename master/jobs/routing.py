@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from broker import keys, topology
-from broker.messages.jobs import Order
+from broker.messages.jobs import PRIORITIES, Order
 from master.index.index import Index
 from master.jobs.ledger import LedgerView
 from master.jobs.model import lane
@@ -26,12 +26,20 @@ Loads = Mapping[str, Load]  # by node
 _UNHEARD = Load(False, 0, 0)
 
 
+def loads(nodes: Iterable[Mapping[str, Any]]) -> Loads:
+    """The loads in rows of nodes, as `master.cluster.nodes.Nodes.describe` gives them."""
+    return {row["node"]: Load(row["synch"], row["slots"], len(row["running"])) for row in nodes}
+
+
 class Route(NamedTuple):
     """The queue for the message of a job."""
 
     lane: str  # the queue's name in the ledger, see `master.jobs.model.lane`
     queue: str
     ttl_ms: int | None = None  # RabbitMQ moves the message to the queue of all nodes after this; None: never
+
+
+_SHARED = {priority: Route(lane(ANY_NODE, priority), topology.jobs_queue(priority)) for priority in PRIORITIES}
 
 
 class Router:
@@ -46,6 +54,9 @@ class Router:
     def choose(self, view: LedgerView, order: Order, without: str | None = None) -> Route | None:
         """The route of a job, but not to the node `without`; None when no node can run it."""
         having, loads = view.nodes_with(order.job), self._loads()
+        bound = order.data or order.options.node or without is not None
+        if having and not bound and all(node in having for node, load in loads.items() if load.alive):
+            return _SHARED[order.options.priority]  # as for most jobs by far
         entry = self._index.get(keys.encode(order.data)) if order.data else None
         node = choose(order, having - {without}, loads, view.waiting_on, entry.node if entry else None)
         return None if node is None else self._route(order, node, having, loads)
@@ -58,8 +69,7 @@ class Router:
 
     def _route(self, order: Order, node: str, having: Collection[str], loads: Loads) -> Route:
         if node == ANY_NODE:
-            priority = order.options.priority
-            return Route(lane(ANY_NODE, priority), topology.jobs_queue(priority))
+            return _SHARED[order.options.priority]
         if may_move(order, having, loads):
             return Route(lane(node, ""), topology.node_data_queue(node), self._data_wait_ms)
         return Route(lane(node, ""), topology.node_jobs_queue(node))

@@ -41,6 +41,11 @@ def rows(view: LedgerView) -> list[Mapping[str, object]]:
     differing = set()
     for node, row in view.scripts():
         nodes.setdefault(row["path"], []).append(node)
-        if first.setdefault(row["path"], row) != row:
+        if _text(first.setdefault(row["path"], row)) != _text(row):
             differing.add(row["path"])
     return [{**first[path], "nodes": nodes[path], "differs": path in differing} for path in sorted(first)]
+
+
+def _text(row: CatalogRow) -> dict[str, object]:
+    """What a row says of the script's text. What can be loaded ahead depends on the node."""
+    return {name: value for name, value in row.items() if not name.startswith("preload")}

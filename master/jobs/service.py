@@ -20,7 +20,7 @@ from broker.messages.runs import AskCatalog, Claimed, Finished, NodeCatalog, Pro
 from broker.messages.store import Heartbeat
 from broker.refusals import BadRequest, Conflict, NotFound, Refused, Unavailable
 from broker.settings import Settings
-from master.channel import Cancel, ControllerCall, Launch
+from master.channel import Cancel, ControllerCall, Launch, LaunchMany, PauseSchedule, RunSchedule
 from master.cluster.nodes import MISSED_HEARTBEATS
 from master.index.index import Index
 from master.jobs import script_catalog, unique_tokens
@@ -30,7 +30,7 @@ from master.jobs.effects import Effect, Publish
 from master.jobs.empty_queues import EmptyQueues
 from master.jobs.leases import LastHeartbeat, Leases
 from master.jobs.ledger import Ledger, LedgerTables, LedgerView
-from master.jobs.model import AttemptId, JobState, Rhythm, arguments_text
+from master.jobs.model import AttemptId, JobState, Rhythm, Schedule, arguments_text
 from master.jobs.requeue import Requeue
 from master.jobs.routing import Load, Router
 from master.jobs.schedules import Schedules
@@ -43,6 +43,15 @@ Message = Reports | Progress | NodeCatalog
 
 PAUSE_SECS = 3.0  # between two ticks: after more than this, the process has stood still
 _ASK_SECS = 3.0  # between two questions for the same catalog
+_SAFE, _DURABLE = 200, 202  # a job of many: RabbitMQ has its message or needs none; only the ledger has it for sure
+
+
+class _Launched(NamedTuple):
+    """What came of a launch, as in `_Outcome`."""
+
+    data: tuple[int, bool]  # the id of the job, True
+    effects: Sequence[Effect] = ()
+    awaited: AttemptId | None = None
 
 
 class _Outcome(NamedTuple):
@@ -56,14 +65,19 @@ class _Outcome(NamedTuple):
 class Jobs:
     """The controller's part in jobs; everything is called on its thread."""
 
-    def __init__(self, index: Index, link: Link, config: Settings, wake: Callable[[], None]) -> None:
-        """`wake` has the controller call `handle` soon."""
+    def __init__(
+        self, index: Index, link: Link, config: Settings, wake: Callable[[], None], *, queue: str = ""
+    ) -> None:
+        """`wake` has the controller call `handle` soon.
+
+        `queue`: name of the token that jobs act for which were published by hand.
+        """
         self._index = index
         self._link = link
         self._silence = config.general.heartbeat * MISSED_HEARTBEATS
         self._ledger = Ledger(Path(config.server.dir) / "ledger", True, config.jobs.ledger_map)
         router = Router(index, self._loads, config.jobs.data_wait)
-        self._transitions = Transitions(router, config.jobs.lost_attempts)
+        self._transitions = Transitions(router, config.jobs.lost_attempts, queue)
         self._requeue = Requeue(self._transitions, config.general.retention_policy)
         self._capacity = Capacity(CapacityLimits.of(config))
         self._schedules = Schedules(self._transitions, self._capacity)
@@ -77,6 +91,12 @@ class Jobs:
         self._heartbeats: dict[str, Heartbeat] = {}  # by node, like the next two
         self._heard: dict[str, LastHeartbeat] = {}
         self._asked: dict[str, float] = {}  # when it was asked for its catalog
+        self._known_loads: dict[str, Load] | None = None  # since `handle` or `tick` was called
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger, whose copies any thread may make."""
+        return self._ledger
 
     def close(self) -> None:
         """Close the ledger."""
@@ -91,6 +111,7 @@ class Jobs:
         self, calls: Sequence[ControllerCall], messages: Sequence[Message], heartbeats: Mapping[str, Heartbeat]
     ) -> None:
         """Handle what came together: calls of web workers, messages of nodes, their heartbeats by node."""
+        self._known_loads = None
         self._safe += self._effect_runner.confirmed()
         for node, heartbeat in heartbeats.items():
             self._heartbeat(node, heartbeat)
@@ -122,6 +143,7 @@ class Jobs:
 
     def tick(self, quiet: bool) -> None:
         """Do what time brings. `quiet`: no message waits to be handled, so that all reports of nodes are known."""
+        self._known_loads = None
         now, clock = now_ms(), time.monotonic()
         if not self._link.ready or clock - self._ticked > PAUSE_SECS or self._empty_queues.deaf(clock):
             # While the broker is away, or one of the two stands still, nobody is heard, and runs go on nevertheless.
@@ -167,12 +189,21 @@ class Jobs:
     def _call(self, tables: LedgerTables, call: ControllerCall, now: int) -> _Outcome:
         match call.request:
             case Launch():
-                return self._launch(tables, call.request, now)
+                return _Outcome(*self._launch(tables, call.request, now))
+            case LaunchMany():
+                return self._launch_many(tables, call.request, now)
             case Cancel(number):
                 return self._cancel(tables, number, now)
+            case PauseSchedule(number, pause):
+                schedule = self._schedule(tables, number)
+                if pause:
+                    return _Outcome(self._schedules.pause(tables, schedule))
+                return _Outcome(self._schedules.resume(tables, schedule, now))
+            case RunSchedule(number, unique):
+                return self._run_schedule(tables, number, unique, now)
         raise BadRequest(f"jobs have no {call.request}")
 
-    def _launch(self, tables: LedgerTables, launch: Launch, now: int) -> _Outcome:
+    def _launch(self, tables: LedgerTables, launch: Launch, now: int) -> _Launched:
         """Launch or schedule a job, which the web worker has checked and packed.
 
         Data of the reply: the id, and whether RabbitMQ has the job's message.
@@ -180,20 +211,34 @@ class Jobs:
         order = jobs.unpack(launch.order)
         script_catalog.check_known(tables, order)
         if order.data and self._index.get(keys.encode(order.data)) is None:
-            raise NotFound(f"the key {order.data}, which the job shall work on, is unknown")
+            raise NotFound(f"the key {order.data}, the job's pulzar_data, is unknown")
         if launch.rhythm is not None:
-            return _Outcome((self._schedules.add(tables, order, Rhythm(*launch.rhythm), now), True))
+            return _Launched((self._schedules.add(tables, order, Rhythm(*launch.rhythm), now, launch.by), True))
         known = unique_tokens.known(tables, order)
         if known:
-            return _Outcome((known, True), awaited=self._unconfirmed(tables, known))
+            return _Launched((known, True), awaited=self._unconfirmed(tables, known))
         if not self._link.ready:
             raise Unavailable(f"no connection to RabbitMQ: {self._link.problem}")
         arguments = arguments_text(order.arguments)
         self._capacity.check_job(tables, arguments)
-        number, effects = self._transitions.launch(tables, order, "rest", now, arguments=arguments)
+        number, effects = self._transitions.launch(tables, order, "rest", now, arguments=arguments, by=launch.by)
         published = any(isinstance(effect, Publish) for effect in effects)
         packed = [effect._replace(packed=launch.order) if isinstance(effect, Publish) else effect for effect in effects]
-        return _Outcome((number, True), packed, AttemptId(number, 1) if published else None)
+        return _Launched((number, True), packed, AttemptId(number, 1) if published else None)
+
+    def _launch_many(self, tables: LedgerTables, launches: LaunchMany, now: int) -> _Outcome:
+        """Launch each job as if it came alone; the reply does not wait for RabbitMQ."""
+        replies: list[tuple[int, object]] = []
+        effects: list[Effect] = []
+        for order, rhythm in launches.orders:
+            try:
+                (number, _), more, awaited = self._launch(tables, Launch(order, rhythm, launches.by), now)
+            except Refused as error:
+                replies.append((error.status, str(error)))
+                continue
+            effects += more
+            replies.append((_SAFE if awaited is None else _DURABLE, number))
+        return _Outcome(replies, effects)
 
     def _unconfirmed(self, view: LedgerView, number: int) -> AttemptId | None:
         """The attempt at a job whose message the broker may not have yet; None when there is none."""
@@ -210,9 +255,28 @@ class Jobs:
             return _Outcome(*self._transitions.cancel(tables, job, now))
         if timed is None:
             raise NotFound(f"there is no job {number}")
-        if not timed.active:
+        if timed.over:
             raise Conflict(f"job {number} is not scheduled any more")
         return _Outcome(self._schedules.cancel(tables, timed, now))
+
+    def _schedule(self, view: LedgerView, number: int) -> Schedule:
+        """A schedule that is not over."""
+        found = view.schedule(number)
+        if found is None:
+            raise NotFound(f"there is no schedule {number}; GET /admin/scheduled_jobs lists those there are")
+        if found.over:
+            raise Conflict(f"schedule {number} is over: {found.state.name.lower()}")
+        return found
+
+    def _run_schedule(self, tables: LedgerTables, number: int, unique: str, now: int) -> _Outcome:
+        schedule = self._schedule(tables, number)
+        if not self._link.ready:
+            raise Unavailable(f"no connection to RabbitMQ: {self._link.problem}")
+        launched = self._schedules.run(tables, schedule, unique, now)
+        if not launched.effects:
+            return _Outcome((launched.id, True), awaited=self._unconfirmed(tables, launched.id))
+        published = any(isinstance(effect, Publish) for effect in launched.effects)
+        return _Outcome((launched.id, True), launched.effects, AttemptId(launched.id, 1) if published else None)
 
     # Messages of nodes.
 
@@ -247,8 +311,10 @@ class Jobs:
             self._effect_runner.tell(node, AskCatalog("it is not known here"))
 
     def _loads(self) -> dict[str, Load]:
-        clock = time.monotonic()
-        return {
-            node: Load(clock - self._heard[node].received < self._silence, heartbeat.slots, len(heartbeat.running))
-            for node, heartbeat in self._heartbeats.items()
-        }
+        if self._known_loads is None:
+            clock = time.monotonic()
+            self._known_loads = {
+                node: Load(clock - self._heard[node].received < self._silence, heartbeat.slots, len(heartbeat.running))
+                for node, heartbeat in self._heartbeats.items()
+            }
+        return self._known_loads

@@ -54,8 +54,12 @@ class Cancellation(NamedTuple):
 class Transitions:
     """The rules that move jobs from state to state."""
 
-    def __init__(self, router: Router, lost_attempts: int = 3) -> None:
-        """`lost_attempts`: how often a job is tried whose runs get lost, if it does not say so itself."""
+    def __init__(self, router: Router, lost_attempts: int = 3, queue: str = "") -> None:
+        """`lost_attempts`: how often a job is tried whose runs get lost, if it does not say so itself.
+
+        `queue`: name of the token that jobs act for which were published by hand.
+        """
+        self._queue = queue
         self._router = router
         self._lost_attempts = lost_attempts
 
@@ -71,26 +75,47 @@ class Transitions:
         arguments: str | None = None,
         schedule: int = 0,
         without: str | None = None,
+        by: str = "",
     ) -> NewJob:
         """Launch a job, on any node but `without`; if its unique token is known already, it is the job with that token.
 
-        `arguments`: those of the order as the ledger's text, where it is known. Raises `Conflict` when the token
-        belongs to another job.
+        `arguments`: those of the order as the ledger's text, where it is known. `by`: whose job it is. Raises
+        `Conflict` when the unique token belongs to another job.
         """
-        known = unique_tokens.known(tables, order)
+        known = unique_tokens.known(tables, order, schedule=schedule)
         if known:
             return NewJob(known, [])
-        job = self._new(tables, order, source, now, arguments)._replace(schedule=schedule)
-        order = order._replace(id=job.id, attempt=job.attempt)
-        return NewJob(job.id, self._publish(tables, None, job, order, now=now, setback=Setback("", without)))
+        route = self._router.choose(tables, order, without)
+        lane = route.lane if route else ""
+        job = self._new(tables, order, source, now, arguments, schedule=schedule, by=by, lane=lane)
+        if route is None:
+            reason = "" if without else _no_node(job)
+            return NewJob(job.id, self._close(tables, None, job._replace(state=JobState.FAILED, reason=reason), now))
+        tables.save(None, job)
+        return NewJob(job.id, [Publish(order._replace(id=job.id, attempt=job.attempt), route)])
 
-    def _new(self, tables: LedgerTables, order: Order, source: str, now: int, arguments: str | None = None) -> Job:
+    def _new(
+        self,
+        tables: LedgerTables,
+        order: Order,
+        source: str,
+        now: int,
+        arguments: str | None = None,
+        *,
+        schedule: int = 0,
+        by: str = "",
+        lane: str = "",
+    ) -> Job:
         number = tables.next_id()
         if order.options.unique:
             tables.save_token(order.options.unique, number)
         text = arguments_text(order.arguments) if arguments is None else arguments
         launch = order.job, text, order.options, order.data
-        return Job(number, *launch, source=source, schedule=0, created=now)
+        published = 1 if lane else 0
+        # Not made by `_replace` step by step, which costs a third of a launch.
+        return Job(
+            number, *launch, source=source, schedule=schedule, created=now, by=by, lane=lane, published=published
+        )
 
     def publish(self, tables: LedgerTables, job: Job, now: int, setback: Setback | None = None) -> list[Effect]:
         """Publish the message of a pending job. If no node can run it, the job has failed."""
@@ -105,7 +130,7 @@ class Transitions:
             return self._close(tables, old, job._replace(state=JobState.FAILED, reason=problem), now)
         route = self._router.choose(tables, order, without)
         if route is None:
-            reason = problem if without else f"no node has the script {job.path}"
+            reason = problem if without else _no_node(job)
             return self._close(tables, old, job._replace(state=JobState.FAILED, reason=reason), now)
         tables.save(old, job._replace(lane=route.lane, published=job.published + 1, confirmed=0, due=0))
         return [Publish(order, route)]
@@ -163,14 +188,13 @@ class Transitions:
             return [Withdraw(0, claim.attempt, claim.run, str(error)), Bury(claim.order, str(error))]
         if known:
             return [Withdraw(0, claim.attempt, claim.run, f"job {known} has the same unique token")]
-        job = self._new(tables, order, "queue", now)._replace(attempt=max(1, claim.attempt))
+        job = self._new(tables, order, "queue", now)._replace(attempt=max(1, claim.attempt), by=self._queue)
         tables.save_run(claim.run, job.id)
         self._run(tables, None, job, node, claim, now=now)
         return [NodeMessage(node, Named(claim.run, job.id))]
 
     def _run(self, tables: LedgerTables, old: Job | None, job: Job, node: str, claim: Claimed, *, now: int) -> Job:
-        job = job._replace(state=JobState.RUNNING, node=node, run=claim.run, claimed=now, started=claim.at, ended=0)
-        return tables.save(old, job._replace(lane="", due=0, reason="", progress=(0.0, 0.0, "")))
+        return tables.save(old, _running(job, node, claim, now))
 
     def finished(self, tables: LedgerTables, node: str, report: Finished, now: int) -> list[Effect]:
         """A node reports the end of a run."""
@@ -178,10 +202,11 @@ class Transitions:
         if job is None:
             log.warning("unknown job has ended", job=report.id, node=node, run=report.run)
             return []
+        kept = job
         if _is_out(job, report.attempt):
-            # Its claim was buried: the report stands for it.
+            # Its node had no reason to tell of the claim before, or that was buried: the report stands for it.
             claim = Claimed(run=report.run, id=job.id, attempt=report.attempt, at=report.end.started, order=b"")
-            job = self._run(tables, job, job, node, claim, now=now)
+            job = _running(job, node, claim, now)
         if not 1 <= report.attempt <= job.attempt or (job.state is JobState.PENDING and report.attempt == job.attempt):
             log.warning("unknown attempt has ended", job=job.id, attempt=report.attempt, node=node, run=report.run)
             return []
@@ -189,7 +214,7 @@ class Transitions:
             self._save_late(tables, node, job, report)
             return []
         ended = job._replace(log_key=report.log_key, output_key=report.output_key, progress=report.progress)
-        return self._end(tables, job, ended, report.end, now)
+        return self._end(tables, kept, ended, report.end, now)
 
     def lost(self, tables: LedgerTables, job: Job, reason: str, now: int) -> list[Effect]:
         """The run of a job is lost. If it still goes on, it is told to end."""
@@ -200,7 +225,7 @@ class Transitions:
     def _end(self, tables: LedgerTables, old: Job, job: Job, end: RunEnd, now: int) -> list[Effect]:
         """The run of a job has ended: the end of the job, or another attempt."""
         state, reason, started, ended = end
-        job = _with_attempt(job, Attempt(job.attempt, job.node, old.run, end, late=False))
+        job = _with_attempt(job, Attempt(job.attempt, job.node, job.run or old.run, end, late=False))
         job = job._replace(started=started, ended=ended)
         last = tables.progress(job.id)
         if last:
@@ -248,7 +273,7 @@ class Transitions:
             unique = order.options.unique or f"returned {report.token}"
             order = order._replace(options=order.options._replace(unique=unique))
             try:
-                return self.launch(tables, order, "queue", now, without=node).effects
+                return self.launch(tables, order, "queue", now, without=node, by=self._queue).effects
             except Conflict as error:
                 return [Bury(report.order, str(error))]
         job = tables.job(order.id)
@@ -295,6 +320,26 @@ class Transitions:
 def retry_delay(job: Job) -> float:
     """Seconds until a failed job is tried again: twice as long after each attempt, up to `MAX_DELAY_SECS`."""
     return float(min(job.options.retry_delay * 2 ** min(job.attempt - 1, 30), MAX_DELAY_SECS))
+
+
+def _no_node(job: Job) -> str:
+    return f"no node has the script {job.path}"
+
+
+def _running(job: Job, node: str, claim: Claimed, now: int) -> Job:
+    """A job that this node has taken."""
+    return job._replace(
+        state=JobState.RUNNING,
+        node=node,
+        run=claim.run,
+        claimed=now,
+        started=claim.at,
+        ended=0,
+        lane="",
+        due=0,
+        reason="",
+        progress=(0.0, 0.0, ""),
+    )
 
 
 def _is_out(job: Job, attempt: int) -> bool:

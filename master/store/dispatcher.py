@@ -1,14 +1,16 @@
 """Sends commands to nodes in micro-batches and wakes the requests that wait for them.
 
-Per node one batch is under way at a time, and the next one takes all that has gathered meanwhile. So a busy system
-shares every hop, flush and commit among many requests. Values that any node may take gather in one pool. They go, a
-batch at a time, to the node that placement chooses among the free ones.
+Per node up to two batches are under way: while one is flushed there, the next one is on its way. The one after them
+takes all that has gathered meanwhile. So a busy system shares every hop, flush and commit among many requests. Values
+that any node may take gather in one pool. They go, a batch at a time, to the node that placement chooses among the
+free ones.
 
 A client that just had its response often comes back at once. So a batch waits until as many commands have gathered as
 the last one had, or for `LINGER_SECS`. After a batch of one nothing waits, and an idle system adds no delay.
 
-Requests, on the event loop, and outcomes, on the channel's thread, only leave notes. All decisions are made on the
-link's thread. A command is packed before it is noted, so that one that can't be packed fails alone.
+Everything happens on the event loop, where link and channel are, too. Requests and outcomes only leave notes. They are
+read when the requests of this turn of the loop have had theirs. A command is packed before it is noted, so that one
+that can't be packed fails alone.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from broker.messages.store import Commands, Delete, Outcome, Status, Store
 
 MAX_ITEMS = 1_000
 MAX_BYTES = 4 << 20
+MOST_UNDER_WAY = 2  # batches for one node: while one is flushed there, the next one is on its way
 LINGER_SECS = 0.001
 STALLED_SECS = 1.0  # a batch that takes longer no longer holds back the next one
 
@@ -43,7 +46,6 @@ class Failure(Enum):
 
 Command = Store | Delete
 Choose = Callable[[int, Collection[str]], str | None]  # the node for so many bytes that is none of these, or None
-Call = Callable[..., object]  # has a function called on the event loop, whichever thread this is
 
 
 class Ticket:
@@ -126,17 +128,43 @@ class _Backlog:
 class _Lane:
     """The way to one node: what is under way there, and commands that only it can carry out."""
 
-    __slots__ = ("backlog", "queue", "sent", "under_way")
+    __slots__ = ("_batches", "_number", "_under_way", "backlog", "queue", "sent")
 
     def __init__(self, node: str) -> None:
         self.queue = topology.node_queue(node)
         self.backlog = _Backlog()
-        self.under_way: set[int] = set()
         self.sent = 0.0
+        self._under_way: dict[int, int] = {}  # ticket → batch
+        self._batches: dict[int, int] = {}  # batch → how many of its commands are under way
+        self._number = 0
+
+    def note_sent(self, tickets: Collection[int], now: float) -> None:
+        """Note that a batch with these tickets has left."""
+        self._number += 1
+        self._under_way.update(dict.fromkeys(tickets, self._number))
+        self._batches[self._number] = len(tickets)
+        self.sent = now
+
+    def note_landed(self, ticket: int) -> None:
+        """Note that a command is under way no more, if it was here."""
+        batch = self._under_way.pop(ticket, 0)
+        if batch:
+            self._batches[batch] -= 1
+            if not self._batches[batch]:
+                del self._batches[batch]
+
+    @property
+    def under_way(self) -> int:
+        """How many batches are under way."""
+        return len(self._batches)
 
     def busy(self, now: float) -> bool:
-        """Whether a batch is under way."""
-        return bool(self.under_way) and now - self.sent < STALLED_SECS
+        """Whether no other batch should leave now."""
+        return len(self._batches) >= MOST_UNDER_WAY and not self.stalled(now)
+
+    def stalled(self, now: float) -> bool:
+        """Whether its batches take too long."""
+        return bool(self._batches) and now - self.sent >= STALLED_SECS
 
 
 def _settle(settled: list[tuple[Ticket, int | Failure, str]]) -> None:
@@ -148,11 +176,10 @@ class Dispatcher:
     """Sends the commands of one web worker, and chooses the node for those that any may take.
 
     `origin` names the worker. A batch that stays in the broker for `ttl_ms` is dropped there. The worker has `work` and
-    `fail_all` called on the link's thread, and `settle` by the channel.
+    `fail_all` called by the link, and `settle` by the channel.
     """
 
     def __init__(self, link: Link, origin: str, ttl_ms: int, choose: Choose) -> None:
-        self._call: Call = lambda function, *arguments: function(*arguments)
         self._link = link
         self._origin = origin
         self._ttl_ms = ttl_ms
@@ -162,17 +189,13 @@ class Dispatcher:
         self._tickets: dict[int, Ticket] = {}
         self._pool = _Backlog()
         self._lanes: dict[str, _Lane] = {}
-        # Notes for the link's thread.
+        # Notes for `work`.
         self._new: deque[tuple[str | None, Collection[str], _PackedCommand]] = deque()  # node, or those not to choose
         self._releases: deque[tuple[str | None, int]] = deque()  # node and ticket of what is under way no more
         self._lingering = False
         self._watching = False
 
     # What requests and the reader of outcomes call.
-
-    def run_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wake requests on this event loop; call it before the first one."""
-        self._call = loop.call_soon_threadsafe
 
     def send(self, make: Callable[[int], Command], node: str | None = None, exclude: Collection[str] = ()) -> Ticket:
         """Send a command to a node; without `node`, to one that has room and is none of `exclude`.
@@ -195,9 +218,12 @@ class Dispatcher:
             self._releases.append((ticket.node, ticket.number))
             self._link.wake()
 
-    def forget(self, node: str, key: bytes, version: int) -> None:
-        """Have the node delete a version that may yet arrive there, however long that takes."""
-        command = Commands("", [Delete(0, key, version)])
+    def forget(self, node: str, key: bytes, version: int, *, purge: bool) -> None:
+        """Have the node delete a version that it has or that may yet arrive there, however long that takes.
+
+        With `purge`, neither that version nor an older one can be brought back there.
+        """
+        command = Commands("", [Delete(0, key, version, purge)])
         self._link.publish(topology.node_queue(node), encode(command), durable=True)
 
     def settle(self, outcomes: Iterable[Outcome | tuple[int, Failure, str]]) -> None:
@@ -209,10 +235,10 @@ class Dispatcher:
                 self._releases.append((ticket.node, number))
                 settled.append((ticket, status, reason))
         if settled:
-            self._call(_settle, settled)
+            _settle(settled)
             self._link.wake()
 
-    # On the link's thread.
+    # Called by the link.
 
     def work(self) -> None:
         """Read the notes, and send every batch that is due."""
@@ -221,7 +247,7 @@ class Dispatcher:
             node, number = self._releases.popleft()
             # Abandoned while its node was being chosen: it may be on any lane by now.
             for lane in [self._lane(node)] if node else self._lanes.values():
-                lane.under_way.discard(number)
+                lane.note_landed(number)
         while self._new:
             node, exclude, command = self._new.popleft()
             if node is None and exclude and (node := self._choose_other(command, exclude)) is None:
@@ -264,14 +290,16 @@ class Dispatcher:
 
     def _work_pool(self, now: float) -> bool:
         """Send what any node may take; True when it waits for more."""
-        taken = [node for node, lane in self._lanes.items() if lane.under_way]
-        busy = [node for node in taken if self._lanes[node].busy(now)]
+        lanes = self._lanes
+        busy = [node for node, lane in lanes.items() if lane.busy(now)]
         while self._pool.commands:
             if not self._pool.due(now):
                 return True
             size = min(self._pool.size, MAX_BYTES)
+            taken = [node for node, lane in lanes.items() if lane.under_way]
+            slow = [node for node in taken if lanes[node].stalled(now)]
             # A node that lets a batch wait too long gets another one only when there is nobody else.
-            node = self._choose(size, taken) or self._choose(size, busy)
+            node = self._choose(size, taken) or self._choose(size, [*busy, *slow]) or self._choose(size, busy)
             if node is None:
                 if not busy:
                     nowhere, self._pool = self._pool.commands, _Backlog()
@@ -279,9 +307,10 @@ class Dispatcher:
                 return False
             taking = self._pool.take()
             self._assign(taking, node)
-            self._publish(self._lane(node), taking, now)
-            taken.append(node)
-            busy.append(node)
+            lane = self._lane(node)
+            self._publish(lane, taking, now)
+            if lane.busy(now):
+                busy.append(node)
         return False
 
     def _end_linger(self) -> None:
@@ -302,8 +331,7 @@ class Dispatcher:
         commands = [command for command in commands if command.ticket in self._tickets]  # the others were abandoned
         if not commands:
             return
-        lane.under_way.update(command.ticket for command in commands)
-        lane.sent = now
+        lane.note_sent([command.ticket for command in commands], now)
         body = batch(self._origin, [command.body for command in commands])
         # Not durable: the request that waits tries again, or tells its client that it does not know what came of it.
         try:

@@ -14,8 +14,8 @@ import os
 import time
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 _POLL_SECS = 0.002
@@ -33,10 +33,22 @@ class KeyLocks:
         self._file = os.open(directory / "keys.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._held: dict[int, deque[asyncio.Future[bool]]] = {}  # byte → who waits for it
 
-    @asynccontextmanager
-    async def hold(self, key: bytes, timeout: float) -> AsyncIterator[bool]:
+    def hold(self, key: bytes, timeout: float) -> AbstractAsyncContextManager[bool]:
         """Hold the key's lock in the block; yields False when it did not get it within `timeout` seconds."""
-        byte = zlib.crc32(key)
+        return self._hold(zlib.crc32(key), timeout)
+
+    @asynccontextmanager
+    async def hold_all(self, keys: Collection[bytes], timeout: float) -> AsyncIterator[bool]:
+        """As `hold`, for several keys. Everybody takes their locks in one order, so nobody waits in a circle."""
+        deadline = time.monotonic() + timeout
+        async with AsyncExitStack() as stack:
+            held = True
+            for byte in sorted({zlib.crc32(key) for key in keys}):
+                held = held and await stack.enter_async_context(self._hold(byte, max(0.0, deadline - time.monotonic())))
+            yield held
+
+    @asynccontextmanager
+    async def _hold(self, byte: int, timeout: float) -> AsyncIterator[bool]:
         deadline = time.monotonic() + timeout
         held = await self._wait(byte, timeout)
         try:

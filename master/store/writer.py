@@ -1,4 +1,4 @@
-"""The write path: one PUT or DELETE from the look at the index to the commit.
+"""The write path: one PUT, DELETE, copy or move from the look at the index to the commit.
 
 A value is durable on its node and its entry committed before `put` returns. A tombstone is durable and
 the entry gone before `delete` returns. An error means that nothing was stored; `Unavailable`, that it may have been.
@@ -11,16 +11,17 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import NamedTuple
 
-from broker import keys, logs
+from broker import keys, logs, phases
 from broker.clock import now_ms
 from broker.errors import LinkDown
 from broker.messages.horizon import Horizon
-from broker.messages.store import Delete, Status, Store
-from broker.refusals import Conflict, NoRoom, Refused, Unavailable
+from broker.messages.store import Delete, Source, Status, Store
+from broker.refusals import Conflict, NoRoom, NotFound, Refused, Unavailable
 from master.cluster.nodes import Nodes, missing
 from master.index.index import Entry, Index
 from master.store.dispatcher import Command, Dispatcher, Failure, Ticket
 from master.store.key_locks import KeyLocks
+from master.store.quotas import Quotas
 from master.store.versions import Versions
 
 log = logs.get(__name__)
@@ -43,12 +44,15 @@ class Put(NamedTuple):
     overwrite: bool
     check: Check
     value: bytes | None = None
-    node: str | None = None  # where the staged upload is
+    node: str | None = None  # where the staged upload, or the source, is
     staged: str = ""
+    source: Source | None = None  # instead of a value or an upload: a version on the node whose bytes it has
+    moved: bytes | None = None  # the key that is deleted as soon as this is stored
 
     def command(self, ticket: int, version: int, created: int) -> Store:
         """The command that stores it; `created` is in ms since the epoch."""
-        about = self.expires, self.content_type, self.digest, self.size, self.value, self.staged
+        staged = self.source.text() if self.source else self.staged
+        about = self.expires, self.content_type, self.digest, self.size, self.value, staged
         return Store(ticket, self.key, version, created, *about)
 
 
@@ -60,17 +64,36 @@ class StoredValue(NamedTuple):
     created: int
 
 
+class Copy(NamedTuple):
+    """A value to store once more, under another key, and under which conditions."""
+
+    source: bytes
+    target: bytes
+    check: Check  # of the source
+    overwrite: bool  # the value that the target may have
+    expires: int | None  # ms since the epoch, 0: never; None: when the source does
+
+
 class Writer:
     """Stores and deletes values for one web worker, on its event loop. A request takes at most `timeout` seconds."""
 
     def __init__(
-        self, index: Index, nodes: Nodes, dispatcher: Dispatcher, locks: KeyLocks, versions: Versions, *, timeout: float
+        self,
+        index: Index,
+        nodes: Nodes,
+        dispatcher: Dispatcher,
+        locks: KeyLocks,
+        versions: Versions,
+        *,
+        quotas: Quotas,
+        timeout: float,
     ) -> None:
         self._index = index
         self._nodes = nodes
         self._dispatcher = dispatcher
         self._locks = locks
         self._versions = versions
+        self._quotas = quotas
         self._timeout = timeout
 
     async def put(self, put: Put) -> StoredValue:
@@ -98,7 +121,17 @@ class Writer:
             raise missing(keys.decode(key), self._nodes)
         return entry, newest
 
+    def check_quota(self, key: bytes, size: int | None) -> None:
+        """Raises `NoRoom` when a value of `size` bytes would go beyond a quota; None: when there is no room at all."""
+        self._quotas.check(key, size)
+
     async def _attempts(self, put: Put, entry: Entry | None, newest: int, deadline: float) -> StoredValue:
+        """Store a value within the quotas. Everything that is stored comes here, with its key's lock held."""
+        with self._quotas.reserve(put.key, put.size, put.moved):
+            return await self._try_nodes(put, entry, newest, deadline)
+
+    async def _try_nodes(self, put: Put, entry: Entry | None, newest: int, deadline: float) -> StoredValue:
+        new = not newest
         tried: set[str] = set()
         abandoned: list[tuple[str, int]] = []
         full, reason = False, ""
@@ -118,6 +151,8 @@ class Writer:
                 if status is Status.STALE and newest <= (known := self._newest(put.key)):
                     newest = known  # a deletion from a time when the clock was ahead; once more, above it
                     continue
+                if status is Status.MISSING and put.source:
+                    raise NotFound(f"version {put.source.version} of {keys.decode(put.source.key)} is gone: {reason}")
                 if node:
                     tried.add(node)
                 if status is Status.FULL:
@@ -129,9 +164,15 @@ class Writer:
             reason = str(error)
         if entry is None:
             # Nobody is told that these exist, so they must not; they may be on their way to the log, though.
+            # What a key had before stays there to be brought back.
+            purge = new and not self._was_deleted(put.key)
             for node, version in abandoned:
-                self._dispatcher.forget(node, put.key, version)
+                self._dispatcher.forget(node, put.key, version, purge=purge)
         raise self._refusal(full and not abandoned, reason)
+
+    def _was_deleted(self, key: bytes) -> bool:
+        with self._index.read() as tables:
+            return tables.deletion(key) is not None
 
     def _newest(self, key: bytes) -> int:
         """The newest version of a key that the index knows of, deletions included; none from beyond the horizon."""
@@ -164,33 +205,124 @@ class Writer:
             return NoRoom("no node has room for this value")
         return Unavailable(f"it could not be stored just now: {reason or Failure.NO_NODE.value}")
 
-    async def delete(self, key: bytes, check: Check) -> None:
-        """Delete a key; raises `NotFound`, `ConditionFailed` or `Unavailable`."""
+    async def copy(self, copy: Copy) -> tuple[StoredValue, Entry]:
+        """Store the value of a key under another one as well. Returns where it is, and the entry of the source.
+
+        Raises `NotFound`, `Conflict`, `ConditionFailed`, `NoRoom` or `Unavailable`.
+        """
+        deadline = time.monotonic() + self._timeout
+        async with self._locks.hold_all((copy.source, copy.target), self._timeout / 2) as held:
+            source = self._source_of(copy, held)
+            stored = await self._copied(copy, source, deadline)
+            phases.announce("copy.stored")
+            return stored, source
+
+    async def move(self, copy: Copy) -> tuple[StoredValue, Entry]:
+        """As `copy`; then the source is deleted. After an error both may be there: the same call goes on from there."""
+        deadline = time.monotonic() + self._timeout
+        async with self._locks.hold_all((copy.source, copy.target), self._timeout / 2) as held:
+            source = self._source_of(copy, held)
+            stored = self._copied_before(copy, source)
+            if stored is None:
+                stored = await self._copied(copy, source, deadline, move=True)
+            phases.announce("move.copied")
+            try:
+                await self._delete(copy.source, source, max(deadline, time.monotonic() + self._timeout / 2), purge=True)
+            except Unavailable as error:
+                told = f"the value is under {keys.decode(copy.target)}, and still under {keys.decode(copy.source)}, too"
+                raise Unavailable(f"{told}; repeat the request: {error}") from error
+            phases.announce("move.deleted")
+            return stored, source
+
+    async def renew(self, key: bytes, check: Check, expires: int) -> StoredValue:
+        """Give a value another end of its lifetime, in ms since the epoch, 0: never. It counts as stored anew.
+
+        Raises `NotFound`, `ConditionFailed`, `NoRoom` or `Unavailable`.
+        """
+        deadline = time.monotonic() + self._timeout
+        copy = Copy(key, key, check, overwrite=True, expires=expires)
+        async with self._locks.hold(key, self._timeout / 2) as held:
+            return await self._copied(copy, self._source_of(copy, held), deadline)
+
+    def _source_of(self, copy: Copy, held: bool) -> Entry:
+        """The live entry of what is to be copied, which fulfils the conditions."""
+        if not held:
+            raise Unavailable("another client is writing one of these keys; try again")
+        source = self._index.get(copy.source)
+        if source is None or not source.live(now_ms()):
+            raise missing(keys.decode(copy.source), self._nodes)
+        copy.check(source)
+        return source
+
+    async def _copied(self, copy: Copy, source: Entry, deadline: float, *, move: bool = False) -> StoredValue:
+        entry, newest = self.admit(copy.target, lambda _: None, copy.overwrite)
+        put = Put(
+            key=copy.target,
+            size=source.size,
+            digest=source.digest,
+            content_type=source.content_type,
+            expires=source.expires if copy.expires is None else copy.expires,
+            overwrite=copy.overwrite,
+            check=lambda _: None,
+            moved=copy.source if move else None,
+        )
+        if self._nodes.alive(source.node):
+            put = put._replace(node=source.node, source=Source(copy.source, source.version))
+        elif source.value is not None:
+            put = put._replace(value=source.value)
+        else:
+            raise Unavailable(f"node {source.node}, which has this value, was not heard from lately; try again")
+        return await self._attempts(put, entry, newest, deadline)
+
+    def _copied_before(self, copy: Copy, source: Entry) -> StoredValue | None:
+        """Where an earlier call of `move` has put the value before it was interrupted; None when it has not."""
+        found = self._index.get(copy.target)
+        if found is None or not found.live(now_ms()) or found.created < source.created:
+            return None
+        same = (found.size, found.content_type, found.digest) == (source.size, source.content_type, source.digest)
+        lives = found.expires == source.expires if copy.expires is None else bool(found.expires) == bool(copy.expires)
+        return StoredValue(found.node, found.version, found.created) if same and lives else None
+
+    async def delete(self, key: bytes, check: Check, *, purge: bool = False) -> None:
+        """Delete a key; with `purge`, neither its value nor an older one can be brought back from any node.
+
+        Raises `NotFound`, `ConditionFailed` or `Unavailable`.
+        """
         deadline = time.monotonic() + self._timeout
         async with self._locks.hold(key, self._timeout / 2) as held:
             if not held:
                 raise Unavailable("another client is writing this key; try again")
-            with self._index.read() as tables:
-                entry, deletion = tables.entry(key), tables.deletion(key)
+            entry = self._index.get(key)
             if entry is None or not entry.live(now_ms()):
-                raise missing(keys.decode(key), self._nodes)
+                if not (purge and self._was_deleted(key)):
+                    raise missing(keys.decode(key), self._nodes)
+                entry = None
             check(entry)
-            version = self._versions.next(max(entry.version, deletion.version if deletion else 0))
-            make = partial(Delete, key=key, version=version)
-            tried: set[str] = set()
-            reason = ""
-            while time.monotonic() < deadline:
-                # A tombstone is as good on another node when the one with the value can't be reached.
-                node = self._holder(entry, tried) or self._nodes.any_alive(tried)
-                if node is None:
-                    break
-                tried.add(node)
-                try:
-                    ticket = await self._send(make, node, tried, deadline)
-                except LinkDown as error:
-                    raise Unavailable(str(error)) from error
-                if ticket.status is Status.DONE:
-                    return
-                reason = ticket.reason
-                log.warning("delete failed", key=key, version=version, node=node, status=ticket.status, reason=reason)
-            raise Unavailable(f"it could not be deleted just now: {reason or 'no node was heard from lately'}")
+            version = await self._delete(key, entry, deadline, purge=purge)
+            if purge:
+                for node in self._nodes.names():
+                    self._dispatcher.forget(node, key, version, purge=True)
+
+    async def _delete(self, key: bytes, entry: Entry | None, deadline: float, *, purge: bool) -> int:
+        """Write a tombstone above the entry; returns its version. Raises `Unavailable`."""
+        with self._index.read() as tables:
+            deletion = tables.deletion(key)
+        version = self._versions.next(max(entry.version if entry else 0, deletion.version if deletion else 0))
+        make = partial(Delete, key=key, version=version, purge=purge)
+        tried: set[str] = set()
+        reason = ""
+        while time.monotonic() < deadline:
+            # A tombstone is as good on another node when the one with the value can't be reached.
+            node = self._holder(entry, tried) or self._nodes.any_alive(tried)
+            if node is None:
+                break
+            tried.add(node)
+            try:
+                ticket = await self._send(make, node, tried, deadline)
+            except LinkDown as error:
+                raise Unavailable(str(error)) from error
+            if ticket.status is Status.DONE:
+                return version
+            reason = ticket.reason
+            log.warning("delete failed", key=key, version=version, node=node, status=ticket.status, reason=reason)
+        raise Unavailable(f"it could not be deleted just now: {reason or 'no node was heard from lately'}")

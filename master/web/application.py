@@ -7,53 +7,92 @@ Handing each request to a thread and back cost half of what a PUT took. Flask ha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Protocol
 
 from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
 
 from broker.http import responses
-from broker.http.responses import Response
+from broker.http.browsers import Browsers
+from broker.http.environ import Environ
+from broker.http.responses import Header, Response
 from broker.http.router import Router
 from broker.server import lingering_close, request_headers
 from broker.server.client_timeouts import ClientTimeouts
 from broker.server.granian_requests import from_rsgi
 from broker.server.request import Request
-from master.store.dispatcher import Dispatcher
+from master.security.audit import AuditLog
+from master.security.gate import Gate
 
 
 class ResponseStream(Protocol):
     """A response that is sent while it is made."""
+
+    @property
+    def status(self) -> int:
+        """The status of the response."""
+
+    @property
+    def headers(self) -> list[Header]:
+        """The headers, which may be added to until it is sent."""
 
     async def send(self, protocol: HTTPProtocol) -> None:
         """Send all of it; when that fails, the client can see that it is not complete."""
 
 
 Handler = Callable[[Request], Response | Awaitable[Response | ResponseStream]]
+# The page that shows an error to a browser; None for requests of other clients.
+PageOfError = Callable[[Exception, Environ], Response | None]
+Begin = Callable[[asyncio.AbstractEventLoop], Coroutine[None, None, None]]
 
 
 class Application:
     """Sends each request to its handler, and the response to the client."""
 
     def __init__(
-        self, router: Router[Handler], fallback: Handler, dispatcher: Dispatcher, timeouts: ClientTimeouts, cors: str
+        self,
+        router: Router[Handler],
+        fallback: Handler,
+        begin: Begin,
+        timeouts: ClientTimeouts,
+        *,
+        browsers: Browsers,
+        gate: Gate,
+        audit: AuditLog | None,
+        page_of_error: PageOfError,
+        on_loop: Callable[[asyncio.AbstractEventLoop], None],
     ) -> None:
-        """`fallback` handles paths without a route. Pages from the origin `cors` may read responses ("": none)."""
+        """`fallback` handles paths without a hot route. `begin` is called before the first request.
+
+        `browsers` says what pages may do, `gate` what clients may. `audit`: where it is written down; None: nowhere.
+        `on_loop` is called with the event loop, once it is there.
+        """
         self._router = router
         self._fallback = fallback
-        self._dispatcher = dispatcher
+        self._begin = begin
+        self._begun: asyncio.Task[None] | None = None
         self._timeouts = timeouts
-        self._cors = cors
-        self._cors_headers = responses.cors_headers(cors)
+        self._browsers = browsers
+        self._gate = gate
+        self._audit = audit
+        self._page_of_error = page_of_error
+        self._on_loop = on_loop
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Called once, when the worker's event loop is there."""
-        self._dispatcher.run_on(loop)
+        self._on_loop(loop)
+        self._begun = loop.create_task(self._begin(loop))
 
     async def __rsgi__(self, scope: Scope, protocol: HTTPProtocol) -> None:
         """Answer one request."""
+        if self._begun is not None:
+            await asyncio.shield(self._begun)
+            self._begun = None
         request = from_rsgi(scope, protocol, self._timeouts)
         response = await self._response(request)
+        response.headers.extend(self._browsers.headers(request.environ))
+        if self._audit is not None:
+            self._audit.note(request.environ, response.status)
         if isinstance(response, Response):
             if "HTTP_EXPECT" in request.environ and request.deaf:
                 response = response.bare()
@@ -71,10 +110,26 @@ class Application:
         method: str = request.environ["REQUEST_METHOD"]
         try:
             request_headers.check(request.environ)
+            self._browsers.check(request.environ)
             if method == "OPTIONS":
-                return self._router.options(path, self._cors)
+                return await self._options(request, path)
+            self._gate.admit(request.environ)
             handler = self._router.handler(path, method) or self._fallback
             response = handler(request)
             return response if isinstance(response, Response) else await response
         except Exception as error:  # noqa: BLE001 - whatever fails, the client gets a response
-            return responses.from_error(error, request.environ, "master", self._cors_headers)
+            shown = self._page_of_error(error, request.environ)
+            return responses.from_error(error, request.environ, "master") if shown is None else shown
+
+    async def _options(self, request: Request, path: str) -> Response:
+        """The response to OPTIONS. The fallback knows the methods of its own paths."""
+        page = self._browsers.allowed(request.environ) != ""
+        if self._router.has(path):
+            return self._router.options(path, page)
+        response = self._fallback(request)
+        if not isinstance(response, Response):
+            made = await response
+            assert isinstance(made, Response)
+            response = made
+        allowed = dict(response.headers).get("Allow") if response.status < 300 else None
+        return responses.options(allowed.split(", ") if allowed else responses.ALL_METHODS, page)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from broker import logs
 from broker.errors import SettingsError
+from broker.http import signing
 from broker.messages.jobs import Order
 from broker.messages.runs import RunState, Withdraw
 from jobs.errors import BadSecrets
@@ -20,8 +21,11 @@ from node.jobs.context import JobContext
 from node.jobs.inputs import Inputs, NoInput
 from node.jobs.prefetch import Prefetch
 from node.jobs.slots import Slots
+from node.runs.fence import plan
 from node.runs.model import Outcome, Run, RunLimits, RunProgress
 from node.runs.runner import Runner
+from node.runs.zygotes.demand import Demand
+from node.runs.zygotes.fleet import Limits
 
 log = logs.get(__name__)
 
@@ -42,7 +46,7 @@ class _ClaimedRun:
 class ActiveRuns:
     """Begins claimed runs and ends them. Used on the jobs thread."""
 
-    def __init__(self, context: JobContext, completion: Completion, slots: Slots) -> None:
+    def __init__(self, context: JobContext, completion: Completion, slots: Slots, demand: Demand | None = None) -> None:
         """Raises `StorageError`, and `SettingsError` for a file of secrets that can't be used."""
         config = context.config
         directory = Path(config.volume.dir) / "runs"
@@ -57,11 +61,19 @@ class ActiveRuns:
         self._memory: int = config.jobs.memory  # bytes
         self._runs: dict[str, _ClaimedRun] = {}  # by token
         self._stopping = False
+        self._demand = demand or Demand()
+        self._ahead: list[tuple[str, ...]] = []
         self._tidy_at = 0.0
-        self._inputs = Inputs(directory / "inputs", config)
+        self._secret, self._tokens = config.secret(), bool(config.security.tokens)
+        self._inputs = Inputs(directory / "inputs", config, context.node)
         missing = [name for name in config.jobs.environment if name not in os.environ]
         if missing:
             log.warning("variables of [jobs] environment are not set", names=", ".join(missing))
+        fence = plan.of(config)
+        try:
+            plan.open_way(Path(config.volume.dir), fence.group)
+        except OSError as error:
+            raise SettingsError(f"{config.volume.dir} can't be opened for [jobs] user: {error.strerror}") from error
         self._runner = Runner(
             directory / "work",
             Path(config.jobs.dir),
@@ -72,13 +84,23 @@ class ActiveRuns:
                 processes=config.jobs.processes,
                 spares=min(context.slot_count, _MOST_SPARES),
                 cache=config.jobs.cache,
+                fence=fence,
+                workers=context.slot_count,
+                zygotes=Limits(config.jobs.preload_zygotes, config.jobs.preload_memory),
             ),
-            environment=os.environ | {"PULZAR_MASTER": f"http://{config.address(config.server)}"},
+            environment=os.environ
+            | {"PULZAR_MASTER": config.url(config.server), "PULZAR_SECURITY_CA": config.security.ca},
             passed=config.jobs.environment,
             secrets=_secret_file(config.jobs.secrets),
             on_end=self._run_ended,
             on_progress=self._progressed,
+            on_left_out=self._demand.leave_out,
         )
+
+    @property
+    def fenced(self) -> str:
+        """What keeps runs apart from the rest of the machine, in one word each."""
+        return " ".join(self._runner.fenced)
 
     def start(self) -> None:
         """Start the runner, which ends what the last process ran; raises `SettingsError`."""
@@ -99,7 +121,11 @@ class ActiveRuns:
         self._runs.clear()
 
     def tick(self) -> None:
-        """Remove copies of inputs that nobody uses, when it is time for that."""
+        """Remove copies of inputs that nobody uses, when it is time for that; load ahead what scripts want."""
+        ahead = self._demand.ahead()
+        if ahead != self._ahead:
+            self._ahead = ahead
+            self._runner.expect(ahead)
         if time.monotonic() >= self._tidy_at:
             self._tidy_at = time.monotonic() + TIDY_SECS
             self._inputs.tidy()
@@ -137,7 +163,9 @@ class ActiveRuns:
         """Fetch the value that the job works on; done on a thread of its own."""
         key = run.order.data
         try:
-            path = self._inputs.fetch(key, lambda: run.claim.run in self._runs and not self._stopping)
+            # Nobody has asked yet whether who published a job by hand may read what it works on.
+            token = self._access(run.claim) if run.claim.by_hand else ""
+            path = self._inputs.fetch(key, lambda: run.claim.run in self._runs and not self._stopping, token)
         except Exception as error:
             if not isinstance(error, NoInput):
                 log.exception("input could not be fetched", key=key)
@@ -163,8 +191,20 @@ class ActiveRuns:
                 timeout=order.options.timeout or self._timeout,
                 memory=order.options.memory_mb << 20 or self._memory,
                 argv=order.options.argv,
+                access=self._access(claim),
+                modules=self._demand.begin(order.job),
+                # With tokens, whose job it is decides on its rights, and that is not known here: no two are the same.
+                caller=claim.run if self._tokens else "",
             )
         )
+
+    def _access(self, claim: Claim) -> str:
+        """The token of a run, where the master asks for tokens."""
+        if not self._tokens:
+            return ""
+        if claim.by_hand:
+            return signing.sign_unnamed_run(self._secret, claim.run, int(time.time()))
+        return signing.sign_run(self._secret, claim.id, claim.attempt)
 
     def _end_unbegun(self, run: _ClaimedRun, state: RunState, reason: str) -> None:
         """End a run that the runner never got."""

@@ -17,6 +17,8 @@ from broker import logs
 from broker.messages.runs import CatalogRow
 from jobs import docstrings, reading, scripts
 from jobs.reading import Text, Verdict
+from node.runs.zygotes.demand import Demand
+from node.runs.zygotes.wishes import Wish
 
 log = logs.get(__name__)
 
@@ -31,8 +33,11 @@ class _File(NamedTuple):
 class Catalog:
     """The scripts of a node; `rows` and `digest` are those of the last scan. Thread-safe."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, demand: Demand | None = None) -> None:
+        """`demand` is told which modules the scripts want to have loaded ahead."""
         self._directory = directory
+        self._demand = demand or Demand()
+        self._version = 0  # of what is left out of that
         self._files: dict[str, _File] = {}  # by path of the job
         self._verdicts: dict[str, tuple[Verdict, CatalogRow]] = {}  # by path
         self._guard = threading.Lock()
@@ -56,16 +61,34 @@ class Catalog:
                 self._files[script.path] = _look(script.path, entry, before.get(script.path))
             for directory, reason in self._problems.items() - problems.items():
                 log.warning("scripts can't be looked at", directory=directory, reason=reason)
-            if self._files == before and self.digest:
+            version = self._demand.version
+            if self._files == before and self._version == version and self.digest:
                 return False
+            self._version = version
             self._verdicts = self._judge()
-            self.rows = [row for _, row in self._verdicts.values()]
+            wishes = {path: self._wish(verdict, row) for path, (verdict, row) in self._verdicts.items()}
+            self._demand.catalog(wishes)
+            self.rows = [self._with_wish(row, wishes[path]) for path, (_, row) in self._verdicts.items()]
             self._paths = frozenset(row["path"] for row in self.rows if row["kind"] != "helper")
             digest = hashlib.sha256(msgpack.packb(self.rows)).hexdigest()[:16]
             changed, self.digest = digest != self.digest, digest
             if changed:
                 log.info("catalog read", directory=self._directory, scripts=len(self._paths), digest=digest)
             return changed
+
+    def _wish(self, verdict: Verdict, row: CatalogRow) -> Wish:
+        """The modules that a script is to find loaded."""
+        if verdict.kind == "helper":
+            return Wish()
+        return self._demand.wish(_preload(verdict), verdict.head)
+
+    def _with_wish(self, row: CatalogRow, wish: Wish) -> CatalogRow:
+        row = {**row}
+        if wish.often:
+            row["preload"] = list(wish.often)
+        if left_out := self._demand.left_out(wish):
+            row["preload_left_out"] = left_out
+        return row
 
     def _judge(self) -> dict[str, tuple[Verdict, CatalogRow]]:
         """The verdict on each script, with its row."""
@@ -89,6 +112,11 @@ def _look(path: str, entry: os.DirEntry[str], known: _File | None) -> _File:
         return _File((0, 0, 0), reading.look(path, entry))
     stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
     return known if known and known.stamp == stamp else _File(stamp, reading.look(path, entry))
+
+
+def _preload(verdict: Verdict) -> str:
+    """The field `Preload:` of a script."""
+    return next(filter(None, (docstrings.read(text)["preload"] for text in verdict.docstrings)), "")
 
 
 def _row(path: str, verdict: Verdict) -> CatalogRow:

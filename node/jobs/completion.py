@@ -5,8 +5,11 @@ A job that was published by hand has no id until the master has named it. Until 
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from broker import logs
 from broker.messages.runs import RunState
@@ -15,13 +18,21 @@ from node.errors import StorageError
 from node.jobs.artifacts import ArtifactStore, add_problem, build_report
 from node.jobs.claims import NO_ARTIFACT, Artifact, Claim, RunResult
 from node.jobs.context import JobContext
-from node.jobs.reports import share, text
+from node.jobs.reports import GROUP_SECS, share, text
 from node.runs.model import Outcome
 
 log = logs.get(__name__)
 
 # Applies commands to the node's storage, then calls the function with their outcomes, on the link's thread.
 StoreValues = Callable[[Sequence[Store], Callable[[list[Result]], None]], None]
+
+
+class _Ended(NamedTuple):
+    """A run that has ended, and the commands that store its artifacts."""
+
+    claim: Claim
+    result: RunResult
+    stores: list[Store]
 
 
 class Completion:
@@ -34,6 +45,8 @@ class Completion:
         self._artifacts = artifacts
         self._store_values = store_values
         self._unstaged = 0  # runs whose log or output is still being written to a file
+        self._unstored: list[_Ended] = []
+        self._since = 0.0  # when the first of these ended, by the monotonic clock
 
     def end(self, claim: Claim, result: RunResult) -> None:
         """Note how a run ended, and report it if the id of its job is known."""
@@ -61,15 +74,32 @@ class Completion:
         except StorageError as error:
             result = claim.result._replace(end=add_problem(claim.result.end, "log and output", error))
         stores = self._artifacts.stores(claim, result)
-        if stores:
-            self._store_values(stores, lambda outcomes: self._events.put(self._stored, claim, result, outcomes))
-        else:
+        if not stores:
             self._stored(claim, result, [])
+            return
+        if not self._unstored:
+            self._since = time.monotonic()
+        self._unstored.append(_Ended(claim, result, stores))
+
+    @property
+    def due(self) -> float:
+        """When what has ended is to be stored at the latest, by the monotonic clock; inf when there is nothing."""
+        return self._since + GROUP_SECS if self._unstored else math.inf
+
+    def store(self, more: bool = False) -> None:
+        """Store the artifacts of all runs that have ended; when there will be `more` soon, not before they are due."""
+        if not self._unstored or (more and time.monotonic() < self.due):
+            return
+        ended, self._unstored = self._unstored, []
+        stores = [store for each in ended for store in each.stores]
+        self._store_values(stores, lambda outcomes: self._events.put(self._all_stored, ended, outcomes))
 
     @property
     def idle(self) -> bool:
         """Whether the broker has every report that can be sent."""
-        return not self._unstaged and not any(claim.result and claim.id for claim in self._claims.open.values())
+        if self._unstaged or self._unstored:
+            return False
+        return not any(claim.result and claim.id for claim in self._claims.open.values())
 
     def _stage(self, claim: Claim, outcome: Outcome) -> None:
         artifacts = []
@@ -86,6 +116,11 @@ class Completion:
     def _staged(self, claim: Claim, result: RunResult) -> None:
         self._unstaged -= 1
         self.end(claim, result)
+
+    def _all_stored(self, ended: Sequence[_Ended], outcomes: Sequence[Result]) -> None:
+        by_key = {outcome.key: outcome for outcome in outcomes}
+        for claim, result, stores in ended:
+            self._stored(claim, result, [by_key[store.key] for store in stores if store.key in by_key])
 
     def _stored(self, claim: Claim, result: RunResult, outcomes: Sequence[Result]) -> None:
         finished = build_report(claim, result, outcomes)

@@ -72,12 +72,14 @@ class _Copy:
 class Inputs:
     """The copies of a node. Thread-safe."""
 
-    def __init__(self, directory: Path, config: Settings) -> None:
+    def __init__(self, directory: Path, config: Settings, node: str) -> None:
         """Empty the directory; raises `StorageError`."""
         self._directory = directory
         self._secret = config.secret()
-        self._master = f"http://{config.address(config.server)}"
-        self._own = f"http://{joined(reachable(config.volume.host), config.volume.port)}"
+        self._node = node
+        self._master = config.url(config.server)
+        self._own = f"{config.scheme(config.volume)}://{joined(reachable(config.volume.host), config.volume.port)}"
+        self._ca = config.security.ca
         self._space = space.Space(directory, config.volume.reserve)
         self._copies: dict[str, _Copy] = {}  # by value: those that may be shared
         self._files: dict[str, _Copy] = {}  # all of them, by file
@@ -87,15 +89,16 @@ class Inputs:
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True, exist_ok=True)
 
-    def fetch(self, key: str, wanted: Callable[[], bool]) -> Path:
+    def fetch(self, key: str, wanted: Callable[[], bool], token: str = "") -> Path:
         """Fetch the value of a key; a file that is only to be read. Call `release` when it is not needed any more.
 
+        With a token the master looks whether that may read it, and nobody else is asked.
         Takes as long as the transfer takes. Raises `NoInput` with the reason, and soon after `wanted` returns False.
         """
         until = time.monotonic() + PATIENCE_SECS
         while True:
             try:
-                return self._fetch(key, wanted)
+                return self._fetch(key, wanted, token)
             except (_Away, OSError, http.client.HTTPException) as error:
                 if time.monotonic() > until or not wanted():
                     raise NoInput(f"{key} can't be fetched: {error or type(error).__name__}") from error
@@ -124,8 +127,8 @@ class Inputs:
             del self._copies[copy.value]
         copy.path.unlink(missing_ok=True)
 
-    def _fetch(self, key: str, wanted: Callable[[], bool]) -> Path:
-        connection, response = self._request(key)
+    def _fetch(self, key: str, wanted: Callable[[], bool], token: str) -> Path:
+        connection, response = self._request(key, token)
         with closing(connection):
             etag = response.getheader("ETag") or str(time.time_ns())
             name = hashlib.sha256(f"{etag} {key}".encode()).hexdigest()[:32]
@@ -181,23 +184,30 @@ class Inputs:
         os.chmod(path, 0o444)
         log.debug("input fetched", key=key, bytes=size, seconds=time.monotonic() - began)
 
-    def _request(self, key: str) -> Exchange:
+    def _request(self, key: str, token: str) -> Exchange:
         """Request the value from the node that the master names, else from this node's own data server."""
-        path = f"/get_key/{web.quote_key(key)}"
+        if token:
+            return _get(f"{self._master}/get_key/{web.quote_key(key)}", token, self._ca)
         try:
-            return _get(self._master + path)
+            return _get(self._master + self._signed(key, signing.AT_MASTER), ca=self._ca)
         except (_Away, OSError, http.client.HTTPException) as error:
-            until = int(time.time()) + _SIGNED_SECS
             try:
-                return _get(f"{self._own}{path}?{signing.sign(self._secret, 'GET', key, {}, until)}")
+                return _get(self._own + self._signed(key, self._node), ca=self._ca)
             except (NoInput, _Away, OSError, http.client.HTTPException) as own:
                 log.debug("not on this node", key=key, reason=own)
             raise _Away(f"{self._master}: {error or type(error).__name__}") from error
 
+    def _signed(self, key: str, node: str) -> str:
+        query = signing.sign(self._secret, "GET", key, {signing.NODE: node}, int(time.time()) + _SIGNED_SECS)
+        return f"/get_key/{web.quote_key(key)}?{query}"
 
-def _get(url: str) -> Exchange:
-    """Follow all redirects to a response 200. Raises `NoInput` for 404, `_Away`, `OSError` or `HTTPException`."""
-    connection, response = client.follow("GET", url, timeout=_TIMEOUT_SECS)
+
+def _get(url: str, token: str = "", ca: str = "") -> Exchange:
+    """Follow all redirects to a response 200.
+
+    Raises `NoInput` for 404, and where the token does not allow it; `_Away`, `OSError` or `HTTPException`.
+    """
+    connection, response = client.follow("GET", url, timeout=_TIMEOUT_SECS, token=token, ca=ca)
     if response.status == 200:
         return connection, response
     with closing(connection):
@@ -205,4 +215,6 @@ def _get(url: str) -> Exchange:
     if response.status == 404:
         raise NoInput(f"the key {urlsplit(url).path.removeprefix('/get_key/')} is unknown")
     shown = text[:200].decode("utf-8", "replace")
+    if token and response.status in (401, 403):
+        raise NoInput(f"the key {urlsplit(url).path.removeprefix('/get_key/')} may not be read: {shown}")
     raise _Away(f"{connection.host}:{connection.port} answers {response.status} {shown}")

@@ -51,7 +51,7 @@ class Intake:
         self._context = context
         self._claims = context.claims
         self._events = context.events
-        self._secret = context.config.secret()
+        self._secrets = context.config.secrets()
         self._catalog = catalog
         self.slots = Slots(context.link, context.node, context.slot_count, self._delivered)
         self._withdrawals = Withdrawals()
@@ -85,6 +85,11 @@ class Intake:
             self._open()
         if now >= self._try_at:
             self._try_claims(now)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether jobs are here that no slot is free for."""
+        return bool(self._candidates)
 
     @property
     def next_due(self) -> float:
@@ -160,10 +165,10 @@ class Intake:
         if self._closed:
             return
         try:
-            order = jobs.read(delivery.body, jobs.is_sealed(self._secret, delivery.body, delivery.headers))
+            sealed = jobs.is_sealed(self._secrets, delivery.body, delivery.headers)
+            order = jobs.unseal(delivery.body) if sealed else jobs.read(delivery.body)
         except MalformedMessage as error:
-            self._context.link.bury(delivery, str(error))
-            self.slots.drop(delivery)
+            self._context.link.bury(delivery, str(error), partial(self.slots.drop, delivery))
             return
         if self._is_unwanted(order, delivery):
             self.slots.drop(delivery)

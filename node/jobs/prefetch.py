@@ -7,9 +7,9 @@ it can run in a moment, and none unless the last runs were all short.
 
 from __future__ import annotations
 
-AHEAD_SECS = 0.05  # of work for the slots of a node
-MOST = 8  # jobs ahead, for each slot
-HOLD_SECS = 0.1  # a job that was taken ahead is given back after this time without a free slot
+AHEAD_SECS = 0.1  # of work for the slots of a node
+MOST = 32  # jobs ahead, for each slot
+HOLD_SECS = 0.2  # a job that was taken ahead is given back after this time without a free slot
 _LONG_SECS = 10.0  # at the beginning, and when what was taken had to be given back
 _WEIGHT = 0.1  # of the last run in the mean
 

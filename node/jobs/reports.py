@@ -22,6 +22,7 @@ log = logs.get(__name__)
 Report = Claimed | Finished | Returned
 
 RESEND_SECS = 2.0  # until reports that found no queue are sent once more
+GROUP_SECS = 0.05  # while more jobs are here than slots, reports of this time are sent together
 MOST_ITEMS = 500  # in one message
 MOST_BYTES = 2 << 20  # of the orders in it
 _TEXT_CHARACTERS = 1000
@@ -63,25 +64,35 @@ class ReportQueue:
         self._claims = claims
         self._events = events
         self._reports: list[Report] = []
+        self._since = 0.0  # when the first of these was added, by the monotonic clock
         self._refused: list[Report] = []  # found no queue
         self._resend_at = 0.0
 
     def add(self, report: Report) -> None:
         """Add a report to those that are sent next."""
+        if not self._reports:
+            self._since = time.monotonic()
         self._reports.append(report)
 
-    def send(self) -> None:
-        """Send the reports that were added."""
+    @property
+    def due(self) -> float:
+        """When the reports that were added are to be sent at the latest, by the monotonic clock; inf without any."""
+        return self._since + GROUP_SECS if self._reports else math.inf
+
+    def send(self, more: bool = False) -> None:
+        """Send the reports that were added; when there will be `more` soon, not before they are due."""
+        if not self._reports or (more and time.monotonic() < self.due and len(self._reports) < MOST_ITEMS):
+            return
         reports, self._reports = self._reports, []
-        if reports:
-            self._reporter.send(reports, lambda part, sent: self._events.put(self._sent, part, sent))
+        self._reporter.send(_joined(reports), lambda part, sent: self._events.put(self._sent, part, sent))
 
     def tick(self) -> None:
         """Add again, now and then, the reports that found no queue."""
         now = time.monotonic()
         if self._refused and now >= self._resend_at:
             self._resend_at = now + RESEND_SECS
-            self._reports += self._refused
+            for report in self._refused:
+                self.add(report)
             self._refused.clear()
 
     def _sent(self, reports: Sequence[Report], sent: bool) -> None:
@@ -101,6 +112,12 @@ def text(given: str) -> str:
 def share(value: float | None) -> float:
     """A number as a message can carry it."""
     return max(0.0, float(value)) if value is not None and math.isfinite(value) else 0.0
+
+
+def _joined(reports: Sequence[Report]) -> list[Report]:
+    """The reports without claims of runs that have ended since. A job without an id needs both."""
+    ended = {report.run for report in reports if isinstance(report, Finished) and report.id}
+    return [report for report in reports if not (isinstance(report, Claimed) and report.id and report.run in ended)]
 
 
 def _messages(reports: Sequence[Report]) -> Iterator[list[Report]]:

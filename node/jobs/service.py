@@ -6,6 +6,7 @@ acknowledges the jobs and begins their runs. The link's thread only hands over a
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -25,6 +26,7 @@ from node.jobs.event_queue import Event, EventQueue
 from node.jobs.intake import Intake
 from node.jobs.job_ids import JobIds
 from node.jobs.reports import Reporter, ReportQueue
+from node.runs.zygotes.demand import Demand
 
 log = logs.get(__name__)
 
@@ -40,7 +42,8 @@ class Jobs:
     def __init__(self, config: Settings, node: str, link: Link, store_values: StoreValues) -> None:
         """Raises `StorageError`, and `SettingsError` for a file of secrets that can't be used."""
         self.slots: int = config.jobs.slots or os.cpu_count() or 1
-        self.catalog = Catalog(Path(config.jobs.dir).absolute())
+        demand = Demand(config.jobs.preload)
+        self.catalog = Catalog(Path(config.jobs.dir).absolute(), demand)
         self._events = EventQueue()
         self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
         self._connected = False
@@ -61,7 +64,7 @@ class Jobs:
         self._completion = Completion(context, ArtifactStore(node, config), store_values)
         self._job_ids = JobIds(context, self._completion)
         self._intake = Intake(context, self.catalog)
-        self._active_runs = ActiveRuns(context, self._completion, self._intake.slots)
+        self._active_runs = ActiveRuns(context, self._completion, self._intake.slots, demand)
 
     def start(self) -> None:
         """Begin; raises `SettingsError` when the data directory can't be used for runs."""
@@ -80,6 +83,11 @@ class Jobs:
         """Run, id and attempt of all runs without a final report; those first that still run."""
         claims = sorted(self._claims.open.values(), key=lambda claim: claim.result is not None)
         return [(claim.run, claim.id, claim.attempt) for claim in claims[:MOST_RUNNING]]
+
+    @property
+    def fence(self) -> str:
+        """What keeps runs apart from the rest of the machine, in one word each; "" for nothing."""
+        return self._active_runs.fenced
 
     # On the link's thread.
 
@@ -110,9 +118,9 @@ class Jobs:
 
     def _work(self) -> None:
         while not self._is_over():
-            seconds = min(self._intake.next_due - time.monotonic(), _TICK_SECS)
-            events = self._events.take(max(0.001, seconds))
-            if not events:
+            due = min(self._intake.next_due, self._reports.due, self._completion.due)
+            events = self._events.take(min(max(0.001, due - time.monotonic()), _TICK_SECS))
+            if not events and due == math.inf:
                 self._claims.sync()  # nobody waits for that
             for event in [*events, Event(self._finish_turn), Event(self._tick)]:
                 try:
@@ -126,8 +134,12 @@ class Jobs:
         claimed = self._intake.claim(self._active_runs.free)
         if self._intake.give_back_ahead():
             self._active_runs.gave_back()
+        # While jobs wait here there is more to come, and it costs less together.
+        more = self._intake.waiting
+        self._completion.store(more)
         self._claims.flush()
-        self._reports.send()
+        self._reports.send(more)
+        self._intake.slots.settle(more)
         for claim, order in claimed:
             self._active_runs.begin(claim, order)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 
 from broker import topology
 from broker.link import Delivery, Link
+
+SETTLE_SECS = 0.01
 
 
 class Slots:
@@ -23,6 +26,7 @@ class Slots:
         self._taken = 0
         self._ahead = 0
         self._open = False
+        self._settled = 0.0  # when commands were last handed over at `settle`, by the monotonic clock
 
     def open(self, wanted: bool) -> None:
         """Take jobs, or take none."""
@@ -30,11 +34,12 @@ class Slots:
 
     def take_ahead(self, count: int) -> None:
         """Set how many jobs to take beyond the free slots."""
-        self._do(partial(setattr, self, "_ahead", count))
+        if count != self._ahead:
+            self._do(partial(setattr, self, "_ahead", count))
 
     def release(self) -> None:
         """Free a slot."""
-        self._do(self._release)
+        self._do(self._release, soon=True)
 
     def ack(self, delivery: Delivery, then: Callable[[bool], None] | None = None) -> None:
         """Acknowledge a message; `then` is called on the link's thread: whether the broker was told."""
@@ -45,7 +50,7 @@ class Slots:
             if then:
                 then(told)
 
-        self._do(ack)
+        self._do(ack, soon=then is None)
 
     def drop(self, delivery: Delivery) -> None:
         """Acknowledge a message that is done with, and free its slot."""
@@ -67,15 +72,22 @@ class Slots:
         while self._commands:
             self._commands.popleft()()
         free = self._count - self._taken
-        ahead = max(0, self._ahead + min(0, free))
-        if not self._open:
+        if self._open:
+            self._puller.want(max(0, free), max(0, self._ahead + min(0, free)), self._ahead)
+        else:
             self._puller.want(0)
-        elif free > 0 or ahead == 0 or ahead >= self._ahead / 2:  # else there are some, and more come together
-            self._puller.want(max(0, free), ahead)
 
-    def _do(self, command: Callable[[], None]) -> None:
+    def settle(self, more: bool) -> None:
+        """Have done what was asked for; it may wait a moment when there are `more` jobs here. On the jobs thread."""
+        if self._commands and (not more or time.monotonic() - self._settled >= SETTLE_SECS):
+            self._settled = time.monotonic()
+            self._link.wake()
+
+    def _do(self, command: Callable[[], None], soon: bool = False) -> None:
+        """Have the link's thread do this; with `soon` together with others, at `settle`, while runs are short."""
         self._commands.append(command)
-        self._link.wake()
+        if not soon or not self._ahead:
+            self._link.wake()
 
     def _release(self) -> None:
         self._taken -= 1

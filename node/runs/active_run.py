@@ -18,6 +18,7 @@ from node.runs.model import Outcome, Run, RunLimits, RunProgress
 from node.runs.processes import describe_bytes, describe_status
 from node.runs.protocol import RunExit
 from node.runs.tracebacks import Trim
+from node.runs.zygote_client import ZygoteClient
 
 TELL_SECS = 0.5  # between two `RunProgress` of a run
 _READ_BYTES = 1 << 16
@@ -33,6 +34,7 @@ class ActiveRun:
     def __init__(self, run: Run, limits: RunLimits, masks: Masks | None = None) -> None:
         """`masks`: those of the secrets that it may have. Raises `OSError` when there are no descriptors left."""
         self.run = run
+        self.zygote: ZygoteClient | None = None  # that has its processes
         self.started = now_ms()
         self._limits = limits
         self._log = LogCapture(limits.log)

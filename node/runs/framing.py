@@ -27,8 +27,10 @@ _SPACE = socket.CMSG_SPACE(_MOST_DESCRIPTORS * _FIELD_BYTES)
 class Frames:
     """One end of a stream socket, blocking or not."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, most: int = 0) -> None:
+        """`most`: bytes of a message from a process that is not trusted, 0: no limit."""
         self.socket = sock
+        self._most = most
         self.descriptors: deque[int] = deque()  # those that came, in order; whoever takes one owns it
         self._incoming = bytearray()
         self._outgoing: deque[tuple[memoryview, Sequence[int]]] = deque()
@@ -57,10 +59,13 @@ class Frames:
                 self._outgoing.popleft()
         return True
 
-    def receive(self) -> list[Message]:
-        """Read once; the messages that are complete then. Raises `EOFError` or `OSError` when the other end is gone."""
+    def receive(self, wait: bool = True) -> list[Message]:
+        """Read once; the messages that are complete then. Raises `EOFError` or `OSError` when the other end is gone.
+
+        `wait`: until something comes, unless the socket does not block. Raises `ValueError` for what is no message.
+        """
         try:
-            data, ancillary, flags, _ = self.socket.recvmsg(_READ_BYTES, _SPACE)
+            data, ancillary, flags, _ = self.socket.recvmsg(_READ_BYTES, _SPACE, 0 if wait else socket.MSG_DONTWAIT)
         except BlockingIOError:  # nothing has come
             return []
         if flags & socket.MSG_CTRUNC:
@@ -75,7 +80,10 @@ class Frames:
         self._incoming += data
         messages = []
         while len(self._incoming) >= _LENGTH.size:
-            end = _LENGTH.size + _LENGTH.unpack_from(self._incoming)[0]
+            length = _LENGTH.unpack_from(self._incoming)[0]
+            if self._most and length > self._most:
+                raise ValueError(f"a message of {length} bytes")
+            end = _LENGTH.size + length
             if len(self._incoming) < end:
                 break
             messages.append(msgpack.unpackb(memoryview(self._incoming)[_LENGTH.size : end]))

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from broker.messages.runs import RunEnd
+from node.runs.fence.options import FenceOptions
+from node.runs.zygotes.fleet import Limits
 
 
 class RunLimits(NamedTuple):
@@ -20,6 +22,9 @@ class RunLimits(NamedTuple):
     processes: int = 512  # of one run, at once
     spares: int = 2  # processes made ahead of demand; as many as there are slots, but few
     cache: int = 4 << 30  # bytes that libraries' caches may have at a start, 0: there are none
+    fence: FenceOptions = FenceOptions()
+    workers: int = 4  # processes of each zygote that wait for another run of their script, at most
+    zygotes: Limits = Limits()  # with modules loaded ahead
 
 
 class Run(NamedTuple):
@@ -35,6 +40,9 @@ class Run(NamedTuple):
     timeout: float = 0.0  # seconds, 0: none
     memory: int = 0  # bytes, 0: no limit
     argv: tuple[str, ...] = ()  # for sys.argv of the script
+    access: str = ""  # token that it uses the store with, "" for none
+    modules: tuple[str, ...] = ()  # that are to be loaded ahead
+    caller: str = ""  # whose it is: only runs of the same one may follow each other in a process
 
 
 class RunProgress(NamedTuple):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from node.runs import processes
+from node.runs.fence.groups import Group
+from node.runs.fence.quota import ScratchUse
+from node.runs.fence.view import TEMPORARY
 from node.runs.protocol import Task
 
 _YOUNG_SECS = 2.0  # by then, the numbers of processes can't have come round
@@ -14,10 +17,16 @@ _YOUNG_SECS = 2.0  # by then, the numbers of processes can't have come round
 class RunProcesses:
     """A run whose processes are not all gone yet."""
 
-    def __init__(self, task: Task, pid: int, since: int) -> None:
+    def __init__(
+        self, task: Task, pid: int, since: int, *, group: Group | None = None, use: ScratchUse | None = None
+    ) -> None:
+        self.group = group
+        self.use = use  # of its scratch, when that is limited
         self.token = task.order.run
         self.memory = task.order.memory  # bytes, 0: no limit
         self.directories = [task.scratch, f"{task.scratch}.data"] if task.order.data_path else [task.scratch]
+        if task.temporary == TEMPORARY and not task.home:
+            self.directories.append(f"{task.scratch}.tmp")
         self.serial = task.serial
         self.pid = pid  # of its first process, the leader
         self.began = time.monotonic()
@@ -45,7 +54,8 @@ class ProcessTree:
         young = time.monotonic() - run.began < _YOUNG_SECS
         candidates = self.clock.since(run.since) if young else processes.all_processes()
         if self.marked:
-            return [pid for pid in candidates if self._marks.serial(pid) == run.serial]
+            found = [pid for pid in candidates if self._marks.serial(pid) == run.serial]
+            return found if not run.group else list({*found, *run.group.pids()})
         mark = f"{processes.RUN_VARIABLE}={run.token}".encode()
         return [
             pid
@@ -53,7 +63,7 @@ class ProcessTree:
             if processes.session(pid) == run.pid or mark in processes.environment(pid)
         ]
 
-    def all(self, runs: Iterable[RunProcesses], known: Iterable[int]) -> dict[int, list[int]]:
+    def all(self, runs: Collection[RunProcesses], known: Iterable[int]) -> dict[int, list[int]]:
         """The processes of each run, by its serial."""
         if not self.marked:
             known = list(known)
@@ -63,6 +73,9 @@ class ProcessTree:
             serial = self._marks.serial(pid)
             if serial > 0:
                 found.setdefault(serial, []).append(pid)
+        for run in runs:
+            if run.group:
+                found[run.serial] = list({*found.get(run.serial, []), *run.group.pids()})
         return found
 
     def strays(self, known: Iterable[int]) -> list[int]:
@@ -71,11 +84,21 @@ class ProcessTree:
         return [pid for pid in self._marks.everything() if pid not in others]
 
 
-def excess(run: RunProcesses, pids: list[int], most: int) -> str:
-    """What a run takes too much of, in words; "" if nothing. `most`: how many processes it may have."""
+def excess(run: RunProcesses, pids: list[int], most: int, scratch: int = 0) -> str:
+    """What a run takes too much of, in words; "" if nothing.
+
+    `most`: how many processes it may have. `scratch`: bytes that its directory may have.
+    """
     if len(pids) > most:
         return f"had more than {most} processes"
     # The quick look counts shared memory more than once, so only the slow one condemns.
     if run.memory and processes.resident(pids) > run.memory and processes.proportional(pids) > run.memory:
-        return f"used more than {processes.describe_bytes(run.memory)} of memory"
+        return describe_excess(run.memory)
+    if run.use and run.use.exceeds(scratch):
+        return f"used more than {processes.describe_bytes(scratch)} of its scratch directory ([jobs] scratch)"
     return ""
+
+
+def describe_excess(memory: int) -> str:
+    """Why a run was ended that used more than this many bytes of memory."""
+    return f"used more than {processes.describe_bytes(memory)} of memory"

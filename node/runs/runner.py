@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -24,19 +25,23 @@ from broker import logs
 from broker.clock import now_ms
 from broker.errors import SettingsError
 from broker.messages.runs import RunEnd, RunState
-from jobs.secret_file import SecretFile
+from jobs.client import TOKEN_VARIABLE
+from jobs.secret_file import SecretFile, Secrets
 from node.runs import processes, scratch
 from node.runs.active_run import ActiveRun
+from node.runs.fence.options import OFF, REQUIRED, Fenced
 from node.runs.model import Outcome, Run, RunLimits, RunProgress
-from node.runs.protocol import RUN, SIGNAL, RunExit, RunOrder
+from node.runs.protocol import FAILED, LOADED, REMOVE, RUN, SIGNAL, TRYING, RunExit, RunOrder
 from node.runs.secrets import RunSecrets
-from node.runs.zygote_client import ZygoteClient
+from node.runs.zygote_client import ZygoteClient, sweep_as
+from node.runs.zygotes.fleet import Fleet
 
 log = logs.get(__name__)
 
 _GONE_SECS = 5.0  # for a zygote to end and for what is left of its runs to be killed
 _AGAIN_SECS = 1.0  # between two starts of it
 _POLL_SECS = 3600.0
+_FENCE_SECS = 20.0  # for the first zygote to tell what fence is in force
 _TOKEN = re.compile(r"[0-9a-f]{1,64}")
 
 T = TypeVar("T", Outcome, RunProgress)
@@ -56,8 +61,11 @@ class Runner:
         on_progress: Callable[[RunProgress], None],
         passed: Collection[str] = (),
         secrets: SecretFile | None = None,
+        on_left_out: Callable[[Mapping[str, str]], None] = lambda _: None,
     ) -> None:
-        """`directory` is the runner's alone, and emptied; the two functions are called on the runner's thread.
+        """`directory` is the runner's alone, and emptied; the functions are called on the runner's thread.
+
+        `on_left_out`: with the modules that can't be loaded ahead, and why, when these change.
 
         Runs get those variables of the `environment` that hold no secrets, and those that are `passed`.
         """
@@ -73,16 +81,19 @@ class Runner:
         self._active: dict[str, ActiveRun] = {}  # by token
         self._pending: dict[str, Run] = {}  # by token, while there is no zygote
         self._readers: dict[int, Callable[[], None]] = {}
-        self._zygote: ZygoteClient | None = None
+        self._zygotes: dict[int, ZygoteClient] = {}  # all of them, by descriptor
+        self._zygote: ZygoteClient | None = None  # the plain one
+        self._fleet = Fleet(limits.zygotes, start=self._start_with_modules, stop=self._forget, left_out=on_left_out)
         self._start_at = 0.0
         self._stopping = False
         self._give_up_at = 0.0
+        self._fenced = Fenced(())
+        self._told = threading.Event()  # whether a zygote has told what fence is in force
 
     def start(self) -> None:
         """Kill what an earlier runner may have left, and begin; raises `SettingsError` for an unusable directory."""
         try:
-            owner = scratch.prepare(self._directory)
-            scratch.keep_cache(self._directory, self._limits.cache)
+            owner = self._prepare()
         except OSError as error:
             raise SettingsError(f"{self._directory} can't be used for runs: {error.strerror or error}") from error
         self._marks = processes.Marks(sha256(owner.encode()).hexdigest())
@@ -91,6 +102,20 @@ class Runner:
         self._wakeup = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._add(self._wakeup, self._run_commands)
         self._thread.start()
+        fence = self._limits.fence
+        if fence.mode == REQUIRED or not fence.network:
+            self._told.wait(_FENCE_SECS)
+            if self._fenced.refused or not self._told.is_set():
+                self.stop()
+                raise SettingsError(
+                    f"[jobs] fence = {fence.mode}, network = {'on' if fence.network else 'off'}: this can't be had "
+                    f"here: {self._fenced.missing or 'the process that jobs come from did not start'}"
+                )
+
+    @property
+    def fenced(self) -> Sequence[str]:
+        """What keeps runs apart from the rest of the machine, as `PARTS` has it."""
+        return self._fenced.parts
 
     def stop(self) -> None:
         """End everything: TERM, the grace, KILL. `on_end` is not called for what ends by this."""
@@ -103,6 +128,10 @@ class Runner:
         if not _TOKEN.fullmatch(run.token):
             raise ValueError(f"{run.token!r} is no token of a run; hex digits are needed")
         self._enqueue(lambda: self._begin(run))
+
+    def expect(self, sets: Sequence[tuple[str, ...]]) -> None:
+        """Load these sets of modules ahead, as many of them as the limits allow. Thread-safe."""
+        self._enqueue(lambda: self._fleet.expect(sets))
 
     def cancel(self, token: str, reason: str = "cancelled") -> None:
         """End a run: TERM, the grace, KILL. Nothing happens when there is no such run."""
@@ -117,8 +146,17 @@ class Runner:
 
     # On the runner's thread, but for the start.
 
-    def _kill_leftovers(self) -> None:
-        left = processes.sweep(self._marks, _GONE_SECS)
+    def _prepare(self) -> str:
+        fence = self._limits.fence
+        return scratch.prepare(self._directory, fence.user, fence.group)
+
+    def _kill_leftovers(self, number: int = -1) -> None:
+        """Kill what is left of the zygote with this number, or of all."""
+        fence = self._limits.fence
+        if fence.user in (-1, os.geteuid()):
+            left = processes.sweep(self._marks, _GONE_SECS, number)
+        else:
+            left = sweep_as(fence, self._marks.node, _GONE_SECS, number)
         if left:
             log.error("processes of runs can't be killed", count=left)
 
@@ -135,8 +173,8 @@ class Runner:
         for descriptor, events in self._epoll.poll(self._due()):
             if descriptor in self._readers:
                 self._readers[descriptor]()
-            if self._zygote and descriptor == self._zygote.descriptor and events & select.EPOLLOUT:
-                self._flush()
+            if events & select.EPOLLOUT:
+                self._flush(descriptor)
 
     def _add(self, descriptor: int, reader: Callable[[], None]) -> None:
         self._readers[descriptor] = reader
@@ -167,6 +205,8 @@ class Runner:
                 if progress and not self._stopping:
                     self._call(self._on_progress, progress)
             following = min(following, active.next_due())
+        if self._zygote and self._zygote.fenced and not self._stopping:
+            following = min(following, self._fleet.turn(now))
         return max(0.0, following - time.monotonic())
 
     @staticmethod
@@ -184,28 +224,47 @@ class Runner:
         if run.token in self._active or run.token in self._pending:
             log.error("run ordered twice", run=run.token)
             return
-        if not self._zygote:
+        if not self._zygote or not self._zygote.fenced:
             self._pending[run.token] = run
             return
         try:
             arguments = json.dumps(run.arguments).encode()
             secrets, masks = self._secrets.of(run.job)
+            lent = self._lend(run)
             active = ActiveRun(run, self._limits, masks)
         except (TypeError, ValueError, RecursionError) as error:
             self._end_unbegun(run, RunState.FAILED, f"the arguments can't be written as JSON: {error}")
             return
         except OSError as error:
-            self._end_unbegun(run, RunState.FAILED, f"the run can't be started: {error.strerror}")
+            gone = run.data_path and not os.path.exists(run.data_path)
+            reason = (
+                f"this node's copy of {run.data_key} is gone" if gone else f"the run can't be started: {error.strerror}"
+            )
+            self._end_unbegun(run, RunState.FAILED, reason)
             return
         self._active[run.token] = active
         for pipe in active.pipes:
             self._add(pipe, partial(self._read, active, pipe))
         order = RunOrder(
             *(run.token, run.job_id, run.attempt, run.job, arguments),
-            *(run.data_path, run.data_key, run.memory, run.argv),
-            *secrets,
+            *(lent, run.data_key, run.memory, run.argv),
+            *_with_access(run, secrets),
+            caller=run.caller,
         )
-        self._send([RUN, order], (active.event_end, active.log_end))
+        member = self._fleet.of(run.modules, time.monotonic()) if run.modules else None
+        if member:
+            self._fleet.run_began(member)
+        active.zygote = member.client if member else self._zygote
+        self._send(active.zygote, [RUN, order], (active.event_end, active.log_end))
+
+    def _lend(self, run: Run) -> str:
+        """Give the run's value a name of its own; the path, "" for none. Raises `OSError`."""
+        if not run.data_path:
+            return ""
+        fence = self._limits.fence
+        hidden = fence.mode != OFF or fence.user >= 0
+        value = Path(run.data_path)
+        return str(scratch.lend(self._directory, run.token, value, run.data_key, hidden=hidden, group=fence.group))
 
     def _end_unbegun(self, run: Run, state: RunState, reason: str) -> None:
         now = now_ms()
@@ -225,12 +284,15 @@ class Runner:
             self._signal(active, signal.SIGTERM)
 
     def _signal(self, active: ActiveRun, number: int) -> None:
-        self._send([SIGNAL, active.run.token, number])
+        self._send(active.zygote, [SIGNAL, active.run.token, number])
 
     def _end_run(self, exit: RunExit) -> None:
         if exit.note:
             log.error("processes or files survived the run", run=exit.run, note=exit.note)
         active = self._active.pop(exit.run)
+        member = self._fleet.member_of(active.zygote)
+        if member:
+            self._fleet.run_ended(member)
         outcome = active.outcome(exit)
         for pipe in active.pipes:
             self._remove(pipe)
@@ -251,43 +313,107 @@ class Runner:
         except OSError as error:
             log.error("the process that jobs come from can't be started; trying again", reason=error)
             return
-        self._zygote = zygote
+        self._zygote = self._zygotes[zygote.descriptor] = zygote
         self._add(zygote.descriptor, self._receive)
+
+    def _start_with_modules(self, number: int, modules: tuple[str, ...]) -> ZygoteClient:
+        """Start a zygote that loads modules. Raises `OSError`."""
+        zygote = ZygoteClient(
+            *(self._directory, self._scripts, self._limits, self._marks),
+            environment=self._environment,
+            passed=self._passed,
+            number=number,
+            modules=modules,
+        )
+        self._add(zygote.descriptor, partial(self._receive_of, zygote))
+        self._zygotes[zygote.descriptor] = zygote
+        return zygote
+
+    def _forget(self, zygote: ZygoteClient) -> None:
+        self._remove(zygote.descriptor)
+        del self._zygotes[zygote.descriptor]
+
+    def _receive_of(self, zygote: ZygoteClient) -> None:
+        """Read what a zygote with modules says."""
+        try:
+            messages = zygote.receive()
+        except (EOFError, OSError):
+            self._end_with_modules(zygote)
+            return
+        for kind, *fields in messages:
+            if kind == TRYING:
+                self._fleet.trying(zygote, *fields)
+            elif kind == FAILED:
+                self._fleet.failed(zygote, *fields)
+            elif kind == LOADED:
+                self._fleet.loaded(zygote, *fields)
+            else:
+                self._end_run(RunExit(kind, *fields))
+        if zygote.fenced:
+            self._fleet.is_ready(zygote)
+
+    def _end_with_modules(self, zygote: ZygoteClient) -> None:
+        """End the runs of a zygote with modules, which ended. The others go on."""
+        self._forget(zygote)
+        how = zygote.close()
+        self._fleet.ended(zygote, how)
+        tokens = [token for token, active in self._active.items() if active.zygote is zygote]
+        if zygote.fenced:
+            self._kill_leftovers(zygote.number)
+        for token in tokens:
+            self._end_run(RunExit(token, signal.SIGKILL, stopped=True, reason=f"the node's job process ended ({how})"))
+            self._send(self._zygote, [REMOVE, token])
+
+    def _send(self, zygote: ZygoteClient | None, message: Sequence[object], descriptors: tuple[int, ...] = ()) -> None:
+        if zygote and not zygote.send(message, descriptors):
+            self._epoll.modify(zygote.descriptor, select.EPOLLIN | select.EPOLLOUT)
+
+    def _receive(self) -> None:
+        zygote = self._zygote
+        if not zygote:
+            return
+        was_ready = bool(zygote.fenced)
+        try:
+            messages = zygote.receive()
+        except (EOFError, OSError):
+            self._restart_zygote()
+            return
+        if zygote.fenced and not was_ready:
+            self._ready(zygote.fenced)
+        for message in messages:
+            self._end_run(RunExit(*message))
+
+    def _ready(self, fenced: Fenced) -> None:
+        """Note what fence is in force, and begin what has waited for the zygote."""
+        self._fenced = fenced
+        if not self._told.is_set():
+            self._told.set()
+            parts = ", ".join(self._fenced.parts) or "none"
+            log.info("fence of jobs", mode=self._limits.fence.mode, parts=parts, missing=self._fenced.missing or "none")
         pending = list(self._pending.values())
         self._pending.clear()
         for run in pending:
             self._begin(run)
 
-    def _send(self, message: Sequence[object], descriptors: tuple[int, ...] = ()) -> None:
-        if self._zygote and not self._zygote.send(message, descriptors):
-            self._epoll.modify(self._zygote.descriptor, select.EPOLLIN | select.EPOLLOUT)
-
-    def _receive(self) -> None:
-        try:
-            messages = self._zygote.receive() if self._zygote else []
-        except (EOFError, OSError):
-            self._restart_zygote()
+    def _flush(self, descriptor: int) -> None:
+        zygote = self._zygotes.get(descriptor)
+        if not zygote:  # it has just ended
             return
-        for message in messages:
-            self._end_run(RunExit(*message))
-
-    def _flush(self) -> None:
-        try:
-            if self._zygote and self._zygote.flush():
-                self._epoll.modify(self._zygote.descriptor, select.EPOLLIN)
-        except OSError:
-            self._restart_zygote()
+        with suppress(OSError):  # it is gone; reading from it says so
+            if zygote.flush():
+                self._epoll.modify(descriptor, select.EPOLLIN)
 
     def _restart_zygote(self) -> None:
         """End every run as failed: they ended with the zygote. The next turn starts a new one."""
         how = self._close_zygote()
+        self._fleet.close()
         if not self._stopping:
             log.error("the process that jobs come from ended; starting it again", how=how, runs=len(self._active))
         self._kill_leftovers()
         for token in list(self._active):
             self._end_run(RunExit(token, signal.SIGKILL, stopped=True, reason=f"the node's job process ended ({how})"))
         try:
-            scratch.prepare(self._directory)
+            self._prepare()
         except OSError as error:
             log.error("scratch directories can't be removed", reason=error)
 
@@ -296,7 +422,7 @@ class Runner:
         zygote, self._zygote = self._zygote, None
         if not zygote:
             return "not started"
-        self._remove(zygote.descriptor)
+        self._forget(zygote)
         return zygote.close()
 
     # Stopping.
@@ -310,6 +436,7 @@ class Runner:
                 self._signal(active, signal.SIGTERM)
 
     def _end(self) -> None:
+        self._fleet.close()
         self._close_zygote()
         self._kill_leftovers()
         scratch.Scratch(str(self._directory), self._marks.node).close()  # a zygote that was killed could not
@@ -319,3 +446,11 @@ class Runner:
         with self._guard:
             os.close(self._wakeup)
             self._wakeup = -1
+
+
+def _with_access(run: Run, secrets: Secrets) -> tuple[Mapping[str, str], Sequence[str]]:
+    """The secrets of a run and the names of those in its environment: also its token, unless it has another one."""
+    known, variables = secrets
+    if not run.access or TOKEN_VARIABLE in known:
+        return known, variables
+    return {**known, TOKEN_VARIABLE: run.access}, [*variables, TOKEN_VARIABLE]

@@ -7,11 +7,13 @@ memory and how many processes the runs take. When its agent is gone, it kills ev
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import gc
 import importlib
 import io
 import json
+import logging
 import os
 import select
 import signal
@@ -19,15 +21,23 @@ import socket
 import sys
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
 
 from jobs import loader, scripts
 from jobs.errors import BadScript
-from node.runs import bytecode, early_tracker, processes, run_process
+from node.runs import bytecode, early_tracker, processes, run_process, scratch
+from node.runs.fence.groups import Group
+from node.runs.fence.options import FenceOptions
+from node.runs.fence.quota import ScratchUse
+from node.runs.fence.view import TEMPORARY, View
 from node.runs.framing import Frames, Message
-from node.runs.process_tree import ProcessTree, RunProcesses, excess
-from node.runs.protocol import RUN, SIGNAL, RunExit, RunOrder, Task, ZygoteOptions
+from node.runs.process_tree import ProcessTree, RunProcesses, describe_excess, excess
+from node.runs.protocol import FAILED, REMOVE, RUN, SIGNAL, RunExit, RunOrder, Task, ZygoteOptions
 from node.runs.scratch import Scratch
+from node.runs.zygotes.workers import MOST_BYTES, Key, Worker, Workers, files_of
 
 # The modules that scripts use most: loaded here, they cost a run nothing.
 _COMMON = (
@@ -49,8 +59,9 @@ _OOM_SCORE = 300  # when the machine has no memory left, runs go before the agen
 class Zygote:
     """The loop that forks, watches and ends the processes of runs."""
 
-    def __init__(self, options: ZygoteOptions) -> None:
+    def __init__(self, options: ZygoteOptions, view: View) -> None:
         self._options = options
+        self._view = view
         self._frames = Frames(socket.socket(fileno=options.socket))
         self._frames.socket.set_inheritable(False)
         self._marks = processes.Marks(options.node)
@@ -60,11 +71,29 @@ class Zygote:
         self._by_pid: dict[int, RunProcesses] = {}  # by the pid of the leader
         self._by_token: dict[str, RunProcesses] = {}
         self._serial = 0
+        self._groups: dict[int, Group] = {}  # of processes that wait, by pid
+        self._poll = select.poll()
+        self._workers: Workers[Frames, Group] = Workers(options.workers)
+        self._sockets: dict[int, Worker[Frames, Group]] = {}  # that are listened to, by descriptor
+        self._group_serial = 0
         self._scratch = Scratch(options.directory, options.node)
         self._look_at = 0.0
         self._fork_at = 0.0
         self._last_pid = 0  # given by the kernel at the last look
         self._wakeup, self._wakeup_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def tell(self, message: Sequence[object]) -> None:
+        """Tell the runner something; `Fenced` also says that values may be lent. Raises `OSError`."""
+        self._frames.send(message)
+
+    def load(self, imports: ModuleType) -> bool:
+        """Load the modules that the options name; whether runs may be forked then. Raises `OSError`."""
+        if not self._tree.marked:
+            for module in self._options.modules:
+                self.tell([FAILED, module, "this system does not let processes be marked"])
+            return False
+        fit: bool = imports.load(self._options.modules, f"{self._options.directory}/{scratch.HOME}", self.tell)
+        return fit
 
     def serve(self) -> None:
         """Work until the agent is gone."""
@@ -74,27 +103,31 @@ class Zygote:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup_end, warn_on_full_buffer=False)
         processes.adopt_orphans()
-        poll = select.poll()
+        poll = self._poll
         poll.register(self._frames.socket, select.POLLIN)
         poll.register(self._wakeup, select.POLLIN)
-        self._scratch.clean()
+        if not self._options.number:
+            self._scratch.clean()
+        atexit.unregister(logging.shutdown)  # `jobs.closing` sees to it where a script has logged to something
         gc.collect()
         gc.freeze()
         # Scripts must not find our modules: they may have some of that name. What is needed here has been imported.
         for name in [name for name in sys.modules if name.partition(".")[0] == _PACKAGE]:
             del sys.modules[name]
         self._common = run_process.Common(
-            os.getpid(), self._marks, self._sources, processes.data_bytes(), processes.Title()
+            *(os.getpid(), self._marks, self._sources, processes.data_bytes(), processes.Title(), self._view),
         )
         try:
             while True:
                 lacking = len(self._spares) < self._options.spares and time.monotonic() >= self._fork_at
-                events = poll.poll(0 if lacking else int(_TICK_SECS * 1000) if self._by_pid else None)
+                events = poll.poll(0 if lacking else self._patience())
                 for descriptor, _ in events:
                     if descriptor == self._wakeup:
                         os.read(self._wakeup, 4096)
                         self._reap()
-                    else:
+                    elif descriptor in self._sockets:
+                        self._heard(self._sockets[descriptor])
+                    elif descriptor == self._frames.socket.fileno():
                         for message in self._frames.receive():
                             self._do(message)
                 if self._by_pid:
@@ -104,10 +137,30 @@ class Zygote:
         except (EOFError, ConnectionError):
             self._end_all()
 
+    def _patience(self) -> int | None:
+        """Milliseconds to wait for something to happen, None for ever."""
+        if self._workers:
+            self._end_old_workers()
+        if self._by_pid:
+            return int(_TICK_SECS * 1000)
+        seconds = self._workers.due(time.monotonic())
+        return None if seconds is None else int(seconds * 1000) + 1
+
+    def _end_old_workers(self) -> None:
+        now = time.monotonic()
+        for worker in self._workers.old(now):
+            self._let_go(worker)
+        for worker in self._workers.late(now):
+            self._dismiss(worker)
+
     def _do(self, message: Message) -> None:
         kind, *fields = message
         if kind == RUN:
             self._begin(RunOrder(*fields[0]))
+        elif kind == REMOVE:
+            run = fields[0]
+            for name in (run, f"{run}.data", f"{run}.tmp"):
+                self._scratch.remove(self._scratch.path(name))
         elif kind == SIGNAL:
             token, number = fields
             run = self._by_token.get(token)
@@ -128,7 +181,7 @@ class Zygote:
         """Make a process that waits for a task."""
         ours, theirs = socket.socketpair()
         try:
-            pid = os.fork()
+            pid = processes.fork(bool(self._options.modules))
         except OSError:
             ours.close()
             theirs.close()
@@ -136,40 +189,157 @@ class Zygote:
         if not pid:
             run_process.wait(theirs, self._common)
         theirs.close()
-        self._spares[pid] = Frames(ours)
+        self._spares[pid] = Frames(ours, MOST_BYTES)
+        if self._options.fence.cgroup:
+            self._group_serial += 1
+            group = Group.make(Path(self._options.fence.cgroup), f"{os.getpid()}.{self._group_serial}", pid)
+            if group:
+                self._groups[pid] = group
 
     def _begin(self, order: RunOrder) -> None:
         """Hand an order to a process, with the two descriptors that came with it."""
         descriptors = [self._frames.descriptors.popleft(), self._frames.descriptors.popleft()]
-        self._serial = self._serial % (processes.MOST_SERIALS - 1) + 1
-        directories = self._scratch.path(order.run), self._scratch.temporary(order.run)
-        task = Task(order, self._options.scripts, self._options.output, *directories, self._serial)
+        self._serial = self._serial % (processes.SERIALS - 1) + 1
+        serial = self._options.number * processes.SERIALS + self._serial
         since = self._tree.clock.last()
         try:
-            pid = self._hand_over(task, descriptors)
+            task, pid, group = self._hand_over(order, serial, descriptors)
         except OSError as error:
             self._frames.send(RunExit(order.run, 1 << 8, reason=f"the run can't be started: {error.strerror}"))
             return
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-        self._by_pid[pid] = self._by_token[order.run] = RunProcesses(task, pid, since)
+        use = ScratchUse([task.scratch, f"{task.home or task.scratch}.tmp"]) if self._options.fence.scratch else None
+        self._by_pid[pid] = self._by_token[order.run] = RunProcesses(task, pid, since, group=group, use=use)
         self._learn(order.job)
 
-    def _hand_over(self, task: Task, descriptors: list[int]) -> int:
-        """Give a process its task; its pid. Raises `OSError` when there can't be another process."""
+    def _task(self, order: RunOrder, serial: int, reuse: int = 0, worker: Worker[Frames, Group] | None = None) -> Task:
+        """What a process is told; with `reuse`, its scratch is inside a directory of the process."""
+        home = ""
+        place = order.run
+        if reuse:
+            home = worker.home if worker else self._scratch.path(f"w{serial}")
+            place = f"{os.path.basename(home)}/{worker.runs + 1 if worker else 1}"
+        temporary = TEMPORARY if self._view.private_tmp else self._scratch.temporary(place)
+        path = self._scratch.path(place)
+        if reuse and order.data_path:
+            # The process sees its own directory alone, and the agent could not know that.
+            os.makedirs(home, 0o700, exist_ok=True)
+            os.rename(os.path.dirname(order.data_path), f"{path}.data")
+            order = order._replace(data_path=f"{path}.data/{os.path.basename(order.data_path)}")
+        return Task(
+            *(order, self._options.scripts, self._options.output, path, temporary, serial), reuse=reuse, home=home
+        )
+
+    def _hand_over(self, order: RunOrder, serial: int, descriptors: list[int]) -> tuple[Task, int, Group | None]:
+        """Give a process its task, which is told, with its pid and cgroup.
+
+        Raises `OSError` when there can't be another process.
+        """
+        source = self._source(order.job)
+        key = Key(order.job, order.caller, order.memory, source.stamp) if source and source.reuse else None
+        while key and source:
+            worker, unfit = self._workers.take(key)
+            for each in unfit:
+                self._dismiss(each)
+            if not worker:
+                break
+            task = self._task(order, serial, source.reuse, worker)
+            order = task.order
+            if worker.group:
+                worker.group.limit(self._options.fence.pids, order.memory)
+            if self._send_task(worker.frames, task, descriptors):
+                worker.runs += 1
+                return task, worker.pid, worker.group
+            self._dismiss(worker)
+        task = self._task(order, serial, source.reuse if source and key else 0)
         while True:
             if not self._spares:
                 self._fork()
             pid, frames = self._spares.popitem(last=False)
-            copies = [os.dup(descriptor) for descriptor in descriptors]
-            try:
-                frames.send(task, copies)
-            except (BrokenPipeError, ConnectionResetError):
-                continue  # that one was killed; the next
-            finally:
+            group = self._groups.pop(pid, None)
+            if group:
+                group.limit(self._options.fence.pids, order.memory)
+            if not self._send_task(frames, task, descriptors):
                 frames.close()
-            return pid
+                if group:
+                    group.remove()
+                continue  # that one was killed; the next
+            if key:
+                worker = Worker(pid, key, task.home, frames=frames, group=group)
+                worker.runs = 1
+                self._workers.add(worker)
+                self._sockets[frames.socket.fileno()] = worker
+                self._poll.register(frames.socket, select.POLLIN)
+            else:
+                frames.close()
+            return task, pid, group
+
+    @staticmethod
+    def _send_task(frames: Frames, task: Task, descriptors: list[int]) -> bool:
+        """Send a task with copies of the descriptors; False: nobody is there."""
+        try:
+            frames.send(task, [os.dup(descriptor) for descriptor in descriptors])
+        except (BrokenPipeError, ConnectionResetError):  # it has ended
+            return False
+        return True
+
+    def _source(self, job: str) -> loader.Source | None:
+        """The script as it was compiled here, None when it was not, or has changed since."""
+        try:
+            return self._sources.known(scripts.locate(self._options.scripts, job).file)
+        except BadScript:  # the process of the run tells
+            return None
+
+    # Processes that are used again.
+
+    def _heard(self, worker: Worker[Frames, Group]) -> None:
+        """Read what a worker says: that its run has ended well. The end of its process tells the rest."""
+        try:
+            messages = [files_of(message) for message in worker.frames.receive(wait=False)]
+        except (EOFError, OSError, ValueError):  # it ends; or the script has written what it likes
+            self._release(worker)
+            return
+        run = self._by_pid.get(worker.pid)
+        for files in messages:
+            if run is None or run.status is not None:
+                break
+            left = [pid for pid in self._tree.of(run, self._known()) if pid != worker.pid]
+            if left or run.stopped or run.reason:
+                self._release(worker)  # it ends, and what is left is seen to as at the end of any run
+                return
+            del self._by_pid[run.pid], self._by_token[run.token]
+            note = "; ".join(filter(None, map(self._scratch.remove, run.directories)))
+            self._frames.send(RunExit(run.token, 0, note=note))
+            run = None
+            for other in self._workers.rest(worker, files):
+                self._let_go(other)
+
+    def _release(self, worker: Worker[Frames, Group]) -> None:
+        """Stop to listen to a worker, which ends by itself then."""
+        if self._sockets.pop(worker.frames.socket.fileno(), None):
+            self._poll.unregister(worker.frames.socket)
+            worker.frames.close()
+
+    def _let_go(self, worker: Worker[Frames, Group]) -> None:
+        """Let a worker that has no run end."""
+        self._release(worker)
+        self._workers.leave(worker)
+
+    def _dismiss(self, worker: Worker[Frames, Group]) -> None:
+        """End a worker that has no run, at once."""
+        self._let_go(worker)
+        processes.kill([worker.pid])
+
+    def _end_worker(self, worker: Worker[Frames, Group]) -> None:
+        """Remove what a worker, whose process has ended, had for all of its runs."""
+        self._release(worker)
+        self._workers.drop(worker.pid)
+        if worker.group:
+            worker.group.remove()
+        for path in (worker.home, f"{worker.home}.tmp"):
+            self._scratch.remove(path)
 
     def _learn(self, job: str) -> None:
         """Compile a script for the next runs of it."""
@@ -196,10 +366,18 @@ class Zygote:
             status = os.waitpid(pid, 0)[1]
             if run:
                 run.status = status
+                if run.memory and run.group and run.group.out_of_memory():
+                    run.reason = run.reason or describe_excess(run.memory)
+            if worker := self._workers.get(pid):
+                self._release(worker)
+                if not run:
+                    self._end_worker(worker)
             elif pid == self._scratch.cleaner:
                 self._scratch.cleaned()
             elif frames := self._spares.pop(pid, None):
                 frames.close()
+                if group := self._groups.pop(pid, None):
+                    group.remove()
                 self._fork_at = time.monotonic() + _AGAIN_SECS  # whatever ended it may end the next
         for run in list(self._by_pid.values()):
             if run.status is not None:
@@ -218,20 +396,28 @@ class Zygote:
         left = self._tree.of(run, self._known()) if run.has_rest else []
         if left:
             processes.kill_but_trackers(left, run.spare_until)
+            if run.group and time.monotonic() >= run.spare_until:
+                run.group.kill()
             if time.monotonic() < run.until:
                 return  # until one of them ends, or the next tick
         del self._by_pid[run.pid], self._by_token[run.token]
+        if worker := self._workers.get(run.pid):
+            self._end_worker(worker)
+        elif run.group:
+            run.group.remove()
         notes = [f"processes that can't be killed: {left}"] if left else map(self._scratch.remove, run.directories)
         note = "; ".join(filter(None, list(notes)))
-        if not self._tree.marked and not self._by_pid:
+        if not self._tree.marked and not self._by_pid and not self._options.number:
             processes.kill(self._tree.strays(self._known()))
         self._frames.send(RunExit(run.token, run.status or 0, run.stopped, run.reason, note=note, killed=run.killed))
 
     def _known(self) -> list[int]:
-        return [os.getpid(), self._scratch.cleaner, *self._by_pid, *self._spares]
+        return [os.getpid(), self._scratch.cleaner, *self._by_pid, *self._spares, *self._workers.pids()]
 
     def _kill(self, run: RunProcesses, spare: bool = True) -> None:
         until = time.monotonic() + processes.TRACKER_SECS if spare else 0.0
+        if run.group and not spare:
+            run.group.kill()
         processes.kill_but_trackers([run.pid, *self._tree.of(run, self._known())], until)
 
     def _end_all(self) -> None:
@@ -240,12 +426,24 @@ class Zygote:
         while time.monotonic() < until:
             while pid := self._ended():
                 os.waitpid(pid, 0)
-            left = self._tree.strays([os.getpid()])
+            left = self._left()
             if not left:
                 break
             processes.kill_but_trackers(left, spare_until)
             time.sleep(0.002)
-        self._scratch.close()
+        groups = [*self._groups.values(), *(run.group for run in self._by_pid.values())]
+        groups += [worker.group for pid in self._workers.pids() if (worker := self._workers.get(pid))]
+        for group in filter(None, groups):
+            group.remove()
+        if not self._options.number:
+            self._scratch.close()
+
+    def _left(self) -> list[int]:
+        """Processes that must end before this one: of the plain zygote, all others of the node."""
+        if not self._options.number:
+            return self._tree.strays([os.getpid()])
+        spares = [pid for pid in self._spares if not processes.ended(pid)]
+        return [*spares, *self._marks.of_zygote(self._options.number)]
 
     # What they take.
 
@@ -259,7 +457,9 @@ class Zygote:
         for run in list(self._by_pid.values()):
             if run.status is not None:
                 self._clear(run)
-            elif reason := excess(run, pids := pids_of.get(run.serial, []), self._options.processes):
+            elif reason := excess(
+                run, pids := pids_of.get(run.serial, []), self._options.processes, self._options.fence.scratch
+            ):
                 run.reason = run.reason or reason
                 self._kill(run, spare=len(pids) <= self._options.processes)
 
@@ -292,9 +492,11 @@ def _make_streams() -> None:
 def main() -> None:
     """`python -m node.runs.zygote OPTIONS`, started by the runner only; the options are JSON."""
     options = ZygoteOptions(*json.loads(sys.argv[1]))
+    options = options._replace(fence=FenceOptions(*options.fence))
     _make_streams()
     for name in _COMMON.split():
         importlib.import_module(name)
+    imports = importlib.import_module("node.runs.zygotes.imports") if options.modules else None
     # Scripts import nothing of ours, but for what is on their own path (`jobs/surroundings.py`).
     sys.path[:] = [path for path in sys.path if path != _ROOT]
     os.environ["PYTHONPATH"] = os.environ.get("PYTHONPATH", "").removeprefix(f"{_ROOT}{os.pathsep}")
@@ -303,7 +505,18 @@ def main() -> None:
     early_tracker.arrange()
     faulthandler.enable(2, all_threads=False)  # to the log of a run that breaks, since its processes inherit this
     processes.prefer_to_die(_OOM_SCORE)
-    Zygote(options).serve()
+    view = View(options.fence, options.directory)
+    fenced = view.close()
+    if not options.number:
+        scratch.begin(Path(options.directory), options.cache_bytes)
+    zygote = Zygote(options, view)
+    try:
+        if imports and not zygote.load(imports):
+            return
+        zygote.tell(fenced)
+    except (BrokenPipeError, ConnectionResetError):  # the agent is gone already
+        return
+    zygote.serve()
 
 
 if __name__ == "__main__":

@@ -73,11 +73,12 @@ def _current(view: Snapshot, piece: Piece, cached: int) -> Result | None:
     raw = None if header.kind == Kind.EPOCH else view.raw(header.key)
     if raw is None:
         return None
-    entry = Entry.unpack(raw)
-    if entry.seq != header.seq:
+    seq, now_kind = Entry.seq_and_kind(raw)
+    _, key, version, own_seq, created, expires, content_type, digest, size, where = header
+    if seq != own_seq:
         return None
-    if entry.kind == Kind.DELETE:
+    if now_kind == Kind.DELETE:
         # Perhaps the record was a value when the segment was opened, and compaction has made a tombstone of it.
-        return Delete(0, header.key, header.version).result(Status.DONE, seq=entry.seq)
-    value = piece.value if header.size <= cached and not header.where else None
-    return header.command().result(Status.DONE, seq=header.seq, value=value)
+        return Delete(0, key, version, Entry.unpack(raw).purges).result(Status.DONE, seq=seq)
+    value = piece.value if size <= cached and not where else None
+    return Result(0, Status.DONE, "", seq, Kind.PUT, key, version, created, expires, content_type, digest, size, value)

@@ -1,4 +1,4 @@
-"""Maintenance of the storage in the background: compaction and scrub."""
+"""Maintenance of the storage in the background: compaction, scrub, room on a full disk, digests for snapshots."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ from node.storage.storage import Storage
 log = logs.get(__name__)
 
 COMPACT_EVERY_SECS = 30.0
+ROOM_EVERY_SECS = 0.2  # an upload waits for it
 FULL_EVERY_SECS = 2.0  # on a full disk
 SCRUB_PAUSE_SECS = 60.0
+DIGEST_EVERY_SECS = 5.0
 
 
 class Maintenance:
-    """A thread for each: a scrub takes days, and compaction does not wait for it."""
+    """A thread for each: a scrub takes days, a compaction minutes, and an upload that wants room does not wait."""
 
     def __init__(self, storage: Storage, config: settings.Settings) -> None:
         self._storage = storage
         self._scrub_secs = config.volume.scrub_days * DAY_SECS
         self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._compact, name="compaction", daemon=True)]
+        self._threads = [
+            threading.Thread(target=self._compact, name="compaction", daemon=True),
+            threading.Thread(target=self._digest, name="digests", daemon=True),
+        ]
+        if config.volume.undelete_days:
+            self._threads.append(threading.Thread(target=self._make_room, name="room", daemon=True))
         if self._scrub_secs:
             self._threads.append(threading.Thread(target=self._scrub, name="scrub", daemon=True))
 
@@ -46,6 +53,21 @@ class Maintenance:
                     due = time.monotonic() + COMPACT_EVERY_SECS
             except (StorageError, OSError):
                 log.exception("compaction failed")
+
+    def _digest(self) -> None:
+        while not self._stopping.wait(DIGEST_EVERY_SECS):
+            try:
+                self._storage.digest()
+            except (StorageError, OSError):
+                log.exception("digests can't be computed")
+
+    def _make_room(self) -> None:
+        while not self._stopping.wait(ROOM_EVERY_SECS):
+            try:
+                self._storage.make_room()
+            except (StorageError, OSError):
+                log.exception("room can't be made")
+                self._stopping.wait(COMPACT_EVERY_SECS)
 
     def _scrub(self) -> None:
         while not self._stopping.wait(SCRUB_PAUSE_SECS):

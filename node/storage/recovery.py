@@ -1,7 +1,8 @@
 """Opens a data directory: the log is the truth, and everything else follows it.
 
-An index that may be trusted (`node.storage.index.state`) takes in only the records that came after its last commit,
-and the segments that compaction had just exchanged. Any other index is removed unopened and built from the log.
+An index that may be trusted (`node.storage.index.state`) takes in only the records that came after its last commit.
+Any other index is removed unopened and built from the log. So is one that does not know a segment as it is: a crash
+came while compaction exchanged it. Records must be taken in in the order in which they were written.
 """
 
 from __future__ import annotations
@@ -56,14 +57,17 @@ class Recovery:
     rebuilt: bool  # the index was built from the log
 
 
-def recover(places: Layout) -> Recovery:
-    """Make the index agree with the log. Raises `StorageError`, `TooSmall`."""
-    objection = state.objection(places.index)
+def recover(places: Layout, undelete_ms: int = 0) -> Recovery:
+    """Make the index agree with the log, and hold superseded records for `undelete_ms`.
+
+    Raises `StorageError`, `TooSmall`.
+    """
+    objection = state.objection(places.index, undelete_ms)
     if not objection:
         index = None
         try:
-            index = Index(places.index)
-            state.note(places.index, clean=False)
+            index = Index(places.index, undelete_ms=undelete_ms)
+            state.note(places.index, clean=False, undelete_ms=undelete_ms)
             return Recovery(index, _follow(index, places), rebuilt=False)
         except StorageError as error:
             if index is not None:
@@ -73,11 +77,15 @@ def recover(places: Layout) -> Recovery:
             objection = str(error)
     log.info("index is built from the log", reason=objection)
     with guarded("the index can't be built"), _replaced_for_readers(places.index):
-        # Removed first, since the disk may be full. Readers go on with the file that they have open.
-        shutil.rmtree(places.index, ignore_errors=True)
+        # Removed first, since the disk may be full. Moved before: a reader that opens it just now makes its lock file
+        # again, where the new one is to be. Readers go on with the file that they have open.
+        old = places.tmp / "old index"
+        if places.index.exists():
+            places.index.rename(old)
+        shutil.rmtree(old, ignore_errors=True)
         building = places.tmp / "index"
         building.mkdir()
-        index = Index(building)
+        index = Index(building, undelete_ms=undelete_ms)
         try:
             active = _follow(index, places)
             building.rename(places.index)
@@ -85,7 +93,7 @@ def recover(places: Layout) -> Recovery:
             index.close()
             raise
         index.set_directory(places.index)
-        state.note(places.index, clean=False)
+        state.note(places.index, clean=False, undelete_ms=undelete_ms)
     return Recovery(index, active, rebuilt=True)
 
 
@@ -109,8 +117,9 @@ def _follow(index: Index, places: Layout) -> ActiveSegment:
     """Add what only the log has to the index; returns the segment to append to, its torn tail cut off."""
     numbers = segments.numbers(places.log)
     for number in sorted(set(index.stats) - set(numbers)):
+        # Which records it had superseded is known only when the others are read in their order.
         log.error("segment is gone", segment=number)
-        _forget(index, number)
+        raise StorageError(f"segment {number} is gone")
     active = None
     for number in numbers:
         last = number == numbers[-1]
@@ -124,8 +133,7 @@ def _follow(index: Index, places: Layout) -> ActiveSegment:
             continue
         stat = index.stats.get(number)
         if stat is not None and stat.uid != segment.head.uid:
-            _forget(index, number)
-            stat = None
+            raise StorageError(f"compaction was exchanging segment {number}")
         size = segment.size
         start = stat.size if stat else segments.HEAD_BYTES
         if size < start:
@@ -178,17 +186,3 @@ def _record(changes: IndexUpdate, number: int, piece: Piece) -> None:
             changes.epochs = [Epoch(seq, epoch) for seq, epoch in msgpack.unpackb(piece.value)]
     else:
         changes.add(header.key, entry_of(header, number, piece.offset, piece.length), header.created)
-
-
-def _forget(index: Index, number: int) -> None:
-    """Remove all entries of a segment from the index. Its records are read again, or lost."""
-    after: bytes | None = b""
-    while after is not None:
-        with index.update() as changes:
-            entries = changes.view.entries(after, _GROUP)
-            for key, entry in entries:
-                if entry.segment == number:
-                    changes.lift(key, entry)
-            after = entries[-1][0] if entries else None
-            if after is None:
-                changes.stats[number] = None

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from broker import logs
-from broker.messages.store import Kind
 from node.errors import Corrupt, StorageError, StorageUnavailable
 from node.storage.context import StorageContext
 from node.storage.disk.throttle import Throttle
@@ -97,31 +96,31 @@ def _log(core: StorageContext) -> Iterator[_Step]:
             damage = None
             if header is None:
                 damage = Damage(b"", 0, where, f"{piece.length} bytes are no record")
-            elif piece.value is None and (entry := _entry(core, header.key)) and entry.seq == header.seq:
+            elif (
+                piece.value is None and (entry := _entry(core, header.key, header.version)) and entry.seq == header.seq
+            ):
                 damage = Damage(header.key, header.version, where, "the value is damaged")
             yield _Step(piece.length, damage)
 
 
-def _entry(core: StorageContext, key: bytes) -> Entry | None:
-    """The entry of a readable value; None when the key has none."""
+def _entry(core: StorageContext, key: bytes, version: int) -> Entry | None:
+    """The entry of a value that can be read or brought back; None when there is none."""
     with core.index.snapshot() as view:
-        entry = view.entry(key) if key else None
-    return entry if entry and entry.kind == Kind.PUT and not entry.expired else None
+        return view.find(key, version) if key else None
 
 
 def _files(core: StorageContext) -> Iterator[_Step]:
     with core.index.snapshot() as view:
         tokens = view.files()
-    for token, key in tokens.items():
+    for token, (key, version) in tokens.items():
         digest = hashlib.sha256()
-        version = 0
         try:
-            entry = _entry(core, key)
+            entry = _entry(core, key, version)
             if entry is None or entry.token != token:
-                continue  # superseded meanwhile
-            version = entry.version
+                continue  # gone meanwhile
             file = ValueFile(core.places.values, token)
-            if (file.header.key, file.header.version) != (key, version):
+            # Whose value a link is stands in its record, which the scrub of the log reads.
+            if not file.linked and (file.header.key, file.header.version) != (key, version):
                 raise Corrupt(f"value file {token} says it is another value")
             for offset in range(0, file.size, 8 * BLOCK_BYTES):
                 chunk = file.pread(8 * BLOCK_BYTES, offset)
@@ -131,6 +130,6 @@ def _files(core: StorageContext) -> Iterator[_Step]:
                 raise Corrupt(f"value file {token} has another digest")
             yield _Step(0)
         except (FileNotFoundError, Corrupt) as error:
-            entry = _entry(core, key)
+            entry = _entry(core, key, version)
             if entry and entry.token == token:
                 yield _Step(0, Damage(key, version, f"value file {token}", str(error)))

@@ -18,12 +18,15 @@ from broker import logs
 from broker.clock import DAY_SECS
 from node.errors import DiskFull
 from node.storage.disk.files import guarded, remove, start_writing, write_at
+from node.storage.disk.layout import Layout
 from node.storage.disk.space import Space
 from node.storage.value_files import HEAD_BYTES, Sums
 
 log = logs.get(__name__)
 
 ABANDONED_SECS = DAY_SECS  # uploads untouched for this long are removed
+_REQUEST = "room-"
+_ROOM_PAUSE_SECS = 0.05
 _WRITE_BEHIND_BYTES = 32 << 20  # the kernel writes so much at a time, so the flush at the end is short
 
 
@@ -108,11 +111,45 @@ class Upload:
                 self._take(-1)
 
 
+class RoomRequests:
+    """Requests for room by processes that can't end held values; the agent can. Each is an empty file in `tmp/`."""
+
+    def __init__(self, directory: Path) -> None:
+        """`directory` is the node's data directory."""
+        self._directory = Layout.of(directory).tmp
+
+    def ask(self, wanted: int, secs: float) -> None:
+        """Ask for `wanted` bytes above the reserve; returns when the agent has looked, or after `secs`."""
+        name = self._directory / f"{_REQUEST}{wanted}-{secrets.token_hex(8)}"
+        try:
+            name.touch(exist_ok=False)
+        except OSError as error:
+            log.debug("room can't be asked for", reason=error)
+            return
+        end = time.monotonic() + secs
+        while name.exists() and time.monotonic() < end:
+            time.sleep(_ROOM_PAUSE_SECS)
+        with guarded("a request for room can't be removed"):
+            remove(name)
+
+    def wanted(self) -> dict[Path, int]:
+        """The bytes that are asked for, by file. Raises `StorageError`."""
+        with guarded("requests for room can't be read"):
+            names = [name for name in os.listdir(self._directory) if name.startswith(_REQUEST)]
+        sizes = [(name, name.removeprefix(_REQUEST).partition("-")[0]) for name in names]
+        return {self._directory / name: int(size) for name, size in sizes if size.isascii() and size.isdecimal()}
+
+
 class Staging:
     """The uploads of a data directory. Thread-safe."""
 
-    def __init__(self, directory: Path, reserve: int = 0) -> None:
-        """`directory` is the node's data directory; `reserve` bytes of its filesystem stay free."""
+    def __init__(self, directory: Path, reserve: int = 0, patience: float = 0.0) -> None:
+        """`directory` is the node's data directory; `reserve` bytes of its filesystem stay free.
+
+        Without room the agent is asked for some, and has `patience` seconds to make it.
+        """
+        self._requests = RoomRequests(directory)
+        self._patience = patience
         self._directory = directory / "staging"
         self._space = Space(directory, reserve)
         self._guard = threading.Lock()
@@ -129,18 +166,20 @@ class Staging:
 
         def take(count: int) -> None:
             nonlocal left
+            if count > left:
+                self._ask_for(count - left)
             with self._guard:
+                if count > left:
+                    self._check(count - left)
                 if count < 0:  # it is over
                     self._promised -= left
                     left = 0
                     return
-                beyond = max(0, count - left)
-                if beyond:
-                    self._check(beyond)
                 self._promised -= min(count, left)
                 left -= min(count, left)
                 self._space.take(count)
 
+        self._ask_for(left)
         with self._guard:
             self._check(left)
             self._promised += left
@@ -149,6 +188,16 @@ class Staging:
         except BaseException:
             take(-1)
             raise
+
+    def _ask_for(self, wanted: int) -> None:
+        """Ask the agent for room if there is none, without keeping other uploads waiting."""
+        if self._patience:
+            with self._guard:
+                missing = self._space.short(wanted + self._promised)
+                wanted += self._promised
+            if missing:
+                self._requests.ask(wanted, self._patience)
+                self._space.forget()
 
     def _check(self, wanted: int) -> None:
         if self._space.short(wanted + self._promised):

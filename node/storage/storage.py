@@ -18,13 +18,23 @@ from broker.clock import now_ms
 from broker.messages.store import Delete, Epoch, Kind, Result, Status, Store
 from broker.settings import Settings
 from node.errors import Broken, DiskFull, StorageError
-from node.storage import compaction, log_replay, recovery, scrub, staging, value_file_repair
+from node.storage import (
+    compaction,
+    held_versions,
+    log_replay,
+    recovery,
+    scrub,
+    snapshots,
+    staging,
+    value_file_repair,
+)
 from node.storage.context import StorageContext, StorageLimits
-from node.storage.disk.files import guarded
+from node.storage.digests import Digests
+from node.storage.disk.files import guarded, remove
 from node.storage.disk.layout import Layout
 from node.storage.disk.space import Space
 from node.storage.index.rows import Stat, Totals
-from node.storage.log import records
+from node.storage.log import records, segments
 from node.storage.log.records import Header
 from node.storage.log.segments import ActiveSegment
 from node.storage.log_replay import ReplayPart
@@ -34,6 +44,9 @@ log = logs.get(__name__)
 
 _EPOCHS_KEPT = 64
 _ROOM_BYTES = 1 << 20  # a disk with less room than this above the reserve counts as full
+_NEAR_BYTES = 64 << 20  # with more room than this above the reserve, a batch needs no look at its size
+_INDEX_BYTES = 1 << 18  # more than the pages of the index that a commit writes anew
+_RECORD_BYTES = 1024  # more than most records have beside their values
 
 
 class Storage:
@@ -60,20 +73,20 @@ class Storage:
         try:
             recovery.make_ready(places)
             staging.remove_abandoned(places.staging)
-            recovered = recovery.recover(places)
+            limits = StorageLimits.of(config)
+            recovered = recovery.recover(places, limits.undelete_ms)
         except BaseException:
             os.close(lock_fd)
             raise
-        limits = StorageLimits.of(config)
         space = Space(places.root, limits.reserve)
-        storage = cls(StorageContext(places, limits, recovered.index, recovered.active, space), lock_fd)
+        core = StorageContext(places, limits, recovered.index, recovered.active, space, Digests(places.digests))
+        storage = cls(core, lock_fd)
         try:
             storage._prepare(recovered.rebuilt)
         except BaseException:
             storage.close()
             raise
-        seq, keys, size = storage.totals
-        log.info("storage opened", keys=keys, bytes=size, seq=seq, segments=len(recovered.index.stats))
+        log.info("storage opened", **storage.totals._asdict(), segments=len(recovered.index.stats))
         return storage
 
     def _prepare(self, rebuilt: bool) -> None:
@@ -91,6 +104,7 @@ class Storage:
         with self._core.lock:
             self._core.active.close()
             self._core.index.close(clean=True)
+            self._core.digests.close()
             os.close(self._lock_fd)
 
     # Figures.
@@ -114,6 +128,23 @@ class Storage:
         """Whether there is hardly room for another value above the reserve."""
         return self._core.space.short(_ROOM_BYTES)
 
+    def make_room(self) -> None:
+        """End held values early if the disk is full, or an upload asks for room: those that would end first.
+
+        Raises `StorageError`.
+        """
+        core = self._core
+        requests = staging.RoomRequests(core.places.root).wanted()
+        wanted = max([core.space.headroom() if self.full() else 0, *requests.values()])
+        if wanted and core.index.totals.held_keys:
+            with core.lock:
+                core.space.forget()
+                if core.space.short(wanted):
+                    held_versions.make_room(core, wanted)
+        for file in requests:
+            with guarded("a request for room can't be removed"):
+                remove(file)
+
     # Work.
 
     def apply(self, commands: Sequence[Store | Delete]) -> list[Result]:
@@ -126,13 +157,18 @@ class Storage:
             if self._core.broken:
                 raise Broken("the storage has failed; the process must start again")
             refusals = Refusals()
+            room_made = False
             while True:
                 try:
+                    self._make_room_for(commands)
                     return self._attempt(commands, refusals)
                 except Broken:
                     self._core.broken = True
                     raise
                 except DiskFull as error:
+                    if not room_made and self._end_held(commands):
+                        room_made = True
+                        continue
                     log.warning("disk is full", error=error, deletes=refusals.stores is None)
                     # Once more without the values: deletions are small, and they make room again.
                     refusal = Refusal(Status.FULL, str(error))
@@ -142,6 +178,22 @@ class Storage:
                     log.error("batch failed", commands=len(commands), error=error)
                     refusal = Refusal(Status.FAILED, str(error))
                     refusals = Refusals(refusal, refusal)
+
+    def _make_room_for(self, commands: Sequence[Store | Delete]) -> None:
+        """End held values early if the disk has no room for these commands."""
+        core = self._core
+        if core.index.totals.held_keys and core.space.short(_NEAR_BYTES):
+            wanted = _bytes_of(commands)
+            if core.space.short(wanted):
+                held_versions.make_room(core, wanted)
+
+    def _end_held(self, commands: Sequence[Store | Delete]) -> bool:
+        """End held values early, since the disk has refused a write. Returns whether there were any."""
+        try:
+            return held_versions.make_room(self._core, _bytes_of(commands) + _INDEX_BYTES)
+        except StorageError as error:
+            log.error("deleted values can't make room", error=error)
+            return False
 
     def _attempt(self, commands: Sequence[Store | Delete], refusals: Refusals) -> list[Result]:
         core = self._core
@@ -174,6 +226,7 @@ class Storage:
             # The old one can take a few deletions more.
             log.warning("no room for another segment", error=error)
             return
+        core.digests.unknown.append(f"{core.places.log.name}/{segments.path(core.places.log, number - 1).name}")
         core.active.close()
         core.active = active
 
@@ -208,3 +261,20 @@ class Storage:
     def scrub(self, rate: float | None = None) -> scrub.ScrubReport:
         """Read and check everything, at `rate` bytes per second; by default it takes `[volume] scrub_days`."""
         return scrub.scrub(self._core, rate)
+
+    def snapshot(self, name: str) -> Path:
+        """Make a snapshot of this moment, of the node called `name`; returns its folder. One at a time.
+
+        Writes go on meanwhile. The folder can be opened as a data directory. Raises `StorageError`.
+        """
+        return snapshots.make(self._core, name)
+
+    def digest(self) -> None:
+        """Compute the digests of new files, at `[volume] compact_rate`; the first call looks for all files."""
+        snapshots.digest_new_files(self._core)
+
+
+def _bytes_of(commands: Sequence[Store | Delete]) -> int:
+    """Bytes that a batch needs at most, nearly: uploads are on the disk already."""
+    values = sum(len(one.value) for one in commands if isinstance(one, Store) and one.value)
+    return values + _RECORD_BYTES * len(commands)

@@ -8,20 +8,22 @@ for one of two reasons:
 - The file was removed before `values/` was copied: the key got another value, or was deleted, after the log was copied.
   If the copy has the file of that other value, its head names the key. Else the key counts as deleted, so that no
   older value comes back.
+
+A held value whose file is missing can't be brought back, and that is all.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from broker import logs
-from broker.messages.store import Delete, Result, Status, Store
+from broker.messages.store import Delete, Kind, Result, Status, Store
 from node.errors import StorageError
 from node.storage import value_files
 from node.storage.context import StorageContext
 from node.storage.disk.files import guarded, remove
-from node.storage.index.rows import Entry
+from node.storage.index.rows import Entry, FileOwner, Place
 from node.storage.log import segments
 from node.storage.log.records import Header
 from node.storage.log.segments import SegmentFile
@@ -39,14 +41,29 @@ def reconcile(core: StorageContext, apply: Apply, rebuilt: bool) -> None:
     with core.index.snapshot() as view:
         known = view.files()
     orphans = there - known.keys()
+    lost = {token: known[token] for token in known.keys() - there}
+    missing = _without_held(core, lost) if lost else set()
     # With an old index, this is no copy. Then a missing file is damage, which every read reports.
-    missing = {known[token] for token in known.keys() - there} if rebuilt else set()
-    if missing:
+    if missing and rebuilt:
         _repair(core, apply, missing, there, orphans)
     for token in orphans:
         log.info("value file without a record removed", token=token)
         with guarded("a value file can't be removed"):
             remove(value_files.path(core.places.values, token))
+
+
+def _without_held(core: StorageContext, lost: Mapping[str, FileOwner]) -> set[bytes]:
+    """The keys whose current value has one of the `lost` files. The held ones are held no longer."""
+    keys = set()
+    with core.index.update() as changes:
+        for token, (key, version) in lost.items():
+            row = changes.held(key, Place(version, int(Kind.PUT)))
+            if row is not None and row.entry.token == token:
+                log.warning("file of a deleted value is missing", key=key, version=version, token=token)
+                changes.spoil(key, row)
+            else:
+                keys.add(key)
+    return keys
 
 
 def _repair(core: StorageContext, apply: Apply, missing: set[bytes], there: set[str], orphans: set[str]) -> None:
@@ -62,6 +79,7 @@ def _repair(core: StorageContext, apply: Apply, missing: set[bytes], there: set[
                 with guarded("a value file can't be moved"):
                     os.rename(value_files.path(core.places.values, token), core.places.staging / token)
                 orphans.discard(token)
+                changes.expire(key, entry)  # not to be held
                 commands.append(header.command(token))
                 outcome = "the newer value is here"
             elif (before := older.get(key)) and before.token in there:
@@ -69,6 +87,7 @@ def _repair(core: StorageContext, apply: Apply, missing: set[bytes], there: set[
                 orphans.discard(before.token)
                 outcome = "the value before it is here"
             else:
+                changes.expire(key, entry)  # not to be held
                 commands.append(Delete(0, key, entry.version))
                 outcome = "counts as deleted"
             log.warning("value file is missing", key=key, version=entry.version, token=entry.token, outcome=outcome)
@@ -87,6 +106,8 @@ def _newer(core: StorageContext, current: dict[bytes, Entry], orphans: set[str])
             continue  # cut short: it can only be removed
         header = file.header
         file.close()
+        if file.linked:
+            continue  # it shares its head with another file, which names another key
         entry = current.get(header.key)
         best = newer.get(header.key)
         if entry and header.version > entry.version and (best is None or header.version > best.version):

@@ -5,6 +5,9 @@
 The head is a record (`node.storage.log.records`) without its value. It is written when the upload becomes a value file;
 the bytes are there already. The CRCs check every read, also of a small range. The scrub compares the SHA-256 in the
 head. An upload in `staging/` has the same layout.
+
+A copy of a value on the same node is a hard link with a token of its own. Its head is that of the first: the token in
+it shows that. Then only the record in the log says whose value the link is.
 """
 
 from __future__ import annotations
@@ -95,18 +98,19 @@ class Sums:
 class ValueFile:
     """An open value file. It is closed by `close`, or when nobody holds this object any more."""
 
-    __slots__ = ("_fd", "header", "size", "token")
+    __slots__ = ("_fd", "header", "linked", "size", "token")
 
     def __init__(self, directory: Path, token: str) -> None:
         """Raises `FileNotFoundError` when there is none, `Corrupt` when its head or length is wrong, `OSError`."""
         self._fd = -1
         self.token = token
         self._fd = os.open(path(directory, token), os.O_RDONLY)
-        parsed = records.parse(read_at(self._fd, HEAD_BYTES, 0), 0, records.base(token.encode()), 0)
-        if parsed is None:
+        header = records.parse_file_head(read_at(self._fd, HEAD_BYTES, 0))
+        if header is None:
             raise Corrupt(f"value file {token} has a bad head")
-        self.header = parsed.header
-        self.size = parsed.header.size
+        self.header = header
+        self.linked = header.where != token  # the header tells bytes, size and digest, but not whose they are
+        self.size = header.size
         if os.fstat(self._fd).st_size != file_bytes(self.size):
             raise Corrupt(f"value file {token} has not the length it should have")
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from broker import logs
 from broker.clock import now_ms
-from broker.messages.store import Delete, Kind, Result, Status, Store
-from node.storage import value_files
+from broker.messages.store import PURGE, Delete, Kind, Result, Source, Status, Store
+from node.errors import Corrupt
+from node.storage import sources, value_files
 from node.storage.context import StorageContext
 from node.storage.disk.files import guarded, read_at, remove, sync_directory
 from node.storage.index.rows import Entry
@@ -74,13 +76,18 @@ class WriteBatch:
         old = self._changes.entry(command.key)
         if old is not None and old.version > command.version:
             self._result(command, Status.STALE)
-        elif old is not None and old.version == command.version and old.kind == Kind.DELETE:
+        elif (
+            old is not None
+            and (old.version, old.kind) == (command.version, Kind.DELETE)
+            and old.purges >= command.purge
+        ):
             self._result(command, Status.DONE, seq=old.seq)
         elif self._refusals.deletes:
             self._result(command, *self._refusals.deletes)
         else:
             seq = self._changes.seq + 1
-            self._append(Header.tombstone(command.key, command.version, seq, self._now), b"")
+            header = Header.tombstone(command.key, command.version, seq, self._now)
+            self._append(header._replace(content_type=PURGE) if command.purge else header, b"")
             self._result(command, Status.DONE, seq=seq)
 
     def _store(self, command: Store) -> None:
@@ -102,22 +109,26 @@ class WriteBatch:
             self._result(command, Status.FULL, f"{self._space.free()} bytes are free on the disk")
             return
         token = ""
+        linked = False
         if value is None:
             try:
-                value = self._uploaded_value(command)
-            except FileNotFoundError:
-                self._result(command, Status.MISSING, f"there is no upload {command.staged}")
+                source = Source.read(command.staged)
+                if source is None:
+                    value = self._uploaded_value(command)
+                    token = command.staged if value is None else ""
+                else:
+                    value, token, linked = self._copy(command, source, old)
+            except FileNotFoundError as error:
+                self._result(command, Status.MISSING, str(error))
                 return
-            except ValueError as error:
+            except (ValueError, Corrupt) as error:
                 self._result(command, Status.FAILED, str(error))
                 return
-            if value is None:
-                token = command.staged
         elif len(value) > self._core.limits.small:
             token = self._write_file(value)
         seq = self._changes.seq + 1
         header = Header.of(command, seq, token)
-        if token:
+        if token and not linked:
             self._write_head(token, header)
         self._append(header, b"" if token or value is None else value)
         self._result(command, Status.DONE, seq=seq, value=value)
@@ -137,8 +148,11 @@ class WriteBatch:
         Raises `FileNotFoundError` when there is none, `ValueError` when it has another size, `StorageError`.
         """
         if not value_files.is_token(command.staged) or command.staged in self._adopted:
-            raise FileNotFoundError
-        fd = self._open(command.staged)
+            raise FileNotFoundError(f"there is no upload {command.staged}")
+        try:
+            fd = self._open(command.staged)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"there is no upload {command.staged}") from error
         try:
             size = os.fstat(fd).st_size
             if size != value_files.file_bytes(command.size):
@@ -152,6 +166,25 @@ class WriteBatch:
             os.close(fd)
         self._used.append(command.staged)
         return value
+
+    def _copy(self, command: Store, source: Source, old: Entry | None) -> sources.Copy:
+        """The bytes of a version on this node, for a command that writes over `old`.
+
+        Raises `FileNotFoundError` when there is none, `Corrupt`, `DiskFull`, `StorageError`.
+        """
+        entry = self._changes.find(source.key, source.version)
+        if entry is None or 0 < entry.expires <= self._now:
+            raise FileNotFoundError(f"version {source.version} of the source is not on this node")
+        if entry.seq > self._changes.view.totals.seq:
+            raise FileNotFoundError(f"version {source.version} of the source is being written by the same batch")
+        # Without held values, a copy of a directory in use finds the newer file of a key by its head, which links lack.
+        link = bool(self._core.limits.undelete_ms) or old is None or not old.token
+        copy = sources.copy(self._places, source.key, entry, command, link=link)
+        if copy.token:
+            self._adopted[copy.token] = True
+        elif copy.value is not None and len(copy.value) > self._core.limits.small:
+            return sources.Copy(copy.value, self._write_file(copy.value))
+        return copy
 
     def _open(self, token: str) -> int:
         with guarded("an upload can't be opened", may_be_missing=True):
@@ -236,7 +269,9 @@ class WriteBatch:
     def _clean_up(self) -> None:
         """After the commit, remove the files that nobody needs any more."""
         for token in self._changes.unlinked:
-            _unlink(value_files.path(self._places.values, token))
+            _unlink(value_files.path(self._places.values, token), self._core.removals.remove)
+        values = self._places.values
+        self._core.digests.unknown.extend(f"{values.name}/{token[:2]}/{token}" for token in self._renamed)
         for token in self._used:
             if value_files.is_token(token):
                 _unlink(self._places.staging / token)
@@ -244,12 +279,16 @@ class WriteBatch:
 
 def entry_of(header: Header, segment: int, offset: int, length: int) -> Entry:
     """The index entry of a record of `length` bytes at this place."""
-    kind, _, version, seq, _, expires, _, _, size, where = header
+    kind, _, version, seq, created, expires, _, _, size, where = header
     expired = False
-    return Entry(segment, offset, length, seq, version, expires, size, kind, expired, where)
+    if kind == Kind.DELETE:
+        return Entry(
+            segment, offset, length, seq, version, 0, 0, kind, expired, "", since=header.since, purges=header.purges
+        )
+    return Entry(segment, offset, length, seq, version, expires, size, kind, expired, where, created)
 
 
-def _unlink(path: Path) -> None:
+def _unlink(path: Path, remove: Callable[[Path], None] = remove) -> None:
     try:
         remove(path)
     except OSError as error:

@@ -11,28 +11,35 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from broker import VERSION, keys, logs, process
+from broker import VERSION, keys, logs, process, tls
 from broker import settings as configuration
-from broker.http import responses, signed_addresses
+from broker.http import internal_addresses, responses, signed_addresses, signing
+from broker.http.browsers import Browsers
 from broker.http.responses import Response
 from broker.http.router import Router
 from broker.refusals import NotFound, ServerError, Unavailable
 from broker.server import connections, lingering_close, request_headers
 from broker.server.client_timeouts import ClientTimeouts
 from broker.server.granian_requests import AsgiReceive, AsgiScope, AsgiSend, from_asgi
+from broker.server.networks import Networks
 from broker.server.request import Request
 from broker.settings import Settings
 from node import identity
 from node.errors import Corrupt, StorageError, StorageUnavailable
+from node.storage.context import StorageLimits
 from node.storage.reader import Reader
 from node.storage.staging import Staging
 from node.web.commit_request import Committer
+from node.web.deleted import DeletedVersions
 from node.web.downloads import Download, Downloads
 from node.web.uploads import Uploads
+from node.web.verification import Verification
 
 log = logs.get(__name__)
 
 _PROBE = keys.encode("health")  # any key will do
+
+ROOM_SECS = 5.0  # for the agent, to end held values before an upload is refused
 
 Handler = Callable[[Request], Awaitable[Response | Download]]
 
@@ -42,23 +49,39 @@ class Application:
 
     def __init__(self, settings: Settings, reader: Reader, staging: Staging) -> None:
         self._node = identity.load(settings)
-        self._url = f"http://{settings.address(settings.volume)}"
-        self._cors = settings.server.cors
+        self._url = settings.url(settings.volume)
+        self._browsers = Browsers(settings.server.cors, settings.names(settings.volume))
         self._reader = reader
         self._timeouts = ClientTimeouts(settings.server.client_timeout, settings.server.client_rate)
-        self._secret = secret = settings.secret()
-        committer = Committer(secret, settings.server.put_timeout)
+        self._secrets = settings.secrets()
+        trusted = Networks(settings.security.trust) if settings.open_reads else None
+        committer = Committer(
+            settings.secret(),
+            settings.server.put_timeout,
+            settings.scheme(settings.server),
+            tls.trust(settings.security.ca),
+        )
         threads = settings.volume.threads
-        uploads = Uploads(self._node, staging, committer, secret, threads)
-        downloads = Downloads(reader, secret, settings.volume.open_reads, self._timeouts, threads)
+        uploads = Uploads(self._node, staging, committer, self._secrets, threads)
+        downloads = Downloads(
+            self._node,
+            reader,
+            self._secrets,
+            trusted,
+            timeouts=self._timeouts,
+            threads=threads,
+            scheme=settings.scheme(settings.server),
+        )
         self._health_thread = ThreadPoolExecutor(1, "health")
         routes: dict[str, dict[str, Handler]] = {
             "/get_key/": {"GET": downloads, "HEAD": downloads},
             "/add_key/": {"PUT": uploads},
+            internal_addresses.VERIFY: {"GET": Verification(reader, self._secrets, self._node)},
             "/autodiscovery": {"GET": self._autodiscovery},
             "/health": {"GET": self._health, "HEAD": self._health},
+            internal_addresses.DELETED: {"GET": DeletedVersions(reader, self._secrets, self._node)},
         }
-        self._router = Router(routes, listed=("OPTIONS",))
+        self._router = Router(routes)
 
     async def __call__(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
         """Answer one request."""
@@ -78,20 +101,28 @@ class Application:
     async def _response(self, request: Request) -> Response | Download:
         environ = request.environ
         path: str = environ["PATH_INFO"]
-        origin = signed_addresses.allowed_origin(self._secret, environ, self._cors)
-        if environ["REQUEST_METHOD"] == "OPTIONS":
-            return self._router.options(path, origin)
+        # The master has looked at the origin of a page that it has sent here.
+        permitted = signed_addresses.authentic(self._secrets, environ, self._node) if "HTTP_ORIGIN" in environ else None
+        sent_here, of_page = permitted is not None, (permitted or {}).get(signing.PAGE, "")
         response: Response | Download
         try:
             request_headers.check(environ)
-            handler = self._router.handler(path, environ["REQUEST_METHOD"])
-            if handler is None:
-                raise NotFound(f"a node has no path {path}")
-            response = await handler(request)
+            self._browsers.check(environ, sent_here=sent_here)
+            if environ["REQUEST_METHOD"] == "OPTIONS":
+                page = self._browsers.allowed(environ, sent_here=sent_here, page=of_page) != ""
+                response = self._router.options(path, page)
+            else:
+                response = await self._handler(path, environ["REQUEST_METHOD"])(request)
         except Exception as error:  # noqa: BLE001 - whatever fails, the client gets a response
-            response = responses.from_error(_for_client(error, request), environ, "node", ())
-        response.headers.extend(responses.cors_headers(origin))
+            response = responses.from_error(_for_client(error, request), environ, "node")
+        response.headers.extend(self._browsers.headers(environ, sent_here=sent_here, page=of_page))
         return response
+
+    def _handler(self, path: str, method: str) -> Handler:
+        handler = self._router.handler(path, method)
+        if handler is None:
+            raise NotFound(f"a node has no path {path}")
+        return handler
 
     async def _autodiscovery(self, _request: Request) -> Response:
         data = {"node": self._node, "url": self._url, "version": VERSION}
@@ -124,11 +155,15 @@ def _for_client(error: Exception, request: Request) -> Exception:
 def create() -> Application:
     """The data server's application; called once in its process."""
     process.die_with_parent()
+    process.hide()  # from jobs
+    process.give_up_capabilities()  # the agent needs them
     settings = configuration.load()
     logs.setup(settings.general.log_level, "data")
     process.raise_open_files()
-    connections.guard(settings.volume.port, settings.server.client_timeout)
+    connections.guard(settings.volume.port, settings.server.client_timeout, workers=1)
     directory = Path(settings.volume.dir)
-    made = Application(settings, Reader(directory), Staging(directory, settings.volume.reserve))
+    reader = Reader(directory, undelete_ms=StorageLimits.of(settings).undelete_ms)
+    patience = ROOM_SECS if settings.volume.undelete_days else 0.0
+    made = Application(settings, reader, Staging(directory, settings.volume.reserve, patience))
     log.info("data server started", directory=directory)
     return made

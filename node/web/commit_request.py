@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 
 from broker import logs
 from broker.errors import PulzarError
 from broker.http import request_fields, signing
 from broker.http.peer_client import PeerClient, PeerFailed
-from broker.http.responses import Response
+from broker.http.responses import NO_FRAMES, Response
 from broker.messages.upload import PATH, SIGNATURE, UploadCommit
 
 log = logs.get(__name__)
@@ -30,9 +31,11 @@ class ResponseLost(PulzarError):
 class Committer:
     """Tells the master of uploads. Used on one event loop."""
 
-    def __init__(self, secret: bytes, timeout: float) -> None:
-        """`timeout` is the one of the master for a PUT, in seconds."""
+    def __init__(self, secret: bytes, timeout: float, scheme: str, trusted: ssl.SSLContext) -> None:
+        """`timeout` is the one of the master for a PUT, in seconds; `scheme` says how it is reached: https or http."""
         self._secret = secret
+        self._scheme = scheme
+        self._trusted = trusted
         self._timeout = timeout
 
     async def commit(self, address: str, key: str, query: str, upload: UploadCommit) -> Response:
@@ -55,7 +58,7 @@ class Committer:
             except PeerFailed as error:
                 raise ResponseLost(f"the master's answer did not come: {error}") from error
             length = ("Content-Length", str(len(response.body)))
-            return Response(response.status, [*response.picked(_RELAYED), length], response.body)
+            return Response(response.status, [*response.picked(_RELAYED), length, NO_FRAMES], response.body)
         finally:
             exchange.close()
 
@@ -64,7 +67,9 @@ class Committer:
         deadline = time.monotonic() + self._timeout
         while True:
             try:
-                return await PeerClient.connect(address, self._timeout + _MARGIN_SECS)
+                return await PeerClient.connect(
+                    f"{self._scheme}://{address}", self._timeout + _MARGIN_SECS, self._trusted
+                )
             except PeerFailed as error:
                 if time.monotonic() + _PAUSE_SECS > deadline:
                     raise Unreachable(f"the master {error}") from error

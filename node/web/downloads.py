@@ -16,11 +16,13 @@ from broker import keys, logs
 from broker.http import request_fields, responses, signed_addresses, values
 from broker.http.ranges import Span
 from broker.http.responses import Header, Response
+from broker.http.signing import Secrets
 from broker.http.values import Plan
 from broker.refusals import NotFound, SlowClient
 from broker.server import connections
 from broker.server.client_timeouts import ClientTimeouts
 from broker.server.granian_requests import AsgiSend
+from broker.server.networks import Networks
 from broker.server.request import Request
 from node.errors import StorageError
 from node.storage.reader import Reader, StoredValue
@@ -37,11 +39,26 @@ _FEW = 32  # up to this number of responses at once, each holds more in memory
 class Downloads:
     """The handler of reads from one data directory."""
 
-    def __init__(self, reader: Reader, secret: bytes, open_reads: bool, timeouts: ClientTimeouts, threads: int) -> None:
-        """With `open_reads` a read needs no signature. The disk is read on `threads` threads."""
+    def __init__(
+        self,
+        node: str,
+        reader: Reader,
+        secrets: Secrets,
+        trusted: Networks | None,
+        *,
+        timeouts: ClientTimeouts,
+        threads: int,
+        scheme: str = "http",
+    ) -> None:
+        """Reads of `trusted` clients need no signature. The disk is read on `threads` threads.
+
+        `scheme` is that of the master: https or http.
+        """
+        self._node = node
+        self._scheme = scheme
         self._reader = reader
-        self._secret = secret
-        self._open = open_reads
+        self._secrets = secrets
+        self._trusted = trusted
         self._timeouts = timeouts
         self._threads = ThreadPoolExecutor(threads, "read")
         self._streams = 0
@@ -51,8 +68,16 @@ class Downloads:
         environ = request.environ
         key = request_fields.key_of(environ, "/get_key/")
         query = environ["QUERY_STRING"]
-        if back := signed_addresses.way_back(self._secret, key, query, time.time(), self._open):
-            return responses.redirect(back, [])
+        if self._trusted is not None and "signature=" not in query:
+            self._trusted.require(request.client)
+        else:
+            unsigned = self._trusted is not None and request.client in self._trusted
+            now = time.time()
+            back = signed_addresses.way_back(
+                self._secrets, key, query, self._node, now=now, open_reads=unsigned, scheme=self._scheme
+            )
+            if back:
+                return responses.redirect(back)
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, request, key)
 
     def _read(self, request: Request, key: str) -> Response | Download:

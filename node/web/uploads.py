@@ -16,6 +16,7 @@ from broker import keys, logs
 from broker.http import checksums, content_types, request_fields, signing
 from broker.http.environ import Environ
 from broker.http.responses import Response
+from broker.http.signing import Secrets
 from broker.messages.upload import UploadCommit, UploadPermit
 from broker.refusals import NoRoom, Unavailable
 from broker.server.request import BrokenBody, Request
@@ -36,11 +37,11 @@ T = TypeVar("T")
 class Uploads:
     """Takes uploads into one data directory; the disk is written on `threads` threads."""
 
-    def __init__(self, node: str, uploads: Staging, committer: Committer, secret: bytes, threads: int) -> None:
+    def __init__(self, node: str, uploads: Staging, committer: Committer, secrets: Secrets, threads: int) -> None:
         self._node = node
         self._staging = uploads
         self._committer = committer
-        self._secret = secret
+        self._secrets = secrets
         self._threads = ThreadPoolExecutor(threads, "upload")
         self._count = 0
 
@@ -65,7 +66,8 @@ class Uploads:
         key = request_fields.key_of(environ, "/add_key/")
         query: str = environ["QUERY_STRING"]
         # All refusals come before the body is read: a client that waits for "100 Continue" sends it once.
-        permit = UploadPermit.read(signing.verify(self._secret, "PUT", key, query, time.time()))
+        fields = signing.verify(self._secrets, "PUT", key, query, time.time(), node=self._node)
+        permit = UploadPermit.read(fields)
         content_types.read(environ)
         promised = checksums.read(environ)
         length = request_fields.content_length(environ)

@@ -21,18 +21,32 @@ STORE = {
     "large": "1 GiB by curl, beside nginx; memory meanwhile",
     "million": "1,000,000 keys: GET, memory, replay into an empty master",
     "nginx": "PUT and GET of 1 KiB by nginx, as a yardstick",
+    "tokens": "PUT and GET of 1 KiB at 16 in flight with tokens and audit, beside the same without",
 }
 JOBS = {
     "one": "no-op job from launch to result, one at a time, beside Celery and RQ",
     "many": "2,000 no-op jobs at once, beside Celery and RQ",
     "long": "100 jobs of a second over 4 slots",
-    "launch": "launching alone, 16 in flight",
+    "launch": "launching alone, 16 in flight, and by requests of 1,000 jobs",
     "memory": "memory of the nodes' agents over 20,000 jobs",
 }
 EXTENSIONS = {
     "quiet": "GET of 1 KiB while nothing else is done",
     "ocr": "GET of 1 KiB while eight OCR requests run at once",
     "search": "search over 1,000,000 keys: all, by date, with a limit, by prefix",
+}
+RECOVERY = {
+    "replay": "1,000,000 keys of 20 B to 1 KiB by replay into an empty master",
+    "listing": "all of them by pages of 1,000",
+    "folders": "1,000 folders of 1,000 keys, with the counters of each",
+    "archive": "an archive of 10,000 values of 1 KiB, beside tar of such files",
+    "backup": "backups of 1,000,000 values of 1 KiB and 4 of 1 GiB, beside cp -r; PUTs meanwhile",
+    "restic": "restic's backup and restore of 2 GiB, beside the same with a local directory",
+}
+
+PAGE = {
+    "screens": "every screen of the web page with 1,000,000 keys and 1,000,000 jobs",
+    "open": "what an open page of the cluster costs the master",
 }
 
 
@@ -41,7 +55,7 @@ def main() -> int:
     options = _parse()
     signal.signal(signal.SIGTERM, _stop)
     # These need .venv; --help does not.
-    from ops.benchmarks import against, extensions, jobs, machine, peers, store
+    from ops.benchmarks import against, extensions, jobs, machine, page, peers, recovery, store
     from ops.benchmarks.bench import QUICK, Bench, Plan
     from ops.benchmarks.client import Client
     from ops.benchmarks.table import markdown
@@ -49,7 +63,7 @@ def main() -> int:
     plan = dataclasses.replace(QUICK if options.quick else Plan(), nodes=options.nodes)
     if options.what == "store":
         plan = dataclasses.replace(plan, small=options.small)
-    if options.what != "extensions" and options.against and not options.quick:
+    if getattr(options, "against", None) and not options.quick:
         plan = dataclasses.replace(plan, runs=against.RUNS)
     if options.runs:
         plan = dataclasses.replace(plan, runs=options.runs)
@@ -59,12 +73,16 @@ def main() -> int:
         bench = Bench(directory, plan, Client(directory))
         described, versions = machine.describe(directory), machine.versions()
         if options.what == "jobs" and options.against:
-            complete = against.measure_jobs(bench, options.against)
+            complete = against.measure_jobs(bench, options.against, options.only or ["one"])
         elif options.what == "jobs":
             versions |= peers.versions()
             complete = jobs.measure(bench, options.only or list(JOBS))
         elif options.what == "extensions":
             complete = extensions.measure(bench, options.only or list(EXTENSIONS))
+        elif options.what == "page":
+            complete = page.measure(bench, options.only or list(PAGE))
+        elif options.what == "recovery":
+            complete = recovery.measure(bench, options.only or list(RECOVERY))
         elif options.against:
             complete = against.measure(bench, options.against, options.only or list(STORE))
         else:
@@ -105,6 +123,8 @@ def _parse() -> argparse.Namespace:
         ("store", STORE, "the key-value store"),
         ("jobs", JOBS, "the job system"),
         ("extensions", EXTENSIONS, "extensions, and the store beside them"),
+        ("page", PAGE, "the web page"),
+        ("recovery", RECOVERY, "replay, lists of all keys, archives, backups"),
     ):
         names = "; ".join(f"{name}: {said}" for name, said in measured.items())
         command = commands.add_parser(what, help=text, description=f"What is measured: {names}.")
@@ -117,8 +137,9 @@ def _parse() -> argparse.Namespace:
                 metavar="BYTES",
                 help="size of one of the million values (default 100)",
             )
-        if what != "extensions":
-            compared = "put, get, delete and redirect" if what == "store" else "a no-op job, one at a time,"
+        if what in ("store", "jobs"):
+            jobs = "no-op jobs: one, unless --only names others of one, many and launch,"
+            compared = "put, get, delete and redirect" if what == "store" else jobs
             command.add_argument(
                 "--against",
                 metavar="COMMIT",

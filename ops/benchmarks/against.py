@@ -9,22 +9,23 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
 import psutil
 
-from ops.benchmarks import jobs
+from ops.benchmarks import jobs, processor
 from ops.benchmarks.bench import Bench
 from ops.benchmarks.client import Figures
-from ops.benchmarks.errors import BenchError
+from ops.benchmarks.errors import BenchError, RunFailed
 from ops.benchmarks.memory import tree
 from ops.benchmarks.rest import Rest
 from ops.benchmarks.table import Row
-from ops.cluster.network import free_base
+from ops.cluster.network import free_base, wait_until
 from ops.cluster.processes import ROOT
 
 RUNS = 5
@@ -57,6 +58,7 @@ class _Run:
 
     figures: Figures
     processor_us: float  # of all processes of the cluster, for each operation
+    around_ms: float = 0.0  # of those around a run, for each job
 
 
 def measure(bench: Bench, commit: str, names: list[str]) -> bool:
@@ -73,8 +75,8 @@ def measure(bench: Bench, commit: str, names: list[str]) -> bool:
     return True
 
 
-def measure_jobs(bench: Bench, commit: str) -> bool:
-    """Compare a no-op job, launched and waited for one at a time, with that of `commit`; False when that failed."""
+def measure_jobs(bench: Bench, commit: str, names: list[str]) -> bool:
+    """Compare no-op jobs with those of `commit`, by the names one, many and launch; False when that failed."""
     settings = {"PULZAR_JOBS_DIR": str(jobs.SCRIPTS), "PULZAR_JOBS_SLOTS": str(jobs.SLOTS)}
     try:
         with (
@@ -82,21 +84,66 @@ def measure_jobs(bench: Bench, commit: str) -> bool:
             Rest(old.url) as old_rest,
             Rest(new.url) as new_rest,
         ):
-            runs: dict[str, list[_Run]] = {old.name: [], new.name: []}
             sides = ((old, old_rest), (new, new_rest))
             for _, rest in sides:
                 rest.wait_for_script(jobs.NOOP, bench.plan.nodes)
                 jobs.one_by_one(rest, jobs.NOOP, jobs.WARM)
-            for number in range(bench.plan.runs):
-                for side, rest in sides if number % 2 else reversed(sides):
-                    before = side.processor_secs()
-                    figures = jobs.one_by_one(rest, jobs.NOOP, bench.plan.one)
-                    runs[side.name].append(_Run(figures, (side.processor_secs() - before) / bench.plan.one * 1e6))
-            bench.add(_row("no-op job, launch to result, one at a time", runs[old.name], runs[new.name], commit))
+            for name, what, run in (
+                ("one", "no-op job, launch to result, one at a time", _job_by_job),
+                ("many", f"{bench.plan.jobs:,} no-op jobs at once", _jobs_at_once),
+                ("launch", f"launch alone, {jobs.IN_FLIGHT} in flight", _launches),
+            ):
+                if name not in names:
+                    continue
+                if name == "launch":
+                    _keep_busy(bench, [rest for _, rest in sides])
+                runs: dict[str, list[_Run]] = {old.name: [], new.name: []}
+                for number in range(bench.plan.runs):
+                    for side, rest in sides if number % 2 else reversed(sides):
+                        runs[side.name].append(run(bench, side, rest))
+                row = _row(what, runs[old.name], runs[new.name], commit)
+                if name == "many":
+                    around, before = (median(each.around_ms for each in runs[side.name]) for side in (new, old))
+                    row = replace(row, note=f"{row.note}; of it around a run {around:.2f} ms, before {before:.2f} ms")
+                bench.add(row)
     except (BenchError, OSError, subprocess.SubprocessError) as error:
         bench.say(f"the comparison failed: {error}")
         return False
     return True
+
+
+def _job_by_job(bench: Bench, side: _Side, rest: Rest) -> _Run:
+    before = side.processor_secs()
+    figures = jobs.one_by_one(rest, jobs.NOOP, bench.plan.one)
+    return _Run(figures, (side.processor_secs() - before) / bench.plan.one * 1e6)
+
+
+def _jobs_at_once(bench: Bench, side: _Side, rest: Rest) -> _Run:
+    count, url = bench.plan.jobs, f"{side.url}/launch_job/{jobs.NOOP}"
+    before, roles, began = side.processor_secs(), processor.below(side.pid), time.perf_counter()
+    figures = bench.client.load("launch", url, jobs.IN_FLIGHT, count=count)
+    rest.wait_for_all()
+    rate = count / (time.perf_counter() - began)
+    took = processor.each(roles, processor.below(side.pid), count)
+    around = sum(took.get(role, 0.0) for role in jobs.PIPELINE)
+    return _Run(replace(figures, rate=rate), (side.processor_secs() - before) / count * 1e6, around)
+
+
+def _launches(bench: Bench, side: _Side, _rest: Rest) -> _Run:
+    before = side.processor_secs()
+    url = f"{side.url}/launch_job/{jobs.NOOP}"
+    figures = bench.client.load("launch", url, jobs.IN_FLIGHT, seconds=bench.plan.seconds)
+    done = max(1, int(figures.details["operations"]))
+    return _Run(figures, (side.processor_secs() - before) / done * 1e6)
+
+
+def _keep_busy(bench: Bench, sides: Iterable[Rest]) -> None:
+    """Have jobs that sleep in every slot, so that no other job runs."""
+    for rest in sides:
+        for _ in range(bench.plan.nodes * jobs.SLOTS):
+            rest.launch(jobs.SLEEP, {"seconds": 3600})
+        if not wait_until(lambda rest=rest: all(row["state"] == "running" for row in islice(rest.since(0), 1)), 10):  # type: ignore[misc]
+            raise RunFailed("the jobs that keep all slots busy do not run")
 
 
 @contextmanager

@@ -68,6 +68,7 @@ class Client:
         random: bool = False,
         fsync: Path | None = None,
         body: str = "",
+        token: str = "",
     ) -> Figures:
         """Run load.c once.
 
@@ -82,7 +83,8 @@ class Client:
         options += ["--random"] if random else []
         options += ["--fsync", str(fsync)] if fsync else []
         options += ["--body", body] if body else []
-        found = self._json([str(self.program), *options])
+        sent = ["--token", token] if token else []
+        found = self._json([str(self.program), *options, *sent])
         return Figures(
             found["rate"], found["p50_ms"], found["p99_ms"], found["errors"], shlex.join(["load", *options]), found
         )

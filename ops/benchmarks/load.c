@@ -77,6 +77,7 @@ static int random_order = 0;
 static double deadline = 0;
 static const char *sync_directory = NULL;
 static const char *json = "{}"; /* what launch posts */
+static const char *token = ""; /* sent as Bearer to the first host */
 static int poller;
 static char *pattern; /* the body of any number but for its first 16 bytes */
 
@@ -209,6 +210,8 @@ static int request(struct slot *slot, struct connection *connection, const char 
     if (body >= 0)
         length += sprintf(slot->head + length,
                           "Content-Type: application/octet-stream\r\nContent-Length: %ld\r\n", body);
+    if (*token && connection == &slot->first)
+        length += sprintf(slot->head + length, "Authorization: Bearer %s\r\n", token);
     if (operation == LAUNCH)
         length += sprintf(slot->head + length,
                           "Content-Type: application/json\r\nContent-Length: %zu\r\n", strlen(json));
@@ -396,6 +399,7 @@ int main(int argc, char **argv) {
         {"connections", 1, 0, 'c'}, {"count", 1, 0, 'n'}, {"seconds", 1, 0, 's'}, {"size", 1, 0, 'b'},
         {"first", 1, 0, 'f'},
         {"range", 1, 0, 'r'},       {"random", 0, 0, 'x'}, {"fsync", 1, 0, 'y'},  {"body", 1, 0, 'j'},
+        {"token", 1, 0, 't'},
         {0}};
     int connections = 1, option, named = -1;
     double seconds = 0;
@@ -409,6 +413,7 @@ int main(int argc, char **argv) {
         else if (option == 'x') random_order = 1;
         else if (option == 'y') sync_directory = optarg;
         else if (option == 'j') json = optarg;
+        else if (option == 't') token = optarg;
         else return 2;
     }
     for (int i = 0; argc - optind == 2 && i < 5; i++)
@@ -417,8 +422,9 @@ int main(int argc, char **argv) {
         connections > 1024 || (count <= 0) == (seconds <= 0))
         die("put|get|follow|delete|launch URL --connections N (--count N | --seconds S) [--size BYTES] [--first N] "
             "[--range N] "
-            "[--random] [--fsync DIRECTORY] [--body JSON]");
+            "[--random] [--fsync DIRECTORY] [--body JSON] [--token TOKEN]");
     operation = named;
+    if (strlen(token) > 200) die("a token has at most 200 characters");
     if (operation == PUT && size < 0) die("put needs --size");
     if ((operation == GET || operation == FOLLOW) && range <= 0) die("%s needs --range", names[named]);
     pattern = enough(NULL, size > 16 ? size : 16);

@@ -47,11 +47,14 @@ def million(bench: Bench) -> None:
             _memory_row(bench, many, plan.keys, " and GETs of all of them")
 
 
-def fill_node(bench: Bench, cluster: Cluster) -> None:
-    """Write the values through the node's own storage, with every record, digest and fsync. Raises `RunFailed`."""
+def fill_node(bench: Bench, cluster: Cluster, prefix: str = PREFIX, sizes: str = "", folder: int = 0) -> None:
+    """Write the values through the node's own storage, with every record, digest and fsync. Raises `RunFailed`.
+
+    `sizes` and `folder` are as for `ops.benchmarks.fill`.
+    """
     plan = bench.plan
     command = [sys.executable, "-m", "ops.benchmarks.fill", str(cluster.nodes[0].directory)]
-    command += [PREFIX, str(plan.keys), str(plan.small)]
+    command += [prefix, str(plan.keys), sizes or str(plan.small), str(folder)]
     began = time.monotonic()
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -46,6 +46,7 @@ class Batch:
     launch_seconds: float
     command: str
     processor: str  # the processor time of a job, in words
+    roles: dict[str, float] = field(default_factory=dict)  # the same in ms, by role
 
     @property
     def rate(self) -> float:

@@ -19,18 +19,34 @@ _SHOWN_MS = 0.01
 def seconds(cluster: Cluster) -> dict[str, float]:
     """Processor time so far, in seconds. The process of a run counts when it has ended, as the zygote's child."""
     found: dict[str, float] = {}
+    agents = _agents(cluster)
     broker = cluster.rabbit.children if cluster.rabbit else []
     for process in cluster.processes:
         whose = "RabbitMQ" if process in broker else "master" if process is cluster.master else "node"
         for member in tree(process.pid or 0):
             try:
-                times, command = member.cpu_times(), member.cmdline()
+                times, command, parent = member.cpu_times(), member.cmdline(), member.ppid()
             except psutil.NoSuchProcess:
                 continue
             kind = whose if process in broker else f"{whose} {role(command)}"
             found[kind] = found.get(kind, 0.0) + times.user + times.system
-            if "node.runs.zygote" in command and member.ppid() in _agents(cluster):
+            if "node.runs.zygote" in command and parent in agents:
                 found["runs"] = found.get("runs", 0.0) + times.children_user + times.children_system
+    return found
+
+
+def below(pid: int) -> dict[str, float]:
+    """The same for the processes below one that runs a whole cluster, as `ops/up` does."""
+    found: dict[str, float] = {}
+    for member in tree(pid):
+        try:
+            times, command = member.cpu_times(), member.cmdline()
+        except psutil.NoSuchProcess:
+            continue
+        module = command[command.index("-m") + 1] if "-m" in command[:-1] else ""
+        package, _, name = module.partition(".")
+        kind = f"{package} {name}" if name else "RabbitMQ" if "beam" in "".join(command[:1]) else "others"
+        found[kind] = found.get(kind, 0.0) + times.user + times.system
     return found
 
 
@@ -44,13 +60,23 @@ def whole(child: Child) -> float:
 
 
 def _agents(cluster: Cluster) -> set[int]:
-    nodes = [member for node in cluster.nodes for member in tree(node.process.pid or 0)]
-    return {member.pid for member in nodes if "node.agent" in member.cmdline()}
+    found = set()
+    for node in cluster.nodes:
+        for member in tree(node.process.pid or 0):
+            with suppress(psutil.NoSuchProcess):  # a run, which has ended meanwhile
+                if "node.agent" in member.cmdline():
+                    found.add(member.pid)
+    return found
+
+
+def each(before: dict[str, float], after: dict[str, float], jobs: int) -> dict[str, float]:
+    """The processor time of a job in ms, by role."""
+    return {kind: (after[kind] - before.get(kind, 0.0)) / max(1, jobs) * 1e3 for kind in after}
 
 
 def told(before: dict[str, float], after: dict[str, float], jobs: int) -> str:
     """The processor time of a job in words, the largest part first."""
-    took = {kind: (after[kind] - before.get(kind, 0.0)) / max(1, jobs) * 1e3 for kind in after}
+    took = each(before, after, jobs)
     parts = sorted(took.items(), key=lambda part: -part[1])
     shown = ", ".join(f"{kind} {ms:.2f}" for kind, ms in parts if ms >= _SHOWN_MS)
     return f"processor time of a job: {sum(took.values()):.2f} ms ({shown})"

@@ -8,9 +8,10 @@ from ops.benchmarks.bench import Bench
 from ops.benchmarks.large import large
 from ops.benchmarks.million import million
 from ops.benchmarks.small import delete, get, put, redirect, yardstick
+from ops.benchmarks.tokens import tokens
 
 # The names for `--only`, in their order; those of a group share a cluster.
-_GROUPS = (("put", "get", "delete"), ("redirect",), ("large",), ("million",), ("nginx",))
+_GROUPS = (("put", "get", "delete"), ("redirect",), ("large",), ("million",), ("nginx",), ("tokens",))
 
 
 def measure(bench: Bench, names: Collection[str]) -> bool:
@@ -25,6 +26,8 @@ def _measure(bench: Bench, names: list[str]) -> None:
         case ["redirect"]:
             with bench.cluster("redirect", PULZAR_SERVER_CACHED="0") as cluster:
                 redirect(bench, cluster)
+        case ["tokens"]:
+            tokens(bench)
         case ["large"]:
             with bench.cluster("large") as cluster, bench.nginx() as nginx:
                 large(bench, cluster, nginx)

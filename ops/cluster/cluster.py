@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from broker import settings
+from broker import settings, topology
 from broker.process import hold
 from ops import http_client
 from ops.cluster import network, state
@@ -61,9 +61,10 @@ class Cluster:
     """RabbitMQ, a master and nodes in one directory; a context manager that starts and stops them.
 
     `base_port` is the port of the master; the others follow it. With `broker_url` that broker is used and none is
-    started. The processes get `environment`: its `PULZAR_…` settings win, except those in `PER_PROCESS`. With
-    `supervise`, processes that die are started again. `say` is called with news for a person. `step` makes a context
-    that shows how long something takes. Raises `ClusterError` or `SettingsError`.
+    started; else each process has a user of its own in RabbitMQ, by its role. With `role_urls` (user → URL) they have
+    these in the one that was given. The processes get `environment`: its `PULZAR_…` settings win, except those in
+    `PER_PROCESS`. With `supervise`, processes that die are started again. `say` is called with news for a person.
+    `step` makes a context that shows how long something takes. Raises `ClusterError` or `SettingsError`.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Cluster:
         environment: Mapping[str, str] = os.environ,
         supervise: bool = False,
         rabbitmq: Installation = MACHINE,
+        role_urls: Mapping[str, str] | None = None,
         say: Callable[[str], None] = lambda text: None,
         step: Callable[[str], Any] | None = None,
     ) -> None:
@@ -87,6 +89,7 @@ class Cluster:
         self.logs = self.directory / "logs"
         self.base_port = base_port
         self.broker_url = broker_url or ""  # with credentials; known when RabbitMQ runs
+        self.role_urls = dict(role_urls or {})  # user of RabbitMQ → URL; empty: all use `broker_url`
         self.rabbit: Rabbit | None = None
         self.secret = ""
         self._environment = dict(environment)
@@ -108,7 +111,8 @@ class Cluster:
         self._given_secret: str = known.general.secret
         self.jobs = ROOT / known.jobs.dir  # the processes run there
         self.master_directory = self.directory / "master"
-        self.master_url = _url(known.server.host, base_port)
+        self.master_url = _url(known.scheme(known.server), known.server.host, base_port)
+        self.ca = known.security.ca
         self._environment |= {"PULZAR_SERVER_PORT": str(base_port), "PULZAR_SERVER_DIR": str(self.master_directory)}
         self.master = self._child("master", self._environment, "master")
         self.nodes: list[Node] = []
@@ -116,7 +120,7 @@ class Cluster:
             id, port = f"node-{number}", base_port + number
             own = self.directory / id
             process = self._child(id, self._environment | _volume(known.volume.advertise, id, port, own), "node")
-            self.nodes.append(Node(id, _url(known.volume.host, port), port, own, process))
+            self.nodes.append(Node(id, _url(known.scheme(known.volume), known.volume.host, port), port, own, process))
 
     @property
     def vhost(self) -> str:
@@ -150,6 +154,7 @@ class Cluster:
             if self.rabbit.anew:
                 self._say(f"RabbitMQ began anew: {self.rabbit.anew}. Jobs and keys come again from ledger and logs")
             self.broker_url = self.rabbit.url()
+            self.role_urls = self.rabbit.make_roles(node.id for node in self.nodes)
         with self._step(f"starting the master and {len(self.nodes)} node{'s' * (len(self.nodes) > 1)}"):
             for child in self._own:
                 self._start(child)
@@ -205,7 +210,7 @@ class Cluster:
     def health(self) -> dict[str, Any]:
         """The data of the master's /health; empty when it does not respond."""
         try:
-            data = http_client.ask("GET", f"{self.master_url}/health", timeout=5).data
+            data = http_client.ask("GET", f"{self.master_url}/health", timeout=5, ca=self.ca).data
         except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
             return {}
         return data if isinstance(data, dict) else {}
@@ -267,6 +272,8 @@ class Cluster:
                 "password": unquote(broker.password or ""),
                 "vhost": self.vhost,
                 "pid": rabbit.process.pid if rabbit else None,
+                # Who has these may launch jobs through the exchange pulzar.launch, and nothing else.
+                "publisher": self.role_urls.get(topology.PUBLISHER_USER),
             },
             # Of a broker that was given, the console isn't known.
             "console": {
@@ -285,8 +292,12 @@ class Cluster:
         return [self.master, *(node.process for node in self.nodes)]
 
     def _start(self, child: Child) -> None:
-        child.environment["PULZAR_BROKER_URL"] = self.broker_url
+        user = topology.MASTER_USER if child is self.master else topology.node_user(child.name)
+        child.environment["PULZAR_BROKER_URL"] = self.role_urls.get(user, self.broker_url)
         child.environment["PULZAR_GENERAL_SECRET"] = self.secret
+        if child is self.master and (rabbit := self.rabbit):
+            login = f"http://{rabbit.user}:{rabbit.password}@"
+            child.environment.setdefault("PULZAR_BROKER_CONSOLE", rabbit.console_url.replace("http://", login, 1))
         child.start()
         self._write_state()
 
@@ -294,13 +305,27 @@ class Cluster:
         return Child(name, [sys.executable, "-m", module], environment, self.logs / f"{name}.log")
 
     def _take_directory(self) -> None:
-        self.directory.mkdir(0o700, parents=True, exist_ok=True)
+        new = not self.directory.exists()
         try:
+            self.directory.mkdir(0o700, parents=True, exist_ok=True)
             self._lock = hold(self.directory)
         except BlockingIOError:
             raise DirectoryInUse(
                 f"another ops/up is running on {self.directory}; stop it, or choose another directory with --data DIR"
             ) from None
+        except OSError as error:
+            raise ClusterError(f"the data directory {self.directory} can't be used: {error.strerror}") from error
+        try:
+            self._look_around()
+        except BaseException:
+            if new:  # nothing was started, so nothing stays
+                os.close(self._lock)
+                self._lock = None
+                self.directory.rmdir()
+            raise
+
+    def _look_around(self) -> None:
+        """Make sure that the cluster can start here. Raises `ClusterError`."""
         for directory in (self.logs, self.master_directory, *(node.directory for node in self.nodes)):
             if directory.is_dir():  # older ones were not private
                 directory.chmod(0o700)
@@ -325,12 +350,12 @@ def _volume(advertised: str, id: str, port: int, directory: Path) -> dict[str, s
     own = {"PULZAR_VOLUME_NODE": id, "PULZAR_VOLUME_PORT": str(port), "PULZAR_VOLUME_DIR": str(directory)}
     if advertised:
         # Each node needs an address of its own: the host stays, with the port of the node.
-        own["PULZAR_VOLUME_ADVERTISE"] = f"{advertised.rpartition(':')[0] or advertised}:{port}"
+        own["PULZAR_VOLUME_ADVERTISE"] = f"{advertised.rpartition(':')[0]}:{port}"
     return own
 
 
-def _url(host: str, port: int) -> str:
-    return f"http://{settings.joined(settings.reachable(host), port)}"
+def _url(scheme: str, host: str, port: int) -> str:
+    return f"{scheme}://{settings.joined(settings.reachable(host), port)}"
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ BACKOFF_FIRST_SECS = 0.2
 BACKOFF_MOST_SECS = 10.0
 BACKOFF_RESET_SECS = 30.0
 POLL_SECS = 0.02
+TRIM_EVERY_SECS = 10.0
+MOST_LOG_BYTES = 64 << 20  # of each log, and as much of what was before
 
 _WRAPPER = Path(__file__).with_name("child.py")
 
@@ -153,6 +156,21 @@ class Child:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
+    def trim_log(self, most: int) -> None:
+        """When its log has more than `most` bytes, move them to `<log>.1`. What is written meanwhile may be lost.
+
+        Raises `OSError`.
+        """
+        try:
+            if self.log.stat().st_size <= most:
+                return
+        except FileNotFoundError:
+            return
+        # The process goes on writing to the same file: it was opened to append.
+        shutil.copyfile(self.log, self.log.with_name(f"{self.log.name}.1"))
+        os.truncate(self.log, 0)
+        self._log_start = 0
+
     def tail(self, lines: int) -> str:
         """The last lines of its log since its last start."""
         try:
@@ -178,6 +196,7 @@ class Supervisor:
         self._closing = threading.Event()
         self._delays: dict[Child, float] = {}
         self._due: dict[Child, float] = {}
+        self._trim_at = 0.0  # time.monotonic()
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
 
     def start(self) -> None:
@@ -192,9 +211,20 @@ class Supervisor:
 
     def _watch(self) -> None:
         while not self._closing.wait(0.1):
+            self._trim_logs()
             for child in self._children:
                 if child.wanted and not child.running:
                     self._revive(child)
+
+    def _trim_logs(self) -> None:
+        if time.monotonic() < self._trim_at:
+            return
+        self._trim_at = time.monotonic() + TRIM_EVERY_SECS
+        for child in self._children:
+            try:
+                child.trim_log(MOST_LOG_BYTES)
+            except OSError as error:
+                self._say(f"{child.log} can't be made shorter: {error}")
 
     def _revive(self, child: Child) -> None:
         now = time.monotonic()

@@ -14,10 +14,13 @@ import secrets
 import shutil
 import signal
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from broker import topology
+from broker.rights import definitions, password
 from ops import http_client
 from ops.cluster import files
 from ops.cluster.errors import ConsoleError, NotHealthy, ProcessDied
@@ -53,7 +56,9 @@ class Rabbit:
         *,
         log: Path | None = None,
         installation: Installation = MACHINE,
+        configuration: str = "",
     ) -> None:
+        """`configuration` are lines of `rabbitmq.conf` besides our own."""
         self.directory = directory.resolve()
         self.amqp_port = amqp_port
         self.console_port = console_port
@@ -62,6 +67,7 @@ class Rabbit:
         self.console_url = f"http://{HOST}:{console_port}/"
         self.anew = ""  # why it began with empty queues, if it did
         self._installation = installation
+        self._more = configuration
         self._dist_port = dist_port
         self._epmd_port = epmd_port
         log = log or self.directory / "rabbitmq.log"
@@ -80,9 +86,10 @@ class Rabbit:
         """Both of its processes, for a supervisor."""
         return [self.epmd, self.process]
 
-    def url(self, vhost: str = "/") -> str:
-        """The AMQP URL of a virtual host, with the credentials."""
-        return f"amqp://{self.user}:{self.password}@{HOST}:{self.amqp_port}/{quote(vhost, safe='')}"
+    def url(self, vhost: str = "/", user: str = "", password: str = "") -> str:
+        """The AMQP URL of a virtual host, with the credentials of a user or of the administrator."""
+        login = f"{user or self.user}:{password or self.password}"
+        return f"amqp://{login}@{HOST}:{self.amqp_port}/{quote(vhost, safe='')}"
 
     def start(self) -> None:
         """Start it and wait until it is ready. Puts files aside that it can't use. Raises `ClusterError`."""
@@ -140,6 +147,16 @@ class Rabbit:
         everything = {"configure": ".*", "write": ".*", "read": ".*"}
         self.api("PUT", f"permissions/{quote(name, safe='')}/{self.user}", everything)
 
+    def make_roles(self, nodes: Iterable[str], vhost: str = "/") -> dict[str, str]:
+        """Make a user for the master, each node and publishers in a virtual host; the AMQP URL of each user.
+
+        A user has the same password each time. Users of other virtual hosts with the same names get it, too.
+        """
+        users = [topology.MASTER_USER, topology.PUBLISHER_USER, *map(topology.node_user, nodes)]
+        passwords = {user: password(self.password, user) for user in users}
+        self.api("POST", "definitions", definitions(vhost, passwords, os.urandom(4)))
+        return {user: self.url(vhost, user, passwords[user]) for user in users}
+
     def delete_vhost(self, name: str) -> None:
         """Remove a virtual host, its queues and its connections."""
         self.api("DELETE", f"vhosts/{quote(name, safe='')}")
@@ -190,7 +207,7 @@ management.tcp.port = {self.console_port}
 default_user = {self.user}
 default_pass = {self.password}
 default_user_tags.administrator = true
-"""
+{self._more}"""
         files.write(self.directory / "rabbitmq.conf", configuration)
         files.write(self.directory / "enabled_plugins", "[rabbitmq_management].\n")
         self.epmd.start()

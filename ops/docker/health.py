@@ -9,6 +9,7 @@ service is alive, else 1. A master that is not ready is alive: a restart does no
 from __future__ import annotations
 
 import http.client
+import ssl
 import sys
 from contextlib import closing
 
@@ -32,7 +33,7 @@ def main() -> int:
     own = known.server if section == "server" else known.volume
     host, port = settings.reachable(own.host), own.port
     try:
-        with closing(http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECS)) as connection:
+        with closing(_connection(known.scheme(own), host, port)) as connection:
             connection.request("GET", "/health?live=1")
             response = connection.getresponse()
             print(f"{response.status} {response.read(500).decode(errors='replace').strip()}")
@@ -40,6 +41,15 @@ def main() -> int:
     except (OSError, http.client.HTTPException) as error:
         print(f"nobody answers on {host}:{port}: {error or type(error).__name__}")
         return 1
+
+
+def _connection(scheme: str, host: str, port: int) -> http.client.HTTPConnection:
+    if scheme == "https":
+        # The container's own service, at an address that its certificate need not have: nothing is told to it.
+        unverified = ssl.create_default_context()
+        unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
+        return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_SECS, context=unverified)
+    return http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECS)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -17,6 +18,7 @@ from ops.images import base, composition, network
 from ops.images.composition import Build, Composition
 from ops.images.podman import Podman
 from ops.images.trial import Trial
+from ops.installer import configuration
 
 DESCRIPTION = """\
 Builds the images of master and node and runs the services of compose.yaml with them: stores, reads, runs jobs and an
@@ -38,15 +40,20 @@ def main() -> int:
     cache.mkdir(parents=True, exist_ok=True)
     podman = Podman(cache / "podman")
     try:
-        password = secrets.token_hex(24)
-        services = composition.read(ROOT / "compose.yaml", {"RABBITMQ_PASSWORD": password})
+        made = Path(tempfile.mkdtemp())
+        subprocess.run([str(ROOT / "ops/docker/users"), str(made)], check=True, stdout=subprocess.DEVNULL)
+        known = configuration.variables((made / ".env").read_text(encoding="utf-8"))
+        password = known["RABBITMQ_PASSWORD"]
+        services = composition.read(ROOT / "compose.yaml", {name: value for name, value in known.items() if value})
         try:
             podman.clear(images=False)
             _build(podman, services, cache)
             network.leave()
             with tempfile.TemporaryDirectory() as scripts:
-                Trial(podman, services, password, Path(scripts), step).run()
+                binds = {"./extensions": Path(scripts), "./ops/docker/definitions.json": made / "definitions.json"}
+                Trial(podman, services, password, binds, step).run()
         finally:
+            shutil.rmtree(made)
             with step("cleaning up"):
                 podman.clear(images=not options.keep)
     except PulzarError as error:

@@ -17,7 +17,7 @@ import yaml
 from ops.images.errors import Unreadable
 
 # A trial does not show the effect of these: restarts, the size of logs, pulls of images, connections of a worker
-# that was killed.
+# that was killed. It has the network of this machine in place of one of its own.
 _PASSED_OVER = {"restart", "logging", "pull_policy", "sysctls"}
 _VARIABLE = re.compile(r"\$\{(\w+)(?:(:-|:\?)([^}]*))?\}")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -73,7 +73,7 @@ def read(path: Path, variables: Mapping[str, str]) -> Composition:
     # The parser has replaced the anchors.
     document = {name: part for name, part in document.items() if not name.startswith("x-")}
     document = _filled(document, variables)
-    _only(path.name, document, {"name", "services", "volumes"})
+    _only(path.name, document, {"name", "services", "networks", "volumes"})
     services = {name: _service(name, dict(content)) for name, content in document["services"].items()}
     builds = {service.image: service.build for service in services.values() if service.build}
     services = {name: replace(service, build=builds.get(service.image)) for name, service in services.items()}

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,8 @@ LARGE_BYTES = 5 << 20
 LARGE_VALUES = 6
 CHUNKED = "trial/chunked.bin"  # sent without its length, so the master relays it
 JOB_SECS = 90.0
-USER_ID = "31414"
+USER_IDS = {"master": "31413"}  # of nodes, NODE_USER_ID
+NODE_USER_ID = "31414"
 _FIRST_ADDRESS = 10
 
 Step = Callable[[str], AbstractContextManager[None]]
@@ -43,8 +44,13 @@ _LIBRARIES = {
 class Trial:
     """The trial of one composition. `step` shows what is going on."""
 
-    def __init__(self, podman: Podman, composition: Composition, password: str, scripts: Path, step: Step) -> None:
-        """`scripts`: an empty directory for the extensions. `password`: that of RabbitMQ's user."""
+    def __init__(
+        self, podman: Podman, composition: Composition, password: str, binds: Mapping[str, Path], step: Step
+    ) -> None:
+        """`binds`: what stands for files of the checkout; for ./extensions an empty directory.
+
+        `password`: that of RabbitMQ's user for people.
+        """
         self._podman = podman
         # As in a network of containers, each has an address of its own, and an alias of several has several.
         addresses = {each.name: f"127.0.0.{number}" for number, each in enumerate(composition.services, _FIRST_ADDRESS)}
@@ -54,9 +60,9 @@ class Trial:
         self._password = password
         self._step = step
         self._nodes = [service for service in self._services if service.name.startswith("node-")]
-        _extension(scripts)
+        _extension(binds["./extensions"])
         self._binds = {
-            source: (scripts if source == "./extensions" else ROOT / source)
+            source: binds.get(source, ROOT / source)
             for service in self._services
             for source, _, _ in service.volumes
             if source.startswith(".")
@@ -108,7 +114,8 @@ class Trial:
     def _look(self) -> None:
         with self._step("looking at users, ports and the console"):
             for service in self._services:
-                if service.build and (user := self._podman.execute(service.name, "id", "-u").strip()) != USER_ID:
+                user = self._podman.execute(service.name, "id", "-u").strip() if service.build else ""
+                if user and user != USER_IDS.get(service.name, NODE_USER_ID):
                     raise TrialFailed(f"{service.name} runs as {user}")
                 for _, port in service.ports:
                     if _is_web(service, port):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
 import sys
 from pathlib import Path
 
+from broker import topology
 from broker.errors import PulzarError
-from ops.installer import options, removal, services
+from ops.installer import options, removal, roles, services
 from ops.installer.errors import InstallError
 from ops.installer.installation import Installation
 from ops.installer.places import Places
@@ -54,12 +56,21 @@ def _run(wanted: options.Options) -> None:
         if wanted.remove:
             removal.remove(places, purge=wanted.purge)
             return
-        roles = wanted.roles
+        if wanted.switch:
+            roles.switch(places)
+            return
+        if wanted.add_node or wanted.add_publisher:
+            user = topology.node_user(wanted.add_node) if wanted.add_node else topology.PUBLISHER_USER
+            with contextlib.redirect_stdout(sys.stderr):
+                made = roles.credentials(places, user)
+            print(made, end="")
+            return
+        parts = wanted.roles
         if wanted.upgrade:
-            roles = services.installed(places)
-            if not roles:
+            parts = services.installed(places)
+            if not parts:
                 raise InstallError("Nothing is installed here to upgrade: --master, --node or both")
-        Installation(places, wanted, roles).run()
+        Installation(places, wanted, parts).run()
 
 
 if __name__ == "__main__":

@@ -1,41 +1,29 @@
-"""RabbitMQ's part: a virtual host of Pulzar's own, and a user with the rights that master and nodes need."""
+"""RabbitMQ's part: a virtual host of Pulzar's own, and users with the rights that they need."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-from broker.rights import rights
+from broker.rights import definitions
 from ops.installer import commands, services
 from ops.installer.commands import say
 from ops.installer.errors import InstallError
 from ops.installer.places import NAME
 
 _SALT_BYTES = 4
+_PAUSE_SECS = 0.2
+_GUEST = "guest"
 
 
-def definitions(password: str, salt: bytes) -> dict[str, Any]:
-    """What RabbitMQ imports: its user without the password itself, the virtual host, the rights."""
-    digest = hashlib.sha256(salt + password.encode()).digest()
-    user = {
-        "name": NAME,
-        "password_hash": base64.b64encode(salt + digest).decode(),
-        "hashing_algorithm": "rabbit_password_hashing_sha256",
-        "tags": [],
-    }
-    permission = {"user": NAME, "vhost": NAME, **rights()._asdict()}
-    return {"users": [user], "vhosts": [{"name": NAME}], "permissions": [permission]}
-
-
-def give_rights(password: str) -> None:
-    """Make the user and the virtual host in the RabbitMQ of this machine. Raises `InstallError`."""
-    if not password or not is_installed():
+def give_rights(passwords: Mapping[str, str]) -> None:
+    """Make users and the virtual host in the RabbitMQ of this machine. Raises `InstallError`."""
+    if not passwords or not is_installed():
         return
     if services.systemd_runs():
         commands.run("starting RabbitMQ", "systemctl", "start", "rabbitmq-server")
@@ -45,27 +33,60 @@ def give_rights(password: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "definitions.json"
         file.touch(0o600)
-        file.write_text(json.dumps(definitions(password, os.urandom(_SALT_BYTES))), encoding="utf-8")
+        file.write_text(json.dumps(definitions(NAME, passwords, os.urandom(_SALT_BYTES))), encoding="utf-8")
         for path in (file, Path(folder)):
             shutil.chown(path, "rabbitmq")
         commands.run(
-            f"giving RabbitMQ's user {NAME} its rights",
+            f"giving RabbitMQ's users their rights: {' '.join(passwords)}",
             *("rabbitmqctl", "-q", "import_definitions", file),
-            advice=f"RabbitMQ did not take its user {NAME}; the reason is above.",
+            advice="RabbitMQ did not take its users; the reason is above.",
         )
 
 
-def remove_user() -> None:
-    """Delete the virtual host and the user."""
+def remove_users(users: Iterable[str]) -> None:
+    """Delete the virtual host and these users."""
     if not is_installed():
         return
     if not answers():
-        say(f"RabbitMQ does not run: its user and virtual host {NAME} stay")
+        say(f"RabbitMQ does not run: its users and virtual host {NAME} stay")
         return
-    for command, what in (("delete_vhost", "virtual host"), ("delete_user", "user")):
-        status, _ = commands.attempt("rabbitmqctl", "-q", command, NAME)
-        if status != 0:
-            say(f"RabbitMQ has no {what} {NAME}")
+    if commands.attempt("rabbitmqctl", "-q", "delete_vhost", NAME)[0] != 0:
+        say(f"RabbitMQ has no virtual host {NAME}")
+    for user in users:
+        if not delete_user(user):
+            say(f"RabbitMQ has no user {user}")
+
+
+def delete_user(user: str) -> bool:
+    """Delete a user; whether there was one."""
+    return commands.attempt("rabbitmqctl", "-q", "delete_user", user)[0] == 0
+
+
+def remove_guest(ours: bool) -> None:
+    """Delete RabbitMQ's user guest, whose password everybody knows.
+
+    Where RabbitMQ is not `ours`, somebody else may need it, and its owner is told.
+    """
+    if not is_installed() or commands.attempt("rabbitmqctl", "-q", "authenticate_user", _GUEST, _GUEST)[0] != 0:
+        return
+    if not ours:
+        say("RabbitMQ has its user guest, whose password everybody knows: rabbitmqctl delete_user guest")
+    elif delete_user(_GUEST):
+        say("RabbitMQ's user guest, whose password everybody knows, is deleted")
+
+
+def wait_empty(queue: str, timeout: float) -> None:
+    """Wait until a queue has no messages. Raises `InstallError` after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        command = ("rabbitmqctl", "-q", "-s", "-p", NAME, "list_queues", "name", "messages")
+        status, output = commands.attempt(*command)
+        counts = dict(line.split("\t", 1) for line in output.splitlines() if "\t" in line)
+        if status == 0 and int(counts.get(queue, "0")) == 0:
+            return
+        if time.monotonic() > deadline:
+            raise InstallError(f"the queue {queue} does not become empty: {output}\nRun the same command again.")
+        time.sleep(_PAUSE_SECS)
 
 
 def is_installed() -> bool:

@@ -15,6 +15,7 @@ from ops.installer.places import Places
 
 # What is installed of a checkout.
 PARTS = (
+    "backup",
     "broker",
     "master",
     "node",
@@ -28,6 +29,8 @@ PARTS = (
     "ops/install",
     "ops/installer",
     "ops/manage.py",
+    "ops/tokens.py",
+    "ops/manager",
     "ops/server.conf",
     "ops/systemd",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from ops.installer import commands, configuration, packages, rabbitmq, services
+from ops.installer import commands, configuration, packages, rabbitmq, roles, services
 from ops.installer.commands import say
 from ops.installer.places import Places
 
@@ -33,13 +33,14 @@ def remove(places: Places, *, purge: bool) -> None:
 
 
 def _purge(places: Places) -> None:
-    if configuration.own_password(places):
-        rabbitmq.remove_user()
+    if users := [*configuration.passwords(places), *roles.users(places)]:
+        rabbitmq.remove_users(users)
     for folder in (places.config, places.data):
         if folder.exists():
             shutil.rmtree(folder)
-    if packages.has_user(places.user):
-        commands.run(f"deleting the user {places.user}", "userdel", places.user)
+    for user in (places.master, places.user):
+        if packages.has_user(user):
+            commands.run(f"deleting the user {user}", "userdel", user)
     # userdel takes a group of the same name along.
     if packages.has_group(places.group):
         commands.run(f"deleting the group {places.group}", "groupdel", places.group)

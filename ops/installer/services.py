@@ -64,6 +64,22 @@ def start(places: Places, roles: Iterable[str], known: Settings, *, restart: boo
             wait(reachable(own.host), own.port, unit)
 
 
+def hand_over(places: Places, directory: Path) -> None:
+    """Give the master's directory to its user, if it is of a release whose master and node were one user.
+
+    systemd does this for a directory below /var/lib/pulzar, and nobody for another one. Raises `CommandFailed`.
+    """
+    unit = places.unit("master").name
+    if not directory.exists() or directory.owner() != places.user or directory.is_relative_to(places.data):
+        return
+    active = is_active(unit)
+    if active:
+        stop(unit)
+    commands.run(f"giving {directory} to {places.master}", "chown", "-R", f"{places.master}:{places.master}", directory)
+    if active:
+        commands.run(f"starting {unit}", "systemctl", "start", unit)
+
+
 def stop(unit: str) -> None:
     """Stop a service. Raises `CommandFailed`."""
     commands.run(f"stopping {unit}", "systemctl", "stop", unit)

@@ -72,8 +72,7 @@ class Bench:
         settings = {}
         if column.relay:
             settings["PULZAR_SERVER_RELAY"] = RELAY
-        if row.cors:
-            settings["PULZAR_SERVER_CORS"] = f"http://127.0.0.1:{self.port}"
+        settings["PULZAR_SERVER_CORS"] = f"http://127.0.0.1:{self.port}" if row.cors else "*"
         kind = str(settings)
         if kind not in self._made:
             self._made[kind] = self._clusters(env=settings)

@@ -386,6 +386,40 @@ class Launching:
             time.sleep(0.02)
 
 
+class LaunchingMany(Launching):
+    """One thread that launches `size` jobs by each request. It asks again, with the same key, until it knows the ids."""
+
+    def __init__(self, field: Field, tag: str, size: int) -> None:
+        super().__init__(field, tag, threads=1)
+        self._size = size
+        self.accepted = 0  # requests
+
+    def wait_accepted(self, more: int, timeout: float = 30.0) -> None:
+        """Wait until so many more requests had a good answer than now."""
+        before = self.accepted
+        wait_for(lambda: self._problems or self.accepted >= before + more, timeout, f"{more} more requests accepted")
+
+    def _launch(self, client: Client, tag: str, with_token: bool) -> None:
+        tags = [f"{tag}-{number}" for number in range(self._size)]
+        jobs = [{"job": "fault/work", "arguments": self._field.arguments(each)} for each in tags]
+        self.asked |= {*tags}
+        until = time.monotonic() + END_SECS
+        while True:
+            answer = client.request(
+                "POST", "/launch_jobs", json.dumps({"jobs": jobs}).encode(), {"Idempotency-Key": tag}
+            )
+            if answer.status == 200:
+                replies = json.loads(answer.body)["data"]
+                self.ids |= {each: reply["data"]["job_id"] for each, reply in zip(tags, replies, strict=True)}
+                self.accepted += 1
+                return
+            # 207: the link to RabbitMQ came up between two of them.
+            assert answer.status in (0, 207, 503), f"{answer.status} {answer.body[:300]!r}"
+            assert time.monotonic() < until, f"no good answer for {END_SECS:g} s: {answer}"
+            self.again += 1
+            time.sleep(0.02)
+
+
 # Processes.
 
 

@@ -72,6 +72,17 @@ def statuses(cluster: Cluster, values: dict[str, bytes]) -> set[Any]:
     }
 
 
+def changed(cluster: Cluster, values: dict[str, bytes]) -> dict[str, tuple[int, bytes]]:
+    """The keys that are not answered with their values: status and the beginning of the body."""
+    with closing(Client(cluster.master_url)) as client:
+        answers = {key: client.get(key) for key in values}
+    return {
+        key: (answer.status, answer.body[:80])
+        for key, answer in answers.items()
+        if (answer.status, answer.body) != (200, values[key])
+    }
+
+
 def test_a_nodes_index_that_is_deleted_is_built_again(cluster: Cluster) -> None:
     # Given values and deletions on a node
     with Load(cluster.master_url, prefix="no index") as load:
@@ -113,6 +124,7 @@ def test_a_tar_made_during_writes_has_everything_acknowledged_before(
     # And unpacked elsewhere, for a master that knows nothing
     other = make_cluster(nodes=1, env=SETTINGS, start=False)
     untar(tmp_path / "copy.tar", other.nodes[0].directory)
+    (other.nodes[0].directory / "node-address").unlink()  # the original still runs there
     other.start()
     settle(other)
     # Then every key acknowledged before, and not changed since, is there byte for byte
@@ -137,6 +149,7 @@ def test_a_tar_made_during_compaction_has_everything_acknowledged_before(tmp_pat
     # Given a storage whose segments are small, under writes, deletes and compaction without a pause
     environment = {
         "PULZAR_VOLUME_DIR": str(tmp_path / "original"),
+        "PULZAR_VOLUME_UNDELETE_DAYS": "0",  # else there would be nothing to compact
         "PULZAR_VOLUME_SEGMENT": "64K",
         "PULZAR_VOLUME_RESERVE": "0",
         "PULZAR_VOLUME_COMPACT_RATE": "1G",
@@ -219,8 +232,15 @@ def test_an_older_copy_put_back_makes_no_phantoms(cluster: Cluster, tmp_path: Pa
     gone = {key: old.pop(key) for key in list(old)[:1]}
     with closing(Client(cluster.master_url)) as client:
         assert client.delete(next(iter(gone))).status == 200
-        # (and one replaced)
-        assert client.put(next(iter(old)), b"replaced", "overwrite=1").status == 201
+        # (and one replaced there; those that the other node got meanwhile are as they were replaced)
+        for key in list(old):
+            answer = client.put(key, b"replaced", "overwrite=1")
+            assert answer.status == 201
+            if node.url.encode() in answer.body:
+                break
+            old[key] = b"replaced"
+    # (whose commands it has acknowledged: otherwise it is told once more to store what was replaced)
+    settle(cluster)
     # When the node is put back to the older copy, under a running master
     cluster.kill_node(0)
     untar(tmp_path / "copy.tar", node.directory)
@@ -229,7 +249,7 @@ def test_an_older_copy_put_back_makes_no_phantoms(cluster: Cluster, tmp_path: Pa
     # Then what was stored after the copy is gone, and nobody is sent to it
     wait_for(lambda: statuses(cluster, new) == {404}, 30, "404 for keys that are not in the copy")
     # And everything else is served as the copy has it, and what was deleted stays deleted
-    assert statuses(cluster, old) == {200}
+    assert changed(cluster, old) == {}
     assert statuses(cluster, elsewhere) == {200}
     assert statuses(cluster, gone) == {404}
     # And new writes are good, and those keys can be stored again, through another start as well

@@ -11,8 +11,8 @@ from tests.faults.load import Load, check
 from tests.faults.tools import COMPANION, WORKER, kill_part, settle, tracebacks, wipe_index
 from tests.support import Clusters
 
-TIMES = 3
-BETWEEN = 150  # PUTs acknowledged from one kill to the next
+TIMES = 2
+BETWEEN = 100  # PUTs acknowledged from one kill to the next
 
 SETTINGS = {
     "PULZAR_SERVER_WORKERS": "2",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from broker import settings
+from broker import keys, settings
 from broker.messages.store import Delete, Status, Store
 from node.storage.storage import Storage
 
@@ -31,20 +31,21 @@ def current(storage: Storage) -> dict[bytes, tuple[int, bytes | None]]:
 def test_a_log_cut_at_every_byte_of_its_last_record_has_all_the_others(
     tmp_path: Path,
 ) -> None:
+    A, B, C, D, E = (keys.encode(name) for name in "abcde")
     # Given a log whose last record is a small value, after values, an overwrite and a deletion
     original = tmp_path / "original"
     storage = open_at(original)
-    first = [store(b"a", 1, b"one"), store(b"b", 2, b"two"), store(b"a", 3, b"three"), store(b"c", 4, b"four")]
-    for result in storage.apply([*first, Delete(0, b"c", 5)]):
+    first = [store(A, 1, b"one"), store(B, 2, b"two"), store(A, 3, b"three"), store(C, 4, b"four")]
+    for result in storage.apply([*first, Delete(0, C, 5)]):
         assert result.status is Status.DONE
     segment = next((original / "log").glob("*.seg"))
     good = segment.stat().st_size
-    [last] = storage.apply([store(b"d", 6, b"the last one")])
+    [last] = storage.apply([store(D, 6, b"the last one")])
     end = segment.stat().st_size
     assert last.status is Status.DONE
     assert end - good > 50
     storage.close()
-    expected = {b"a": (3, b"three"), b"b": (2, b"two")}
+    expected = {A: (3, b"three"), B: (2, b"two")}
     copy = tmp_path / "copy"
     shutil.copytree(original, copy)
     torn, written = copy / "log" / segment.name, segment.read_bytes()
@@ -55,15 +56,15 @@ def test_a_log_cut_at_every_byte_of_its_last_record_has_all_the_others(
             torn.write_bytes(written[:cut] + {"cut off": b"", "zeros": bytes(5000), "rubbish": b"\xa5" * 5000}[how])
             # Then all before it is there, and the record is there whole or not at all
             opened = open_at(copy)
-            whole = {b"d": (6, b"the last one")} if cut == end else {}
+            whole = {D: (6, b"the last one")} if cut == end else {}
             assert current(opened) == expected | whole, (cut, how)
             # And what is written next is there after another start, with the index and without
-            [result] = opened.apply([store(b"e", 7, b"afterwards")])
+            [result] = opened.apply([store(E, 7, b"afterwards")])
             assert result.status is Status.DONE
             opened.close()
             for index in ("kept", "removed") if cut % 16 == 0 else ():
                 if index == "removed":
                     shutil.rmtree(copy / "index")
                 opened = open_at(copy)
-                assert current(opened) == expected | whole | {b"e": (7, b"afterwards")}, (cut, how, index)
+                assert current(opened) == expected | whole | {E: (7, b"afterwards")}, (cut, how, index)
                 opened.close()

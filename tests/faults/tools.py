@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,9 @@ from urllib.parse import quote
 
 import psutil
 
+from broker.clock import now_ms
+from master.errors import IndexUnusable
+from master.index.index import Cursor, Index
 from ops.cluster import Cluster, Node
 from ops.cluster.errors import ConsoleError
 from ops.cluster.network import answers
@@ -94,9 +96,11 @@ def living(pids: list[int]) -> list[int]:
 def settle(cluster: Cluster, timeout: float = 30.0, *, full: bool = False) -> None:
     """Wait until the cluster is healthy, has heard from every node, and has in its index what they logged.
 
-    With `full` disks `/health` is 503; then all nodes must listen.
+    With `full` disks `/health` is 503; then all nodes must listen. Only a heartbeat that a node has made since now
+    counts. One of a process that was killed before may still lie in the queue, and says nothing of the next one. The
+    log must be the one that the index knows, which a node that lost its disk or has a backup in its place changes.
     """
-    asked = time.time()
+    asked = now_ms()
     if full:
         nodes = [node for node in cluster.nodes if node.process.wanted]
         wait_for(lambda: all(answers(node.host, node.port) for node in nodes), timeout, "all nodes to listen")
@@ -105,19 +109,23 @@ def settle(cluster: Cluster, timeout: float = 30.0, *, full: bool = False) -> No
     started = [node.id for node in cluster.nodes if node.process.wanted]
 
     def applied() -> bool:
-        with closing(Client(cluster.master_url)) as client:
-            answer = client.request("GET", "/internal/restore")
-            if answer.status != 200:
-                return False
-            rows = {row["node"]: row for row in client.json("/internal/restore")["nodes"]}
-            heard = {row["node"]: row["last_seen"] for row in client.json("/admin/network")}
-        return all(
-            node in rows
-            and heard[node] > asked
-            and not rows[node]["restoring"]
-            and rows[node]["seq"]
-            and rows[node]["applied"] >= rows[node]["seq"]
-            for node in started
+        if not all(answers(node.host, node.port) for node in cluster.nodes if node.process.wanted):
+            return False  # its agent may be there before its data server
+        try:
+            index = Index(cluster.master_directory / "index", 1 << 38)
+        except IndexUnusable:
+            return False  # a new master has not made it yet
+        with closing(index), index.read() as tables:
+            heard, awaited = tables.nodes(), tables.incomplete()
+            cursors = {node: tables.cursor(node) or Cursor() for node in started}
+        return awaited is not None and all(
+            node in heard
+            and (beat := heard[node].heartbeat).at > asked
+            and beat.epoch in (epoch for _, epoch in cursor.epochs)
+            and cursor.seq >= beat.seq
+            and not cursor.prune
+            and node not in awaited
+            for node, cursor in cursors.items()
         )
 
     wait_for(applied, timeout, "an index with all that the nodes logged")

@@ -12,6 +12,7 @@ import pytest
 
 from broker import VERSION
 from ops.cluster import Cluster
+from tests.faults.tools import settle
 from tests.integration.wire import Client, Closed, follow_to, good, payload, refused
 from tests.support import Clusters, unique, wait_for
 
@@ -91,6 +92,23 @@ def test_a_heartbeat_moves_what_the_network_tells(master: Client) -> None:
 
     before = seen()
     wait_for(lambda: all(at > before[node] for node, at in seen().items()))
+
+
+def test_what_can_be_brought_back_is_counted(master: Client) -> None:
+    def counted() -> tuple[int, int]:
+        data = good(master.request("GET", "/admin/status"))
+        rows = good(master.request("GET", "/admin/network"))
+        assert all(isinstance(row["held_keys"], int) for row in rows)
+        return data["held_keys"], data["held_bytes"]
+
+    # Given a key that was overwritten once
+    key = unique()
+    good(master.put(key, payload(700_001)), 201)
+    before = counted()
+    good(master.put(key, payload(5), "?overwrite=1"), 201)
+    # Then its bytes are shown as held after a heartbeat
+    wait_for(lambda: counted()[0] > before[0] and counted()[1] >= before[1] + 700_001)
+    good(master.delete(key))
 
 
 def test_the_log_of_a_node_grows_with_what_it_stores(master: Client) -> None:
@@ -271,6 +289,6 @@ def test_a_node_that_is_gone_for_good_can_be_forgotten_with_or_without_its_keys(
         )
         # And when it comes back after all, what was stored since then counts
         cluster.start_node(1)
-        cluster.wait_healthy()
+        settle(cluster)
         for key in on_it:
             assert master.get(key).body == b"new"

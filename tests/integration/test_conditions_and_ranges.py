@@ -236,7 +236,7 @@ def not_modified(answer: Answer, value: Value) -> bool:
         and answer.body == b""
         and answer.headers.get("etag") == value.etag
         and answer.headers.get("last-modified") == value.modified
-        and answer.headers.get("access-control-allow-origin") == "*"
+        and answer.headers.get("x-content-type-options") == "nosniff"
     )
 
 

@@ -199,7 +199,6 @@ def refused(answer: Answer, status: int, message: str) -> None:
     """The answer is an error in its envelope, whose text fits the pattern."""
     assert (answer.status, answer.json["status"], answer.data) == (status, "ko", None), answer
     assert re.search(message, answer.msg), answer.msg
-    assert answer.headers["Access-Control-Allow-Origin"] == "*"
 
 
 def files(cluster: Cluster) -> list[Path]:
@@ -238,7 +237,6 @@ def test_an_extension_of_the_first_pulzar_gets_its_arguments_and_parameters(clus
     assert (answer.status, answer.msg, answer.json["status"]) == (200, "ok", "ok")
     assert answer.data == {"my_arg": ["a", "b"], "my_params": {"x": ["1"]}}
     assert answer.headers["Content-Type"] == "application/json"
-    assert answer.headers["Access-Control-Allow-Origin"] == "*"
 
 
 @pytest.mark.parametrize(
@@ -272,10 +270,9 @@ def test_other_methods_are_405_and_options_says_which_there_are(cluster: Cluster
     url = f"{cluster.master_url}/extension/old"
     for method in ("POST", "DELETE", "PATCH", "HEAD"):
         answer = http_request(method, url, b"" if method != "HEAD" else None)
-        assert (answer.status, answer.headers["Allow"]) == (405, "GET, PUT")
+        assert (answer.status, answer.headers["Allow"]) == (405, "GET, OPTIONS, PUT")
     answer = http_request("OPTIONS", url)
     assert (answer.status, answer.headers["Allow"]) == (204, "GET, OPTIONS, PUT")
-    assert answer.headers["Access-Control-Allow-Origin"] == "*"
 
 
 @pytest.mark.parametrize(
@@ -331,7 +328,7 @@ def test_a_body_that_is_too_long_is_refused_before_it_is_read(cluster: Cluster) 
     parts = urlsplit(cluster.master_url)
     with contextlib.closing(socket.create_connection((parts.hostname, parts.port), timeout=30)) as connection:
         connection.sendall(
-            f"PUT /extension/body HTTP/1.1\r\nHost: x\r\nContent-Length: {1 << 30}\r\nExpect: 100-continue\r\n\r\n".encode()
+            f"PUT /extension/body HTTP/1.1\r\nHost: localhost\r\nContent-Length: {1 << 30}\r\nExpect: 100-continue\r\n\r\n".encode()
         )
         answer = connection.recv(65536)
     assert answer.startswith(b"HTTP/1.1 413"), answer
@@ -375,7 +372,7 @@ def test_a_body_that_is_cut_off_runs_nothing(cluster: Cluster, folder: Path, tmp
     head = "Transfer-Encoding: chunked" if chunked else "Content-Length: 200000"
     with contextlib.closing(socket.create_connection((parts.hostname, parts.port), timeout=30)) as connection:
         connection.sendall(
-            f"PUT /extension/sleeper?pids={tmp_path}/pids&secs=0 HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode()
+            f"PUT /extension/sleeper?pids={tmp_path}/pids&secs=0 HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n".encode()
         )
         connection.sendall(b"186a0\r\n" + bytes(50_000) if chunked else bytes(50_000))
         wait_for(lambda: files(cluster), what="the file of the body")
@@ -398,7 +395,7 @@ def test_a_client_that_reads_slowly_does_not_fill_the_memory_of_the_master(clust
     assert call(cluster, "old").status == 200
     before = worker.memory_info().rss
     with contextlib.closing(socket.create_connection((parts.hostname, parts.port), timeout=30)) as connection:
-        connection.sendall(b"GET /extension/large HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(b"GET /extension/large HTTP/1.1\r\nHost: localhost\r\n\r\n")
         connection.recv(1000, socket.MSG_WAITALL)
         # Time enough to take all of it, were it taken.
         time.sleep(1.5)
@@ -474,7 +471,7 @@ def test_what_an_extension_prints_is_in_the_log_and_nowhere_else(cluster: Cluste
 def test_a_client_that_goes_away_ends_the_work(cluster: Cluster, tmp_path: Path) -> None:
     parts = urlsplit(cluster.master_url)
     with contextlib.closing(socket.create_connection((parts.hostname, parts.port), timeout=30)) as connection:
-        connection.sendall(f"GET /extension/sleeper?pids={tmp_path}/pids HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        connection.sendall(f"GET /extension/sleeper?pids={tmp_path}/pids HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         pids = pids_in(tmp_path / "pids", 3)
         since = time.monotonic()
     wait_for(lambda: not living(pids), what="the end of the work")

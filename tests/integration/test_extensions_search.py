@@ -81,6 +81,12 @@ def test_limit_and_prefix_narrow_the_search(cluster: Cluster, folder: str) -> No
         ]
 
 
+@pytest.mark.parametrize("prefix", ["%C3%BC", "a%C3%BC", "%FF", "%00", "k" * 400])
+def test_a_prefix_that_no_key_can_have_finds_nothing(cluster: Cluster, prefix: str) -> None:
+    answer = ask(cluster, f"search/?prefix={prefix}")
+    assert (answer.status, answer.data) == (200, [])
+
+
 def test_keys_of_today_are_found_by_todays_date(cluster: Cluster, folder: str) -> None:
     def found(query: str) -> int:
         return len(ask(cluster, f"search/{folder}?{query}").data)

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker.rights import rights
+from broker.rights import of_master, of_node, of_publisher
 from tests.integration.machine import MARKS, MASTER, PYTHON, SERVICES, Machine, boot, read, run_job, store
 from tests.support import wait_for
 
 # What a job finds when it tries what it may and may not do, besides a process that it leaves behind.
 PROBE = """\
 import json, os, pwd, subprocess
+from jobs import run
 
 def attempt(function):
     try:
@@ -37,6 +38,12 @@ print(json.dumps({
     "home": attempt(lambda: os.listdir("/root")),
     "owner": attempt(lambda: os.chown("/tmp/of-a-job", 0, 0)),
     "device": attempt(lambda: os.stat("/dev/kmsg")),
+    "master's index": attempt(lambda: os.listdir("/var/lib/pulzar/master")),
+    "another master's": attempt(lambda: os.rename("/var/lib/pulzar/master", "/var/lib/pulzar/mine")),
+    "master's RabbitMQ": attempt(lambda: open("/etc/pulzar/master.environment").read()),
+    "secret": attempt(lambda: open("/etc/pulzar/environment").read()),
+    "master": attempt(lambda: os.kill(int(run.arguments["master"]), 0)),
+    "master's environment": attempt(lambda: open(f"/proc/{run.arguments['master']}/environ").read()),
 }))
 """
 
@@ -53,48 +60,87 @@ def pids(machine: Machine) -> list[str]:
     return [machine.property(service, "MainPID") for service in SERVICES]
 
 
+def listens(machine: Machine) -> set[tuple[str, int]]:
+    """Address and port of each TCP socket that listens in the machine."""
+    program = """\
+import socket
+for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+    for line in open(f"/proc/net/{name}").readlines()[1:]:
+        _, local, _, state, *_ = line.split()
+        host, port = local.split(":")
+        packed = b"".join(bytes.fromhex(host[at : at + 8])[::-1] for at in range(0, len(host), 8))
+        if state == "0A":
+            print(socket.inet_ntop(family, packed), int(port, 16))
+"""
+    rows = machine.run("python3", "-c", program).splitlines()
+    return {(host, int(port)) for host, port in (row.split() for row in rows)}
+
+
 def test_one_command_installs_all_of_it_and_it_runs(machine: Machine) -> None:
+    # Given a RabbitMQ as it is when ops/install installs it: a new one, on this machine alone
+    machine.run("systemctl", "stop", "rabbitmq-server", "epmd.socket", "epmd.service")
+    machine.run(
+        "sh",
+        "-c",
+        "cd /src && rm -rf /var/lib/rabbitmq/mnesia /etc/rabbitmq/rabbitmq-env.conf && exec python3 -c "
+        "'from ops.installer.packages import *; keep_local(Places())'",
+    )
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "start", "epmd.socket", "rabbitmq-server")
+    assert "guest" in machine.run("rabbitmqctl", "-qs", "list_users")
     # When it is installed
     said = machine.run("/src/ops/install", "--master", "--node", "--without-extensions")
     # Then both services run, as a user of their own, and at every boot
     for service in SERVICES:
         assert machine.property(service, "ActiveState") == "active", said
         assert machine.property(service, "UnitFileState") == "enabled"
-        assert machine.run("ps", "-o", "user=", "-p", machine.property(service, "MainPID")).strip() == "pulzar"
+        user = {"pulzar-master": "pulzar-master", "pulzar-node": "pulzar"}[service]
+        assert machine.run("stat", "-c", "%U", f"/proc/{machine.property(service, 'MainPID')}").strip() == user
     # And secrets are for Pulzar alone, which can change neither its settings nor its code
     paths = [
         "/etc/pulzar",
         "/etc/pulzar/environment",
         "/etc/pulzar/server.conf",
         "/etc/pulzar/jobs/example/factorial.py",
+        "/etc/pulzar/master.environment",
+        "/etc/pulzar/node.environment",
+        "/etc/pulzar/.roles.key",
     ]
     assert machine.owner_and_mode(*paths) == [
         "root:pulzar 750",
-        "root:pulzar 640",
+        "root:root 600",
         "root:pulzar 640",
         "root:pulzar 644",
+        *["root:root 600"] * 3,
     ]
     paths = ["/var/lib/pulzar", "/var/lib/pulzar/master", "/var/lib/pulzar/data", "/opt/pulzar/current"]
-    assert machine.owner_and_mode(*paths) == [*["pulzar:pulzar 750"] * 3, "root:root 755"]
+    owners = ["root:pulzar 750", "pulzar-master:pulzar-master 750", "pulzar:pulzar 750", "root:root 755"]
+    assert machine.owner_and_mode(*paths) == owners
     # And nothing of what only developers need is there
     assert machine.run("ls", "-I", "__pycache__", "/opt/pulzar/current/ops").split() == [
         "__init__.py",
         "install",
         "installer",
         "manage.py",
+        "manager",
         "server.conf",
         "systemd",
     ]
     # And the kernel lets connections outlive a web worker, now and after the next boot
     assert "-net.ipv4.tcp_migrate_req = 1\n" in (machine.root / "etc/sysctl.d/60-pulzar.conf").read_text()
     assert machine.run("cat", "/proc/sys/net/ipv4/tcp_migrate_req").strip() == "1"
-    # And RabbitMQ's user has the least rights, and no others
-    assert machine.run("rabbitmqctl", "-qs", "list_permissions", "-p", "pulzar").strip().split("\t") == [
-        "pulzar",
-        *rights(),
-    ]
-    assert machine.run("rabbitmqctl", "-qs", "list_user_permissions", "pulzar").count("\n") == 1
-    assert "pulzar\t[]" in machine.run("rabbitmqctl", "-qs", "list_users")
+    # And RabbitMQ's users are those of the roles, each with its rights and no others; guest is gone
+    node = (machine.root / "var/lib/pulzar/data/node-id").read_text().strip()
+    wanted = {"pulzar.master": of_master(), f"pulzar.node.{node}": of_node(node)}
+    listed = machine.run("rabbitmqctl", "-qs", "list_permissions", "-p", "pulzar").splitlines()
+    assert {row.split("\t")[0]: tuple(row.split("\t")[1:]) for row in listed} == wanted
+    users = machine.run("rabbitmqctl", "-qs", "list_users").splitlines()
+    assert sorted(users) == sorted(f"{user}\t[]" for user in wanted)
+    for user in wanted:
+        assert machine.run("rabbitmqctl", "-qs", "list_user_permissions", user).count("\n") == 1
+    # And everything listens on this machine alone, Erlang's ports included
+    assert listens(machine) >= {("127.0.0.1", port) for port in (4369, 5672, 25672, 31414, 31415)}
+    assert not {(host, port) for host, port in listens(machine) if not host.startswith(("127.", "::1"))}
 
 
 def test_keys_are_kept_and_jobs_run_inside_the_hardening(machine: Machine) -> None:
@@ -107,7 +153,7 @@ def test_keys_are_kept_and_jobs_run_inside_the_hardening(machine: Machine) -> No
     assert machine.request("PUT", upload, b"x" * (3 << 20)).status == 201
     assert run_job(machine, "example/factorial", number=5)["status"] == "completed"
     assert run_job(machine, "text/words", pulzar_data="small.txt")["status"] == "completed"
-    found = run_job(machine, "mine/probe")
+    found = run_job(machine, "mine/probe", master=machine.property("pulzar-master", "MainPID"))
     # Then all is as anywhere
     assert read(machine, "small.txt") == b"one two three"
     assert read(machine, "large.bin") == b"x" * (3 << 20)
@@ -124,6 +170,12 @@ def test_keys_are_kept_and_jobs_run_inside_the_hardening(machine: Machine) -> No
         "home": "PermissionError Permission denied",
         "owner": "PermissionError Operation not permitted",
         "device": "FileNotFoundError No such file or directory",
+        "master's index": "PermissionError Permission denied",
+        "another master's": "OSError Read-only file system",
+        "master's RabbitMQ": "PermissionError Permission denied",
+        "secret": "PermissionError Permission denied",
+        "master": "PermissionError Operation not permitted",
+        "master's environment": "PermissionError Permission denied",
     }
     assert [line.partition(" (")[0] for line in more] == ["killed at the end: sleep 86399"]
     assert machine.run("pgrep", "-fx", "sleep 86399", check=False).endswith("exit status 1")
@@ -200,6 +252,32 @@ def test_an_upgrade_keeps_what_was_edited_and_tells_of_what_is_new(machine: Mach
     # And keys are there
     machine.run("systemctl", "start", "pulzar-node")
     assert read(machine, "large.bin") == b"x" * (3 << 20)
+
+
+def test_a_node_elsewhere_gets_credentials_and_a_publisher_a_url(machine: Machine) -> None:
+    # When those of a node and of a publisher are made
+    made = machine.run("/opt/pulzar/current/ops/install", "--add-node", "store-2")
+    launcher = machine.run("/opt/pulzar/current/ops/install", "--add-publisher")
+    # Then RabbitMQ has both, with the rights of their roles
+    listed = machine.run("rabbitmqctl", "-qs", "list_permissions", "-p", "pulzar").splitlines()
+    rights = {row.split("\t")[0]: tuple(row.split("\t")[1:]) for row in listed}
+    assert rights["pulzar.node.store-2"] == of_node("store-2")
+    assert rights["pulzar.publisher"] == of_publisher()
+    # And what was printed works: a node with it joins
+    variables = dict(line.split("=", 1) for line in made.splitlines() if line.startswith("PULZAR_"))
+    assert set(variables) == {"PULZAR_BROKER_URL", "PULZAR_GENERAL_SECRET"}
+    assert "PULZAR_GENERAL_SECRET" not in launcher
+    start = (
+        "cd /opt/pulzar/current && set -a && . /tmp/credentials && PULZAR_VOLUME_PORT=31500 "
+        "PULZAR_VOLUME_DIR=/tmp/other PULZAR_JOBS_DIR=/etc/pulzar/jobs exec venv/bin/python -m node"
+    )
+    machine.run("sh", "-c", "cat > /tmp/credentials", body="\n".join(f"{n}={v}" for n, v in variables.items()).encode())
+    machine.run("systemd-run", "--unit=other-node", "sh", "-c", start)
+    nodes = lambda: [row["node"] for row in machine.request("GET", f"{MASTER}/admin/network").data if row["synch"]]  # noqa: E731
+    wait_for(lambda: "store-2" in nodes(), 60, "the other node")
+    machine.run("systemctl", "stop", "other-node")
+    forget = f"{MASTER}/admin/network/store-2?keys=1"
+    wait_for(lambda: machine.request("DELETE", forget).status in (200, 202), 60, "an end of its heartbeats")
 
 
 def test_removed_and_installed_again_it_has_its_keys(machine: Machine) -> None:

@@ -24,11 +24,18 @@ DATA_WAIT_SECS = 1.0
 SLOTS = 2  # of each of two nodes
 
 
+# On the first node.
+FIRST = {
+    "only/loaded": '"""Preload: sqlite3"""\nimport sys\nfrom jobs import run\nrun.output("sqlite3" in sys.modules)',
+    "only/warm": "# pulzar: reuse=50\nimport os\nfrom jobs import run\nrun.output(os.getpid())",
+}
+
+
 @pytest.fixture(scope="module")
 def desk(rabbit: Rabbit, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     clusters = Clusters(tmp_path_factory.mktemp("jobs-api"), lambda: rabbit)
     env = {"PULZAR_JOBS_DATA_WAIT": str(DATA_WAIT_SECS), "PULZAR_GENERAL_RETENTION_POLICY": str(RETENTION_DAYS)}
-    only = {1: {"only/second": SCRIPTS["test/echo"].replace("Echo", "Second")}}
+    only = {0: FIRST, 1: {"only/second": SCRIPTS["test/echo"].replace("Echo", "Second")}}
     try:
         yield make(clusters, tmp_path_factory.mktemp("jobs-scripts"), (SLOTS, SLOTS), env, only)
     finally:
@@ -569,7 +576,7 @@ def catalog(desk: Desk) -> dict[str, dict[str, Any]]:
 
 def test_the_catalog_lists_scripts_with_what_their_docstrings_say(desk: Desk) -> None:
     rows = catalog(desk)
-    assert set(rows) == {*SCRIPTS, "only/second"}
+    assert set(rows) == {*SCRIPTS, *FIRST, "only/second"}
     row = rows["test/echo"]
     assert row["description"] == "Gives back\nits arguments."
     assert (row["category"], row["author"]) == ("tests", "Tester")
@@ -579,6 +586,13 @@ def test_the_catalog_lists_scripts_with_what_their_docstrings_say(desk: Desk) ->
     assert rows["only/second"]["nodes"] == ["node-2"]
     assert "line 1" in rows["test/broken"]["error"]
     assert not rows["test/plain"]["error"]
+
+
+def test_a_script_finds_its_modules_loaded_and_runs_of_another_follow_each_other(desk: Desk) -> None:
+    assert catalog(desk)["only/loaded"]["preload"] == ["sqlite3"]
+    wait_for(lambda: desk.done(desk.launch("only/loaded", {}))["output"] is True, what="a process with the module")
+    pids = [desk.done(desk.launch("only/warm", {}))["output"] for _ in range(7)]
+    assert len(set(pids)) < len(pids)
 
 
 def test_the_catalog_has_the_arguments_as_a_typed_list_for_forms(desk: Desk) -> None:

@@ -168,7 +168,7 @@ def test_the_names_of_logs_and_outputs_are_written_by_nodes_alone(desk: Desk) ->
             assert words in refused(client.request("DELETE", f"/delete_key/{key}"), 403)
         # Not by a signed address of another day either
         secret = settings.load(environ={"PULZAR_GENERAL_SECRET": cluster.secret}).secret()
-        query = signing.sign(secret, "PUT", existing, {"overwrite": "1"}, int(time.time()) + 60)
+        query = signing.sign(secret, "PUT", existing, {"url": "m:1", "overwrite": "1"}, int(time.time()) + 60)
         upload = a_commit(cluster.nodes[0].id)
         signature = {"X-Pulzar-Signature": signing.sign_body(secret, upload)}
         answer = client.request("POST", f"/internal/commit/{existing}?{query}", upload, signature)

@@ -312,6 +312,7 @@ def test_jobs_and_what_they_left_are_forgotten_when_their_days_are_over(desk: De
     a_tick(desk)
     assert desk.job(number)["output"] == {"n": 1}
     clock.move(0.2 * DAY)
-    wait_for(lambda: desk.ask("GET", f"/admin/jobs/{number}").status == 404, SOON, "the job to be forgotten")
+    # Those of the tests before go first, 200 a second.
+    wait_for(lambda: desk.ask("GET", f"/admin/jobs/{number}").status == 404, 60, "the job to be forgotten")
     assert get(desk.cluster, f"jobs/{number}/1/output.json").status == 404
     assert number not in [row["job_id"] for row in desk.read("/admin/all_jobs?limit=1000")]

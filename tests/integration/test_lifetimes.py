@@ -173,12 +173,11 @@ def test_a_lifetime_that_is_given_anew_counts(master: Client) -> None:
 
 
 def test_what_has_ended_is_removed_from_the_index_and_the_nodes_disk(cluster: Cluster, master: Client) -> None:
-    status = good(master.request("GET", "/admin/status"))
     names = {kind: unique(kind) for kind in SIZES}
     for kind, key in names.items():
         good(master.put(key, payload(SIZES[kind]), "?ttl=5s"), 201)
     assert len(value_files(cluster, names["file"])) == len(value_files(cluster, names["uploaded"])) == 1
-    assert good(master.request("GET", "/admin/status"))["keys"] >= status["keys"] + len(names)
+    assert [key for key in names.values() if master.head(key).status != 200] == []
     assert {kind: records(cluster, key) for kind, key in names.items()} == dict.fromkeys(SIZES, 1)
 
     for kind, key in names.items():
@@ -187,14 +186,14 @@ def test_what_has_ended_is_removed_from_the_index_and_the_nodes_disk(cluster: Cl
     wait_for(lambda: not value_files(cluster, names["uploaded"]), what="the uploaded value file unlinked")
 
 
-def test_a_replaced_or_deleted_value_file_is_unlinked(cluster: Cluster, master: Client) -> None:
+def test_purged_value_files_are_unlinked(cluster: Cluster, master: Client) -> None:
     key = unique()
     good(master.put(key, payload(300_000)), 201)
     good(master.put(key, payload(300_000, 2), "?overwrite=1"), 201)
-    wait_for(lambda: len(value_files(cluster, key)) == 1, what="the replaced value unlinked")
+    assert len(value_files(cluster, key)) == 2  # one of them can be brought back
     assert master.get(key).body == payload(300_000, 2)
-    good(master.delete(key))
-    wait_for(lambda: not value_files(cluster, key), what="the deleted value unlinked")
+    good(master.request("DELETE", f"/delete_key/{key}?purge=1"))
+    wait_for(lambda: not value_files(cluster, key), what="both values unlinked")
 
 
 def test_many_lifetimes_end_together(cluster: Cluster, master: Client) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import random
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import pytest
 
 from ops.cluster import Cluster
 from tests.integration.wire import INLINE, Client, good, payload, refused
-from tests.support import unique
+from tests.support import unique, wait_for
 
 MANY = 2_500
 
@@ -19,7 +20,8 @@ MANY = 2_500
 def page(master: Client, **parameters: Any) -> dict[str, Any]:
     """One page."""
     data: dict[str, Any] = good(master.request("GET", f"/keys?{urlencode(parameters)}"), 200, "ok")
-    assert set(data) == {"keys", "prefixes", "next"}
+    names = ["keys", "prefixes", *(["folders"] if parameters.get("delimiter") == "/" else []), "next"]
+    assert list(data) == names
     return data
 
 
@@ -134,7 +136,7 @@ def test_a_leading_slash_counts_for_nothing(master: Client, tree: str) -> None:
     ):
         with_slash = {name: f"/{text}" if name != "delimiter" else text for name, text in query.items()}
         assert page(master, **with_slash) == page(master, **query)
-        assert page(master, **with_slash) != {"keys": [], "prefixes": [], "next": None}
+        assert page(master, **with_slash)["keys"] != []
     assert page(master, prefix="/", limit=5) == page(master, limit=5)
     assert len(page(master, prefix="/" + "k" * 383)["keys"]) == 0
     refused(master.request("GET", "/keys?prefix=/" + "k" * 384), 400)
@@ -224,6 +226,81 @@ def test_the_listing_of_everything_begins_with_the_smallest_key(master: Client, 
     assert rows["next"] == rows["keys"][0]["key"]
 
 
+# Counters
+
+
+def usage(master: Client, prefix: str) -> tuple[int, int]:
+    data = good(master.request("GET", f"/stats/{quote(prefix)}"), 200, "ok")
+    assert list(data) == ["keys", "bytes"]
+    return data["keys"], data["bytes"]
+
+
+def test_each_folder_says_how_much_lies_beneath_it(master: Client, tree: str) -> None:
+    def size(*names: str) -> int:
+        return sum(len(f"{tree}/{name}") for name in names)
+
+    rows = page(master, prefix=f"{tree}/", delimiter="/")
+    assert rows["folders"] == [
+        {"prefix": f"{tree}/b/", "keys": 3, "bytes": size("b/1", "b/2", "b/c/3")},
+        {"prefix": f"{tree}/c/", "keys": 1, "bytes": size("c/1/2/3")},
+        {"prefix": f"{tree}/d/", "keys": 1, "bytes": size("d/e")},
+    ]
+    assert page(master, prefix=tree, delimiter="/")["folders"][0]["keys"] == 10
+    for folder in rows["folders"]:
+        assert usage(master, folder["prefix"]) == usage(master, "/" + folder["prefix"])
+        assert usage(master, folder["prefix"]) == (folder["keys"], folder["bytes"])
+
+
+def test_any_prefix_is_summed(master: Client, many: list[str], tree: str) -> None:
+    dice = random.Random(10)
+    for key in [*dice.sample(many, 40), f"{tree}/b-"]:
+        prefix = key[: dice.randrange(len(many[0].rpartition("many/")[0]) + 2, len(key) + 1)]
+        expected = [other for other in many if other.startswith(prefix)]
+        if key in many:
+            assert usage(master, prefix) == (len(expected), sum(map(len, expected))), prefix
+    assert usage(master, f"{tree}/b") == (
+        5,
+        sum(len(f"{tree}/{name}") for name in ("b/1", "b/2", "b/c/3", "b-c", "b.d")),
+    )
+    assert usage(master, unique("nothing")) == usage(master, unique("nothing") + "/") == usage(master, "a//") == (0, 0)
+
+
+def test_counters_follow_every_change_and_agree_with_the_status(master: Client) -> None:
+    folder = unique("counted")
+    for key, size, query in ((f"{folder}/a/1", 10, ""), (f"{folder}/a/2", INLINE + 1, ""), (f"{folder}/3", 0, "")):
+        good(master.put(key, payload(size), query), 201)
+    assert usage(master, f"{folder}/") == (3, INLINE + 11)
+    good(master.put(f"{folder}/a/2", b"smaller", "?overwrite=1"), 201)
+    assert usage(master, f"{folder}/a/") == (2, 17)
+    good(master.request("DELETE", f"/delete_key/{folder}/a/1"), 200)
+    assert (usage(master, f"{folder}/a/"), usage(master, f"{folder}/")) == ((1, 7), (2, 7))
+    good(master.request("DELETE", f"/delete_key/{folder}/a/2"), 200)
+    assert page(master, prefix=f"{folder}/", delimiter="/")["folders"] == []
+
+    def all_agree() -> bool:
+        status, whole = (good(master.request("GET", path), 200, "ok") for path in ("/admin/status", "/stats"))
+        return (status["keys"], status["bytes"], status["entries"]) == (whole["keys"], whole["bytes"], whole["keys"])
+
+    wait_for(all_agree)  # other tests may be writing
+
+
+def test_a_prefix_that_is_no_key_is_refused_or_counts_nothing(master: Client) -> None:
+    for bad in ("%C3%BC", "a%C3%BC/", "%FF", "k" * 384):
+        assert "prefix" in refused(master.request("GET", f"/stats/{bad}"), 400)
+    for empty in ("%00", "%00/", "a/../", "k" * 383):
+        assert good(master.request("GET", f"/stats/{empty}"), 200, "ok") == {"keys": 0, "bytes": 0}
+
+
+def test_head_has_the_headers_of_get(master: Client, tree: str) -> None:
+    for path in (f"/keys?prefix={tree}/", f"/stats/{tree}/", "/stats"):
+        get, head = (master.request(method, path) for method in ("GET", "HEAD"))
+        assert (head.status, head.body) == (200, b"")
+        assert head.headers["content-type"] == "application/json"
+        if "?" in path:
+            assert head.headers["content-length"] == get.headers["content-length"]
+    assert master.request("POST", "/keys").headers["allow"] == "GET, HEAD, OPTIONS"
+
+
 # Bad parameters
 
 
@@ -268,3 +345,38 @@ def test_a_prefix_that_no_key_can_have_finds_nothing_and_breaks_nothing(master: 
     assert answer.status in (200, 400)
     if answer.status == 200 and query.startswith("prefix"):
         assert good(answer)["keys"] == []
+
+
+def test_a_list_can_be_of_names_with_a_text_and_of_days(cluster: Cluster) -> None:
+    folder = unique("found")
+    put_all(cluster, [f"{folder}/{name}" for name in ("May/report.PDF", "june/x", "may.txt", "reports/may")])
+    with Client(cluster.master_url) as master:
+        found = good(master.request("GET", f"/keys?prefix={folder}/&contains=MAY"), 200, "ok")
+        assert [row["key"][len(folder) + 1 :] for row in found["keys"]] == ["May/report.PDF", "may.txt", "reports/may"]
+        assert (found["looked"], found["next"]) == (4, None)
+        # The folder itself is no part of the names that are looked through.
+        assert good(master.request("GET", f"/keys?prefix={folder}/&contains=found"), 200, "ok")["keys"] == []
+        first = good(master.request("GET", f"/keys?prefix={folder}/&contains=may&limit=1"), 200, "ok")
+        rest = good(master.request("GET", f"/keys?prefix={folder}/&contains=may&after={first['next']}"), 200, "ok")
+        assert [row["key"] for row in first["keys"] + rest["keys"]] == [row["key"] for row in found["keys"]]
+        today = datetime.datetime.fromtimestamp(found["keys"][0]["created"], datetime.UTC).date()
+        for since, until, count in ((0, 0, 4), (1, 2, 0), (-2, -1, 0), (-1, None, 4), (None, 1, 4)):
+            days = {"since": since, "until": until}
+            given = {name: today + datetime.timedelta(n) for name, n in days.items() if n is not None}
+            query = urlencode({"prefix": f"{folder}/", **given})
+            assert len(good(master.request("GET", f"/keys?{query}"), 200, "ok")["keys"]) == count
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ("since=yesterday", "is no day"),
+        ("until=2026-02-30", "is no day"),
+        ("since=2026-02-02&until=2026-02-01", "exchange them"),
+        ("contains=%C3%BC", "ASCII"),
+        ("contains=x&delimiter=/", "does not go with"),
+    ],
+)
+def test_a_filter_that_can_t_be_is_refused(cluster: Cluster, query: str, reason: str) -> None:
+    with Client(cluster.master_url) as master:
+        assert reason in refused(master.request("GET", f"/keys?{query}"), 400)

@@ -22,6 +22,7 @@ from broker import keys, topology
 from broker.messages.codec import encode
 from broker.messages.store import Kind, Result, Results, Status
 from ops.cluster import Cluster, Rabbit
+from tests.faults.tools import settle
 from tests.integration.wire import INLINE, Client, good, payload, refused
 from tests.support import ROOT, Clusters, clean_environment, unique, wait_for
 
@@ -130,20 +131,37 @@ def snapshot(directory: Path) -> dict[str, tuple[int, int]]:
 # No flag
 
 
-def test_without_a_flag_it_shows_the_help_and_changes_nothing(tmp_path: Path) -> None:
-    for arguments in ([], ["--data", str(tmp_path)]):
-        done = manage(*arguments)
-        assert done.status == 0
-        assert "--restore" in done.output
-        assert "--reset" in done.output
-    assert list(tmp_path.iterdir()) == []
+def test_without_a_flag_it_shows_the_help_and_changes_nothing() -> None:
+    done = manage()
+    assert done.status == 0
+    for word in ("--restore", "--reset", "status", "verify", "forget"):
+        assert word in done.output
 
 
-def test_a_flag_that_there_is_not_is_an_error() -> None:
-    for arguments in (["--wipe"], ["--reset"], ["--reset", "some"]):
-        done = manage(*arguments)
-        assert done.status == 2
-        assert "usage" in done.errors
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--wipe"],
+        ["--reset"],
+        ["--reset", "some"],
+        ["--data", "nowhere"],
+        ["--keys"],
+        ["--yes"],
+        ["--restore", "--reset", "all"],
+        ["--reset", "all", "status"],
+        ["--restore", "http://localhost:9", "forget", "node-1"],
+        ["--keys", "--reset", "all"],
+        ["--yes", "status"],
+        ["forget"],
+        ["forget", "node-1", "node-2"],
+        ["verify", "--keys"],
+        ["wipe"],
+    ],
+)
+def test_what_can_not_be_meant_is_wrong_use(arguments: list[str]) -> None:
+    done = manage(*arguments)
+    assert (done.status, done.output) == (2, "")
+    assert "usage" in done.errors
 
 
 # --restore
@@ -262,7 +280,7 @@ def test_restore_refuses_when_a_node_is_not_heard_from(cluster: Cluster, master:
     assert figures(master) == count
     assert manage("--data", str(cluster.directory), "--restore", cluster.nodes[0].id).status == 0
     cluster.start_node(1)
-    cluster.wait_healthy()
+    settle(cluster)
     unchanged(master, there, gone)
 
 
@@ -297,7 +315,7 @@ def test_a_key_deleted_while_its_node_was_down_does_not_come_back_after_a_restor
     for key in deleted:
         refused(master.get(key), 404)
     cluster.start_node(1)
-    cluster.wait_healthy()
+    settle(cluster)
 
     assert manage("--data", str(cluster.directory), "--restore").status == 0
 
@@ -337,7 +355,7 @@ def test_reset_refuses_while_the_cluster_or_a_part_of_it_is_running(cluster: Clu
 
     for number in (0, 1):
         cluster.start_node(number)
-    cluster.wait_healthy()
+    settle(cluster)
     unchanged(master, there, gone)
 
 
@@ -355,13 +373,16 @@ def test_reset_asks_first_and_removes_nothing_without_the_right_answer(cluster: 
 
 
 def test_reset_removes_pulzars_files_and_no_others(make_cluster: Clusters, tmp_path: Path) -> None:
-    cluster = make_cluster()
+    backups = {"PULZAR_BACKUP_TYPE": "directory", "PULZAR_BACKUP_ADDRESS": str(tmp_path / "backups")}
+    (tmp_path / "backups").mkdir()
+    cluster = make_cluster(env=backups)
     with Client(cluster.master_url) as master:
         there, _ = fill(master)
+    assert manage("--data", str(cluster.directory), "backup").status == 0
     cluster.stop()
     foreign = []
     for directory in directories(cluster):
-        for name in ("notes.txt", "folder/notes.txt", ".hidden"):
+        for name in ("notes.txt", "folder/notes.txt", ".hidden", "extensions/mine.py"):
             path = directory / name
             path.parent.mkdir(exist_ok=True)
             path.write_text("mine")
@@ -379,6 +400,9 @@ def test_reset_removes_pulzars_files_and_no_others(make_cluster: Clusters, tmp_p
     left = [path for directory in directories(cluster) for path in directory.rglob("*") if not path.is_dir()]
     assert sorted(left) == sorted(path for path in foreign if path != elsewhere / "file")
     assert all(path.read_text() == "mine" for path in foreign)
+    # And no empty folder of Pulzar's is left
+    folders = {str(path.relative_to(directory)) for directory in directories(cluster) for path in directory.iterdir()}
+    assert folders == {"notes.txt", "folder", ".hidden", "extensions"}
     again = manage("--data", str(cluster.directory), "--reset", "all", given="")
     assert (again.status, again.output) == (0, "there is no data to remove\n")
 
@@ -455,15 +479,32 @@ def settled(master: Client) -> None:
 def test_a_restore_that_runs_already_is_followed(cluster: Cluster, master: Client) -> None:
     there, gone = fill(master)
     settled(master)
-    for _ in range(10):  # until the command starts sooner than the restore ends
-        good(master.request("POST", "/internal/restore", b"{}"), 202)
-        done = manage("--data", str(cluster.directory), "--restore")
-        assert (done.status, done.errors) == (0, "")
-        if "already" in done.output:
-            break
-    assert "already" in done.output
-    assert "following it" in done.output
-    assert "restored in" in done.output
+    followed = threading.Event()
+
+    def restore_again_and_again() -> None:
+        with Client(cluster.master_url) as client:
+            while not followed.is_set():
+                assert client.request("POST", "/internal/restore", b"{}").status in (202, 409)
+
+    # Given somebody who has a restore run all the time, until the command has met one
+    other = threading.Thread(target=restore_again_and_again)
+    other.start()
+    command = [*MANAGE, "--data", str(cluster.directory), "--restore"]
+    environment = clean_environment() | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout
+            first = process.stdout.readline()
+        finally:
+            followed.set()
+            other.join()
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert "already" in first
+    assert "following it" in first
+    assert "restored in" in output
     unchanged(master, there, gone)
 
 
@@ -481,7 +522,7 @@ def test_a_restore_of_a_silent_node_is_not_begun(cluster: Cluster, master: Clien
 
 def test_forget_needs_a_node_that_is_known_and_gone(cluster: Cluster) -> None:
     done = manage("--data", str(cluster.directory), "forget")
-    assert (done.status, "needs the name of a node" in done.errors) == (2, True)
+    assert (done.status, "required: NODE" in done.errors) == (2, True)
     done = manage("--data", str(cluster.directory), "forget", "nobody")
     assert (done.status, "nobody" in done.errors) == (1, True)
     for name in (cluster.nodes[0].id, cluster.nodes[0].url):
@@ -510,4 +551,4 @@ def test_forget_says_what_is_lost_and_asks_first(make_cluster: Clusters) -> None
         assert (done.status, done.errors) == (0, "")
         assert "3 keys of it leave the index" in done.output
         for key in on_it:
-            wait_for(lambda key=key: master.get(key).status == 404)
+            wait_for(lambda key=key: master.get(key, follow=False).status == 404)

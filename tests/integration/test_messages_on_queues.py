@@ -152,7 +152,7 @@ def _undisturbed(cluster: Cluster, master: Client, console: Console) -> Any:
     def fresh_heartbeats() -> bool:
         rows = good(master.request("GET", "/admin/network"))
         ours = [row for row in rows if row["node"] in [node.id for node in cluster.nodes]]
-        return len(ours) == 2 and all(row["synch"] and row["last_seen"] > began for row in ours)
+        return len(ours) == 2 and all(row["synch"] and row["sent"] > began for row in ours)
 
     console.publish("", encode(Announce("a test has ended")), exchange=topology.CONTROL)
     wait_for(fresh_heartbeats, what="heartbeats after it")

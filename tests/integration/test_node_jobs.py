@@ -142,7 +142,7 @@ def test_a_job_without_a_name_waits_with_its_report_and_survives_a_kill(field: F
     with StandIn(field.url) as master:
         master.launch("test/add", {"numbers": [20, 22]})
         claim = master.wait(Claimed)[0]
-        wait_for(lambda: master.beats[field.node].running == [[claim.run, 0, 1]], what="the run in a heartbeat")
+        wait_for(lambda: master.beat(field.node).running == [[claim.run, 0, 1]], what="the run in a heartbeat")
         log = field.runs / "claims.log"
         wait_for(lambda: b"adding 20 22" in log.read_bytes(), what="the log of the run on the disk")
         # When the agent is killed and comes back
@@ -156,7 +156,7 @@ def test_a_job_without_a_name_waits_with_its_report_and_survives_a_kill(field: F
         assert (report.id, report.end.state, report.output_key) == (7, RunState.COMPLETED, "jobs/7/1/output.json")
         assert value(field.cluster, report.output_key) == b"42"
         assert value(field.cluster, report.log_key) == b"adding 20 22\n"
-        wait_for(lambda: master.beats[field.node].running == [], what="a heartbeat without runs")
+        wait_for(lambda: master.beat(field.node).running == [], what="a heartbeat without runs")
 
 
 def test_a_job_by_hand_that_the_master_does_not_want_ends_and_is_never_told_of_again(field: Field) -> None:
@@ -165,10 +165,10 @@ def test_a_job_by_hand_that_the_master_does_not_want_ends_and_is_never_told_of_a
         master.launch("test/append", field.append("ended"))
         claims = master.wait(Claimed, 2)
         wait_for(lambda: sorted(field.effects()) == ["begun", "ended"])
-        wait_for(lambda: len(master.beats[field.node].running) == 2, what="both in a heartbeat")
+        wait_for(lambda: len(master.beat(field.node).running) == 2, what="both in a heartbeat")
         for claim in claims:
             master.tell_all(Withdraw(0, 1, claim.run, "another job has the same unique token"))
-        wait_for(lambda: master.beats[field.node].running == [], what="a heartbeat without runs")
+        wait_for(lambda: master.beat(field.node).running == [], what="a heartbeat without runs")
         kill_part(field.cluster.nodes[0].process, COMPANION)
         master.launch("test/append", field.append("last"))
         assert master.wait(Claimed, 3)[-1].run not in {claim.run for claim in claims}
@@ -223,12 +223,12 @@ def test_a_node_takes_as_many_jobs_as_it_has_slots(field: Field) -> None:
         assert field.waiting(master, topology.JOBS) == 4
         wait_for(
             lambda: (
-                sorted(master.beats[field.node].running)
+                sorted(master.beat(field.node).running)
                 == sorted([claim.run, claim.id, 1] for claim in master.of(Claimed))
             ),
             what="both runs in a heartbeat",
         )
-        assert master.beats[field.node].slots == 2
+        assert master.beat(field.node).slots == 2
         field.gate.touch()
         assert {report.id for report in master.wait(Finished, 6)} == set(range(1, 7))
         assert len(field.effects()) == 6
@@ -307,10 +307,10 @@ def test_an_attempt_that_is_delivered_again_does_not_run_again(field: Field) -> 
         wait_for(lambda: field.effects() == ["job 1"])
         master.put(field.order(1, "again while it runs"))
         wait_for(lambda: logged(field.cluster.nodes[0].process, "job was claimed already"))
-        wait_for(lambda: len(master.beats[field.node].running) == 1, what="the run in a heartbeat")
+        wait_for(lambda: len(master.beat(field.node).running) == 1, what="the run in a heartbeat")
         field.gate.touch()
         report = master.wait(Finished)[0]
-        wait_for(lambda: master.beats[field.node].running == [], what="a heartbeat without runs")
+        wait_for(lambda: master.beat(field.node).running == [], what="a heartbeat without runs")
         master.put(field.order(1, "again when it is over"))
         assert master.wait(Finished, 2)[1] == report
         master.put(field.order(1, "the second attempt", attempt=2))
@@ -496,12 +496,12 @@ def test_the_catalog_is_told_at_the_start_when_it_changes_and_when_somebody_asks
         assert rows["test/add"]["description"] == "Adds numbers."
         assert rows["test/add"]["arguments"][0]["name"] == "numbers"
         assert {"test/append", "test/nothing"} <= set(rows)
-        wait_for(lambda: master.beats[field.node].catalog == first.digest, what="its digest in a heartbeat")
+        wait_for(lambda: master.beat(field.node).catalog == first.digest, what="its digest in a heartbeat")
         write_scripts(field.directory, {"another": "class Another: pass"})
         wait_for(lambda: any(row["path"] == "test/another" for row in master.catalogs[-1].rows), what="the new script")
-        wait_for(lambda: master.beats[field.node].catalog == master.catalogs[-1].digest, what="the new digest")
+        wait_for(lambda: master.beat(field.node).catalog == master.catalogs[-1].digest, what="the new digest")
         told = len(master.catalogs)
         master.tell(field.node, AskCatalog("it is not known here"))
         wait_for(lambda: len(master.catalogs) == told + 1, what="the catalog again")
         assert master.catalogs[-1] == master.catalogs[-2]
-        assert urlsplit(master.beats[field.node].url).port == field.cluster.nodes[0].port
+        assert urlsplit(master.beat(field.node).url).port == field.cluster.nodes[0].port

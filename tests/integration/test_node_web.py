@@ -204,7 +204,7 @@ def target(server: DataServer, master: StandIn | str, key: str, *, until: float 
     """The request target that a master sends a client to."""
     route = "add_key" if method == "PUT" else "get_key"
     address = master if isinstance(master, str) else master.address
-    fields = {"url": address} if address else {}
+    fields = {"node": "tested"} | ({"url": address} if address else {})
     query = signing.sign(server.secret, method, key, fields, int(time.time() + until))
     return f"/{route}/{request_fields.quote_key(key)}?{query}"
 
@@ -232,7 +232,6 @@ def test_a_value_comes_whole_with_all_its_headers(node: Client, stored: tuple[st
     assert answer.headers["etag"] == f'"{hashlib.sha256(value).hexdigest()}"'
     assert answer.headers["content-type"] == "text/plain"
     assert answer.headers["accept-ranges"] == "bytes"
-    assert answer.headers["access-control-allow-origin"] == "*"
     head = node.head(key)
     assert (head.status, head.body) == (200, b"")
     assert {**head.headers, "date": ""} == {**answer.headers, "date": ""}
@@ -352,17 +351,18 @@ def test_pages_of_one_origin_may_follow_a_redirect_here(
             ("GET", target(server, stand_in, unique(), method="GET"), "*", 404),
             ("PUT", put, "*", 201),
             ("PUT", target(server, stand_in, new, until=-2), "*", 403),
-            ("OPTIONS", put[:-1], origin, 204),
-            ("OPTIONS", f"/add_key/{new}", origin, 204),
-            ("OPTIONS", "/add_key/?signature=x", origin, 204),
-            ("GET", read[:-1], origin, 403),
-            ("GET", f"/get_key/{key}", origin, 200),
-            ("PUT", put.replace("add_key", "get_key"), origin, 405),
-            ("GET", "/health?signature=x", origin, 200),
+            ("OPTIONS", put[:-1], None, 204),
+            ("OPTIONS", f"/add_key/{new}", None, 204),
+            ("OPTIONS", "/add_key/?signature=x", None, 204),
+            ("GET", read[:-1], None, 403),
+            ("GET", f"/get_key/{key}", None, 200),
+            ("PUT", put[:-1], None, 403),
+            ("PUT", put.replace("add_key", "get_key"), None, 403),
+            ("GET", "/health?signature=x", None, 200),
         ):
             with Client(server.url) as node:
                 answer = node.request(method, where, b"value" if method == "PUT" else b"", {"Origin": "null"})
-            assert (answer.status, answer.headers["access-control-allow-origin"]) == (status, allowed), (method, where)
+            assert (answer.status, answer.headers.get("access-control-allow-origin")) == (status, allowed), where
     finally:
         server.stop()
 
@@ -516,7 +516,7 @@ def test_promised_digests_are_held(server: DataServer, node: Client, master: Sta
 def send_part(server: DataServer, master: StandIn, key: str, head: str, body: bytes) -> Client:
     """A client that has sent a part of its upload."""
     client = Client(server.url)
-    client.send(f"PUT {target(server, master, key)} HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode() + body)
+    client.send(f"PUT {target(server, master, key)} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n".encode() + body)
     return client
 
 
@@ -643,7 +643,7 @@ def test_a_value_there_is_no_room_for_is_507_before_its_body(
 ) -> None:
     where = target(server, master, unique())
     for length in (2**50, 2**63 - 1):
-        head = f"PUT {where} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
+        head = f"PUT {where} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
         refused(node.raw(head.encode(), "PUT"), 507)
         node.close()
     assert staged(volume) == []
@@ -686,8 +686,7 @@ def test_browsers_may_ask_before_they_upload(node: Client) -> None:
     for path in ("/add_key/a", "/get_key/a", "/nothing", "*"):
         answer = node.request("OPTIONS", path, headers={"Origin": "http://ui", "Access-Control-Request-Method": "PUT"})
         assert (answer.status, answer.body) == (204, b"")
-        assert answer.headers["access-control-allow-origin"] == "*"
-    assert "PUT" in node.request("OPTIONS", "/add_key/a").headers["access-control-allow-methods"]
+    assert "PUT" in node.request("OPTIONS", "/add_key/a").headers["allow"]
 
 
 @pytest.mark.parametrize("path", ["", "a//b", "a/../b", "%2e%2e/a", "a%00b", "a%0ab", "%C3%A9", "%E9", "k" * 384])
@@ -712,13 +711,13 @@ def test_a_large_value_streams_with_little_memory_and_nothing_stays_open(
 
     open_before = server.worker.num_fds()
     with Client(server.url) as slow:
-        slow.send(f"GET /get_key/{key} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        slow.send(f"GET /get_key/{key} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         wait_for(lambda: server.worker.num_fds() > open_before, what="the value opened")
     wait_for(lambda: server.worker.num_fds() <= open_before, what="the value closed after its client went away")
 
     got = hashlib.sha256()
     with contextlib.closing(Client(server.url)) as client:
-        client.send(f"GET /get_key/{key} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        client.send(f"GET /get_key/{key} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         body = client.receive().body
         got.update(body)
     assert (len(body), got.hexdigest()) == (size, digest)

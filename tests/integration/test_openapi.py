@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from broker import VERSION, settings
+from broker.link import Delivery, Link
 from master import worker
 from master.web.flask_routes.app import create_app
 from ops.cluster import Cluster
@@ -65,7 +67,9 @@ def test_every_operation_has_a_summary_a_name_and_what_it_answers() -> None:
 
 
 def test_every_route_of_the_application_is_documented() -> None:
-    app = create_app(SimpleNamespace(settings=settings.load(environ={}), ledger=Mock(), job_files=Mock()))  # type: ignore[arg-type]
+    app = create_app(
+        SimpleNamespace(settings=settings.load(environ={}), ledger=Mock(), job_files=Mock(), secrets=Mock())
+    )  # type: ignore[arg-type]
     routes = {
         (template(rule.rule), method)
         for rule in app.url_map.iter_rules()
@@ -76,8 +80,11 @@ def test_every_route_of_the_application_is_documented() -> None:
 
 
 def test_every_hot_route_is_documented() -> None:
-    hot = worker.routes(Mock(), Mock(), Mock(), Mock())
-    routes = {(f"{path}{{}}", method) for path, handlers in hot.items() for method in handlers}
+    names = ("archives", "transfers", "deleted", "links", "lifetimes", "restic")
+    hot = worker.routes(Mock(), Mock(), Mock(), Mock(), Mock(), **{name: Mock() for name in names})
+    routes = {
+        (f"{path}{{}}" if path.endswith("/") else path, method) for path, handlers in hot.items() for method in handlers
+    }
     assert len(routes) >= 7
     assert not routes - {(re.sub(r"/\{\}.*", "/{}", path), method) for path, method in DOCUMENTED}
 
@@ -91,18 +98,53 @@ def test_every_documented_operation_answers_as_documented(
     key = unique()
     if method not in ("PUT", "POST") and not path.startswith("/get_node"):
         good(master.put(key, b"value"), 201)
+    if path.startswith("/undelete"):
+        good(master.put(key, b"value"), 201)
+        good(master.request("DELETE", f"/delete_key/{key}"))
     target = path.replace("{key}", key).replace("{node_id}", cluster.nodes[0].id)
     target = target.replace("{folder}", "example").replace("{script}", "factorial")
+    target = target.replace("{prefix}", key).replace("{name}", "nobody")
     target = target.replace("{app_id}", "example").replace("{arguments}", "a/b")
+    target = target.replace("{action}", "pause")
+    if "{repository}" in path:
+        target = restic_file(master, method, path, key)
+    if operation["operationId"] == "verify":
+        target += f"?node={cluster.nodes[0].id}"
+    if operation["operationId"] == "schedule_preview":
+        target += "?cron=0+9+*+*+1"
+    if "{letter_id}" in path:
+        target = target.replace("{letter_id}", bury(cluster, master))
     if "{job_id}" in path or "{number}" in path:
         target = re.sub(r"\{(job_id|number)\}", str(launch(master, scheduled="scheduled" in path)), target)
     answer = master.request(method, target, b"value" if method in ("PUT", "POST") else b"")
     assert str(answer.status) in operation["responses"], (answer, list(operation["responses"]))
     assert answer.status not in (404, 405)
-    if method != "POST" and operation["operationId"] != "forgetNode":  # the node is there
+    # The node is there, and a file of tokens is not.
+    if method != "POST" and operation["operationId"] not in ("forgetNode", "revokeToken"):
         assert answer.status < 400
-    if answer.status < 300 and answer.headers.get("content-type") == "application/json" and path != "/openapi.json":
+    shown = method != "HEAD" and path != "/openapi.json"
+    if answer.status < 300 and answer.headers.get("content-type") == "application/json" and shown:
         matches(answer.json, operation["responses"][str(answer.status)])
+
+
+def restic_file(master: Client, method: str, path: str, repository: str) -> str:
+    """The path of a file of a restic repository, which is there when it is to be read or deleted."""
+    name = hashlib.sha256(b"value").hexdigest()
+    target = path.replace("{repository}", repository).replace("{type}", "data").replace("{name}", name)
+    if method != "POST" and not target.endswith("/"):
+        assert master.request("POST", target, b"value").status == 200
+    return f"{target}?create=true" if path.endswith("{repository}/") else target
+
+
+def bury(cluster: Cluster, master: Client) -> str:
+    """Id of a message that could not be used."""
+    link = Link(cluster.broker_url, "test", list)
+    link.start()
+    assert link.wait(30)
+    link.bury(Delivery(b"x", "pulzar.jobs", tag=0, connection=0, headers={}, redelivered=False), "a test")
+    rows = wait_for(lambda: good(master.request("GET", "/admin/dead"))["messages"], what="the message")
+    link.stop()
+    return str(rows[0]["id"])
 
 
 def launch(master: Client, scheduled: bool) -> int:
@@ -118,13 +160,20 @@ def matches(envelope: Any, response: dict[str, Any]) -> None:
     """An answer has what its description promises."""
     schema = next(iter(response["content"].values()))["schema"]
     promised = next(part["properties"]["data"] for part in schema["allOf"] if "properties" in part)
+    for part in promised.get("allOf", [promised]):
+        has_shape(envelope["data"], part)
+
+
+def has_shape(data: Any, promised: dict[str, Any]) -> None:
+    """Data is of a type that its schema names, and has what is always there."""
     if "$ref" in promised:
         promised = DOCUMENT["components"]["schemas"][promised["$ref"].rpartition("/")[2]]
     kinds = {"object": dict, "array": list, "null": type(None)}
     types = promised["type"] if isinstance(promised["type"], list) else [promised["type"]]
-    assert isinstance(envelope["data"], tuple(kinds[name] for name in types))
+    assert isinstance(data, tuple(kinds[name] for name in types))
     if promised["type"] == "object":
-        assert set(promised.get("properties", {})) <= set(envelope["data"]), envelope["data"]
+        always = promised.get("required", promised.get("properties", {}))
+        assert set(always) <= set(data), data
 
 
 def test_the_statuses_that_a_put_can_have_are_documented() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ops.cluster import processes
 from ops.cluster.errors import ProcessDied
 from ops.cluster.processes import ROOT, Child, Supervisor
 from tests.support import left_running, wait_for
@@ -197,3 +198,32 @@ def test_a_supervisor_leaves_a_child_alone_that_was_stopped(make_child: MakeChil
     assert killed.pid
     assert psutil.pid_exists(killed.pid)
     assert len(said) == 2
+
+
+def test_a_long_log_is_made_short_while_its_process_writes(
+    make_child: MakeChild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a supervised process that writes line after line
+    monkeypatch.setattr(processes, "TRIM_EVERY_SECS", 0.1)
+    monkeypatch.setattr(processes, "MOST_LOG_BYTES", 20_000)
+    child = make_child(
+        "import itertools, time\nfor number in itertools.count(): print(number, 'x' * 100, flush=True); time.sleep(0.001)"
+    )
+    child.start()
+    supervisor = Supervisor([child], lambda text: None, lambda: None)
+    supervisor.start()
+    before = child.log.with_name("it.log.1")
+    # When its log has become long, twice
+    wait_for(before.exists, what="the first log")
+    first = before.read_bytes()
+    wait_for(lambda: before.read_bytes()[:50] != first[:50], what="the second log")
+    supervisor.close()
+    # Then the log begins anew, nothing but whole lines is in it, and what came before is beside it
+    child.kill()
+    assert child.log.stat().st_size < 10 * 20_000
+    assert len(first) > 20_000
+    lines = before.read_text().split("\n")[1:-1]
+    assert lines
+    assert all(line.endswith("x" * 100) for line in lines)
+    assert "\0" not in child.log.read_text()
+    assert sorted(path.name for path in child.log.parent.iterdir()) == ["it.log", "it.log.1"]

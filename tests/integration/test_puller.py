@@ -37,7 +37,7 @@ class Taker:
         return self
 
     def want(self, free: int, ahead: int = 0) -> None:
-        self._do("want", free, ahead)
+        self._do("want", free, ahead, ahead)
 
     def ack(self, delivery: Delivery, soon: bool = False) -> None:
         self._do("ack", delivery, soon)
@@ -151,21 +151,60 @@ def test_a_queue_that_is_missing_counts_as_empty(taker: Taker) -> None:
     assert taker.link.ready
 
 
-def test_many_are_taken_at_once_and_no_more_than_are_wanted(taker: Taker) -> None:
+def test_many_are_taken_through_a_window_and_no_more_than_are_wanted(taker: Taker) -> None:
     bodies = [b"%d" % number for number in range(30)]
     taker.put(1, b"later")
     taker.put(0, *bodies)
+    # When more are wanted than slots are free, then so many come that are not acknowledged, and the one asked for
     taker.want(2, 10)
-    wait_for(lambda: len(taker.taken) == 12, what="as many as are wanted")
+    wait_for(lambda: len(taker.taken) == 11, what="a window of messages")
+    assert sum(taker.depths().values()) == 20
+    # When these are acknowledged, others come; when no more are wanted, they are left to others
     for delivery in taker.taken:
         taker.ack(delivery, soon=True)
+    wait_for(lambda: len(taker.taken) == 12, what="as many as are wanted")
+    taker.want(0)
     wait_for(lambda: sum(taker.depths().values()) == 19, what="the others to be left to others")
-    wait_for(lambda: taker.want(0, 20) or len(taker.taken) == 31, what="the rest", pause=0.2)
-    assert taker.bodies() == [*bodies, b"later"]
+
+    acknowledged = 11
+
+    def rest() -> bool:
+        nonlocal acknowledged
+        for delivery in taker.taken[acknowledged:]:
+            taker.ack(delivery, soon=True)
+            acknowledged += 1
+        taker.want(0, 20)
+        return len(taker.taken) == 31
+
+    wait_for(rest, what="the rest, and the one in the second queue", pause=0.2)
+    assert sorted(taker.bodies()) == sorted([*bodies, b"later"])
+    assert taker.bodies()[-1] == b"later"
     assert not taker.idle()  # no slot is free: it waits for nothing
     taker.put(0, b"new")
     taker.want(1, 4)
     wait_for(lambda: len(taker.taken) == 32, what="the new one")
+
+
+def test_a_window_stays_open_while_there_is_something_and_looks_at_the_queues_before(taker: Taker) -> None:
+    taker.put(1, *(b"%d" % number for number in range(100)))
+    taker.want(2, 10)
+    wait_for(lambda: len(taker.taken) >= 10, what="a window of messages")
+    asked = taker.puller._asked
+    taker.put(0, b"urgent")
+    done = 0
+
+    def on() -> bool:
+        nonlocal done
+        for delivery in taker.taken[done:]:
+            taker.ack(delivery, soon=True)
+            done += 1
+        taker.want(2, 10)
+        return len(taker.taken) == 101
+
+    wait_for(on, what="all", pause=0.005)
+    assert taker.bodies().index(b"urgent") < 50
+    assert taker.puller._asked <= asked + 2
+    wait_for(lambda: taker.want(2, 10) or taker.idle(), what="it to find nothing more", pause=0.05)
 
 
 def test_what_is_acknowledged_soon_does_not_come_again_and_all_else_does(taker: Taker) -> None:

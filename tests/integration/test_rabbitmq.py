@@ -14,6 +14,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pika
+import pika.exceptions
 import psutil
 import pytest
 
@@ -282,3 +284,59 @@ def test_a_server_that_is_not_there_or_does_not_start_is_told(tmp_path: Path) ->
             broken.start()
     finally:
         broken.stop()
+
+
+USERS_OF_COMPOSE = {
+    "RABBITMQ_PASSWORD": "pulzar",
+    "MASTER_PASSWORD": "pulzar.master",
+    "NODE_1_PASSWORD": "pulzar.node.node-1",
+    "NODE_2_PASSWORD": "pulzar.node.node-2",
+}
+
+
+class WithDefinitions(Rabbit):
+    """One that reads definitions at its start, as compose.yaml has it."""
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        path = self._installation.seen_as(self.directory) / "definitions.json"
+        configuration = self.directory / "rabbitmq.conf"
+        configuration.write_text(f"{configuration.read_text()}load_definitions = {path}\n")
+
+
+def test_it_has_the_users_of_compose_from_its_first_start_on_and_no_guest(
+    tmp_path: Path, installation: Installation
+) -> None:
+    # Given what ops/docker/users makes
+    made = subprocess.run([ROOT / "ops/docker/users", tmp_path], capture_output=True, text=True, timeout=60)
+    assert made.returncode == 0, made.stderr
+    known = dict(re.findall(r"^(\w+)=(.*)$", (tmp_path / ".env").read_text(), re.MULTILINE))
+    credentials = {"user": "pulzar", "password": known["RABBITMQ_PASSWORD"]}
+    (tmp_path / "credentials.json").write_text(json.dumps(credentials))
+    base = free_base()
+    ports = (base + offset for offset in (AMQP, CONSOLE, DISTRIBUTION, EPMD))
+    rabbit = WithDefinitions(tmp_path, *ports, installation=installation)
+
+    def connects(user: str, password: str) -> bool:
+        url = rabbit.url("pulzar", user, password)
+        try:
+            pika.BlockingConnection(pika.URLParameters(url)).close()
+        except pika.exceptions.AMQPConnectionError:
+            return False
+        return True
+
+    # When a RabbitMQ is started with it, twice
+    for _ in range(2):
+        rabbit.start()
+        try:
+            # Then each user is there
+            for variable, user in USERS_OF_COMPOSE.items():
+                assert connects(user, known[variable]), user
+                assert not connects(user, "another")
+            # And people see the console, and may not change users there
+            assert rabbit.api("GET", "whoami")["tags"] in (["monitoring"], "monitoring")
+            with pytest.raises(ConsoleError, match=r"401|403"):
+                rabbit.api("GET", "users")
+            assert not connects("guest", "guest")
+        finally:
+            rabbit.stop()

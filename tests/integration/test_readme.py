@@ -27,16 +27,32 @@ ELSEWHERE = {
     "./ops/up  ": "tests/integration/test_up.py starts it; the other is how tests are run",
     "./ops/up\n": "tests/integration/test_up.py starts it",
     "            REST": "a picture",
+    "[general]\nquotas": "settings; tests/integration/test_quotas.py has such ones",
     "./ops/up --exit": "they start clusters of their own; tests/integration/test_up.py and tests/integration/test_manage.py",
     "sudo ops/install": "as root, on a Debian of its own: tests/integration/test_install.py, with -m install",
     "cd /opt/pulzar/current": "tests/integration/test_install.py and tests/integration/test_rights.py",
+    "rabbitmqctl add_user": "it asks for a password; tests/integration/test_roles.py has such users",
     "sudo systemctl edit": "it opens an editor; tests/integration/test_install.py has a job inside this hardening",
-    "cp .env.example .env": "they need Docker; ops/test-images and tests/unit/test_compose.py",
+    "ops/docker/users": "they need Docker; ops/test-images and tests/unit/test_compose.py",
     "./ops/bench": "it measures for an hour; ops/benchmarks/__main__.py is what it runs",
     "rabbitmqadmin": "rabbitmqadmin 2 comes with RabbitMQ 4.3; tests/integration/test_rabbitmq.py",
     "# Scripts of these folders": "tests/unit/test_secrets.py has such files",
     "sudo systemctl stop": "as root, with a new RabbitMQ; tests/integration/test_install.py and tests/integration/test_rabbitmq.py",
     "sudo sysctl": "as root; tests/faults/test_workers.py looks at both values",
+    "ops/manage.py token": "tests/unit/test_tokens_command.py makes such tokens",
+    "[security]": "tests/integration/test_tokens.py has such a file",
+    "ci 5f70": "tests/unit/test_tokens.py reads such lines",
+    '{"time"': "tests/integration/test_audit.py reads such lines",
+    "curl -u ci:$PULZAR_TOKEN http": "tests/integration/test_links.py makes such links",
+    "curl -u ci:$PULZAR_TOKEN -L": "tests/integration/test_tokens.py sends tokens so",
+    "[backup]\nactive = True": "settings for a file; tests/unit/test_settings.py reads them",
+    '{"data": [{"code": 202': "what the command before it shows; tests/integration/test_jobs_launch_many.py",
+    "export RESTIC_REPOSITORY": "it forgets and prunes; tests/integration/test_restic.py does all of that",
+    "cd /mnt/backup/pulzar": "it needs a backup; tests/unit/test_backup_directory.py runs it",
+    "[server]\ncert": "settings; tests/integration/test_tls.py has such ones",
+    "ops/manage.py certificates": "tests/integration/test_tls.py makes such certificates",
+    "curl --cacert": "it needs a certificate; tests/integration/test_tls.py runs curl so",
+    "docker compose run": "it needs Docker, and volumes of before",
     "docker build": "they need Docker; ops/test-images and tests/unit/test_dockerfiles.py",
 }
 FILE = re.compile(r"# ((?:extensions|jobs/mine)/[a-z_]+\.py)\n")  # its first line says where it goes
@@ -79,6 +95,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in ("extensions", "jobs"):
         shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (place / "jobs" / "mine").mkdir()
+    (place / "ops").symlink_to(ROOT / "ops")
     for block in BLOCKS:
         if match := FILE.match(block.text):
             (place / match[1]).write_text(block.text)

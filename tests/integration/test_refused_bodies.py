@@ -91,7 +91,7 @@ def test_a_short_body_that_is_refused_leaves_the_connection_of_use(small: Cluste
 def test_a_refusal_does_not_wait_for_the_body(small: Cluster) -> None:
     for url, path in ((small.master_url, "/add_key/a//b"), (small.nodes[0].url, "/add_key/a//b")):
         for length in (1_000, 100_000, 10 * MIB):
-            head = f"PUT {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+            head = f"PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
 
             def took(url: str = url, head: str = head) -> float:
                 with Client(url) as client:
@@ -108,7 +108,7 @@ def test_the_connection_is_closed_when_nothing_more_comes(small: Cluster) -> Non
         def took(url: str = url) -> float:
             with Client(url) as client, socket.create_connection(client.address, 20) as connection:
                 client.use(connection)
-                client.send(b"PUT /add_key/a//b HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\nsome")
+                client.send(b"PUT /add_key/a//b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000\r\n\r\nsome")
                 since = time.monotonic()
                 head = connection.recv(65536)
                 assert head.startswith(b"HTTP/1.1 400 ")
@@ -125,7 +125,7 @@ def test_the_connection_is_closed_when_nothing_more_comes(small: Cluster) -> Non
 
 def test_who_sends_for_ever_is_cut_off(small: Cluster) -> None:
     with Client(small.master_url) as client, socket.create_connection(client.address, 20) as connection:
-        connection.sendall(b"PUT /add_key/a//b HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000000\r\n\r\n")
+        connection.sendall(b"PUT /add_key/a//b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000000\r\n\r\n")
         assert 25 < broken_after(connection, bytes(1000), 0.05) < 60
 
 

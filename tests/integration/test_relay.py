@@ -111,7 +111,7 @@ def test_a_client_that_must_be_asked_for_its_body_is(small: Cluster, key: str, s
     for url in (small.master_url, small.nodes[0].url) if status == 400 else (small.master_url,):
         with Client(url) as client:
             agent = "Expect: 100-continue\r\nUser-Agent: Java-http-client/17.0.15"
-            head = f"PUT /add_key/{key} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n{agent}\r\n\r\n"
+            head = f"PUT /add_key/{key} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n{agent}\r\n\r\n"
             assert client.raw(head.encode(), "PUT").status == 100
             assert client.raw(payload(size), "PUT").status == status
 
@@ -144,7 +144,7 @@ def test_a_client_that_stops_halfway_leaves_nothing(cluster: Cluster, master: Cl
     for how in ("closes", "resets", "says the end"):
         key = unique()
         with Client(cluster.master_url) as client:
-            head = f"PUT /add_key/{key} HTTP/1.1\r\nHost: x\r\nContent-Length: {5 * MIB}\r\n\r\n"
+            head = f"PUT /add_key/{key} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {5 * MIB}\r\n\r\n"
             client.send(head.encode() + payload(2 * MIB))
             wait_for(lambda: staged(cluster), what="the upload begun")
             {"closes": client.close, "resets": client.reset, "says the end": client.finish_sending}[how]()
@@ -159,7 +159,8 @@ def test_a_node_that_dies_meanwhile_is_a_503_and_nothing_is_stored(make_cluster:
     key = unique()
     with Client(cluster.master_url) as client:
         client.send(
-            f"PUT /add_key/{key} HTTP/1.1\r\nHost: x\r\nContent-Length: {5 * MIB}\r\n\r\n".encode() + payload(2 * MIB)
+            f"PUT /add_key/{key} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {5 * MIB}\r\n\r\n".encode()
+            + payload(2 * MIB)
         )
         wait_for(lambda: staged(cluster), what="the upload begun")
         cluster.nodes[0].process.kill()
@@ -224,7 +225,7 @@ def test_many_slow_uploads_hold_nobody_up(cluster: Cluster, master: Client) -> N
     slow = [Client(cluster.master_url) for _ in range(40)]
     try:
         for number, client in enumerate(slow):
-            head = f"PUT /add_key/{unique()} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            head = f"PUT /add_key/{unique()} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
             client.send(head.encode() + b"%x\r\n" % (4 * MIB) + payload(INLINE + 100_000, number))
         wait_for(lambda: len(staged(cluster)) == len(slow), what="all uploads begun")
         for size in (1_000, 500_000, 3 * MIB):

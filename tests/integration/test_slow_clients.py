@@ -63,7 +63,7 @@ def begun(cluster: Cluster, route: str, framing: str = LENGTH, body: bytes = b""
         url = node_url(cluster, unique())
         route = "PUT " + target_of(url)
     client = Client(url)
-    client.send(f"{route.format(unique())} HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode() + body)
+    client.send(f"{route.format(unique())} HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n".encode() + body)
     return client
 
 
@@ -132,7 +132,7 @@ def test_who_takes_an_answer_too_slowly_is_cut_off(hasty: Cluster) -> None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.settimeout(20)
             connection.connect(slow.address)
-            connection.sendall(f"GET {target_of(address)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            connection.sendall(f"GET {target_of(address)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
             since, taken = time.monotonic(), 0
             with contextlib.suppress(ConnectionResetError):
@@ -151,7 +151,7 @@ def idle(cluster: Cluster, kind: str) -> Client:
     """A client that does nothing more."""
     if kind == "reader":
         client = Client(cluster.nodes[0].url)
-        client.send(f"GET /get_key/{LARGE_KEY} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        client.send(f"GET /get_key/{LARGE_KEY} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         return client
     if kind == "silent":
         client = Client(cluster.master_url)
@@ -203,7 +203,7 @@ def test_thousands_of_idle_connections_hold_nobody_up(cluster: Cluster) -> None:
                 for number in range(3_000):
                     connection = stack.enter_context(socket.create_connection(client.address, 10))
                     if number % 2:
-                        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+                        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             everything_works(cluster)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -427,6 +427,16 @@ def test_a_data_directory_in_use_and_a_taken_port_are_told_clearly(
     assert port.end() == 1
     assert f"another program uses port {base} (node-1)" in port.text
     assert re.search(r"for example --ports \d+", port.text)
+    assert not (tmp_path / "data").exists(), "a cluster that never started leaves nothing"
+    # Or a data directory that is a file
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for path in (file, file / "below"):
+        other = Up(checkout, tmp_path / "other", "--exit", "--data", str(path), "--ports", str(free_base()))
+        assert other.end() == 1
+        assert f"the data directory {path} can't be used" in other.text
+        assert "Traceback" not in other.text
+    assert file.read_text() == "mine"
     # Or has a setting with a slip of the pen
     slip = Up(checkout, tmp_path / "slip", "--exit", "--data", str(tmp_path / "data"), PULZAR_VOLUME_INLIN="1M")
     assert slip.end() == 1

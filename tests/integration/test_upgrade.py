@@ -144,6 +144,12 @@ def test_keys_queues_and_jobs_outlive_an_upgrade(machine: Machine, commit: str) 
     for key, value in values.items():
         assert read(machine, key) == value, key
     assert machine.request("GET", f"{MASTER}/get_key/before/deleted.txt").status == 404
+    # And the master is a user of its own now, whose files no job can read; the node's files are its own as before
+    assert machine.owner_and_mode("/var/lib/pulzar/master/index", "/var/lib/pulzar/data/log", "/var/lib/pulzar") == [
+        "pulzar-master:pulzar-master 700",
+        "pulzar:pulzar 700",
+        "root:pulzar 750",
+    ]
     # And the node has its name
     assert [row["node"] for row in machine.request("GET", f"{MASTER}/admin/network").data] == [node]
     # And when the long job can go on, all of them end, each once
@@ -169,3 +175,28 @@ def test_keys_queues_and_jobs_outlive_an_upgrade(machine: Machine, commit: str) 
     store(machine, "after.txt", b"newer")
     assert read(machine, "after.txt") == b"newer"
     assert ended(machine, launch(machine, "example/factorial", number=5))["output"] == 120
+    # When each role then gets a user of its own in RabbitMQ, while jobs wait
+    assert "ops/install --roles" in said
+    assert listed_users(machine) == ["pulzar"]
+    (jobs / "gate").unlink()
+    long = launch(machine, "mine/long")
+    wait_for(lambda: "begun" in job(machine, long)["log"], 60, "the run")
+    waiting = [launch(machine, "example/factorial", number=5) for _ in range(WAITING)]
+    machine.run("/opt/pulzar/current/ops/install", "--roles")
+    # Then the shared one is gone
+    assert listed_users(machine) == ["pulzar.master", f"pulzar.node.{node}"]
+    assert "amqp://" not in environment.read_text()
+    # And those jobs run, and nothing was buried
+    (jobs / "gate").touch()
+    assert [ended(machine, number)["status"] for number in (long, *waiting)] == ["completed"] * (1 + WAITING)
+    wait_for(lambda: not +left(machine), 60, f"empty queues; there were {messages(machine)}")
+    assert (messages(machine)[DEAD] > 0) is (commit == UNSEALED), messages(machine)
+    assert read(machine, "before/large.bin") == values["before/large.bin"]
+    # And the second time there is nothing to do
+    assert "already" in machine.run("/opt/pulzar/current/ops/install", "--roles")
+
+
+def listed_users(machine: Machine) -> list[str]:
+    """Pulzar's users in RabbitMQ."""
+    rows = machine.run("rabbitmqctl", "-qs", "list_users").splitlines()
+    return sorted(row.split("\t")[0] for row in rows if row.startswith("pulzar"))

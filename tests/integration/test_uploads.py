@@ -463,7 +463,9 @@ def test_an_address_that_is_too_old_is_refused_by_the_node(cluster: Cluster, mas
     key = unique()
     own = urlsplit(cluster.master_url).netloc
     for age, status in ((-1, 403), (-3600, 403), (60, 201)):
-        query = signing.sign(secret_of(cluster), "PUT", key, {"url": own}, int(time.time()) + age)
+        query = signing.sign(
+            secret_of(cluster), "PUT", key, {"url": own, "node": cluster.nodes[0].id}, int(time.time()) + age
+        )
         answer = follow_to(f"{cluster.nodes[0].url}/add_key/{key}?{query}", "PUT", b"value")
         assert answer.status == status, age
     assert master.get(key).body == b"value"
@@ -472,8 +474,35 @@ def test_an_address_that_is_too_old_is_refused_by_the_node(cluster: Cluster, mas
 def test_an_address_signed_by_another_cluster_is_refused_by_the_node(cluster: Cluster) -> None:
     key = unique()
     own = urlsplit(cluster.master_url).netloc
-    query = signing.sign(b"another secret", "PUT", key, {"url": own}, int(time.time()) + 60)
+    query = signing.sign(
+        b"another secret", "PUT", key, {"url": own, "node": cluster.nodes[0].id}, int(time.time()) + 60
+    )
     refused(follow_to(f"{cluster.nodes[0].url}/add_key/{key}?{query}", "PUT", b"value"), 403)
+
+
+def test_an_address_of_one_node_is_refused_by_another_and_by_the_master(make_cluster: Clusters) -> None:
+    cluster = make_cluster(nodes=2, env={"PULZAR_VOLUME_OPEN_READS": "False"})
+    key, value = unique(), payload(2_000_000)
+    with Client(cluster.master_url) as master:
+        # An upload
+        place = good(master.request("GET", f"/get_node/{key}"))["node"]
+        by_url = {node.url: node for node in cluster.nodes}
+        right, other = sorted(by_url, key=lambda url: not place.startswith(url))
+        refused_at = place.replace(right, other, 1)
+        assert "for the node" in refused(follow_to(refused_at, "PUT", value), 403)
+        assert master.get(key).status == 404
+        # A node that has it all the same does not get it committed
+        commit = a_commit(by_url[other].id)
+        signature = {"X-Pulzar-Signature": signing.sign_body(secret_of(cluster), commit)}
+        path = f"/internal/commit/{key}?{urlsplit(place).query}"
+        assert "took the body" in refused(master.request("POST", path, commit, signature), 403)
+        assert master.get(key).status == 404
+        good(follow_to(place, "PUT", value), 201)
+        # A read
+        location = master.get(key, follow=False).headers["location"]
+        assert location.startswith(right)
+        assert "for the node" in refused(follow_to(location.replace(right, other, 1)), 403)
+        assert follow_to(location).body == value
 
 
 def test_a_reader_who_comes_back_too_late_gets_on(make_cluster: Clusters) -> None:
@@ -487,7 +516,9 @@ def test_a_reader_who_comes_back_too_late_gets_on(make_cluster: Clusters) -> Non
         location = master.get(key, follow=False).headers["location"]
         fields = dict(parse_qsl(urlsplit(location).query))
         assert fields["url"] == urlsplit(cluster.master_url).netloc
-    query = signing.sign(secret_of(cluster), "GET", key, {"url": fields["url"]}, int(time.time()) - 1)
+    query = signing.sign(
+        secret_of(cluster), "GET", key, {"url": fields["url"], "node": fields["node"]}, int(time.time()) - 1
+    )
     late = f"{cluster.nodes[0].url}/get_key/{quote(key)}?{query}"
     for headers, status, body in (({}, 200, value), ({"Range": "bytes=5-"}, 206, value[5:])):
         got = requests.get(late, headers=headers, timeout=30)

@@ -301,8 +301,8 @@ def sent_on(answer: Answer) -> str:
 
 def _envelope(answer: Answer) -> dict[str, Any]:
     assert answer.headers["content-type"] == "application/json"
-    assert answer.headers["access-control-allow-origin"] == "*"
     assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["x-frame-options"] == "DENY"
     envelope: dict[str, Any] = answer.json
     assert set(envelope) == {"data", "msg", "status"}, envelope
     assert isinstance(envelope["msg"], str)

@@ -16,7 +16,7 @@ from broker.server import connections, request_headers
 from broker.server.client_timeouts import ClientTimeouts
 from broker.server.granian_requests import from_asgi, from_rsgi
 from broker.server.request import BrokenBody, Request
-from broker.server.web_server import WebServer
+from broker.server.web_server import Place, WebServer
 
 SILENCE_SECS = 7.5
 PIECE = b"x" * (1 << 20)
@@ -68,7 +68,7 @@ class Rsgi:
     """Speaks RSGI."""
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        connections.guard(int(os.environ["GRANIAN_TEST_PORT"]), SILENCE_SECS)
+        connections.guard(int(os.environ["GRANIAN_TEST_PORT"]), SILENCE_SECS, 1)
         self._timeouts = ClientTimeouts(30, 1000)
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
@@ -87,7 +87,7 @@ class Asgi:
     """Speaks ASGI."""
 
     def __init__(self) -> None:
-        connections.guard(int(os.environ["GRANIAN_TEST_PORT"]), SILENCE_SECS)
+        connections.guard(int(os.environ["GRANIAN_TEST_PORT"]), SILENCE_SECS, 1)
         self._timeouts = ClientTimeouts(30, 1000)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -111,5 +111,7 @@ if __name__ == "__main__":
     interface, port = sys.argv[1:]
     kinds = {"rsgi": ("Rsgi", Interfaces.RSGI), "asgi": ("Asgi", Interfaces.ASGINL)}
     name, kind = kinds[interface]
-    stopped = WebServer(f"tests.unit.granian_app:{name}", kind, os.environ["GRANIAN_TEST_HOST"], int(port), 1).serve()
+    stopped = WebServer(
+        f"tests.unit.granian_app:{name}", kind, Place(os.environ["GRANIAN_TEST_HOST"], int(port)), 1
+    ).serve()
     print("stopped by a signal" if stopped else "ended by itself")

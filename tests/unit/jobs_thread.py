@@ -29,7 +29,7 @@ class FakePuller:
         self.done: list[tuple[str, int]] = []
         self.handler: Any = None
 
-    def want(self, free: int, ahead: int = 0) -> None:
+    def want(self, free: int, ahead: int = 0, window: int = 0) -> None:
         self.wanted, self.ahead = free, ahead
 
     def ack(self, delivery: Delivery, soon: bool = False) -> bool:
@@ -65,8 +65,9 @@ class FakeLink:
         self.puller.handler = handler
         return self.puller
 
-    def bury(self, delivery: Delivery, reason: str) -> None:
+    def bury(self, delivery: Delivery, reason: str, then: Callable[[], None]) -> None:
         self.buried.append((delivery.tag, reason))
+        then()
 
     def wake(self) -> None:
         pass
@@ -111,8 +112,12 @@ class JobsThread:
         """Do what was put into the queue, as the jobs thread does it; waits for the first event for so many seconds."""
         for event in self.events.take(seconds):
             event.function(*event.arguments)
+        self.store_ended()
         self.claims.flush()
         self.context.reports.send()
+
+    def store_ended(self) -> None:
+        """Store the artifacts of runs that have ended, where a test has any."""
 
     def turn_until(self, condition: Callable[[], object]) -> None:
         """Do turns until something is so."""

@@ -16,7 +16,7 @@ from tests.support import wait_for
 class NodeLink:
     """Takes what is published while it is `ready`, and confirms it at once."""
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         self.ready = True
         self.sent: list[tuple[str, Any]] = []  # queue and message
         self.options: list[dict[str, Any]] = []  # of the messages in `sent`

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,7 @@ class Node:
         self.secrets = ""  # path of the file
         self.progress: list[RunProgress] = []
         self.ends: list[Outcome] = []
+        self.left_out: dict[str, str] = {}  # modules that can't be loaded ahead
         self._outcomes: dict[str, Outcome] = {}
         self._changed = threading.Condition()
         self._runner: Runner | None = None
@@ -98,6 +99,7 @@ class Node:
             on_progress=self.progress.append,
             passed=self._passed,
             secrets=SecretFile(self.secrets),
+            on_left_out=self._on_left_out,
         )
         self._runner.start()
         return self
@@ -121,6 +123,9 @@ class Node:
             self.ends.append(outcome)
             self._outcomes[outcome.run.token] = outcome
             self._changed.notify_all()
+
+    def _on_left_out(self, found: Mapping[str, str]) -> None:
+        self.left_out = dict(found)
 
     def begin(self, job: str, arguments: dict[str, Any] | None = None, **fields: Any) -> str:
         """Have a job run; its token."""

@@ -176,7 +176,7 @@ def test_a_run_that_is_withdrawn_while_it_waits_for_its_input_never_begins(
     gate, released = threading.Event(), list[Path]()
     wanted: list[Callable[[], bool]] = []
 
-    def fetch(_inputs: object, _key: str, asked: Callable[[], bool]) -> Path:
+    def fetch(_inputs: object, _key: str, asked: Callable[[], bool], _token: str = "") -> Path:
         wanted.append(asked)
         gate.wait(10)
         return Path("/copy")

@@ -113,7 +113,7 @@ def test_a_ledger_that_did_not_count_bytes_yet_counts_them_once(desk: Desk, tmp_
     desk.claim(desk.launched(text="12345"))
     schedule(desk)
     before = pending(desk), scheduled(desk)
-    desk.write(lambda tables: [tables._delete("meta", name) for name in (b"bytes:p", b"bytes:s")])
+    desk.write(lambda tables: [tables._delete("meta", name) for name in (b"bytes:p", b"bytes:s", b"format")])
     assert pending(desk) == (1, 0)
     desk.ledger.close()
     desk.ledger = Ledger(tmp_path / "ledger", write=True, map_size=256 << 20)

@@ -112,7 +112,9 @@ def test_cut_at_any_byte_the_file_holds_what_was_written_before(tmp_path: Path) 
         states.append((path.stat().st_size, seen(Claims(tmp_path / "copy"))))
         shutil.rmtree(tmp_path / "copy")
     data = path.read_bytes()
-    for size in range(len(data) + 1):
+    # At the ends of records at every byte, else at some
+    ends = [size for size, _ in states]
+    for size in (size for size in range(len(data) + 1) if size % 8 == 3 or any(abs(size - end) <= 12 for end in ends)):
         # When it is cut, and another record is written behind that
         where = tmp_path / "cut"
         where.mkdir(exist_ok=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 
 import pytest
 
-from broker.messages.runs import Claimed, Finished, Named, RunEnd, RunState
+from broker.messages.runs import NO_PROGRESS, Claimed, Finished, Named, Returned, RunEnd, RunState
 from broker.messages.store import Status
 from node.errors import StorageError
+from node.jobs import completion as completion_module
 from node.jobs import reports as reports_module
 from node.jobs.artifacts import ArtifactStore
 from node.jobs.claims import Claim, Claims, RunResult
@@ -35,6 +37,10 @@ class Parts(JobsThread):
         """The runner says so."""
         run = Run(claim.run, claim.id, claim.attempt, "a/b", {})
         self.completion.run_ended(claim, Outcome(run, end, log, output, (1, None, "half \ud800")))
+        self.store_ended()
+
+    def store_ended(self) -> None:
+        self.completion.store()
 
 
 @pytest.fixture
@@ -142,6 +148,7 @@ def test_a_job_without_an_id_waits_for_its_name(parts: Parts) -> None:
     assert not parts.stores
     parts.job_ids.named(Named(RUNS[0], 77))
     parts.job_ids.named(Named(RUNS[0], 78))  # the first one counts
+    parts.store_ended()
     parts.stored()
     parts.turn()
     (report,) = parts.told()
@@ -198,3 +205,58 @@ def test_a_job_whose_order_is_lost_does_not_keep_others_from_their_ids(
     parts.turn()
     assert parts.told() == [Claimed(RUNS[number], 0, 1, 1_000, b"%d" % number) for number in (1, 2)]
     assert list(parts.claims.open) == RUNS[1:3]
+
+
+def test_what_ends_while_more_jobs_wait_is_stored_and_reported_together(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given runs that end one after the other
+    claims = [parts.claim(number) for number in range(3)]
+    for claim in claims:
+        parts.completion.run_ended(
+            claim, Outcome(Run(claim.run, claim.id, 1, "a/b", {}), FINE, b"log", b"", NO_PROGRESS)
+        )
+        # When more jobs wait for their slots, then nothing is stored yet
+        parts.completion.store(more=True)
+        assert not parts.stores
+    # But by and by it is, all at once
+    monkeypatch.setattr(completion_module, "GROUP_SECS", 0.0)
+    parts.completion.store(more=True)
+    ((stores, _),) = parts.stores
+    assert len(stores) == 3
+    parts.stored()
+    parts.turn()
+    reports = parts.told()
+    assert [report.log_key for report in reports if isinstance(report, Finished)] == [
+        f"jobs/{claim.id}/1/log.txt" for claim in claims
+    ]
+
+
+def test_reports_wait_for_each_other_while_more_jobs_wait_and_no_longer(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports = parts.context.reports
+    first, second = parts.claim(0), parts.claim(1)
+    reports.add(first.report(b""))
+    reports.send(more=True)
+    assert (parts.told(), reports.due) != ([], math.inf)
+    assert time.monotonic() < reports.due <= time.monotonic() + reports_module.GROUP_SECS
+    # The end of a run says that it was claimed, unless nobody has given its job an id
+    by_hand = parts.claim(2, job=0)
+    reports.add(by_hand.report(b"order"))
+    reports.add(second.report(b""))
+    reports.add(Finished(first.run, first.id, 1, FINE))
+    reports.add(Finished(by_hand.run, 0, 1, FINE))
+    monkeypatch.setattr(reports_module, "GROUP_SECS", 0.0)
+    reports.send(more=True)
+    assert [(type(report), report.run) for report in parts.told() if not isinstance(report, Returned)] == [
+        (Claimed, by_hand.run),
+        (Claimed, second.run),
+        (Finished, first.run),
+        (Finished, by_hand.run),
+    ]
+    assert reports.due == math.inf
+    # And at once when there are no more
+    reports.add(first.report(b""))
+    reports.send()
+    assert len(parts.told()) == 1

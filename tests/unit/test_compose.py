@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
 from broker import settings
-from broker.rights import rights
+from broker.link import roles
+from broker.rights import of_master, of_node, rights
 from broker.server.web_server import STOP_SECS
 from ops.images import composition
 from ops.images.composition import Composition, Service
@@ -23,7 +27,7 @@ from tests.support import ROOT
 
 FILE = ROOT / "compose.yaml"
 CONFIGURATION = ROOT / "ops/docker/rabbitmq.conf"
-GIVEN = {"RABBITMQ_PASSWORD": "0123abcd"}
+GIVEN = dict.fromkeys(("MASTER_PASSWORD", "NODE_1_PASSWORD", "NODE_2_PASSWORD", "PULZAR_SECRET"), "0123abcd")
 OVERRIDE = "compose.override.yaml"
 
 
@@ -43,7 +47,10 @@ def checkout(tmp_path: Path) -> Path:
     """What `ops/docker/nodes` needs, in a directory of its own."""
     (tmp_path / "ops/docker").mkdir(parents=True)
     shutil.copy(FILE, tmp_path)
-    shutil.copy(ROOT / "ops/docker/nodes", tmp_path / "ops/docker")
+    for name in ("nodes", "users"):
+        shutil.copy(ROOT / "ops/docker" / name, tmp_path / "ops/docker")
+    shutil.copy(ROOT / ".env.example", tmp_path)
+    shutil.copytree(ROOT / "broker", tmp_path / "broker", ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
 
@@ -77,17 +84,18 @@ def test_it_is_as_the_specification_says(tmp_path: Path) -> None:
 
 
 def test_without_a_password_nothing_starts() -> None:
-    with pytest.raises(Unreadable, match=r"RABBITMQ_PASSWORD is missing: copy \.env\.example"):
-        composition.read(FILE, {})
-    # And the example gives none
-    assert example()["RABBITMQ_PASSWORD"] == ""
+    for name in GIVEN:
+        with pytest.raises(Unreadable, match=rf"{name} is missing: run ops/docker/users"):
+            composition.read(FILE, {other: value for other, value in GIVEN.items() if other != name})
+        # And the example gives none
+        assert example()[name] == ""
     # And it is nowhere in the files
     assert not re.search("pass", re.sub(r"#.*", "", CONFIGURATION.read_text()))
 
 
 def test_the_example_has_every_variable_with_its_default() -> None:
     used = dict(re.findall(r"\$\{(\w+)(?::-([^}]*))?[^}]*\}", FILE.read_text()))
-    assert used == example()
+    assert used == {name: value for name, value in example().items() if name != "RABBITMQ_PASSWORD"}  # people's
 
 
 def test_by_default_nobody_else_reaches_it(composed: Composition) -> None:
@@ -115,7 +123,8 @@ def test_a_service_listens_where_it_is_published_and_says_so(composed: Compositi
         assert name != "localhost"
         # And all agree on where the master is
         assert known.address(known.server) == "pulzar.localhost:31414"
-        assert known.broker.url == "amqp://pulzar:0123abcd@rabbitmq:5672/pulzar"
+        user = "pulzar.master" if service.name == "master" else f"pulzar.node.{service.name}"
+        assert known.broker.url == f"amqp://{user}:0123abcd@rabbitmq:5672/pulzar"
 
 
 def test_a_node_keeps_its_name_and_its_data(composed: Composition) -> None:
@@ -131,10 +140,10 @@ def test_what_it_mounts_and_builds_is_there(composed: Composition) -> None:
     for service in composed.services:
         for source, path, options in service.volumes:
             if source.startswith("."):
-                assert (ROOT / source).exists(), source
+                assert (ROOT / source).exists() or source == "./ops/docker/definitions.json", source
                 assert options == "ro"
                 folders = [service.environment.get(f"PULZAR_{name}_DIR") for name in ("JOBS", "EXTENSIONS")]
-                assert path in (*folders, "/etc/rabbitmq/conf.d/30-pulzar.conf")
+                assert path in (*folders, "/etc/rabbitmq/conf.d/30-pulzar.conf", "/etc/rabbitmq/pulzar.json")
         if service.build:
             dockerfile = (ROOT / service.build.context / service.build.dockerfile).read_text()
             assert f" AS {service.build.target}\n" in dockerfile
@@ -181,26 +190,60 @@ def test_it_has_time_to_stop(composed: Composition) -> None:
     assert all(service.stop_secs > 2 * (STOP_SECS + grace) for service in own(composed))
 
 
-def test_the_user_of_rabbitmq_has_the_rights_that_are_needed() -> None:
-    said = dict(re.findall(r"^([\w.]+) = (.*)$", CONFIGURATION.read_text(), re.MULTILINE))
+def test_users_are_made_for_every_service_with_the_rights_of_its_role(checkout: Path) -> None:
+    # Given five nodes, and nothing else
+    make_nodes(checkout, 5)
+    # When users are made
+    done = make_users(checkout)
+    assert (done.returncode, done.stdout) == (0, "6 users of RabbitMQ beside yours, pulzar: docker compose up -d\n")
+    # Then each has the rights of its role, and people see the console
+    made = json.loads((checkout / "ops/docker/definitions.json").read_text())
+    permissions = {row["user"]: (row["configure"], row["write"], row["read"]) for row in made["permissions"]}
+    assert permissions == {
+        "pulzar": rights(),
+        "pulzar.master": of_master(),
+        **{f"pulzar.node.node-{number}": of_node(f"node-{number}") for number in range(1, 6)},
+    }
+    assert {row["name"]: row["tags"] for row in made["users"] if row["tags"]} == {"pulzar": ["monitoring"]}
+    assert {row["vhost"] for row in made["permissions"]} == {"pulzar"}
+    # And each service has the password of its user, which is nobody else's and not in what RabbitMQ reads
+    known = dict(re.findall(r"^(\w+)=(.*)$", (checkout / ".env").read_text(), re.MULTILINE))
+    passwords = [value for name, value in known.items() if name.endswith("_PASSWORD")]
+    assert len(set(passwords)) == len(passwords) == 7
+    assert all(re.fullmatch("[0-9a-f]{48}", value) for value in (*passwords, known["PULZAR_SECRET"]))
+    assert not [value for value in passwords if value in (checkout / "ops/docker/definitions.json").read_text()]
+    assert stat.S_IMODE((checkout / ".env").stat().st_mode) == 0o600
+    for service in own(composition.read(FILE, {name: value for name, value in known.items() if value})):
+        name = "pulzar.master" if service.name == "master" else f"pulzar.node.{service.name}"
+        config = settings.load(None, service.environment)
+        assert (roles.user(config.broker.url), config.general.secret) == (name, known["PULZAR_SECRET"])
+        assert urlsplit(config.broker.url).password == known[f"{service.name.upper().replace('-', '_')}_PASSWORD"]
+    # And the second time they stay as they are
+    before = (checkout / ".env").read_text()
+    make_users(checkout)
+    assert (checkout / ".env").read_text() == before
+    # And RabbitMQ reads them
+    assert "load_definitions = /etc/rabbitmq/pulzar.json\n" in CONFIGURATION.read_text()
+    assert "./ops/docker/definitions.json:/etc/rabbitmq/pulzar.json:ro" in FILE.read_text()
 
-    def names(pattern: str) -> set[str]:
-        return set(pattern.removeprefix("^(").removesuffix(")$").split("|"))
 
-    wanted = rights()
-    assert said["default_permissions.configure"] == wanted.configure
-    both = names(wanted.write) | names(wanted.read)
-    assert names(said["default_permissions.write"]) == names(said["default_permissions.read"]) == both
-    assert said["default_user_tags.administrator"] == "false"
-    # And it is the user, and the virtual host, of the URL
-    assert (said["default_user"], said["default_vhost"]) == ("pulzar", "pulzar")
+def test_addresses_of_before_stay_valid_when_users_are_made_for_roles(checkout: Path) -> None:
+    # Given the file of an older version
+    (checkout / ".env").write_text("RABBITMQ_PASSWORD=0123abcd\nCLUSTER_BIND=0.0.0.0\n")
+    make_users(checkout)
+    # Then what is in it stays, and what signed then signs now
+    text = (checkout / ".env").read_text()
+    assert text.startswith("RABBITMQ_PASSWORD=0123abcd\nCLUSTER_BIND=0.0.0.0\n")
+    known = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
+    old = settings.load(None, {"PULZAR_BROKER_URL": "amqp://pulzar:0123abcd@rabbitmq:5672/pulzar"})
+    assert settings.load(None, {"PULZAR_GENERAL_SECRET": known["PULZAR_SECRET"]}).secret() == old.secret()
 
 
 @pytest.mark.parametrize("wanted", [3, 20])
 def test_one_command_makes_more_nodes(checkout: Path, wanted: int) -> None:
     # When more nodes are wanted
     done = make_nodes(checkout, wanted)
-    assert (done.returncode, done.stdout) == (0, f"{wanted} nodes: docker compose up -d --remove-orphans\n")
+    assert (done.returncode, done.stdout.startswith(f"{wanted} nodes: ops/docker/users && ")) == (0, True)
     # Then the file that compose reads besides is good by itself
     override = checkout / OVERRIDE
     assert validate(override).returncode == 0
@@ -209,7 +252,8 @@ def test_one_command_makes_more_nodes(checkout: Path, wanted: int) -> None:
     more = parsed(override)["services"]
     assert list(more) == [f"node-{number}" for number in range(3, wanted + 1)]
     for number, content in enumerate(more.values(), 3):
-        expected = yaml.safe_dump(second).replace("node-2", f"node-{number}").replace("31416", str(31414 + number))
+        expected = yaml.safe_dump(second, width=1000).replace("31416", str(31414 + number))
+        expected = expected.replace("node-2", f"node-{number}").replace("NODE_2_", f"NODE_{number}_")
         assert content == yaml.safe_load(expected)
     assert list(parsed(override)["volumes"]) == list(more)
 
@@ -278,6 +322,10 @@ def test_the_commands_of_the_docs_name_what_there_is() -> None:
 def make_nodes(checkout: Path, wanted: int | str) -> subprocess.CompletedProcess[str]:
     command = [str(checkout / "ops/docker/nodes"), *([str(wanted)] if wanted != "" else [])]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def make_users(checkout: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(checkout / "ops/docker/users")], capture_output=True, text=True, timeout=60)
 
 
 def example() -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from broker.server import connections
-from master.extensions.client_socket import ClientSocket
+from broker.server.client_socket import ClientSocket
 from tests.support import wait_for
 
 
@@ -78,7 +78,7 @@ def test_what_a_client_has_received_is_told_by_the_kernel(pair: Pair) -> None:
 
 def test_what_comes_in_at_a_guarded_port_is_watched_by_the_kernel(pair: Pair) -> None:
     address, port = pair.listener.getsockname()[:2]
-    connections.guard(port, 7.5)
+    connections.guard(port, 7.5, 1)
     wait_for(lambda: pair.listener.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), what="the listener guarded")
     with contextlib.closing(socket.create_connection((address, port))):
         accepted, _ = pair.listener.accept()
@@ -86,3 +86,48 @@ def test_what_comes_in_at_a_guarded_port_is_watched_by_the_kernel(pair: Pair) ->
             assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7500
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_new_connections_go_to_the_worker_that_comes_on_top(host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listeners: list[socket.socket] = []
+
+    def listen(port: int) -> int:
+        made = socket.socket(family)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        made.bind((host, port))
+        made.listen(64)
+        made.setblocking(False)
+        listeners.append(made)
+        return int(made.getsockname()[1])
+
+    def accepted(count: int) -> list[int]:
+        """How many of some new connections each listener has."""
+        clients = [socket.create_connection((host, port), 5) for _ in range(count)]
+        found = [0] * len(listeners)
+        for number, listener in enumerate(listeners):
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    listener.accept()[0].close()
+                    found[number] += 1
+        for client in clients:
+            client.close()
+        return found
+
+    port = listen(0)
+    try:
+        # Given two workers, which both get connections
+        listen(port)
+        for listener in listeners:
+            connections._prefer(listener, 2)
+        assert min(accepted(64)) > 0
+        # When a third one comes, it alone gets new ones
+        listen(port)
+        assert accepted(64) == [0, 0, 64]
+        # And when an old one is gone, the other two share them again
+        listeners.pop(0).close()
+        assert min(accepted(64)) > 0
+    finally:
+        for listener in listeners:
+            listener.close()

@@ -28,12 +28,14 @@ BAD = keys.encode("bad")
 class Link:
     """Takes what the controller does with RabbitMQ, and delivers to it."""
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         self.ready, self.problem = True, ""
         self.on_up: list[Callable[[], None]] = []
+        self.on_down: list[Callable[[], None]] = []
         self.handlers: dict[str, Callable[[Delivery], None]] = {}
         self.sent: list[tuple[str, bytes]] = []
         self.acked: list[int] = []
+        self.declared: list[object] = []
         self.buried: list[tuple[bytes, str]] = []
         links.append(self)
 
@@ -55,6 +57,13 @@ class Link:
 
     def bury(self, delivery: Delivery, reason: str) -> None:
         self.buried.append((delivery.body, reason))
+
+    def declare(self, items: Sequence[object], done: Callable[[str], None]) -> None:
+        self.declared += items
+        done("")
+
+    def expire_dead(self, _before: float, _most: int) -> None:
+        pass
 
     def count(self, _queues: Sequence[str], _done: object) -> None:
         pass
@@ -85,6 +94,7 @@ class Site:
         )
 
     def start(self) -> None:
+        self.worker.start()
         self.thread.start()
         wait_for(lambda: self.worker.connected)
 
@@ -235,3 +245,54 @@ def test_a_lifetime_that_has_ended_leaves_the_index_with_the_next_tick_and_its_n
     wait_for(lambda: site.knows("a") == [False])
     told = wait_for(lambda: [body for queue, body in site.link.sent if queue == topology.node_queue("n1")])
     assert [item.key for item in decode(told[-1], Commands).items] == [keys.encode("a")]
+
+
+def test_queues_of_jobs_are_made_for_a_node_that_is_a_user_of_its_own_and_once(site: Site) -> None:
+    site.start()
+    beat = heartbeat(1)
+    # Then a node of a shared user makes its queues itself
+    site.deliver(beat, queue=topology.HEARTBEATS)
+    assert site.link.declared == []
+    # And one of a user of its own gets them, once for many heartbeats
+    for _ in range(3):
+        site.tags += 1
+        one = Delivery(beat, topology.HEARTBEATS, site.tags, 1, {}, False, topology.node_user("n1"))
+        site.link.handlers[topology.HEARTBEATS](one)
+        site.wait()
+    assert site.link.declared == list(topology.node_jobs("n1"))
+
+
+@pytest.mark.parametrize(
+    ("user", "behalf", "believed"),
+    [
+        (topology.MASTER_USER, topology.node_user("n1"), True),
+        (topology.MASTER_USER, topology.node_user("n2"), False),
+        (topology.node_user("n2"), topology.node_user("n1"), False),
+    ],
+)
+def test_the_master_alone_sends_again_on_behalf_of_a_node(
+    site: Site, *, user: str, behalf: str, believed: bool
+) -> None:
+    site.start()
+    site.tags += 1
+    headers = {topology.ON_BEHALF: behalf}
+    one = Delivery(heartbeat(1), topology.HEARTBEATS, site.tags, 1, headers, False, user)
+    site.link.handlers[topology.HEARTBEATS](one)
+    site.wait()
+    with site.index.read() as tables:
+        assert bool(tables.nodes()) == believed
+    assert bool(site.link.buried) != believed
+
+
+def test_a_user_that_is_a_node_speaks_for_no_other_one_even_if_the_master_shares_a_user(site: Site) -> None:
+    site.start()
+    site.tags += 1
+    user = topology.node_user("n2")
+    beat = heartbeat(1)
+    site.link.handlers[topology.HEARTBEATS](Delivery(beat, topology.HEARTBEATS, site.tags, 1, {}, False, user))
+    site.wait()
+    (body, reason), *more = site.link.buried
+    assert (body, more) == (beat, [])
+    assert f"of node n1 from the user {user}" in reason
+    with site.index.read() as tables:
+        assert not tables.nodes()

@@ -34,7 +34,14 @@ class Server:
             sent.append(message)
 
         addresses = {"client": ("127.0.0.1", 5), "server": ("127.0.0.1", 6)}
-        head = {"http_version": "1.1", "method": method, "path": path, "query_string": b"", "headers": []}
+        head = {
+            "http_version": "1.1",
+            "scheme": "http",
+            "method": method,
+            "path": path,
+            "query_string": b"",
+            "headers": [],
+        }
         asyncio.run(self.application(head | addresses, receive, send))  # type: ignore[arg-type]
         start, *rest = sent
         return start["status"], dict(start["headers"]), b"".join(message["body"] for message in rest)

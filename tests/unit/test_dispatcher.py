@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Collection
 
 import pytest
@@ -86,9 +85,28 @@ def test_what_gathers_while_a_batch_is_under_way_goes_together_to_a_free_node(be
     assert bench.run() == []
 
 
-def test_a_batch_under_way_holds_back_only_its_own_node(bench: Bench) -> None:
-    bench.put(node="a")
+def test_a_second_batch_is_on_its_way_while_the_first_one_is_flushed(bench: Bench) -> None:
+    first = bench.put(node="a")
     assert bench.run() == [("a", 1)]
+    second = bench.put(3, node="a")
+    assert bench.run() == [("a", 3)]
+    bench.put(3, node="a")
+    assert bench.run() == []
+    # A part of a batch makes no room, all of it does, whichever lands first
+    bench.answer(second[:2])
+    assert bench.run() == []
+    bench.answer(second[2:])
+    assert bench.run() == [("a", 3)]
+    bench.put(3, node="a")
+    assert bench.run() == []
+    bench.answer(first)
+    assert bench.run() == [("a", 3)]
+
+
+def test_batches_under_way_hold_back_only_their_own_node(bench: Bench) -> None:
+    for _ in range(2):
+        bench.put(node="a")
+        assert bench.run() == [("a", 1)]
     bench.put(3, node="a")
     assert bench.run() == []
     bench.put(node="b")
@@ -108,6 +126,14 @@ def test_the_next_batch_waits_for_as_many_as_the_last_one_had_but_not_for_long(b
     assert bench.run() == []
     bench.now += 0.002
     assert bench.run() == [("b", 2)]
+
+
+def test_a_pool_goes_to_an_idle_node_before_one_with_a_batch_under_way(bench: Bench) -> None:
+    for node in ("a", "b", "a", "b"):
+        bench.put()
+        assert bench.run() == [(node, 1)]
+    bench.put()
+    assert bench.run() == []
 
 
 def test_a_node_that_lets_a_batch_wait_gets_another_only_when_there_is_nobody_else(bench: Bench) -> None:
@@ -134,10 +160,9 @@ def test_a_request_waits_for_its_answer_and_for_no_longer_than_it_has_patience()
     dispatcher = Dispatcher(FakeLink(), "o", 1000, lambda _size, _exclude: "a")  # type: ignore[arg-type]
 
     async def wait() -> None:
-        dispatcher.run_on(asyncio.get_running_loop())
         ticket = dispatcher.send(lambda ticket: Delete(ticket, KEY, 1), "a")
         unanswered = dispatcher.send(lambda ticket: Delete(ticket, KEY, 1), "a")
-        threading.Timer(0.01, dispatcher.settle, [[(ticket.number, Status.DONE, "")]]).start()
+        asyncio.get_running_loop().call_later(0.01, dispatcher.settle, [(ticket.number, Status.DONE, "")])
         assert await ticket.wait(10) is Status.DONE
         assert await unanswered.wait(0.01) is None
 
@@ -187,7 +212,7 @@ def test_a_batch_is_not_durable_for_whoever_waits_is_its_retry_but_what_is_to_be
     bench.put(node="a")
     bench.dispatcher.send(lambda ticket: Delete(ticket, KEY, 2), "b")
     bench.run()
-    bench.dispatcher.forget("c", KEY, 3)
+    bench.dispatcher.forget("c", KEY, 3, purge=True)
     assert {queue[-1]: durable for queue, durable, _ in bench.link.sent} == {"a": False, "b": False, "c": True}
 
 

@@ -80,10 +80,10 @@ def send(dispatcher: Dispatcher) -> Ticket:
 
 def send_one_after_several(link: Thread, dispatcher: Dispatcher) -> None:
     """Send a batch of several, answer it, and send one more: that one waits a moment for as many."""
-    first = send(dispatcher)
+    first = [send(dispatcher) for _ in range(2)]
     more = [send(dispatcher) for _ in range(3)]
-    dispatcher.settle([(first.number, Status.DONE, "")])
-    assert [len(batch) for batch in link.published[-2:]] == [1, 3]
+    dispatcher.settle([(ticket.number, Status.DONE, "") for ticket in first])
+    assert [len(batch) for batch in link.published[-3:]] == [1, 1, 3]
     dispatcher.settle([(ticket.number, Status.DONE, "") for ticket in more])
     send(dispatcher)
 
@@ -91,40 +91,41 @@ def send_one_after_several(link: Thread, dispatcher: Dispatcher) -> None:
 def test_a_connection_lost_while_commands_gather_holds_nothing_back_later(link: Thread, dispatcher: Dispatcher) -> None:
     # Given a command that waits a moment for others
     send_one_after_several(link, dispatcher)
-    assert len(link.published) == 2
+    assert len(link.published) == 3
     # When the connection is lost in that moment
     link.lose()
     # Then those that wait like that later leave, though nobody comes
     send_one_after_several(link, dispatcher)
-    assert len(link.published) == 4
+    assert len(link.published) == 6
     link.run(5 * LINGER_SECS)
-    assert len(link.published) == 5
+    assert len(link.published) == 7
 
 
 def test_a_command_behind_one_that_is_never_answered_leaves_after_a_while(link: Thread, dispatcher: Dispatcher) -> None:
-    # Given a command whose answer never comes
+    # Given commands whose answers never come
     send(dispatcher)
-    assert len(link.published) == 1
+    send(dispatcher)
+    assert len(link.published) == 2
     # When another one is sent, and nothing else happens
     send(dispatcher)
-    assert len(link.published) == 1
+    assert len(link.published) == 2
     link.run(STALLED_SECS + 0.2)
     # Then it is not held back for ever
-    assert len(link.published) == 2
+    assert len(link.published) == 3
 
 
 def test_what_was_given_up_while_it_waited_is_not_sent_and_holds_nothing_back(
     link: Thread, dispatcher: Dispatcher
 ) -> None:
-    # Given a command that waits behind another one, and is given up before it was sent
-    first = send(dispatcher)
-    second = send(dispatcher)
-    dispatcher.abandon(second)
-    # When the first one is answered
-    dispatcher.settle([(first.number, Status.DONE, "")])
+    # Given a command that waits behind others, and is given up before it was sent
+    first = [send(dispatcher) for _ in range(2)]
+    last = send(dispatcher)
+    dispatcher.abandon(last)
+    # When the first ones are answered
+    dispatcher.settle([(ticket.number, Status.DONE, "") for ticket in first])
     link.run(2 * LINGER_SECS)
-    # Then the second one is not sent, and the next one leaves at once
-    assert len(link.published) == 1
+    # Then the last one is not sent, and the next one leaves at once
+    assert len(link.published) == 2
     send(dispatcher)
     link.run(2 * LINGER_SECS)
-    assert len(link.published) == 2
+    assert len(link.published) == 3

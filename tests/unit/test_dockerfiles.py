@@ -85,9 +85,9 @@ def test_it_runs_the_service_as_nobody_in_particular(role: str) -> None:
     assert said(role, "ENTRYPOINT") == '["/usr/bin/tini", "--"]'
     assert said(role, "STOPSIGNAL") == "SIGTERM"
     user, group = said(role, "USER").split(":")
-    made = " ".join(rest for word, rest in stage("python") if word == "RUN")
+    made = " ".join(rest for name in ("python", role) for word, rest in stage(name) if word == "RUN")
     assert user == group
-    assert f"--uid {user} --user-group --home-dir /var/lib/pulzar" in made
+    assert re.search(rf"--uid {user} --user-group (--no-create-home )?--home-dir /var/lib/pulzar\b", made)
     assert " tini" in made
 
 
@@ -185,3 +185,7 @@ def pins(path: Path) -> dict[str, str]:
     found = [re.fullmatch(r"([A-Za-z0-9._-]+)==([\w.]+)", line) for line in lines]
     assert all(found), f"{path}: NAME==VERSION in every line"
     return {match[1].lower(): match[2] for match in found if match}
+
+
+def test_master_and_nodes_run_as_different_users() -> None:
+    assert said("master", "USER") != said("node", "USER")

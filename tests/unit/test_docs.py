@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from broker import settings
-
 ROOT = Path(__file__).parents[2]
 MOST_COLUMNS = 120
 MOST_WORDS = 30
@@ -90,24 +88,26 @@ def test_the_readme_is_one_page() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= MOST_README_LINES
 
 
+def test_the_pictures_of_the_readme_are_small_and_all_there_are() -> None:
+    folder = ROOT / "docs" / "pictures"
+    pictures = sorted(folder.iterdir())
+    assert [f"docs/pictures/{picture.name}" for picture in pictures] == sorted(
+        re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (ROOT / "README.md").read_text())
+    )
+    assert len(pictures) == 2
+    assert all(picture.read_bytes().startswith(b"\x89PNG\r\n") for picture in pictures)
+    assert sum(picture.stat().st_size for picture in pictures) < 120_000
+
+
 def test_the_index_of_the_docs_names_every_page() -> None:
     named = set(LINK.findall((ROOT / "docs" / "README.md").read_text()))
     assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"} <= named
 
 
 def test_what_is_not_built_is_promised_nowhere_else() -> None:
-    planned = re.compile(r"\breplicas?\b|tests/ui|/metrics\b|Prometheus|\bweb page\b|\bdrain", re.IGNORECASE)
+    planned = re.compile(r"\breplicas?\b|/metrics\b|Prometheus|\bdrain", re.IGNORECASE)
     built, heading, missing = (ROOT / "DESIGN.md").read_text().partition("\n## 10. Not built yet\n")
     assert heading, "DESIGN.md has a section for what is planned"
     pages = {path.name: path.read_text() for path in PAGES if path.name != "DESIGN.md"} | {"DESIGN.md": built}
     assert {name: planned.findall(text) for name, text in pages.items() if planned.search(text)} == {}
-    assert set(map(str.lower, planned.findall(missing))) >= {"replicas", "web page", "drain"}
-
-
-def test_settings_of_backups_are_said_to_be_unused_while_nothing_uses_them() -> None:
-    text = (ROOT / "docs" / "configuration.md").read_text()
-    rows = [row for row in settings.TABLE if row.section == "backup"]
-    said = re.findall(r"^\| `\[backup\] (\w+)` \|.*\bnot used yet\b", text, re.MULTILINE)
-    sources = [path for folder in ("broker", "master", "node", "ops") for path in (ROOT / folder).rglob("*.py")]
-    users = [path for path in sources if path.name != "settings.py" and '"backup"' in path.read_text()]
-    assert said == ([] if users else [row.key for row in rows])
+    assert set(map(str.lower, planned.findall(missing))) >= {"replicas", "drain"}

@@ -74,7 +74,7 @@ def runner(link: FakeLink) -> EffectRunner:
 def test_a_job_is_published_with_the_masters_seal(link: FakeLink, runner: EffectRunner) -> None:
     runner.carry_out([Publish(ORDER, ROUTE)])
     ((_, body, headers),) = link.sent
-    assert jobs.is_sealed(SECRET, body, headers)
+    assert jobs.is_sealed((SECRET,), body, headers)
     assert jobs.read(body, sealed=True) == ORDER
 
 
@@ -90,7 +90,7 @@ def test_what_a_worker_has_packed_is_published_with_its_id_and_the_seal(link: Fa
     packed = jobs.write(ORDER._replace(id=0))
     runner.carry_out([Publish(ORDER, ROUTE, packed)])
     ((_, body, headers),) = link.sent
-    assert jobs.is_sealed(SECRET, body, headers)
+    assert jobs.is_sealed((SECRET,), body, headers)
     assert jobs.read(body, sealed=True) == ORDER
 
 

@@ -384,6 +384,7 @@ def test_extensions_do_not_see_the_settings_which_hold_credentials(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PULZAR_BROKER_URL", "amqp://user:password@host/")
+    monkeypatch.setenv("PULZAR_TOKEN", "pz_ci_x")
     monkeypatch.setenv("OF_THE_OPERATOR", "1")
     request = app(setup, "looker", "return sorted(name for name in os.environ if name[:7] in ('PULZAR_', 'OF_THE_'))")
 

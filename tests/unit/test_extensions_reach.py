@@ -42,7 +42,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 
 
 def reach(listed: str = "", listening: str = "10.1.1.1:31414", master: str = MASTER) -> Reach:
-    return Reach(master, listening, listed, lambda: [NODE])
+    return Reach(f"http://{master}", listening, listed, lambda: [NODE])
 
 
 def leads(reach: Reach, host: str, port: int, path: str = "/get_key/a.png") -> list[str]:
@@ -153,12 +153,12 @@ def test_each_redirect_is_looked_at() -> None:
         with counted(lambda connection, _: reply(connection, b"", "302 Found", **away)) as (outer, _):
             listed = outer.removeprefix("http://")
             with pytest.raises(Refused, match=r"/internal', which is no key of this cluster"):
-                fetch(f"{outer}/a.png", io.BytesIO(), Reach(MASTER, MASTER, listed, list))
+                fetch(f"{outer}/a.png", io.BytesIO(), Reach(f"http://{MASTER}", MASTER, listed, list))
             # Then that one was never asked; and where both are listed, it is
             assert asked == []
             file = io.BytesIO()
             both = f"{listed},{inner.removeprefix('http://')}"
-            fetch(f"{outer}/a.png", file, Reach(MASTER, MASTER, both, list))
+            fetch(f"{outer}/a.png", file, Reach(f"http://{MASTER}", MASTER, both, list))
             assert file.read() == b"secret"
             assert asked == ["/internal"]
 
@@ -177,7 +177,7 @@ def test_a_name_that_changes_its_address_is_connected_to_where_it_was_looked_at(
                 return next(answers, ["127.0.0.1"]) if name == "changing.example" else super().__getitem__(name)
 
         changing = Changing(names)
-        at = Reach(f"10.1.1.1:{port}", f"10.1.1.1:{port}", "", list)
+        at = Reach(f"http://10.1.1.1:{port}", f"10.1.1.1:{port}", "", list)
         real = socket.getaddrinfo
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -51,11 +52,12 @@ def make_request(method: str, path: str, body: Pieces, *headers: tuple[str, str]
         query="x=1",
         client="[::1]:5000",
         server="127.0.0.1:31414",
+        scheme="http",
     )
 
 
-def run(application: Any, request: Request) -> Response:
-    return asyncio.run(Bridge(application, 2)(request))
+def run(application: Any, request: Request, **more: Any) -> Response:
+    return asyncio.run(Bridge(application, 2, **more)(request))
 
 
 class Application:
@@ -163,7 +165,7 @@ def test_an_error_of_the_application_closes_its_body_and_comes_through() -> None
 
 @pytest.fixture
 def flask() -> Flask:
-    context = SimpleNamespace(settings=settings.load(environ={}), ledger=Mock(), job_files=Mock())
+    context = SimpleNamespace(settings=settings.load(environ={}), ledger=Mock(), job_files=Mock(), secrets=Mock())
     app = create_app(context)  # type: ignore[arg-type]
 
     @app.get("/raise/<name>")
@@ -187,7 +189,7 @@ def ask(flask: Flask, method: str, path: str) -> tuple[int, dict[str, str], Any]
 
 def test_the_envelope_of_flask_is_that_of_the_hot_routes(flask: Flask) -> None:
     response = run(flask.wsgi_app, make_request("POST", "/echo", Pieces(b"body"), ("content-length", "4")))
-    hot = responses.make(202, "body", "done", [], settings.load(environ={}).server.cors)
+    hot = responses.make_plain(202, "body", "done", [])
     assert (response.status, json.loads(response.body)) == (hot.status, json.loads(hot.body))
     # And the headers are the same, but for the length: lists have no blanks
     told, hot_told = (
@@ -211,12 +213,32 @@ def test_an_error_of_flask_becomes_the_same_response_as_elsewhere(
 ) -> None:
     found, headers, envelope = ask(flask, "GET", path)
     assert (found, envelope) == (status, {"data": None, "msg": message, "status": "ko"})
-    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"
     assert ("request failed" in caplog.text and "ValueError: secret" in caplog.text) == (status == 500)
     assert ask(flask, "HEAD", path)[::2] == (status, None)
 
 
 def test_a_wrong_method_is_405_with_those_that_are_right(flask: Flask) -> None:
-    status, headers, envelope = ask(flask, "POST", "/keys")
+    status, headers, envelope = ask(flask, "POST", "/admin/status")
     assert (status, set(headers["Allow"].split(", "))) == (405, {"GET", "HEAD", "OPTIONS"})
-    assert envelope["msg"] == f"POST is not possible on /keys; {headers['Allow']} is"
+    assert envelope["msg"] == f"POST is not possible on /admin/status; {headers['Allow']} is"
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_a_body_that_may_be_longer_waits_in_a_file_that_is_gone_afterwards(tmp_path: Path, length: bool) -> None:
+    app = Flask("test")
+    app.add_url_rule("/long", view_func=lambda: ok(len(request.get_data())), methods=["POST"])
+    pieces = [b"x" * 65_536] * 40
+    limit = 65_536 * 40
+
+    def sent(path: str, most: int) -> Response:
+        headers = [("content-length", str(limit))] if length else [("transfer-encoding", "chunked")]
+        limits = {"most": lambda asked: most if asked == "/long" else MAX_BYTES, "directory": tmp_path}
+        return run(app.wsgi_app, make_request("POST", path, Pieces(*pieces), *headers), **limits)
+
+    assert json.loads(sent("/long", limit).body)["data"] == limit
+    with pytest.raises(TooLarge, match=f"more than {limit - 1} bytes"):
+        sent("/long", limit - 1)
+    with pytest.raises(TooLarge, match=f"more than {MAX_BYTES} bytes"):
+        sent("/other", limit)
+    assert list(tmp_path.iterdir()) == []

@@ -57,7 +57,7 @@ class Beating:
         self.link = NodeLink()
         self.storage = storage
         self.catalog = FakeCatalog()
-        jobs = SimpleNamespace(slots=3, running=lambda: [("r" * 32, 5, 1)], catalog=self.catalog)
+        jobs = SimpleNamespace(slots=3, running=lambda: [("r" * 32, 5, 1)], fence="files", catalog=self.catalog)
         config = settings.load(None, volume.environ | {"PULZAR_GENERAL_HEARTBEAT": "60"})
         self.heartbeats = Heartbeats(config, "n1", storage, jobs, self.link)  # type: ignore[arg-type]
 

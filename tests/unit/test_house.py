@@ -13,7 +13,7 @@ import pytest
 from tests.support import imports
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("broker", "master", "node")
+PACKAGES = ("backup", "broker", "master", "node")
 FOLDERS = (*PACKAGES, "extensions", "jobs", "ops", "tests")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 OTHERS = sorted(path for package in ("jobs", "extensions", "ops") for path in (ROOT / package).rglob("*.py"))
@@ -59,44 +59,149 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "broker.refusals": ("broker.errors",),
     "broker.lmdb_files": ("broker.errors",),
     "broker.logs": ("broker.errors", "broker.keys"),
-    "broker.setting_types": ("broker.integers",),
-    "broker.settings": ("broker.errors", "broker.setting_types"),
-    "broker.rights": ("broker.topology",),
+    "broker.setting_types": ("broker.errors", "broker.integers", "broker.keys"),
+    "broker.backups.timetable": ("broker",),
+    "broker.backups.keep_rule": (),
+    "broker.backups.address": ("broker", "broker.errors", "broker.settings"),
+    "broker.backups": (*BASE, "broker.process", "broker.settings", "broker.messages", "broker.snapshot_files"),
+    "broker.settings": (
+        "broker",
+        "broker.errors",
+        "broker.setting_types",
+        "broker.backups.timetable",
+        "broker.backups.keep_rule",
+    ),
+    "broker.snapshot_files": ("broker.errors",),
+    "broker.rights": ("broker.topology", "broker.messages"),
     "broker.messages": (*BASE, "broker.http"),
-    "broker.http": BASE,
-    "broker.server": (*BASE, "broker.http"),
-    "broker.link": (*BASE, "broker.topology"),
+    "broker.tls": ("broker.errors",),
+    "broker.http": (*BASE, "broker.tls"),
+    "broker.server": (*BASE, "broker.http", "broker.tls"),
+    "broker.link": (*BASE, "broker.topology", "broker.settings", "broker.tls"),
     "broker.process": (),
     "broker.service": (*BASE, "broker.process", "broker.settings", "broker.server"),
+    "backup": (
+        "broker",
+        "broker.backups.address",
+        "broker.errors",
+        "broker.backups.keep_rule",
+        "broker.process",
+        "broker.settings",
+        "broker.snapshot_files",
+    ),
+    "backup.mirror": ("broker", "broker.errors", "broker.backups.keep_rule", "broker.snapshot_files", "backup"),
+    "backup.targets": ("broker.backups.keep_rule", "backup", "backup.mirror"),
+    "backup.__main__": (
+        "broker",
+        "broker.errors",
+        "broker.backups.keep_rule",
+        "broker.process",
+        "broker.setting_types",
+        "broker.settings",
+        "broker.snapshot_files",
+        "backup",
+        "backup.mirror",
+        "backup.targets",
+    ),
     "jobs": (),
-    "extensions": (*BASE, "broker.http", "jobs"),
+    "extensions": (*BASE, "broker.http", "broker.tls", "jobs"),
     "master": (),
     "master.errors": ("broker.errors",),
     "master.channel": ("*", "master.errors"),
     "master.index": ("*", "master.errors"),
     "master.cluster": ("*", "master.index"),
+    "master.security": ("*",),
     "master.store": ("*", "master.errors", "master.index", "master.cluster"),
     "master.jobs": ("*", "jobs", "master.errors", "master.channel", "master.index", "master.cluster"),
+    "master.jobs.history": ("*", "master.jobs"),
+    "master.backup": ("*", "master.errors", "master.index", "master.jobs"),
+    "master.dead_letters": ("*",),
     "master.extensions": ("*", "extensions", "master.index"),
-    "master.web.keys": ("*", "master.errors", "master.index", "master.cluster", "master.store"),
-    "master.web.jobs": ("*", "master.channel", "master.index", "master.jobs", "master.web.keys"),
+    "master.web.keys": ("*", "master.errors", "master.index", "master.cluster", "master.security", "master.store"),
+    "master.web.jobs": ("*", "master.channel", "master.index", "master.jobs", "master.security", "master.web.keys"),
     "master.web.flask_routes": (
         "*",
         "jobs",
+        "master.backup",
+        "master.channel",
+        "master.index",
+        "master.cluster",
+        "master.dead_letters",
+        "master.jobs",
+        "master.jobs.history",
+        "master.security",
+        "master.web.keys",
+        "master.web.jobs",
+    ),
+    "master.web.restic": (
+        "*",
+        "master.index",
+        "master.cluster",
+        "master.security",
+        "master.store",
+        "master.web.keys",
+    ),
+    "master.web": ("*", "master.security", "master.store"),
+    "master.web.ui.frame": ("*", "master.security", "master.web"),
+    "master.web.ui.parts": ("*", "master.security", "master.web.flask_routes", "master.web.ui.frame"),
+    "master.web.ui.jobs": (
+        "*",
+        "jobs",
+        "master.jobs",
+        "master.jobs.history",
+        "master.security",
+        "master.web.flask_routes",
+        "master.web.jobs",
+        "master.web.keys",
+        "master.web.ui.frame",
+        "master.web.ui.parts",
+    ),
+    "master.web.ui.keys": (
+        "*",
+        "master.index",
+        "master.cluster",
+        "master.security",
+        "master.web",
+        "master.web.keys",
+        "master.web.ui.frame",
+        "master.web.ui.parts",
+    ),
+    "master.web.ui": (
+        "*",
+        "jobs",
+        "master.backup",
         "master.channel",
         "master.index",
         "master.cluster",
         "master.jobs",
+        "master.jobs.history",
+        "master.extensions",
+        "master.security",
+        "master.web",
         "master.web.keys",
         "master.web.jobs",
+        "master.web.flask_routes",
+        "master.web.ui.frame",
+        "master.web.ui.jobs",
+        "master.web.ui.keys",
+        "master.web.ui.parts",
     ),
-    "master.web": ("*", "master.store"),
-    "master.controller": ("*", "master.errors", "master.channel", "master.index", "master.jobs"),
+    "master.controller": (
+        "*",
+        "master.errors",
+        "master.channel",
+        "master.index",
+        "master.cluster",
+        "master.jobs",
+        "master.backup",
+        "master.security",
+    ),
     "master.worker": (
         "*",
         "master.channel",
         "master.index",
         "master.cluster",
+        "master.security",
         "master.store",
         "master.jobs",
         "master.extensions",
@@ -104,23 +209,44 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "master.web.keys",
         "master.web.jobs",
         "master.web.flask_routes",
+        "master.web.restic",
+        "master.web.ui",
+        "master.web.ui.frame",
+        "master.web.ui.keys",
     ),
-    "master.__main__": ("*", "master.extensions", "master.index", "master.jobs"),
+    "master.__main__": ("*", "master.extensions", "master.index", "master.jobs", "master.security"),
     "node": (),
     "node.errors": ("broker.errors",),
-    "node.storage.disk": ("node.errors",),
+    "node.storage.disk": ("broker.logs", "node.errors"),
     "node.storage.index": ("*", "node.errors", "node.storage.disk"),
     "node.storage.log": ("*", "node.errors", "node.storage.disk"),
     "node.storage": ("*", "node.errors", "node.storage.disk", "node.storage.index", "node.storage.log"),
     "node.identity": ("*", "node.storage.disk"),
-    "node.runs": ("*", "jobs"),
-    "node.jobs": ("*", "jobs", "node.errors", "node.runs", "node.storage", "node.storage.disk", "node.storage.log"),
+    "node.runs": ("*", "jobs", "node.runs.fence", "node.runs.protocol", "node.runs.zygotes"),
+    "node.runs.protocol": ("node.runs.fence",),
+    "node.runs.zygotes": ("*", "node.runs.protocol"),
+    "node.runs.fence": ("*",),
+    "node.jobs": (
+        "*",
+        "jobs",
+        "node.errors",
+        "node.runs",
+        "node.runs.fence",
+        "node.runs.zygotes",
+        "node.storage",
+        "node.storage.disk",
+        "node.storage.log",
+    ),
     "node.web": ("*", "node.errors", "node.identity", "node.storage"),
     "node.command_executor": ("*", "node.errors", "node.storage"),
     "node.heartbeat": ("*", "node.errors", "node.jobs", "node.storage"),
     "node.replayer": ("*", "node.errors", "node.storage"),
+    "node.twin": ("*",),
+    "node.backups": ("*", "node.storage"),
     "node.agent": (
         "*",
+        "node.backups",
+        "node.twin",
         "node.errors",
         "node.identity",
         "node.command_executor",
@@ -129,11 +255,19 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "node.jobs",
         "node.storage",
     ),
-    "node.__main__": ("*", "node.identity"),
+    "node.backup_values": (
+        "*",
+        "node.errors",
+        "node.storage",
+        "node.storage.disk",
+        "node.storage.log",
+    ),
+    "node.extract": ("*", "node.storage"),
+    "node.__main__": ("*", "node.identity", "node.twin"),
 }
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for package in ("broker", "master", "node", "jobs", "extensions")
+    for package in ("backup", "broker", "master", "node", "jobs", "extensions")
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 
@@ -199,7 +333,7 @@ def test_no_room_stands_above_itself() -> None:
             heights[room] = max((height(name, (*above, room)) + 1 for name in below), default=0)
         return heights[room]
 
-    assert max(map(height, LAYERS)) < 10
+    assert max(map(height, LAYERS)) < 12
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
@@ -359,3 +493,12 @@ def test_no_pickle_goes_over_any_wire() -> None:
 def test_the_same_role_has_the_same_file_name_on_both_sides(role: str) -> None:
     assert (ROOT / "master" / f"{role}.py").exists()
     assert (ROOT / "node" / f"{role}.py").exists()
+
+
+def test_every_phase_is_one_at_which_a_test_interrupts() -> None:
+    """Long operations announce their phases, so that a test can kill a real process there (`broker/phases.py`)."""
+    sources = [path for folder in PACKAGES for path in (ROOT / folder).rglob("*.py")]
+    announced = {name for path in sources for name in re.findall(r'announce\("([a-z.]+)"\)', path.read_text())}
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__))
+    assert len(announced) > 15
+    assert not [name for name in sorted(announced) if f'"{name}"' not in tests]

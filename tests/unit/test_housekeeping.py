@@ -26,11 +26,15 @@ class Link:
         self.ready = True
         self.sent: list[tuple[str, list[bytes]]] = []
         self.waiting: list[Callable[[bool], None]] = []
+        self.expired: list[tuple[float, int]] = []
 
     def publish(self, queue: str, body: bytes, *, durable: bool, done: Callable[[bool], None]) -> None:
         assert durable
         self.sent.append((queue.removeprefix("pulzar.node."), [item.key for item in decode(body, Commands).items]))
         self.waiting.append(done)
+
+    def expire_dead(self, before: float, most: int) -> None:
+        self.expired.append((before, most))
 
     def confirm(self, confirmed: bool) -> None:
         while self.waiting:
@@ -44,12 +48,11 @@ class House:
         self.index = Index(directory / "index", 64 << 20, write=True)
         self.link = Link()
         self.clock = 1_000.0
-        self.keeping = Housekeeping(self.index, self.link, tombstone_days=2)  # type: ignore[arg-type]
+        self.keeping = Housekeeping(self.index, self.link, tombstone_days=2, retention_days=90)  # type: ignore[arg-type]
 
     def store(self, key: bytes, expires: int = 0, version: int = 10, node: str = "n1") -> None:
         with self.index.write() as tables:
             tables.put_entry(key, None, Entry(version, node, 1, 1, NOW, expires, 3, "", D * 32, None))
-            tables.add_bytes(3)
 
     def delete(self, key: bytes, noted: int) -> None:
         with self.index.write() as tables:
@@ -65,7 +68,7 @@ class House:
 
     def bytes(self) -> int:
         with self.index.read() as tables:
-            return tables.stored_bytes()
+            return tables.usage().size
 
 
 @pytest.fixture
@@ -150,3 +153,12 @@ def test_deletions_are_forgotten_after_their_days_and_looked_for_once_an_hour(
     house.clock += DELETIONS_SECS
     house.keeping.tick(NOW + 1)
     assert house.deletions() == []
+
+
+def test_dead_messages_are_looked_at_once_a_minute(house: House) -> None:
+    for _ in range(3):
+        house.keeping.tick(NOW)
+    assert house.link.expired == [(NOW / 1000 - 90 * 86_400, housekeeping.DEAD_BATCH)]
+    house.clock += housekeeping.DEAD_SECS
+    house.keeping.tick(NOW)
+    assert len(house.link.expired) == 2

@@ -90,3 +90,39 @@ def test_a_response_before_the_body_was_read_is_the_reply() -> None:
         reply = http_client.ask("PUT", f"http://127.0.0.1:{listening.getsockname()[1]}/0", b"x" * (8 << 20), timeout=20)
         thread.join()
     assert (reply.status, reply.body) == (413, b"never")
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """Tells the Authorization that it got; `/to/HOST` redirects there."""
+
+    def do_GET(self) -> None:
+        onward = self.path.removeprefix("/to/") if self.path.startswith("/to/") else ""
+        text = json.dumps({"data": self.headers["Authorization"]}).encode()
+        self.send_response(307 if onward else 200)
+        if onward:
+            self.send_header("Location", f"http://{onward}/")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_a_token_of_the_environment_goes_to_the_first_host_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            there = f"127.0.0.1:{server.server_port}"
+            assert http_client.ask("GET", f"http://{there}/").data is None
+            monkeypatch.setenv("PULZAR_TOKEN", "pz_x_y")
+            own = {"Authorization": "Basic x"}
+            assert http_client.ask("GET", f"http://{there}/").data == "Bearer pz_x_y"
+            assert http_client.ask("GET", f"http://{there}/", headers=own).data == "Basic x"
+            assert http_client.ask("GET", f"http://{there}/to/{there}", redirects=1).data == "Bearer pz_x_y"
+            other = f"localhost:{server.server_port}"
+            assert http_client.ask("GET", f"http://{there}/to/{other}", redirects=1).data is None
+        finally:
+            server.shutdown()
+            thread.join()

@@ -56,6 +56,52 @@ def test_a_name_that_can_not_be_one_is_refused(tmp_path: Path, name: str) -> Non
     assert not list(tmp_path.iterdir())
 
 
+def test_the_masters_own_name_is_refused_wherever_it_stands(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="'master', which is the master's own"):
+        identity.load(config(tmp_path / "new", "master"))
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "node-id").write_text("master\n")
+    with pytest.raises(SettingsError, match="node-id has the node's name 'master'"):
+        identity.load(config(tmp_path))
+
+
+def with_user(directory: Path, user: str, name: str = "", secret: str = "s") -> Settings:
+    """Settings of a node that is this user in RabbitMQ."""
+    environ = {"PULZAR_BROKER_URL": f"amqp://{user}:p@h/", "PULZAR_GENERAL_SECRET": secret}
+    return settings.load(environ=environ | {"PULZAR_VOLUME_DIR": str(directory), "PULZAR_VOLUME_NODE": name})
+
+
+def test_a_user_of_its_own_in_rabbitmq_names_a_new_node(tmp_path: Path) -> None:
+    assert identity.load(with_user(tmp_path, "pulzar.node.web-1")) == "web-1"
+    assert identity.load(with_user(tmp_path, "pulzar.node.web-1", "web-1")) == "web-1"
+    # And a user that nodes share does not
+    assert identity.load(with_user(tmp_path / "other", "pulzar")) != "pulzar"
+
+
+@pytest.mark.parametrize(
+    ("user", "name", "secret", "said"),
+    [
+        ("pulzar.node.web-1", "web-2", "s", "has the user of the node web-1, but this is the node web-2"),
+        ("pulzar.node.x.jobs", "", "s", "choose another one"),
+        ("pulzar.node.a%20b", "", "s", "can't be a node's name"),
+        ("pulzar.node.web-1", "", "", "PULZAR_GENERAL_SECRET"),
+        ("pulzar.master", "web-1", "s", "has the master's user; this node needs pulzar.node.web-1"),
+    ],
+)
+def test_a_user_that_does_not_fit_is_refused_and_leaves_no_name(
+    tmp_path: Path, user: str, name: str, secret: str, said: str
+) -> None:
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        identity.load(with_user(tmp_path, user, name, secret))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_of_another_node_than_the_users_is_refused(tmp_path: Path) -> None:
+    identity.load(config(tmp_path, "web-1"))
+    with pytest.raises(SettingsError, match="has the user of the node web-2, but this is the node web-1"):
+        identity.load(with_user(tmp_path, "pulzar.node.web-2"))
+
+
 def test_a_damaged_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "node-id").write_bytes(b"\xff\x00\n")
     with pytest.raises(SettingsError, match="has no node's name"):

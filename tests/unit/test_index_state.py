@@ -33,7 +33,7 @@ def test_an_index_that_is_being_written_may_be_opened(tmp_path: Path) -> None:
         assert writer.stdout
         assert writer.stdout.readline() == b"ready\n"
         # When others look at it
-        found = {state.objection(index) for _ in range(20_000)}
+        found = {state.objection(index) for _ in range(6000)}
         assert writer.stdin
         writer.stdin.close()
     # Then none of them takes it for one that something else has touched

@@ -88,7 +88,7 @@ def config(directory: Path, **more: str) -> settings.Settings:
 
 def make_inputs(directory: Path, master: Master, **more: str) -> Inputs:
     Staging(directory)  # makes the directory
-    return Inputs(directory / "inputs", config(directory, PULZAR_SERVER_ADVERTISE=master.address, **more))
+    return Inputs(directory / "inputs", config(directory, PULZAR_SERVER_ADVERTISE=master.address, **more), "node-1")
 
 
 def always() -> bool:
@@ -180,7 +180,10 @@ def test_a_value_of_this_node_needs_no_master(tmp_path: Path, master: Master, ho
     port = str(master.server_address[1])
     environment = {"PULZAR_SERVER_ADVERTISE": "127.0.0.1:1", "PULZAR_VOLUME_HOST": host, "PULZAR_VOLUME_PORT": port}
     Staging(tmp_path)
-    assert Inputs(tmp_path / "inputs", config(tmp_path, **environment)).fetch("a", always).read_bytes() == b"value"
+    assert (
+        Inputs(tmp_path / "inputs", config(tmp_path, **environment), "node-1").fetch("a", always).read_bytes()
+        == b"value"
+    )
 
 
 def test_redirects_that_never_end_are_not_followed_for_ever(

@@ -176,8 +176,9 @@ def test_the_order_is_that_of_the_files_unless_another_one_is_asked_for(tmp_path
 
     def names(*options: str) -> list[str]:
         command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *options, "test_many.py"]
-        done = subprocess.run(command, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout
+        environment = clean_environment() | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # each takes its time to start
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
         return re.findall(r"test_many\.py::(test_\d+)", done.stdout)
 
     # When they are run as ever, and with one seed and another

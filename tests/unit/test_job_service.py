@@ -28,7 +28,7 @@ from broker.messages.runs import (
 )
 from broker.messages.store import Heartbeat
 from broker.refusals import BadRequest, Conflict, NotFound, Refused, Unavailable
-from master.channel import Cancel, Launch, Restore
+from master.channel import Cancel, Launch, LaunchMany, PauseSchedule, Restore, RunSchedule
 from master.index.index import Index
 from master.jobs import service
 from master.jobs.empty_queues import DEPTHS_SECS
@@ -172,6 +172,40 @@ def test_a_refused_call_does_not_hinder_those_that_came_with_it(controller: Cont
     assert len(controller.link.jobs) == 1
 
 
+def test_many_launches_have_a_reply_each_before_the_broker_has_their_messages(controller: Controller) -> None:
+    # Given good and bad launches in one call
+    again = Order("a/b", {"number": 1}, Options(unique="t"))
+    other = again._replace(arguments={"number": 2})
+    orders = [ORDER, Order("a/unknown", {}), again, other, again, ORDER]
+    packed = [(jobs.write(order), None) for order in orders] + [(jobs.write(ORDER), ("hours", 1, True))]
+    # When they come together, each has its reply at once
+    ((rows,),) = controller.call(LaunchMany(packed, "somebody"))  # type: ignore[arg-type]
+    assert [status for status, _ in rows] == [202, 404, 202, 409, 202, 202, 200]
+    first, _, second, _, same, third, schedule = (said for _, said in rows)
+    assert same == second
+    assert len({first, second, third, schedule}) == 4
+    assert "a/unknown" in rows[1][1]
+    # And what was launched is in the ledger, under the name of who has launched it, and published once
+    with controller.ledger.read() as view:
+        assert [job.by for job in view.jobs()] == ["somebody"] * 3
+    assert [jobs.unpack(body).id for _, body, _ in controller.link.jobs] == [first, second, third]
+    # And the same launch again is told that the broker has it, once it has
+    controller.link.confirm()
+    ((rows,),) = controller.call(LaunchMany([(jobs.write(again), None)]))
+    assert rows == [(200, second)]
+
+
+def test_confirms_wake_the_controller_once_until_it_has_looked(controller: Controller) -> None:
+    controller.launch()
+    controller.launch()
+    controller.link.confirm()
+    assert controller.woken == 1
+    controller.jobs.handle([], [], {})
+    controller.launch()
+    controller.link.confirm()
+    assert controller.woken == 2
+
+
 def test_without_the_broker_a_schedule_is_taken_and_a_job_is_not(controller: Controller) -> None:
     controller.link.ready = False
     assert controller.launch() == [Unavailable]
@@ -190,6 +224,30 @@ def test_the_same_launch_again_waits_for_the_same_confirm(controller: Controller
     assert first == second == [(1, True)]
     assert controller.launch(order) == [(1, True)], "it is confirmed already"
     assert controller.launch(order._replace(arguments={})) == [Conflict]
+
+
+def test_a_schedule_is_paused_resumed_and_run_until_it_is_over(controller: Controller) -> None:
+    controller.launch(rhythm=("minutes", 5, True))
+    assert controller.call(PauseSchedule(1, True), PauseSchedule(1, False), PauseSchedule(1, False)) == [
+        ["Schedule 1 is paused"],
+        ["Schedule 1 goes on"],
+        ["Schedule 1 is active already"],
+    ]
+    # The reply to a run waits for the broker, also that to the same call again
+    first, second = controller.call(RunSchedule(1, "once"), RunSchedule(1, "once"))
+    assert (first, second, len(controller.link.jobs)) == ([], [], 1)
+    controller.link.confirm()
+    controller.say()
+    assert first == second == [(2, True)]
+    assert controller.call(RunSchedule(1, "once"), RunSchedule(1, "twice")) == [[(2, True)], [Conflict]]
+    controller.link.ready = False
+    assert controller.call(RunSchedule(1, "")) == [[Unavailable]]
+    assert controller.call(Cancel(1), PauseSchedule(1, True), PauseSchedule(2, True), RunSchedule(9, "")) == [
+        ["Job 1 is not scheduled any more"],
+        [Conflict],
+        [NotFound],
+        [NotFound],
+    ]
 
 
 def test_jobs_and_schedules_are_cancelled_once(controller: Controller) -> None:

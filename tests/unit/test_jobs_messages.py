@@ -80,11 +80,11 @@ def test_only_a_sealed_message_has_an_id_and_an_attempt() -> None:
 def test_a_seal_is_of_one_body_and_of_one_cluster() -> None:
     body, other = jobs.write(Order("a/b", {}, id=17)), jobs.write(Order("a/b", {}, id=18))
     headers = jobs.seal(b"secret", body)
-    assert jobs.is_sealed(b"secret", body, headers | {"x-death": []})
-    assert not jobs.is_sealed(b"secret", other, headers)
-    assert not jobs.is_sealed(b"another", body, headers)
+    assert jobs.is_sealed((b"old", b"secret"), body, headers | {"x-death": []})
+    assert not jobs.is_sealed((b"old", b"secret"), other, headers)
+    assert not jobs.is_sealed((b"another",), body, headers)
     for forged in ({}, {jobs.SEAL: ""}, {jobs.SEAL: 5}, {jobs.SEAL: None}, {jobs.SEAL: "é"}, {jobs.SEAL: b"x"}):
-        assert not jobs.is_sealed(b"secret", body, forged)
+        assert not jobs.is_sealed((b"old", b"secret"), body, forged)
 
 
 @pytest.mark.parametrize(

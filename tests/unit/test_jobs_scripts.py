@@ -223,6 +223,7 @@ def test_a_script_by_hand_ends_as_it_would_on_a_node(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["run"], "required: job\n"),
         (["run", "nothing/here"], "no such script: nothing/here"),
         (["run", "../x"], "is no path of a script"),
         (["run", "test/script", "{"], "the arguments are no JSON"),
@@ -245,6 +246,21 @@ def test_mistakes_by_hand_are_explained(place: Path, arguments: list[str], messa
     assert done.returncode in (1, 2)
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("texts", "why"),
+    [
+        ({"tools": "x = 1\n", "user": "from . import tools\n"}, "a helper of test/user, which imports it"),
+        ({"tools": "# pulzar: helper\nx = 1\n"}, "a helper, as its line `# pulzar: helper` says"),
+    ],
+)
+def test_a_helper_by_hand_is_refused_as_a_launch_of_it_is(place: Path, texts: dict[str, str], why: str) -> None:
+    for name, text in texts.items():
+        (place / f"jobs/test/{name}.py").write_text(text)
+    done = run_by_hand("run", "test/tools", directory=place)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"test/tools is no job; it is {why}" in done.stderr
 
 
 def test_a_list_shows_every_script_also_what_does_not_compile(place: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Callable
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from broker import keys
@@ -102,3 +105,24 @@ def test_a_name_of_the_system_is_one_of_a_jobs_log_or_output(key: str) -> None:
 )
 def test_other_names_are_for_all(key: str) -> None:
     assert not keys.is_system_name(keys.check(key))
+
+
+@given(st.one_of(st.binary(max_size=40), st.text(max_size=20).map(lambda text: base64.b64encode(text.encode()))))
+@example(b"")
+@example(b"A")
+@example(keys.encode("a/b c/d.e"))
+@example(keys.encode("a//b"))
+@example(keys.encode("../x"))
+@example(keys.encode("k" * 383))
+@example(keys.encode("k" * 384))
+@example(keys.encode("a") + b"=")
+@example(keys.encode("ab") + b"\n")
+def test_an_encoded_key_is_checked_as_the_key_is(encoded: bytes) -> None:
+    def outcome(check: Callable[[], object]) -> str:
+        try:
+            check()
+        except InvalidKey as error:
+            return str(error)
+        return "good"
+
+    assert outcome(lambda: keys.check_encoded(encoded)) == outcome(lambda: keys.check(keys.decode(encoded)))

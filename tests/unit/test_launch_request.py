@@ -10,7 +10,7 @@ import pytest
 from broker.messages.jobs import Options, Order
 from broker.refusals import BadRequest
 from master.jobs.model import Rhythm
-from master.web.jobs.launch_request import order_of
+from master.web.jobs.launch_request import launch_of
 
 
 def body(**fields: Any) -> bytes:
@@ -19,14 +19,14 @@ def body(**fields: Any) -> bytes:
 
 @pytest.mark.parametrize("path", ["example/factorial", "example/factorial.py"])
 def test_the_body_is_the_arguments(path: str) -> None:
-    order, rhythm = order_of(path, body(number=5, deep={"list": [1, None, "é"]}))
+    order, rhythm, _ = launch_of(path, body(number=5, deep={"list": [1, None, "é"]}))
     assert order == Order("example/factorial", {"number": 5, "deep": {"list": [1, None, "é"]}})
     assert rhythm is None
 
 
 @pytest.mark.parametrize("empty", [b"", b" \n", b"{}"])
 def test_an_empty_body_is_no_arguments(empty: bytes) -> None:
-    assert order_of("a/b", empty)[0] == Order("a/b", {})
+    assert launch_of("a/b", empty)[0] == Order("a/b", {})
 
 
 def test_reserved_keys_are_no_arguments() -> None:
@@ -36,7 +36,7 @@ def test_reserved_keys_are_no_arguments() -> None:
         pulzar_options={"timeout": 2.5, "attempts": 3, "priority": "high", "node": "n1", "unique": "t"},
         scheduled={"interval": "hours", "time_unit": 6, "repeat": 1},
     )
-    order, rhythm = order_of("a/b", given)
+    order, rhythm, _ = launch_of("a/b", given)
     options = Options(timeout=2.5, attempts=3, priority="high", node="n1", unique="t")
     assert order == Order("a/b", {"n": 1}, options, "folder/file.csv")
     assert rhythm == Rhythm("hours", 6, True)
@@ -46,12 +46,12 @@ def test_reserved_keys_are_no_arguments() -> None:
 @pytest.mark.parametrize("repeat", [0, 1])
 def test_every_rhythm_can_be_asked_for(interval: str, repeat: int) -> None:
     given = body(scheduled={"interval": interval, "time_unit": 1, "repeat": repeat})
-    assert order_of("a/b", given)[1] == Rhythm(interval, 1, bool(repeat))
+    assert launch_of("a/b", given)[1] == Rhythm(interval, 1, bool(repeat))
 
 
 def test_overlap_is_an_option_of_schedules() -> None:
     scheduled = {"interval": "days", "time_unit": 1, "repeat": 1}
-    assert order_of("a/b", body(scheduled=scheduled, pulzar_options={"overlap": 1}))[0].options.overlap == 1
+    assert launch_of("a/b", body(scheduled=scheduled, pulzar_options={"overlap": 1}))[0].options.overlap == 1
 
 
 GOOD = {"interval": "minutes", "time_unit": 5, "repeat": 1}
@@ -105,4 +105,4 @@ GOOD = {"interval": "minutes", "time_unit": 5, "repeat": 1}
 )
 def test_what_can_not_be_launched_is_told_why(path: str, given: bytes, message: str) -> None:
     with pytest.raises(BadRequest, match=message):
-        order_of(path, given)
+        launch_of(path, given)

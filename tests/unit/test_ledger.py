@@ -14,11 +14,13 @@ import pytest
 from broker.messages.jobs import Options
 from broker.messages.runs import RunEnd, RunState
 from master.errors import IndexUnusable
-from master.jobs.ledger import Ledger
+from master.index.environment import Environment
+from master.jobs import ledger as ledger_module
+from master.jobs.ledger import FORMAT, Ledger, LedgerTables
 from master.jobs.model import MAY_FOLLOW, Attempt, Job, JobProgress, JobState, Schedule, ScheduleState, lane
 from master.jobs.rows import List
 
-DERIVED = ("lists", "executions", "due", "open", "waiting", "closed")
+DERIVED = ("lists", "executions", "owned", "history", "due", "open", "waiting", "closed")
 
 
 @pytest.fixture
@@ -64,16 +66,19 @@ def test_a_job_comes_back_as_it_was_written(ledger: Ledger) -> None:
     assert isinstance(read.attempts[0].end.state, RunState)
 
 
-def test_every_row_follows_the_job_through_its_states(ledger: Ledger) -> None:
+@pytest.mark.parametrize("by", ["", "ci"])
+def test_every_row_follows_the_job_through_its_states(ledger: Ledger, by: str) -> None:
     steps = [
         job(1, schedule=9)._replace(lane=lane("", "normal")),
         job(1, schedule=9)._replace(lane=lane("", "normal"), confirmed=5),
-        job(1, schedule=9)._replace(state=JobState.RUNNING),
-        job(1, schedule=9)._replace(due=77, attempt=2),
-        job(1, schedule=9)._replace(lane=lane("n1", "normal"), attempt=2),
-        job(1, schedule=9)._replace(state=JobState.RUNNING, attempt=2),
-        job(1, schedule=9)._replace(state=JobState.COMPLETED, closed=99),
+        job(1, schedule=9)._replace(state=JobState.RUNNING, node="n2"),
+        job(1, schedule=9)._replace(due=77, attempt=2, node="n2"),
+        job(1, schedule=9)._replace(lane=lane("n1", "normal"), attempt=2, node="n2"),
+        job(1, schedule=9)._replace(state=JobState.RUNNING, attempt=2, node="n1"),
+        job(1, schedule=9)._replace(state=JobState.COMPLETED, closed=99, node="n1"),
     ]
+    steps = [step._replace(by=by) for step in steps]
+    own = bool(by)
     sizes = []
     with ledger.write() as tables:
         for old, new in itertools.pairwise([None, *steps]):
@@ -82,14 +87,14 @@ def test_every_row_follows_the_job_through_its_states(ledger: Ledger) -> None:
             sizes.append({name: len(list(tables._up(name))) for name in DERIVED})
             assert tables.waiting_on("n1") == (new.lane == "n1:")
     assert [tuple(size.values()) for size in sizes] == [
-        # lists, executions, due, open, waiting, closed
-        (1, 2, 0, 1, 1, 0),
-        (1, 2, 0, 0, 1, 0),
-        (2, 2, 0, 0, 0, 0),
-        (1, 2, 1, 0, 0, 0),
-        (1, 2, 0, 1, 1, 0),
-        (2, 2, 0, 0, 0, 0),
-        (1, 4, 0, 0, 0, 1),
+        # lists, executions, owned, history, due, open, waiting, closed
+        (1, 2, 2 * own, 2, 0, 1, 1, 0),
+        (1, 2, 2 * own, 2, 0, 0, 1, 0),
+        (2, 2, 3 * own, 3, 0, 0, 0, 0),
+        (1, 2, 2 * own, 3, 1, 0, 0, 0),
+        (1, 2, 2 * own, 3, 0, 1, 1, 0),
+        (2, 2, 3 * own, 3, 0, 0, 0, 0),
+        (1, 4, 3 * own, 3, 0, 0, 0, 1),
     ]
 
 
@@ -191,3 +196,79 @@ def test_a_ledger_that_is_not_there_or_damaged_says_what_to_do(tmp_path: Path) -
     (tmp_path / "bad" / "data.mdb").write_bytes(b"x" * 9000)
     with pytest.raises(IndexUnusable, match="put back a copy"):
         Ledger(tmp_path / "bad", write=True)
+
+
+def test_what_a_token_has_launched_is_listed_for_it_alone(ledger: Ledger) -> None:
+    with ledger.write() as tables:
+        tables.save(None, job(1)._replace(by="a"))
+        old = tables.save(None, job(2, schedule=9)._replace(by="b"))
+        running = tables.save(old, old._replace(state=JobState.RUNNING))
+        tables.save(running, running._replace(state=JobState.COMPLETED, closed=5))
+        tables.save(None, job(3))
+        tables.save(None, job(4)._replace(by="a"))
+        timing = Schedule(9, "a/b", "{}", Options(), "", "weeks", 1, True, 1, 2, by="b")
+        tables.save_schedule(None, timing)
+    with ledger.read() as view:
+        assert list(view.owned("a", List.PENDINGS)) == list(view.owned("a", List.ALL)) == [4, 1]
+        assert list(view.owned("a", List.ALL, before=4)) == [1]
+        assert list(view.owned("b", List.READY)) == list(view.owned("b", List.READY, executions=True)) == [2]
+        assert list(view.owned("b", List.SCHEDULED)) == list(view.owned("b", List.SCHEDULES)) == [9]
+        for by in ("", "c", "a\0"):
+            assert not [number for which in List for number in view.owned(by, which)]
+    with ledger.write() as tables:
+        tables.save_schedule(timing, timing._replace(state=ScheduleState.ENDED))
+        tables.remove(2)
+    with ledger.read() as view:
+        assert not [number for which in (List.READY, List.SCHEDULED, List.ALL) for number in view.owned("b", which)]
+
+
+def test_a_ledger_of_a_later_version_is_refused_and_one_of_an_earlier_is_completed(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    with ledger.write() as tables:
+        tables._put("meta", b"format", (FORMAT + 1).to_bytes(8))
+    ledger.close()
+    for _ in range(2):
+        with pytest.raises(IndexUnusable, match=rf"format {FORMAT + 1}, and .* knows those up to {FORMAT}: .* later"):
+            Ledger(tmp_path / "ledger", write=True, map_size=64 << 20)
+    # One of before there was a number, whose jobs had no rows for who launched them
+    environment = Environment(tmp_path / "ledger", 64 << 20, ledger_module._CONTENTS, write=True)
+    with LedgerTables(environment) as tables:
+        tables._delete("meta", b"format")
+        tables.save(None, job(1)._replace(by="a"))
+        for key in [key for key, _ in tables._up("owned")]:
+            tables._delete("owned", key)
+        before = tables.count(List.PENDINGS)
+    environment.close()
+    again = Ledger(tmp_path / "ledger", write=True, map_size=64 << 20)
+    with again.read() as view:
+        assert list(view.owned("a", List.PENDINGS)) == [1]
+        assert view.count(List.PENDINGS) == before
+        assert view._number("meta", b"format") == FORMAT
+    again.close()
+
+
+def test_a_ledger_without_the_lists_of_the_history_gets_them(ledger: Ledger, tmp_path: Path) -> None:
+    states = [*JobState, JobState.FAILED]
+    with ledger.write() as tables:
+        for number, state in enumerate(states, 1):
+            tables.save(None, job(number)._replace(state=state, node="n1" if number % 2 else "", closed=5))
+        tables.save(None, job(9, schedule=3)._replace(source="schedule", path="example/other"))
+    with ledger.read() as view:
+        before = {name: list(view._up(name)) for name in ledger._environment.databases}
+    ledger.close()
+    # As the version before wrote it
+    environment = Environment(tmp_path / "ledger", 64 << 20, ledger_module._CONTENTS, write=True)
+    with LedgerTables(environment) as tables:
+        tables._put("meta", b"format", (2).to_bytes(8))
+        for key in [key for key, _ in tables._up("history")]:
+            tables._delete("history", key)
+        for which in (List.BROKEN, List.CANCELLED):
+            tables._delete("meta", b"count:" + which.value)
+            for key in [key for key, _ in tables._up("lists", which.value)]:
+                tables._delete("lists", key)
+    environment.close()
+    again = Ledger(tmp_path / "ledger", write=True, map_size=64 << 20)
+    with again.read() as view:
+        assert {name: list(view._up(name)) for name in again._environment.databases} == before
+    again.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 from master.store.key_locks import KeyLocks
@@ -112,3 +113,43 @@ def test_a_lock_is_seen_by_other_processes_and_freed_when_its_holder_is_killed(t
     finally:
         holder.kill()
         holder.communicate()
+
+
+def test_several_keys_are_held_without_waiting_in_a_circle_also_when_they_share_a_byte(tmp_path: Path) -> None:
+    locks = KeyLocks(tmp_path)
+    first, second = _with_one_checksum()
+    inside = 0
+
+    async def work(keys: list[bytes]) -> None:
+        nonlocal inside
+        for _ in range(50):
+            async with locks.hold_all(keys, 10) as held:
+                assert held
+                inside += 1
+                assert inside == 1
+                await asyncio.sleep(0)
+                inside -= 1
+
+    async def all_of_them() -> None:
+        pairs = [[b"a", b"b"], [b"b", b"a"], [first, b"a"], [b"a", second], [first, second, b"b", b"a"]]
+        async with asyncio.timeout(20):
+            await asyncio.gather(*map(work, pairs))
+        # And when one of them is not free in time, none is held
+        async with locks.hold(b"b", 1), locks.hold_all([b"a", b"b", b"c"], 0.05) as held:
+            assert not held
+        async with locks.hold_all([b"a", b"b", b"c"], 0.05) as held:
+            assert held
+
+    asyncio.run(all_of_them())
+    assert not locks._held
+
+
+def _with_one_checksum() -> tuple[bytes, bytes]:
+    """Two keys whose lock is the same byte of the file."""
+    seen: dict[int, bytes] = {}
+    for number in range(1_000_000):
+        key = b"%d" % number * 3
+        if other := seen.get(zlib.crc32(key)):
+            return other, key
+        seen[zlib.crc32(key)] = key
+    raise AssertionError("none of a million keys")

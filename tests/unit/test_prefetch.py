@@ -15,13 +15,13 @@ def runs(pace: Prefetch, count: int, seconds: float) -> None:
 def test_nothing_is_taken_ahead_before_many_runs_were_short() -> None:
     pace = Prefetch(2)
     assert pace.ahead == 0
-    runs(pace, 20, 0.004)
+    runs(pace, 20, 0.002)
     assert pace.ahead == 0
-    runs(pace, 100, 0.004)
+    runs(pace, 100, 0.002)
     assert pace.ahead == MOST * 2
 
 
-@pytest.mark.parametrize(("seconds", "ahead"), [(0.0, 16), (0.01, 9), (0.04, 2), (0.11, 0), (5.0, 0)])
+@pytest.mark.parametrize(("seconds", "ahead"), [(0.0, 64), (0.01, 19), (0.04, 4), (0.21, 0), (5.0, 0)])
 def test_no_more_is_taken_ahead_than_runs_in_a_moment(seconds: float, ahead: int) -> None:
     pace = Prefetch(2)
     runs(pace, 500, seconds)

@@ -75,7 +75,7 @@ def test_a_process_ends_with_its_parent_however_that_ends() -> None:
     def gone() -> bool:
         try:
             return Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             return True
 
     wait_for(gone, 10, "the end of the child")

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from broker.messages.store import Kind, Result, Results, Status
+from broker import keys
+from broker.messages.store import Delete, Kind, Result, Results, Status
 from master.index.index import Cursor, Discard, Entry, Index
 from master.index.projection import DISCARD_DELAY_MS, Changes, Projection, cursor_of
 
 NOW = 1_000_000
+A, B, C = (keys.encode(name) for name in "abc")
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ class Feed:
 
     def bytes(self) -> int:
         with self.index.read() as tables:
-            return tables.stored_bytes()
+            return tables.usage().size
 
 
 @pytest.fixture
@@ -64,8 +66,8 @@ def put(seq: int, version: int, key: bytes = b"key", ticket: int = 0, expires: i
     return Result(ticket, Status.DONE, "", seq, Kind.PUT, key, version, NOW, expires, "", b"d" * 32, size, b"abc")
 
 
-def gone(seq: int, version: int, key: bytes = b"key", ticket: int = 0) -> Result:
-    return Result(ticket, Status.DONE, "", seq, Kind.DELETE, key, version, 0, 0, "", b"", 0, None)
+def gone(seq: int, version: int, key: bytes = b"key", ticket: int = 0, purge: bool = False) -> Result:
+    return Delete(ticket, key, version, purge).result(Status.DONE, seq=seq)
 
 
 def epoch(chain: list[tuple[int, str]]) -> Result:
@@ -119,7 +121,7 @@ def test_a_deletion_wins_over_what_it_deleted_in_any_order(feed: Feed, order: tu
     feed.apply(both[order[1]])
     assert feed.index.get(b"key") is None
     with feed.index.read() as tables:
-        assert tables.deletion(b"key") == (20, NOW)
+        assert tables.deletion(b"key") == (20, NOW, 0)
     assert [discard.node for discard in feed.outbox()] == ["n1"]
 
 
@@ -143,11 +145,11 @@ def test_a_failed_command_changes_nothing_and_its_sender_is_told(feed: Feed) -> 
 
 
 def test_a_gap_holds_the_cursor_back_until_it_is_filled(feed: Feed) -> None:
-    feed.apply(message(put(1, 1, b"a"), after=0, upto=1))
-    assert feed.apply(message(put(3, 3, b"c"), after=2, upto=3)).gaps == {"n1"}
+    feed.apply(message(put(1, 1, A), after=0, upto=1))
+    assert feed.apply(message(put(3, 3, C), after=2, upto=3)).gaps == {"n1"}
     assert feed.cursor().seq == 1
-    assert feed.index.get(b"c") is not None
-    assert not feed.apply(message(put(2, 2, b"b"), after=1, upto=2)).gaps
+    assert feed.index.get(C) is not None
+    assert not feed.apply(message(put(2, 2, B), after=1, upto=2)).gaps
     assert feed.cursor().seq == 3
 
 
@@ -211,16 +213,16 @@ def test_a_node_started_twice_unseen_goes_on(feed: Feed) -> None:
 def test_another_log_is_applied_from_its_beginning_and_what_it_lacks_is_removed(
     feed: Feed, chain: list[tuple[int, str]]
 ) -> None:
-    feed.apply(message(epoch([(1, "e1")]), put(2, 10, b"a"), put(3, 11, b"b"), after=0, upto=3))
-    feed.apply(message(put(1, 12, b"c"), node="n2", after=0, upto=1))
+    feed.apply(message(epoch([(1, "e1")]), put(2, 10, A), put(3, 11, B), after=0, upto=3))
+    feed.apply(message(put(1, 12, C), node="n2", after=0, upto=1))
     feed.apply(message(epoch(chain), after=chain[-1][0] - 1, upto=chain[-1][0]))
     assert feed.cursor().prune
     assert feed.cursor().generation == 2
-    feed.apply(message(put(2, 10, b"a"), after=0, upto=9, request="r", last=True))
+    feed.apply(message(put(2, 10, A), after=0, upto=9, request="r", last=True))
     assert feed.prune() == 1
-    assert feed.index.get(b"a") is not None
-    assert feed.index.get(b"b") is None
-    assert feed.index.get(b"c") is not None
+    assert feed.index.get(A) is not None
+    assert feed.index.get(B) is None
+    assert feed.index.get(C) is not None
     assert not feed.cursor().prune
     assert feed.bytes() == 6
 
@@ -231,22 +233,22 @@ def test_a_replay_is_no_news(feed: Feed) -> None:
 
 def test_a_restore_that_was_asked_for_lacks_no_key_meanwhile(feed: Feed) -> None:
     # Given a log of which all is applied
-    feed.apply(message(epoch([(1, "e1")]), put(2, 10, b"a"), put(3, 11, b"b"), after=0, upto=3))
+    feed.apply(message(epoch([(1, "e1")]), put(2, 10, A), put(3, 11, B), after=0, upto=3))
     # When it is applied again, and meanwhile something is stored
     with feed.index.write() as tables:
         cursor = feed.projection.reset_cursor(tables, "n1", same_log=True)
     assert (cursor.seq, cursor.complete_to, cursor.prune) == (0, 3, True)
-    feed.apply(message(put(4, 12, b"c"), after=3, upto=4))
+    feed.apply(message(put(4, 12, C), after=3, upto=4))
     # Then the cursor says up to where the index knows every key, and these are there
     assert (feed.cursor().seq, feed.cursor().complete_to) == (0, 4)
-    assert all(feed.index.get(key) for key in (b"a", b"b", b"c"))
-    feed.apply(message(epoch([(1, "e1")]), put(2, 10, b"a"), put(3, 11, b"b"), after=0, upto=4, request="r", last=True))
+    assert all(feed.index.get(key) for key in (A, B, C))
+    feed.apply(message(epoch([(1, "e1")]), put(2, 10, A), put(3, 11, B), after=0, upto=4, request="r", last=True))
     assert feed.prune() == 0
     assert feed.cursor() == Cursor(4, 2, ((1, "e1"),), False, 0)
 
 
 def test_a_log_that_breaks_off_during_a_restore_is_another_one(feed: Feed) -> None:
-    feed.apply(message(epoch([(1, "e1")]), put(2, 10, b"a"), put(3, 11, b"b"), after=0, upto=3))
+    feed.apply(message(epoch([(1, "e1")]), put(2, 10, A), put(3, 11, B), after=0, upto=3))
     with feed.index.write() as tables:
         feed.projection.reset_cursor(tables, "n1", same_log=True)
     feed.apply(message(epoch([(1, "e1"), (2, "e9")]), after=1, upto=2))
@@ -263,14 +265,45 @@ def test_a_version_from_beyond_the_horizon_that_an_index_has_already_stands_in_n
     feed.apply(message(poison, node="n2", after=0, upto=1))
     assert feed.apply(message(put(1, 10, ticket=7), after=0, upto=1)).outcomes == {"w": [(7, Status.DONE, "")]}
     assert (entry(feed.index).version, entry(feed.index).node) == (10, "n1")
-    feed.apply(message(put(2, FUTURE, b"other"), node="n2", after=1, upto=2))
-    assert feed.apply(message(gone(2, 11, b"other", ticket=8), after=1, upto=2)).outcomes == {
+    feed.apply(message(put(2, FUTURE, keys.encode("other")), node="n2", after=1, upto=2))
+    assert feed.apply(message(gone(2, 11, keys.encode("other"), ticket=8), after=1, upto=2)).outcomes == {
         "w": [(8, Status.DONE, "")]
     }
-    assert feed.index.get(b"other") is None
+    assert feed.index.get(keys.encode("other")) is None
 
 
-def test_the_bytes_of_an_index_can_always_be_kept(feed: Feed) -> None:
+def test_the_bytes_of_an_index_are_exact_however_many_they_are(feed: Feed) -> None:
     for number in range(1, 5):
         feed.apply(message(put(number, number, b"k%d" % number, size=(1 << 63) - 1), after=number - 1, upto=number))
+    assert feed.bytes() == 4 * ((1 << 63) - 1)
+    feed.apply(message(*(gone(4 + number, 4 + number, b"k%d" % number) for number in (1, 2, 3)), after=4, upto=7))
     assert feed.bytes() == (1 << 63) - 1
+
+
+def test_a_node_with_a_backup_from_before_a_purge_hears_of_the_purge(feed: Feed) -> None:
+    feed.apply(message(put(1, 10), gone(2, 20, purge=True), after=0, upto=2))
+    with feed.index.read() as tables:
+        assert tables.deletion(b"key") == (20, NOW, 20)
+    # A backup with the value comes back: the node forgets it for good
+    feed.apply(message(put(1, 10), after=0, upto=1, request="r"))
+    assert feed.outbox() == [Discard("n1", b"key", 10, True)]
+    # And one with the value deleted, and held
+    feed.apply(message(gone(2, 15), node="n2", after=0, upto=2, request="r"))
+    assert Discard("n2", b"key", 20, True) in feed.outbox()
+    # Both at once
+    feed.apply(message(gone(2, 16), node="n3", after=0, upto=2, request="r"))
+    assert {discard.node for discard in feed.outbox()} == {"n1", "n2", "n3"}
+    # What they write then is no news
+    before = feed.outbox()
+    for node in ("n1", "n2", "n3"):
+        feed.apply(message(gone(3, 20, purge=True), node=node, after=2, upto=3))
+    assert feed.outbox() == before
+
+
+def test_a_key_that_was_purged_and_stored_and_deleted_again_stays_purged_below(feed: Feed) -> None:
+    feed.apply(message(gone(1, 20, purge=True), put(2, 30), gone(3, 40), after=0, upto=3))
+    with feed.index.read() as tables:
+        assert tables.deletion(b"key") == (40, NOW, 20)
+    feed.apply(message(put(1, 10), node="n2", after=0, upto=1, request="r"))
+    feed.apply(message(put(2, 30), node="n3", after=0, upto=2, request="r"))
+    assert set(feed.outbox()) == {Discard("n2", b"key", 10, True), Discard("n3", b"key", 30, False)}

@@ -47,7 +47,7 @@ def nodes() -> StandInNodes:
 
 @pytest.fixture
 def redirects(nodes: StandInNodes) -> Redirects:
-    return Redirects(nodes, SECRET, MASTER)  # type: ignore[arg-type]
+    return Redirects(nodes, SECRET, f"http://{MASTER}")  # type: ignore[arg-type]
 
 
 def verified(url: str, method: str, path: str, now: float) -> dict[str, str]:
@@ -60,7 +60,10 @@ def verified(url: str, method: str, path: str, now: float) -> dict[str, str]:
 def test_a_read_goes_to_the_node_of_the_value_and_knows_the_way_back(redirects: Redirects) -> None:
     url = redirects.read(KEY, "two")
     assert url.startswith("http://two:2/get_key/a%20b/c%2Bd.txt?")
-    assert verified(url, "GET", "/get_key/", time.time() + READ_SECS - 1) == {signing.MASTER: MASTER}
+    assert verified(url, "GET", "/get_key/", time.time() + READ_SECS - 1) == {
+        signing.MASTER: MASTER,
+        signing.NODE: "two",
+    }
 
 
 def test_a_read_from_a_node_that_is_not_heard_from_is_for_later(redirects: Redirects, nodes: StandInNodes) -> None:
@@ -74,7 +77,7 @@ def test_an_upload_is_signed_with_what_it_permits(redirects: Redirects) -> None:
     permit = UploadPermit(MASTER, 5_000, True, 7, '"x"')
     place = redirects.upload(KEY, permit, 7)
     signed = verified(place.url, "PUT", "/add_key/", time.time() + UPLOAD_SECS - 1)
-    assert UploadPermit.read(signed) == permit
+    assert UploadPermit.read(signed) == permit._replace(node=place.node)
     assert place.url.startswith(f"http://{place.node}:")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from broker import keys
 from broker.errors import LinkDown
 from broker.messages.store import Heartbeat, Kind, Replay, Result, Results, Status
 from broker.refusals import Conflict
@@ -55,13 +56,13 @@ class Desk:
         self.replays.observe([], {node: beat}, set())
 
     def results(
-        self, node: str, *keys: bytes, after: int = 0, end: int = 0, request: str = "", epoch: str = "e1"
+        self, node: str, *names: bytes, after: int = 0, end: int = 0, request: str = "", epoch: str = "e1"
     ) -> None:
         """A stretch of a log: its epoch, and a value for each key."""
         items = [Result.of_epochs([(1, epoch)])]
         items += [
-            Result(0, Status.DONE, "", after + place, Kind.PUT, key, 10, 1, 0, "", b"d" * 32, 1, b"x")
-            for place, key in enumerate(keys, 2 if after == 0 else 1)
+            Result(0, Status.DONE, "", after + place, Kind.PUT, encoded(name), 10, 1, 0, "", b"d" * 32, 1, b"x")
+            for place, name in enumerate(names, 2 if after == 0 else 1)
         ]
         upto = items[-1].seq
         message = Results(node, "", request, after, upto, end or upto, bool(request), items)
@@ -69,18 +70,22 @@ class Desk:
             applied = self.projection.apply(tables, [message], NOW)
         self.replays.observe([message], {}, applied.gaps)
 
-    def answer(self, *keys: bytes) -> None:
+    def answer(self, *names: bytes) -> None:
         """The node that was asked last sends its log."""
         node, request = self.link.asked[-1]
-        self.results(node, *keys, after=request.after, request=request.request)
+        self.results(node, *names, after=request.after, request=request.request)
 
     @property
     def incomplete(self) -> list[str] | None:
         with self.index.read() as tables:
             return tables.incomplete()
 
-    def known(self, key: bytes) -> bool:
-        return self.index.get(key) is not None
+    def known(self, name: bytes) -> bool:
+        return self.index.get(encoded(name)) is not None
+
+
+def encoded(name: bytes) -> bytes:
+    return keys.encode(name.decode())
 
 
 @pytest.fixture
@@ -320,3 +325,26 @@ def test_keys_that_a_log_lost_are_removed_some_at_a_time(desk: Desk, monkeypatch
         cursor = tables.cursor("a")
     assert cursor is not None
     assert not cursor.prune
+
+
+def test_a_node_whose_keys_were_lacking_lacks_them_until_a_new_controller_has_heard_it(desk: Desk) -> None:
+    # Given an index that may lack keys of two nodes, of one of whose logs it knows a part
+    desk.results("n1", b"a")
+    with desk.index.write() as tables:
+        tables.set_incomplete(["n1", "n2"])
+    # When a controller starts and hears another node, then the first one, which has written more since
+    desk.begin()
+    desk.beat("n3", 1, "e3")
+    assert desk.incomplete == ["n1", "n2"]
+    desk.beat("n1", 3)
+    # Then it asks for that at once, and the index lacks keys until it is there
+    assert [(node, request.after) for node, request in desk.link.asked if node == "n1"] == [("n1", 2)]
+    assert desk.incomplete == ["n1", "n2"]
+    desk.answer(b"b")
+    # And the other one goes on lacking them, whoever starts, until it is heard or forgotten
+    assert desk.incomplete == ["n2"]
+    desk.begin()
+    desk.beat("n1", 3)
+    assert desk.incomplete == ["n2"]
+    desk.replays.forget("n2", entries=False)
+    assert desk.incomplete == []

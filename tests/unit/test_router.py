@@ -12,11 +12,13 @@ import pytest
 
 from broker.errors import InvalidKey
 from broker.http import responses
+from broker.http.browsers import Browsers
 from broker.http.responses import Response
 from broker.http.router import Router
-from broker.refusals import MethodNotAllowed, NotFound, Unavailable
+from broker.refusals import MethodNotAllowed, NotFound, Unauthorized, Unavailable
 from broker.server.client_timeouts import ClientTimeouts
 from broker.server.request import Request
+from master.security.gate import Gate
 from master.web.application import Application
 
 ROUTES = {
@@ -55,10 +57,10 @@ def test_a_path_has_its_own_handler_or_none(method: str, path: str, found: str |
 @pytest.mark.parametrize(
     ("method", "path", "allowed", "shown"),
     [
-        ("PUT", "/get_key/a", "GET, HEAD", "/get_key/…"),
-        ("get", "/get_key/a", "GET, HEAD", "/get_key/…"),
-        ("GET", "/internal/commit/a", "POST", "/internal/commit/…"),
-        ("PUT", "/health", "GET", "/health"),
+        ("PUT", "/get_key/a", "GET, HEAD, OPTIONS", "/get_key/…"),
+        ("get", "/get_key/a", "GET, HEAD, OPTIONS", "/get_key/…"),
+        ("GET", "/internal/commit/a", "OPTIONS, POST", "/internal/commit/…"),
+        ("PUT", "/health", "GET, OPTIONS", "/health"),
     ],
 )
 def test_a_method_that_a_path_has_not_is_refused_with_those_it_has(
@@ -68,8 +70,6 @@ def test_a_method_that_a_path_has_not_is_refused_with_those_it_has(
         Router(ROUTES).handler(path, method)
     assert error.value.headers == [("Allow", allowed)]
     assert str(error.value) == f"{method} is not possible on {shown}; {allowed} is"
-    with pytest.raises(MethodNotAllowed, match="OPTIONS"):
-        Router(ROUTES, listed=("OPTIONS",)).handler(path, method)
 
 
 def test_options_tells_the_methods_of_a_path_and_all_of_one_without_a_route() -> None:
@@ -81,7 +81,7 @@ def test_options_tells_the_methods_of_a_path_and_all_of_one_without_a_route() ->
         ("/nothing", ", ".join(responses.ALL_METHODS)),
         ("*", ", ".join(responses.ALL_METHODS)),
     ):
-        assert dict(router.options(path, "").headers)["Allow"] == allowed
+        assert dict(router.options(path, page=False).headers)["Allow"] == allowed
 
 
 class Headers(list[tuple[str, str]]):
@@ -101,23 +101,35 @@ class Site:
         self.handled: list[Request] = []
         self.error: Exception | None = None
         router = Router({"/get_key/": {"GET": self.handle, "HEAD": self.handle}, "/slow/": {"GET": self.handle_later}})
-        self.application = Application(router, self.flask, Mock(), ClientTimeouts(5, 1), "*")  # type: ignore[arg-type]
+        self.gate = Mock(spec=Gate)
+        self.application = Application(
+            router,
+            self.flask,  # type: ignore[arg-type]
+            Mock(),
+            ClientTimeouts(5, 1),
+            browsers=Browsers(["*"], []),
+            gate=self.gate,
+            audit=None,
+            page_of_error=lambda _error, _environ: None,
+            on_loop=lambda _loop: None,
+        )
 
     def handle(self, request: Request) -> Response:
         self.handled.append(request)
         if self.error:
             raise self.error
-        return responses.make(200, None, "hot", [], "*")
+        return responses.make_plain(200, None, "hot", [])
 
     async def handle_later(self, request: Request) -> Response:
         return self.handle(request)
 
     def flask(self, _request: Request) -> Response:
-        return responses.make(200, None, "flask", [], "*")
+        return responses.make_plain(200, None, "flask", [])
 
     def ask(self, method: str, path: str, *headers: tuple[str, str]) -> tuple[int, dict[str, str], bytes]:
         scope = SimpleNamespace(method=method, path=path, headers=Headers(headers))
         scope.http_version, scope.query_string, scope.client, scope.server = "1.1", "", "127.0.0.1:5", "127.0.0.1:6"
+        scope.scheme = "http"
         protocol = Mock()
         asyncio.run(self.application.__rsgi__(scope, protocol))  # type: ignore[arg-type]
         ((status, said, body),) = [call.args for call in protocol.response_bytes.call_args_list]
@@ -163,6 +175,16 @@ def test_an_error_of_a_head_has_no_body() -> None:
     status, said, body = site.ask("HEAD", "/get_key/a")
     assert (status, body) == (404, b"")
     assert int(said["Content-Length"]) > 0
+
+
+@pytest.mark.parametrize("path", ["/get_key/a", "/keys", "/nothing"])
+def test_a_request_that_is_not_let_in_reaches_no_handler(path: str) -> None:
+    site = Site()
+    site.gate.admit.side_effect = Unauthorized("no token was received")
+    status, said, body = site.ask("GET", path)
+    assert (status, json.loads(body)["msg"], site.handled) == (401, "no token was received", [])
+    assert said["WWW-Authenticate"] == 'Bearer realm="pulzar", Basic realm="pulzar"'
+    assert said["X-Content-Type-Options"] == "nosniff"
 
 
 def test_a_request_with_bad_headers_reaches_no_handler() -> None:

@@ -283,12 +283,16 @@ def test_a_directory_that_can_not_be_used_and_tokens_that_are_none(node: Node, t
 def test_a_run_for_which_there_is_no_process_or_no_descriptor_fails(node: Node, tmp_path: Path) -> None:
     # Given a zygote that can't fork
     ours, theirs = socket.socketpair()
-    options = ZygoteOptions(theirs.fileno(), "a" * 64, str(tmp_path), str(node.scripts), 2, 100, 1000)
-    code = "import os; from node.runs import zygote\ndef fork(): raise BlockingIOError(11, 'No room')\nos.fork = fork\nzygote.main()"
+    directory = tmp_path / "zygote"
+    directory.mkdir()
+    options = ZygoteOptions(theirs.fileno(), "a" * 64, str(directory), str(node.scripts), 2, 100, 1000)
+    code = "from node.runs import processes, zygote\ndef fork(_): raise BlockingIOError(11, 'No room')\n"
+    code += "processes.fork = fork\nzygote.main()"
     command = [sys.executable, "-c", code, json.dumps(options)]
     with subprocess.Popen(command, cwd=ROOT, pass_fds=(theirs.fileno(),)) as zygote:
         theirs.close()
         frames = Frames(ours)
+        assert frames.receive() == [[[], "", False]]  # there is no fence
         for token in ("1", "2"):
             frames.send([RUN, RunOrder(token, 1, 1, "test/noop", b"{}", "", "", 0)], os.pipe2(os.O_CLOEXEC))
             # Then it says so and goes on
@@ -353,6 +357,7 @@ def test_where_marks_can_not_be_set_sessions_and_environments_tell(node: Node) -
         assert len(daemons) <= 1
         for pid in daemons:
             os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not family(node), what="its end")
     finally:
         agent.kill()
         agent.wait()

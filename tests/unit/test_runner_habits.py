@@ -426,3 +426,17 @@ def test_an_interrupt_is_an_exception(node: Node) -> None:
 def test_builtins_are_a_module(node: Node) -> None:
     text = "assert __builtins__.len([1]) == 1 and hasattr(__builtins__, 'print')\nprint(__spec__.name, __spec__.origin)"
     assert node.execute(text).log.decode() == f"job_scripts.test.script {node.scripts}/test/script.py\n"
+
+
+def test_a_process_is_right_about_itself_and_ends_what_the_script_logs(node: Node) -> None:
+    text = """
+        import logging, logging.handlers, os, random, sys, threading
+        print(threading.main_thread().native_id == threading.get_native_id() == os.getpid())
+        print(random.random(), flush=True)
+        collecting = logging.handlers.MemoryHandler(100, target=logging.StreamHandler(sys.stdout))
+        logging.getLogger().addHandler(collecting)
+        logging.warning("written at the end")
+    """
+    logs = [node.execute(text).log.decode().splitlines() for _ in range(3)]
+    assert [[log[0], *log[2:]] for log in logs] == 3 * [["True", "written at the end"]]
+    assert len({log[1] for log in logs}) == 3

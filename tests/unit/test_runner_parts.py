@@ -256,7 +256,9 @@ def test_the_zygote_loads_few_modules_of_ours() -> None:
         "surroundings",
     ]
     assert ours == {
-        *("node", "node.runs", "jobs"),
+        *("node", "node.runs", "node.runs.fence", "node.runs.zygotes", "jobs"),
+        *("node.runs.zygotes.fresh", "node.runs.zygotes.workers"),
+        *(f"node.runs.fence.{name}" for name in ("groups", "kernel", "options", "quota", "view")),
         *(f"node.runs.{name}" for name in runs),
         *(f"jobs.{name}" for name in scripts),
     }

@@ -485,8 +485,9 @@ def test_progress_and_log_are_told_while_it_runs_but_not_too_often(node: Node) -
             done += 1
             run.progress(done, 10 ** 9, f"step {done}")
             print(done)
+            time.sleep(0.0001)  # what is told must not pile up where the machine has much to do
         run.progress(10 ** 9, 10 ** 9, "all")
-        time.sleep(1.2)
+        time.sleep(2)
     """
     outcome = node.execute(text)
     told = node.progress

@@ -181,7 +181,9 @@ def test_a_log_in_any_pieces_is_without_our_frames() -> None:
     ],
 )
 def test_whatever_else_is_in_a_log_stays_there(text: bytes) -> None:
-    for size in (1, 5, 1 << 16):
+    for size in (1, 5, 1000, 1 << 16):
+        if len(text) > 1000 * size:
+            continue
         trim = Trim()
         pieces = [trim.feed(text[start : start + size]) for start in range(0, len(text), size)]
         assert b"".join(pieces) + trim.end() == text

@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 
 from broker.messages.jobs import Options, Order
-from broker.messages.runs import RunState
+from broker.messages.runs import NodeCatalog, RunState
+from broker.refusals import Conflict, NotFound, Unavailable
 from master.index.environment import stamped
+from master.jobs.capacity import Capacity, CapacityLimits
 from master.jobs.ledger import Ledger
-from master.jobs.model import Rhythm, Schedule, ScheduleState
+from master.jobs.model import MAX_GAPS, Gap, Rhythm, Schedule, ScheduleState
 from master.jobs.rows import List
 from master.jobs.timers import MOST
+from master.jobs.transitions import NewJob
 from tests.unit.desk import NOW, Desk, published
 
 # Every row of a ledger at commit 327db85: table, key and value.
@@ -255,6 +258,7 @@ def test_schedules_of_a_ledger_without_their_timers_are_taken_over_at_the_start(
     with ledger.write() as tables:
         for table, key, value in OLD_ROWS:
             tables._put(table, bytes.fromhex(key), bytes.fromhex(value))
+        tables._delete("meta", b"format")
     ledger.close()
     # When this version opens it
     desk = Desk(tmp_path)
@@ -284,3 +288,121 @@ def test_the_zone_of_the_machine_does_not_matter(desk: Desk, zone: str, monkeypa
     finally:
         time.tzset()
     assert times == [begun + half * 30 * MINUTE for half in range(1, 49)]
+
+
+def test_a_paused_schedule_does_nothing_until_it_goes_on_in_its_rhythm(desk: Desk) -> None:
+    number = add(desk)
+    for _ in range(2):
+        assert "paused" in desk.write(lambda tables: desk.schedules.pause(tables, row(desk, number)))
+    assert row(desk, number).state is ScheduleState.PAUSED
+    assert desk.keys("due") == []
+    assert desk.read(lambda view: list(view.listed(List.SCHEDULED))) == [number]  # and not one to forget
+    assert desk.keys("closed") == []
+    desk.restart()
+    assert launches(desk, 17 * MINUTE, step=MINUTE) == []
+    for _ in range(2):
+        desk.write(lambda tables: desk.schedules.resume(tables, row(desk, number), desk.now))
+    desk.restart()
+    assert launches(desk, 31 * MINUTE, step=MINUTE) == [turn * 5 * MINUTE for turn in (4, 5, 6)]
+    assert (row(desk, number).missed, row(desk, number).gaps) == (0, ())
+
+
+def test_a_paused_schedule_that_runs_once_runs_when_it_goes_on_after_its_time(desk: Desk) -> None:
+    early, late = (add(desk, Rhythm("minutes", 10, False), number=one) for one in (1, 2))
+    for number in (early, late):
+        desk.write(lambda tables, number=number: desk.schedules.pause(tables, row(desk, number)))  # type: ignore[misc]
+    desk.now += 3 * MINUTE
+    desk.write(lambda tables: desk.schedules.resume(tables, row(desk, early), desk.now))
+    assert row(desk, early).next == NOW + 10 * MINUTE
+    desk.now += 30 * MINUTE
+    assert len(published(desk.tick())) == 1
+    desk.write(lambda tables: desk.schedules.resume(tables, row(desk, late), desk.now))
+    assert len(published(desk.tick())) == 1
+    assert row(desk, late).state is ScheduleState.ENDED
+
+
+def run_now(desk: Desk, number: int, unique: str = "") -> NewJob:
+    return desk.write(lambda tables: desk.schedules.run(tables, row(desk, number), unique, desk.now))
+
+
+def test_the_token_of_an_execution_is_none_of_another_schedule_or_launch(desk: Desk) -> None:
+    # Given two schedules of the same script and arguments
+    desk.write(lambda tables: tables.save_catalog(NodeCatalog("n1", "d", [{"path": "example/job"}])))
+    first, second = add(desk, n=1), add(desk, n=1)
+    made = run_now(desk, first, "today")
+    finish_all(desk)
+    # Then a client that runs both with one token is told that the second one did not run
+    with pytest.raises(Conflict, match=f"belongs to job {made.id}.* schedule {first} instead of schedule {second}"):
+        run_now(desk, second, "today")
+    with pytest.raises(Conflict, match=f"schedule {first} instead of no schedule"):
+        desk.launch(Order("example/job", {"n": 1}, Options(unique="today")))
+    assert run_now(desk, first, "today").id == made.id
+
+
+def test_an_execution_now_is_one_more_and_happens_once_for_its_token(desk: Desk) -> None:
+    desk.write(lambda tables: tables.save_catalog(NodeCatalog("n1", "d", [{"path": "example/job"}])))
+    number = add(desk, n=1)
+    desk.write(lambda tables: desk.schedules.pause(tables, row(desk, number)))  # it may be paused
+    first = run_now(desk, number, "once")
+    assert [job for job, _, _ in published(first.effects)] == [first.id]
+    # A client that has got no reply asks again, also after the controller was killed
+    desk.restart()
+    assert run_now(desk, number, "once") == (first.id, [])
+    job = desk.job(first.id)
+    assert (job.schedule, job.source, job.arguments, row(desk, number).executions) == (number, "schedule", '{"n":1}', 1)
+    with pytest.raises(Conflict, match=f"the last execution of schedule {number}, job {first.id}, is not over"):
+        run_now(desk, number, "twice")
+    finish_all(desk)
+    second = run_now(desk, number, "twice")
+    assert second.id != first.id
+    assert row(desk, number).last == second.id
+    assert desk.read(lambda view: list(view.executions(List.ALL, number))) == [second.id, first.id]
+
+
+def test_an_execution_now_is_refused_without_a_node_and_without_room(desk: Desk) -> None:
+    number = add(desk)
+    with pytest.raises(NotFound, match="no node has the script"):
+        run_now(desk, number)
+    desk.write(lambda tables: tables.save_catalog(NodeCatalog("n1", "d", [{"path": "example/job"}])))
+    desk.capacity = Capacity(CapacityLimits(jobs=0))
+    desk.restart()
+    with pytest.raises(Unavailable, match="max_pending"):
+        run_now(desk, number)
+    assert row(desk, number).executions == 0
+
+
+def test_what_downtime_and_overlap_left_out_is_known(desk: Desk) -> None:
+    number = add(desk)
+    desk.now = NOW + 33 * MINUTE
+    assert len(published(desk.tick())) == 1
+    made = row(desk, number)
+    assert (made.missed, made.gaps) == (5, ((NOW + 5 * MINUTE, 5, "missed"),))
+    desk.now = NOW + 35 * MINUTE
+    assert desk.tick() == []
+    assert row(desk, number).gaps[1:] == ((NOW + 35 * MINUTE, 1, "overlap"),)
+    for turn in range(8, 40):
+        desk.now = NOW + turn * 5 * MINUTE
+        desk.tick()
+    made = row(desk, number)
+    assert (made.missed, made.skipped, len(made.gaps)) == (5, 33, MAX_GAPS)
+    assert isinstance(made.gaps[-1], Gap)
+
+
+def test_cron_is_meant_in_its_zone_and_keeps_its_hour_when_clocks_are_set(desk: Desk) -> None:
+    # The day before New York puts its clocks back
+    desk.now = int(datetime(2023, 11, 4, tzinfo=UTC).timestamp() * 1000)
+    begun = desk.now - NOW
+    number = add(desk, Rhythm("cron", 0, True, "30 8 * * *", "America/New_York"))
+    # 12:30 UTC, and 13:30 UTC from the next day on
+    hours = [(time - begun) / HOUR for time in launches(desk, begun + 72 * HOUR, step=5 * MINUTE)]
+    assert hours == [12.5, 37.5, 61.5]
+    assert (row(desk, number).cron, row(desk, number).zone) == ("30 8 * * *", "America/New_York")
+    # Nobody was there for two days
+    desk.now = NOW + begun + 132 * HOUR
+    assert len(published(desk.tick())) == 1
+    assert row(desk, number).missed == 1
+    # And the clock went back
+    desk.now = NOW + begun + 20 * HOUR
+    desk.restart()
+    desk.tick()
+    assert row(desk, number).next == NOW + begun + int(37.5 * HOUR)

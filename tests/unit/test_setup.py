@@ -50,6 +50,20 @@ def test_what_extensions_need_is_installed_when_it_is_missing(checkout: Path, pr
     assert done.stdout == f"pip: requirements.txt\npip: requirements-extensions.txt\n{installed}"
 
 
+@pytest.mark.parametrize(
+    ("kind", "installed"),
+    [("", ""), ("directory", ""), ("sftp", "rclone"), ("s3", "rclone"), ("rclone", "rclone"), ("restic", "restic")],
+)
+def test_what_the_target_of_backups_needs_is_installed_when_it_is_missing(
+    checkout: Path, kind: str, installed: str
+) -> None:
+    for programs, said in (("", f"apt: ops/packages.sh {installed}\n" if installed else ""), (installed, "")):
+        script = SCRIPT.format(programs=programs, wanted="", can="true").partition("setup requirements")[0]
+        script += f"install_backup '{kind}'\n"
+        done = subprocess.run(["bash", "-c", script], cwd=checkout, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, said), done.stderr
+
+
 def test_without_extensions_nothing_of_theirs_is_installed(checkout: Path) -> None:
     done = setup(checkout, "apt-get", wanted="")
     assert (done.returncode, done.stdout) == (0, "pip: requirements.txt\n")
@@ -87,3 +101,13 @@ def test_the_libraries_are_pinned() -> None:
         "pytesseract",
     }
     assert all(re.fullmatch(r"[A-Za-z0-9-]+==[0-9.]+", line) for line in packages)
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_the_help_of_ops_test_needs_nothing_to_be_installed(checkout: Path, flag: str) -> None:
+    script = shutil.copy(ROOT / "ops" / "test", checkout / "ops")
+    done = subprocess.run([script, flag], capture_output=True, text=True, check=True)
+    for option in ("--quick", "--random", "--broker", "the arguments go to pytest"):
+        assert option in done.stdout
+    assert not {"set -", "#"} & set(done.stdout.split())
+    assert [path.name for path in checkout.iterdir()] == ["ops"]

@@ -36,7 +36,7 @@ def test_the_masters_address_stands_first_and_readable() -> None:
 
 
 @given(
-    st.dictionaries(st.text(max_size=20).filter(lambda name: name != "until"), st.text(max_size=20)),
+    st.dictionaries(st.text(max_size=20).filter(lambda name: name not in ("until", "kid")), st.text(max_size=20)),
     st.text(min_size=1, max_size=20),
 )
 def test_parameters_of_any_text_survive(fields: dict[str, str], key: str) -> None:
@@ -102,6 +102,7 @@ def test_every_change_is_noticed(query: str) -> None:
 
 def by_hand(query: str, method: str = "PUT") -> str:
     """A query that this cluster signed, though `sign` never makes it so."""
+    query = f"kid={signing.key_id(SECRET)}&{query}"
     digest = hmac.digest(SECRET, f"url\n{method}\n{KEY}\n{query}".encode(), "sha256").hex()[:32]
     return f"{query}&signature={digest}"
 
@@ -143,6 +144,32 @@ def test_it_is_for_one_method_one_key_and_one_cluster() -> None:
     for change in ({"method": "GET"}, {"key": KEY + "x"}, {"key": "folder/a b c%.txt"}, {"secret": b"t" * 32}):
         with pytest.raises(BadSignature, match="changed"):
             verify(query, **change)  # type: ignore[arg-type]
+
+
+def test_it_says_which_secret_signed_it_and_an_unknown_one_is_named() -> None:
+    query = signing.sign(SECRET, "PUT", KEY, FIELDS, UNTIL)
+    mine, theirs = signing.key_id(SECRET), signing.key_id(b"t" * 32)
+    assert f"&kid={mine}&until={UNTIL}&signature=" in query
+    assert signing.verify((b"t" * 32, SECRET), "PUT", KEY, query, NOW) == FIELDS
+    with pytest.raises(BadSignature, match=rf"secret '{mine}', which is not known here \({theirs} is\)"):
+        verify(query, secret=b"t" * 32)
+    # Whoever names another secret that is known does not get in by it
+    with pytest.raises(BadSignature, match="changed"):
+        signing.verify((b"t" * 32, SECRET), "PUT", KEY, query.replace(mine, theirs), NOW)
+    assert mine not in (SECRET.hex()[:8], SECRET[:8].decode())
+
+
+def test_one_for_a_node_is_for_no_other_and_not_for_the_master() -> None:
+    fields = FIELDS | {signing.NODE: "node-1"}
+    query = signing.sign(SECRET, "PUT", KEY, fields, UNTIL)
+    assert signing.verify(SECRET, "PUT", KEY, query, NOW, node="node-1") == fields
+    for other, said in (("node-2", "the node node-2"), (signing.AT_MASTER, "the master"), ("", "the node ")):
+        with pytest.raises(BadSignature, match=f"is for the node node-1, and this is {said}"):
+            signing.verify(SECRET, "PUT", KEY, query, NOW, node=other)
+    with pytest.raises(BadSignature, match="is for no node"):
+        signing.verify(SECRET, "PUT", KEY, signing.sign(SECRET, "PUT", KEY, FIELDS, UNTIL), NOW, node="node-1")
+    with pytest.raises(BadSignature, match="changed"):
+        signing.verify(SECRET, "PUT", KEY, query.replace("node-1", "node-2"), NOW, node="node-2")
 
 
 def test_a_body_is_proved_by_its_signature() -> None:

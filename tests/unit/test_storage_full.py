@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from broker.keys import decode
 from broker.messages.store import Result, Status
 from node.errors import DiskFull
+from node.storage.maintenance import Maintenance
 from node.storage.staging import Staging
 from node.storage.storage import Storage
 from tests.support import wait_for
@@ -54,6 +56,14 @@ def use_up(file: Path) -> None:
     with suppress(OSError), file.open("wb", buffering=0) as opened:
         while True:
             opened.write(bytes(4096))
+
+
+def use_up_to(file: Path, storage: Storage) -> None:
+    """Take all the room above the reserve, and a little more."""
+    space = storage._core.space
+    space.forget()
+    file.write_bytes(bytes(space.free() - space._reserve + 4096))
+    space.forget()
 
 
 @pytest.mark.parametrize("size", [4000, 100_000])
@@ -187,3 +197,158 @@ def test_compaction_works_on_a_disk_that_is_full(disk: Path) -> None:
     assert time.monotonic() - started < 10
     storage.close()
     assert sorted(volume.read(keys)) == sorted(set(keys) - set(gone))
+
+
+# Held values.
+
+
+def overwritten(storage: Storage, count: int, size: int) -> None:
+    """Store and delete values, so that they are held."""
+    for number in range(count):
+        version = 10 * number + 10
+        assert done(storage.apply([store(f"gone{number:04d}", version, secrets.token_bytes(size))]))
+        assert done(storage.apply([delete(f"gone{number:04d}", version + 1)]))
+
+
+def held(storage: Storage) -> dict[str, int]:
+    """The keys of held values, and when they were deleted."""
+    with storage._core.index.snapshot() as view:
+        return {decode(key): row.deleted for key, row in view.held_from("", None) if row.is_value}
+
+
+def newest_are_left(before: dict[str, int], left: dict[str, int]) -> bool:
+    """Whether all that is gone was deleted before all that is left, or in the same millisecond."""
+    return max(before[key] for key in before.keys() - left.keys()) <= min(left.values())
+
+
+@pytest.mark.parametrize("reserve", ["4M", "0"])
+def test_held_files_make_room_before_a_value_is_refused_the_oldest_first(disk: Path, reserve: str) -> None:
+    # Given a disk that is full of current and held values
+    volume = Volume(disk / "data", reserve=reserve, undelete_days=7)
+    storage = volume.open()
+    overwritten(storage, 80, 100_000)
+    before = held(storage)
+    assert len(before) == storage.totals.held_keys == 80
+    # When more is stored than there is room for
+    stored = 0
+    while storage.totals.held_keys > 30:
+        (result,) = storage.apply([store(f"k{stored}", 10_000 + stored, secrets.token_bytes(100_000))])
+        # Then nothing is refused while there are held values
+        assert result.status == Status.DONE, result.reason
+        stored += 1
+        assert stored < 300, "held values make no room"
+    # And those that were deleted first are gone, one by one
+    left = held(storage)
+    assert newest_are_left(before, left)
+    assert len(left) > 20
+    assert storage.totals.held_size == len(left) * 100_000
+    assert len(volume.value_files()) == len(left) + stored
+    # And when there are none, it is
+    count, refusal = fill(storage, 100_000, first=20_000)
+    assert refusal.status == Status.FULL
+    assert storage.totals.held_keys == 0
+    assert storage.totals.keys == stored + count
+    storage.close()
+    assert len(volume.read([f"k{n}" for n in range(stored)])) == stored
+
+
+def test_held_values_in_the_log_make_room_by_compaction(disk: Path) -> None:
+    # Given a disk that is full of held values in the log
+    volume = Volume(disk / "data", reserve="4M", undelete_days=7, segment="1M")
+    storage = volume.open()
+    overwritten(storage, 1000, 4000)
+    used, before = volume.log_bytes(), held(storage)
+    use_up_to(disk / "filler", storage)
+    assert storage.full()
+    assert storage.compact().freed == 0
+    # When the agent looks after it, then some end, and their space comes back
+    storage.make_room()
+    assert 0 < storage.totals.held_keys < 1000
+    storage.compact()
+    wait_for(lambda: not storage.full())
+    assert volume.log_bytes() < used
+    # And no more end than are needed
+    left = storage.totals.held_keys
+    assert left > 300
+    storage.make_room()
+    assert storage.totals.held_keys == left
+    assert newest_are_left(before, held(storage))
+    storage.close()
+
+
+def test_held_files_with_another_name_stay_since_they_would_make_no_room(disk: Path) -> None:
+    # Given held values, some of whose files are linked elsewhere
+    volume = Volume(disk / "data", reserve="4M", undelete_days=7)
+    storage = volume.open()
+    overwritten(storage, 20, 100_000)
+    (disk / "snapshot").mkdir()
+    linked = volume.value_files()[:15]
+    for path in linked:
+        os.link(path, disk / "snapshot" / path.name)
+    use_up_to(disk / "filler", storage)
+    # When there must be room
+    storage.make_room()
+    # Then only the others end
+    assert set(volume.value_files()) == set(linked)
+    assert storage.totals.held_keys == 15
+    storage.close()
+
+
+def test_a_disk_without_any_room_gets_some_from_held_values(disk: Path) -> None:
+    # Given a disk whose last byte is used by others
+    volume = Volume(disk / "data", undelete_days=7)
+    storage = volume.open()
+    overwritten(storage, 30, 100_000)
+    assert done(storage.apply([store("stays", 5, b"here")]))
+    use_up(disk / "filler")
+    # When values are stored and deleted, then held ones make room
+    assert done(storage.apply([store("k", 10_000, secrets.token_bytes(50_000)), delete("stays", 10_001)]))
+    assert 0 < storage.totals.held_keys < 31
+    storage.close()
+    volume.forget_index()
+    # And an index built from the log holds none whose file is gone
+    (disk / "filler").unlink()
+    storage = volume.open()
+    assert len(volume.value_files()) == storage.totals.held_keys  # `k` has one, and `stays`, which is held, has none
+    assert storage.scrub(rate=float("inf")).damages == []
+    storage.close()
+
+
+def test_an_upload_gets_room_from_held_values(disk: Path) -> None:
+    # Given a disk that is full of held values, a data server's staging, and an agent that looks after it
+    volume = Volume(disk / "data", reserve="4M", undelete_days=7)
+    storage = volume.open()
+    overwritten(storage, 180, 100_000)
+    maintenance = Maintenance(storage, volume.config)
+    maintenance.start()
+    staging = Staging(volume.directory, volume.config.volume.reserve, patience=20.0)
+    try:
+        # When an upload begins that there is no room for, of known size or not
+        with staging.create(10 * MIB) as upload:
+            # Then held values make room, and no more than that
+            assert 50 < storage.totals.held_keys < 120
+            upload.write(secrets.token_bytes(10 * MIB))
+            left = storage.totals.held_keys
+            with staging.create() as unknown:
+                unknown.write(secrets.token_bytes(2 * MIB))
+                assert 0 < storage.totals.held_keys < left
+        # And when all of them could not make enough, it is refused, and no request is left
+        with pytest.raises(DiskFull, match="too few"):
+            staging.create(40 * MIB)
+        wait_for(lambda: not list((volume.directory / "tmp").glob("room-*")))
+    finally:
+        maintenance.stop()
+        storage.close()
+
+
+def test_without_an_agent_an_upload_is_refused_after_a_while(disk: Path) -> None:
+    Volume(disk / "data").open().close()
+    staging = Staging(disk / "data", MIB, patience=0.3)
+    started = time.monotonic()
+    with pytest.raises(DiskFull):
+        staging.create(30 * MIB)
+    assert time.monotonic() - started < 10
+    assert not list((disk / "data" / "tmp").iterdir())
+    # And a directory that no agent has made ready is none to ask in
+    with pytest.raises(DiskFull):
+        Staging(disk / "new", MIB, patience=0.3).create(30 * MIB)

@@ -11,8 +11,10 @@ from broker.messages import jobs
 from broker.messages.jobs import Options, Order
 from broker.messages.runs import Claimed, Returned, RunState
 from broker.refusals import Conflict
+from master.jobs import unique_tokens
 from master.jobs.effects import Bury
 from master.jobs.model import Rhythm
+from master.web.jobs.launch_many import MAX_KEY, MOST
 from tests.unit.desk import Desk, published, token, withdrawn
 
 ONCE = Options(unique="once", timeout=5)
@@ -104,3 +106,18 @@ def test_another_job_by_hand_that_is_given_back_is_buried_too(desk: Desk) -> Non
     )
     assert isinstance(buried, Bury)
     assert (buried.order, published([buried])) == (body, [])
+
+
+def test_a_key_of_a_request_stands_for_other_tokens_than_any_job_has(desk: Desk) -> None:
+    # Given a job whose own token looks like the place of a job in a request
+    desk.launch(ORDER._replace(options=Options(unique="orders 0")))
+    # Then a request with that key launches a job of its own, once
+    order = ORDER._replace(options=Options(unique=unique_tokens.of_key("orders", 0)))
+    assert desk.launch(order)[0] == [2]
+    assert desk.launch(order)[0] == [2]
+    # And what it is told of another job in that place is about its key
+    with pytest.raises(Conflict, match=r"^the Idempotency-Key 'orders' belongs to job 2, which has other arguments"):
+        desk.launch(order._replace(arguments={}))
+    # And the longest key makes a token that a message may have
+    token = unique_tokens.of_key("k" * MAX_KEY, MOST - 1)
+    assert jobs.read(jobs.write(ORDER._replace(options=Options(unique=token)))).options.unique == token

@@ -95,6 +95,7 @@ def test_a_call_or_a_reply_that_can_not_be_packed_fails_alone(tmp_path: Path) ->
 
     server = ControllerServer(tmp_path / "socket", on_call)
     worker = ControllerClient(tmp_path / "socket", "worker", lambda _answers: None)
+    worker.start()
     wait_for(lambda: worker.connected)
     # When one of three calls can't be packed, and the reply to another can't
     first = worker.call(Cancel(1))

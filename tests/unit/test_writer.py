@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from broker import keys
 from broker.clock import now_ms
-from broker.messages.store import Delete, Status, Store
-from broker.refusals import Conflict, NoRoom, NotFound, Unavailable
+from broker.messages.store import Delete, Source, Status, Store
+from broker.refusals import ConditionFailed, Conflict, NoRoom, NotFound, Unavailable
 from master.index.index import Deletion, Entry, Index
 from master.store.dispatcher import Failure, Ticket
 from master.store.key_locks import KeyLocks
+from master.store.quotas import Quotas
 from master.store.versions import Versions
-from master.store.writer import Put, StoredValue, Writer
+from master.store.writer import Copy, Put, StoredValue, Writer
 
 KEY = keys.encode("key")
+OTHER = keys.encode("other")
+COPY = Copy(KEY, OTHER, lambda entry: None, overwrite=False, expires=None)
 
 
 class FakeNetwork:
@@ -31,6 +35,9 @@ class FakeNetwork:
 
     def awaited(self) -> list[str]:
         return self.lacking
+
+    def names(self) -> list[str]:
+        return self.nodes
 
     def alive(self, node: str) -> bool:
         return node in self.nodes
@@ -47,6 +54,7 @@ class FakeDispatcher:
         self.script: list[Status | Failure | None] = []
         self.sent: list[tuple[str, Store | Delete]] = []
         self.forgotten: list[tuple[str, int]] = []
+        self.purged: list[bool] = []  # for each of these
         self.reason = ""
 
     def send(
@@ -66,30 +74,39 @@ class FakeDispatcher:
     def abandon(self, ticket: Ticket) -> None:
         assert ticket.number == 1
 
-    def forget(self, node: str, _key: bytes, version: int) -> None:
+    def forget(self, node: str, _key: bytes, version: int, *, purge: bool) -> None:
         self.forgotten.append((node, version))
+        self.purged.append(purge)
 
 
 class Bench:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, limits: dict[str, int] | None = None) -> None:
         self.index = Index(directory / "index", 64 << 20, write=True)
         self.network = FakeNetwork()
         self.dispatcher = FakeDispatcher(self.network)
         versions = Versions(directory)
         locks = KeyLocks(directory)
-        self.writer = Writer(self.index, self.network, self.dispatcher, locks, versions, timeout=0.5)  # type: ignore[arg-type]
+        self.quotas = Quotas(self.index, limits or {})
+        parts = self.index, self.network, self.dispatcher, locks, versions
+        self.writer = Writer(*parts, quotas=self.quotas, timeout=0.5)  # type: ignore[arg-type]
 
-    def put(self, overwrite: bool = False) -> StoredValue:
-        put = Put(KEY, 3, b"d" * 32, "", 0, overwrite, lambda entry: None, b"abc")
+    def put(self, overwrite: bool = False, key: bytes = KEY) -> StoredValue:
+        put = Put(key, 3, b"d" * 32, "", 0, overwrite, lambda entry: None, b"abc")
         return asyncio.run(self.writer.put(put))
 
-    def delete(self) -> None:
-        asyncio.run(self.writer.delete(KEY, lambda entry: None))
+    def delete(self, purge: bool = False) -> None:
+        asyncio.run(self.writer.delete(KEY, lambda entry: None, purge=purge))
 
-    def known(self, node: str = "b", version: int = 5, expires: int = 0) -> None:
-        entry = Entry(version, node, 1, 1, 1, expires, 3, "", b"d" * 32, None)
+    def copy(self, **changes: Any) -> tuple[StoredValue, Entry]:
+        return asyncio.run(self.writer.copy(COPY._replace(**changes)))
+
+    def move(self, **changes: Any) -> tuple[StoredValue, Entry]:
+        return asyncio.run(self.writer.move(COPY._replace(**changes)))
+
+    def known(self, node: str = "b", version: int = 5, expires: int = 0, *, key: bytes = KEY, **changes: Any) -> None:
+        entry = Entry(version, node, 1, 1, 1, expires, 3, "", b"d" * 32, None)._replace(**changes)
         with self.index.write() as tables:
-            tables.put_entry(KEY, None, entry)
+            tables.put_entry(key, None, entry)
 
 
 @pytest.fixture
@@ -190,3 +207,127 @@ def test_a_deletion_goes_to_the_node_with_the_value_and_else_to_another(bench: B
     bench.network.nodes = ["a"]
     bench.delete()
     assert bench.dispatcher.sent[-1][0] == "a"
+
+
+def test_a_copy_is_made_on_the_node_of_the_value_and_lives_as_long(bench: Bench) -> None:
+    far = now_ms() + 60_000
+    bench.known("b", version=5, expires=far)
+    stored, source = bench.copy()
+    ((node, command),) = bench.dispatcher.sent
+    assert isinstance(command, Store)
+    assert (node, stored.node, source.version) == ("b", "b", 5)
+    assert command.key == OTHER
+    assert Source.read(command.staged) == Source(KEY, 5)
+    assert (command.value, command.size, command.digest, command.expires) == (None, 3, b"d" * 32, far)
+    assert command.created >= now_ms() - 5_000
+    bench.copy(expires=0)
+    assert bench.dispatcher.sent[-1][1].expires == 0  # type: ignore[union-attr]
+
+
+def test_a_copy_of_what_is_not_there_or_onto_what_is_there_is_refused(bench: Bench) -> None:
+    with pytest.raises(NotFound):
+        bench.copy()
+    bench.known(expires=1)
+    with pytest.raises(NotFound):
+        bench.copy()
+    bench.known()
+    bench.known(key=OTHER, version=7)
+    with pytest.raises(Conflict):
+        bench.copy()
+    with pytest.raises(ConditionFailed):
+        bench.copy(check=_refuse, overwrite=True)
+    assert not bench.dispatcher.sent
+    bench.copy(overwrite=True)
+    assert bench.dispatcher.sent[0][1].version > 7
+
+
+def test_a_source_that_its_node_does_not_have_is_404(bench: Bench) -> None:
+    bench.known()
+    bench.dispatcher.script = [Status.MISSING]
+    with pytest.raises(NotFound, match="version 5 of key is gone"):
+        bench.copy()
+    assert not bench.dispatcher.forgotten
+
+
+def test_a_value_in_the_index_is_copied_without_its_node(bench: Bench) -> None:
+    bench.network.nodes = ["a"]
+    bench.known("b")
+    with pytest.raises(Unavailable, match="node b, which has this value"):
+        bench.copy()
+    bench.known("b", value=b"abc")
+    assert bench.copy()[0].node == "a"
+    assert bench.dispatcher.sent[-1][1].value == b"abc"  # type: ignore[union-attr]
+
+
+def test_a_move_deletes_the_source_for_good_when_the_copy_is_stored(bench: Bench) -> None:
+    bench.known("b")
+    bench.move()
+    (_, copied), (node, deleted) = bench.dispatcher.sent
+    assert copied.key == OTHER
+    assert isinstance(deleted, Delete)
+    assert (node, deleted.key, deleted.purge) == ("b", KEY, True)
+    assert deleted.version > 5
+
+
+def test_a_move_that_was_interrupted_goes_on_where_it_was(bench: Bench) -> None:
+    bench.known("b")
+    # Given that the copy is there, and the source could not be deleted
+    bench.dispatcher.script = [Status.DONE, None, None]
+    with pytest.raises(Unavailable, match=r"under other, and still under key.*repeat"):
+        bench.move()
+    bench.dispatcher.sent.clear()
+    bench.known("b", key=OTHER, version=9, created=2)
+    # When it is called again, then nothing is copied once more
+    assert bench.move()[0].version == 9
+    assert [type(command) for _, command in bench.dispatcher.sent] == [Delete]
+
+
+@pytest.mark.parametrize("other", [{"digest": b"e" * 32}, {"content_type": "text/css"}, {"expires": 1 << 50}])
+def test_a_move_onto_another_value_is_refused(bench: Bench, other: dict[str, Any]) -> None:
+    bench.known("b")
+    bench.known("b", key=OTHER, version=9, created=2, **other)
+    with pytest.raises(Conflict):
+        bench.move()
+    assert not bench.dispatcher.sent
+
+
+def test_what_nobody_was_told_of_is_purged_unless_that_would_purge_what_was_deleted_before(bench: Bench) -> None:
+    bench.dispatcher.script = [None, None]
+    with pytest.raises(Unavailable):
+        bench.put()
+    assert bench.dispatcher.purged == [True, True]
+    with bench.index.write() as tables:
+        tables.set_deletion(KEY, Deletion(5, now_ms()))
+    bench.dispatcher.script = [None, None]
+    with pytest.raises(Unavailable):
+        bench.put()
+    assert bench.dispatcher.purged == [True, True, False, False]
+    # So it is for older versions of a key whose lifetime has ended
+    bench.known(key=OTHER, expires=1)
+    bench.dispatcher.script = [None, None]
+    with pytest.raises(Unavailable):
+        bench.put(key=OTHER)
+    assert bench.dispatcher.purged[4:] == [False, False]
+
+
+def test_a_purge_goes_to_every_node_and_to_a_key_that_is_deleted_already(bench: Bench) -> None:
+    with pytest.raises(NotFound):
+        bench.delete(purge=True)
+    bench.known("b")
+    bench.delete(purge=True)
+    ((node, command),) = bench.dispatcher.sent
+    assert isinstance(command, Delete)
+    assert (node, command.purge) == ("b", True)
+    assert bench.dispatcher.forgotten == [("a", command.version), ("b", command.version)]
+    assert bench.dispatcher.purged == [True, True]
+    with bench.index.write() as tables:
+        tables.drop_entry(KEY, bench.index.get(KEY))  # type: ignore[arg-type]
+        tables.set_deletion(KEY, Deletion(command.version, now_ms()))
+    with pytest.raises(NotFound):
+        bench.delete()
+    bench.delete(purge=True)
+    assert bench.dispatcher.sent[-1][1].version > command.version
+
+
+def _refuse(_entry: Entry | None) -> None:
+    raise ConditionFailed("no")

@@ -52,9 +52,12 @@ class Volume:
     """A data directory and its settings."""
 
     def __init__(self, directory: Path, **values: Any) -> None:
-        """`values` are settings of `[volume]`; small ones here, so that little data makes many files."""
+        """`values` are settings of `[volume]`; small ones here, so that little data makes many files.
+
+        Nothing that is deleted is held, unless they say so.
+        """
         self.directory = directory
-        chosen = {"small": 4096, "segment": 65536, "reserve": 0, "compact_rate": "1G"} | values
+        chosen = {"small": 4096, "segment": 65536, "reserve": 0, "compact_rate": "1G", "undelete_days": 0} | values
         environ = {f"PULZAR_VOLUME_{name.upper()}": str(value) for name, value in chosen.items()}
         environ |= {"PULZAR_VOLUME_DIR": str(directory), "PULZAR_SERVER_CACHED": "65536"}
         environ |= {"PULZAR_GENERAL_TOMBSTONE_DAYS": "1"}
@@ -120,7 +123,7 @@ def read(reader: Reader, key: str) -> bytes | None:
 def figures(storage: Storage) -> list[tuple[object, ...]]:
     """What the index says of the segments and of all; the same for every index of the same log."""
     index = storage._core.index
-    stats = [(n, s.uid, s.size, s.live, s.dead, s.expired, s.tombs) for n, s in sorted(index.stats.items())]
+    stats = [(n, s.uid, s.size, s.live, s.dead, s.expired, s.tombs, s.held) for n, s in sorted(index.stats.items())]
     # The last segment is longer by an epoch's record after every opening.
     return [*stats[:-1], stats[-1][:2] + stats[-1][3:], storage.totals[1:]]
 
@@ -139,9 +142,11 @@ def key_of(version: int, keys: int) -> str:
 
 
 def command_of(version: int, keys: int) -> Store | Delete:
-    """The command of a version: its key is stored or, every fifth time, deleted."""
+    """The command of a version: its key is stored now or, every fifth time, deleted."""
     key = key_of(version, keys)
-    return delete(key, version) if version % 5 == 0 else store(key, version)
+    if version % 5 == 0:
+        return delete(key, version)
+    return store(key, version)._replace(created=time.time_ns() // 1_000_000)
 
 
 def state_at(version: int, keys: int) -> dict[str, bytes]:
@@ -180,6 +185,19 @@ def read_all(directory: Path, keys: int) -> None:
     reader.close()
 
 
+def list_deleted(directory: Path, keys: int) -> None:
+    """List `stay/…`, of which `keys` versions are held, over and over, until standard input ends; prints how often."""
+    reader = Reader(directory, undelete_ms=7 * DAY_MS)
+    count = 0
+    print("ready")
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        found = reader.deleted("stay/", None, 1000).versions
+        assert len(found) == keys, len(found)
+        count += 1
+    print(count)
+    reader.close()
+
+
 def delete_one(directory: Path, number: int, version: int) -> None:
     """Delete `stay/<number>`, and keep the storage open until standard input ends."""
     storage = Storage.open(settings.load(None))
@@ -190,6 +208,6 @@ def delete_one(directory: Path, number: int, version: int) -> None:
 
 
 if __name__ == "__main__":
-    PROGRAMS = {"write": write, "read": read_all, "delete": delete_one}
+    PROGRAMS = {"write": write, "read": read_all, "list": list_deleted, "delete": delete_one}
     name, where, *numbers = sys.argv[1:]
     PROGRAMS[name](Path(where), *map(int, numbers))

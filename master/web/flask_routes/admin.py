@@ -7,8 +7,11 @@ from pathlib import Path
 from flask import Blueprint, Response, request, send_file
 
 from broker import VERSION
+from broker.backups import address
+from broker.http.responses import NO_FRAMES
 from broker.refusals import BadRequest, Conflict, NotFound
-from master.channel import CALL_SECS, Forget, Restore
+from master.backup import overview
+from master.channel import CALL_SECS, Forget, MakeBackups, Restore
 from master.index.index import Cursor
 from master.web.flask_routes.context import Context, context, ko, ok
 from master.web.keys import parameters
@@ -22,14 +25,17 @@ def status() -> Response:
     parts = context()
     stat = parts.index.stat()
     with parts.index.read() as tables:
-        stored_bytes = tables.stored_bytes()
+        usage = tables.usage()
+        beats = [node.heartbeat for node in tables.nodes().values()]
     return ok(
         stat
         | {
             "version": VERSION,
             "uptime": parts.uptime,
-            "keys": stat["entries"],
-            "bytes": stored_bytes,
+            "keys": usage.keys,
+            "bytes": usage.size,
+            "held_keys": sum(beat.held_keys for beat in beats),
+            "held_bytes": sum(beat.held_bytes for beat in beats),
             "broker": {"connected": parts.link.ready, "problem": parts.link.problem},
             "controller": parts.controller.connected,
             "restoring": parts.network.awaited(),
@@ -50,6 +56,7 @@ def network_node(node_id: str) -> Response:
         if row["node"] == node_id:
             if parameters.flag("entries", request.args.get("entries")):
                 row["entries"] = context().index.count_of(node_id)
+            row["backup"] = overview.member(context().settings, node_id)
             return ok(row)
     raise NotFound(f"no node is called {node_id!r}; GET /admin/network lists them")
 
@@ -74,6 +81,38 @@ def forget(node_id: str) -> Response:
     return ok(data, f"node {node_id} is forgotten{left}")
 
 
+@blueprint.get("/admin/backup")
+def backups() -> Response:
+    """Every member's backups, and what is going on."""
+    parts = context()
+    return ok(overview.describe(parts.settings, _names(parts)))
+
+
+@blueprint.post("/admin/backup")
+def back_up() -> Response:
+    """Back up one node (`{"node": "…"}`, `master` for the ledger) or all, to `target` or the one in the settings."""
+    parts = context()
+    body: object = request.get_json(force=True, silent=True) if request.get_data() else {}
+    if not isinstance(body, dict) or set(body) - {"node", "target"} or not _texts(body):
+        raise BadRequest('give {"node": "<its name>", "target": "<where to>"}, each of them or none, as JSON')
+    try:
+        # What its machine alone knows, such as programs that are missing, is told by the backup.
+        address.check(address.chosen(parts.settings.backup, body.get("target")))
+    except address.BadTarget as error:
+        raise BadRequest(f"no backup can go there: {error}") from error
+    call = MakeBackups(body.get("node"), body.get("target") or "")
+    members = parts.controller.call(call).result(CALL_SECS)
+    return ok({"members": members}, "backup started; GET /admin/backup tells how far it is", 202)
+
+
+def _texts(body: dict[object, object]) -> bool:
+    return all(value is None or (isinstance(value, str) and value) for value in body.values())
+
+
+def _names(parts: Context) -> list[str]:
+    return [row["node"] for row in parts.network.describe()]
+
+
 @blueprint.get("/health")
 def health() -> Response:
     """200 when a PUT would be stored, else 503 with the reason. With `?live=1` always 200."""
@@ -86,6 +125,7 @@ def health() -> Response:
         "controller": parts.controller.connected,
         "nodes": sum(row["synch"] for row in parts.network.describe()),
         "restoring": parts.network.awaited(),
+        "warnings": overview.warnings(parts.settings, _names(parts)) + parts.certificate_warnings(),
     }
     if reason and not parameters.flag("live", request.args.get("live")):
         return ko(503, f"not ready: {reason}", data, [("Retry-After", "1")])
@@ -104,7 +144,9 @@ def _objection(parts: Context) -> str:
 @blueprint.get("/openapi.json")
 def openapi() -> Response:
     """The OpenAPI document of this API."""
-    return send_file(Path(__file__).parent / "openapi.json", mimetype="application/json", max_age=300)
+    response = send_file(Path(__file__).parent / "openapi.json", mimetype="application/json", max_age=300)
+    response.headers.extend([NO_FRAMES])
+    return response
 
 
 @blueprint.post("/internal/restore")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
@@ -11,7 +13,17 @@ from broker.refusals import MethodNotAllowed, NotFound, Refused
 from broker.settings import Settings
 from jobs.errors import BadSecrets
 from jobs.secret_file import SecretFile
-from master.web.flask_routes import admin, context, job_admin, key_list
+from master.jobs.routing import loads
+from master.web.flask_routes import (
+    admin,
+    context,
+    dead,
+    job_admin,
+    job_history,
+    schedule_preview,
+    token_admin,
+    verification,
+)
 from master.web.flask_routes.context import Context
 
 log = logs.get(__name__)
@@ -22,22 +34,27 @@ def create_app(parts: Context) -> Flask:
     app = Flask("master", static_folder=None)
     app.url_map.merge_slashes = False  # a redirect to a similar path would not be in the envelope
     app.extensions[context.EXTENSION] = parts
-    secrets = _secrets(parts.settings)
-    app.extensions[job_admin.EXTENSION] = job_admin.JobParts(parts.ledger, parts.job_files.read, secrets)
-    for blueprint in (key_list.blueprint, admin.blueprint, job_admin.blueprint):
-        app.register_blueprint(blueprint)
+    app.extensions[job_admin.EXTENSION] = job_admin.JobParts(
+        parts.ledger,
+        parts.job_files.read,
+        parts.secrets,
+        loads=lambda: loads(parts.network.describe()),
+        data_wait=parts.settings.jobs.data_wait,
+    )
+    for room in (admin, dead, job_admin, job_history, schedule_preview, token_admin, verification):
+        app.register_blueprint(room.blueprint)
     app.register_error_handler(Exception, _failed)
-    origin = parts.settings.server.cors
-
-    @app.after_request
-    def add_headers(response: Response) -> Response:
-        response.headers.extend(responses.cors_headers(origin))
-        return response
-
     return app
 
 
-def _secrets(settings: Settings) -> SecretFile:
+def flask_routes(app: Flask) -> Iterator[tuple[str, str]]:
+    """Methods and paths of the application; HEAD goes where GET does, and OPTIONS nowhere."""
+    for rule in app.url_map.iter_rules():
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
+            yield method, rule.rule
+
+
+def secrets_of(settings: Settings) -> SecretFile:
     """The secrets to mask in arguments: those of this machine, if nodes have the same file here."""
     try:
         return SecretFile(settings.jobs.secrets)
@@ -49,7 +66,7 @@ def _secrets(settings: Settings) -> SecretFile:
 def _failed(error: Exception) -> Response:
     """The response to a request that failed."""
     known = _refused(error) if isinstance(error, HTTPException) else error
-    return context.from_response(responses.from_error(known, request.environ, "master", ()))
+    return context.from_response(responses.from_error(known, request.environ, "master"))
 
 
 def _refused(error: HTTPException) -> Refused:
@@ -57,7 +74,7 @@ def _refused(error: HTTPException) -> Refused:
     if error.code == 404:
         return NotFound(f"no such path: {request.path}; see /openapi.json for those there are")
     if error.code == 405:
-        return MethodNotAllowed(request.method, request.path, getattr(error, "valid_methods", None) or ())
+        return MethodNotAllowed(request.method, request.path, sorted(getattr(error, "valid_methods", None) or ()))
     refused = Refused(error.description or error.name)
     refused.status = error.code or 500
     return refused

@@ -10,6 +10,9 @@ from flask import Response, current_app
 from broker.http import responses
 from broker.link import Link
 from broker.settings import Settings
+from broker.tls import certificates
+from broker.tls.certificates import CertificateEnd
+from jobs.secret_file import SecretFile
 from master.channel import ControllerClient
 from master.cluster.nodes import Nodes
 from master.index.index import Index
@@ -31,6 +34,13 @@ class Context:
     started: float  # seconds since the epoch
     ledger: Ledger
     job_files: JobFiles
+    certificate: CertificateEnd
+    secrets: SecretFile  # hidden in arguments of jobs
+
+    def certificate_warnings(self) -> list[str]:
+        """A sentence for each certificate of master and nodes that ends soon."""
+        ends = {row["node"]: float(row["cert_until"]) for row in self.network.describe()}
+        return certificates.warnings(ends | {"the master": self.certificate.until()}, time.time())
 
     @property
     def uptime(self) -> float:

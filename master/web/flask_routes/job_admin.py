@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
@@ -12,12 +12,15 @@ from broker import integers, masks
 from broker.refusals import BadRequest, NotFound
 from jobs.secret_file import SecretFile
 from master.jobs import script_catalog
+from master.jobs.history import script_runs, wait_reason
 from master.jobs.ledger import Ledger, LedgerView
 from master.jobs.model import Job, Schedule
+from master.jobs.routing import Loads
 from master.jobs.rows import List
 from master.web.flask_routes import job_json
 from master.web.flask_routes.context import ok
 from master.web.flask_routes.job_json import Execution, Files, Read, Row
+from master.web.jobs import own_jobs
 from master.web.keys import parameters
 
 blueprint = Blueprint("jobs_admin", __name__)
@@ -38,11 +41,14 @@ class JobParts(NamedTuple):
     ledger: Ledger  # opened to be read
     read: Read
     secrets: SecretFile = SecretFile("")  # hidden in arguments
+    loads: Callable[[], Loads] = dict  # of the nodes
+    data_wait: float = 0.0  # s, see `master.jobs.routing.Router`
 
 
-def _parts() -> JobParts:
-    parts: JobParts = current_app.extensions[EXTENSION]
-    return parts
+def parts() -> JobParts:
+    """Those of the application that handles this request."""
+    found: JobParts = current_app.extensions[EXTENSION]
+    return found
 
 
 class _Page(NamedTuple):
@@ -65,9 +71,13 @@ def jobs() -> Response:
     if which and which not in _LISTS:
         raise BadRequest(f"list={which[:40]!r} is none of {', '.join(_LISTS)}")
     data: dict[str, list[Row]] = {}
-    with _parts().ledger.read() as view:
+    with parts().ledger.read() as view:
         for name, listed in _LISTS.items():
-            ids = islice(view.listed(listed, page.before), page.limit) if which in ("", name) else ()
+            ids = (
+                islice(own_jobs.listed(view, request.environ, listed, page.before), page.limit)
+                if which in ("", name)
+                else ()
+            )
             data[name] = _schedules(view, ids) if listed is List.SCHEDULED else _jobs(view, ids)
     return ok(data)
 
@@ -75,13 +85,17 @@ def jobs() -> Response:
 @blueprint.get("/admin/jobs/<number>")
 def job(number: str) -> Response:
     """One job with its log and output."""
-    with _parts().ledger.read() as view:
+    with parts().ledger.read() as view:
+        own_jobs.require(view, _id(number), request.environ)
         found, schedule = view.job(_id(number)), view.schedule(_id(number))
         live = view.progress(_id(number))
+        waits = found and wait_reason.of_job(view, found, parts().loads(), parts().data_wait)
+        end = found and script_runs.expected_end(view, found)
     if found:
-        return ok(job_json.detail(_masked(found), live, Files(_parts().read, _url)))
+        shown = job_json.detail(visible(found), live, Files(parts().read, _url))
+        return ok({**shown, "waits": job_json.waits(waits), "expected_end": end / 1000 if end else None})
     if schedule:
-        return ok(job_json.schedule_as_job(_masked(schedule)))
+        return ok(job_json.schedule_as_job(visible(schedule)))
     raise NotFound(f"no job has the id {number}; GET /admin/all_jobs lists those that are kept")
 
 
@@ -89,16 +103,16 @@ def job(number: str) -> Response:
 def all_jobs() -> Response:
     """Jobs of every state, newest first."""
     page = _page()
-    with _parts().ledger.read() as view:
-        return ok([job_json.row(_masked(found)) for found in islice(view.jobs(page.before), page.limit)])
+    with parts().ledger.read() as view:
+        return ok(_jobs(view, islice(own_jobs.listed(view, request.environ, List.ALL, page.before), page.limit)))
 
 
 @blueprint.get("/admin/scheduled_jobs")
 def scheduled_jobs() -> Response:
     """Schedules, newest first, those that have ended too; each with its last execution."""
     page = _page()
-    with _parts().ledger.read() as view:
-        rows = _schedules(view, islice(view.listed(List.SCHEDULES, page.before), page.limit))
+    with parts().ledger.read() as view:
+        rows = _schedules(view, islice(own_jobs.listed(view, request.environ, List.SCHEDULES, page.before), page.limit))
         found = _executions(view, [number for row in rows if isinstance(number := row["last_job"], int)])
     last = {row["job_id"]: row for row in _shown(found)}
     columns = ("exec_id", "log", "output", "datetime")
@@ -109,10 +123,10 @@ def scheduled_jobs() -> Response:
 def scheduled_job(number: str) -> Response:
     """One schedule with its last executions, newest first."""
     page = _page()
-    with _parts().ledger.read() as view:
+    with parts().ledger.read() as view:
         schedule = _schedule(view, number)
         found = _executions(view, islice(view.executions(List.ALL, schedule.id, page.before), page.limit))
-    return ok(job_json.schedule_detail(_masked(schedule), _shown(found)))
+    return ok(job_json.schedule_detail(visible(schedule), _shown(found)))
 
 
 @blueprint.get("/admin/scheduled_jobs/ok", defaults={"outcome": "ok"})
@@ -122,22 +136,31 @@ def scheduled_job(number: str) -> Response:
 def executions(outcome: str, number: str = "") -> Response:
     """Executions that succeeded or failed, of one schedule or of all, newest first."""
     page = _page()
-    with _parts().ledger.read() as view:
-        schedule = _schedule(view, number).id if number else 0
-        found = _executions(view, islice(view.executions(_OUTCOMES[outcome], schedule, page.before), page.limit))
+    with parts().ledger.read() as view:
+        which = _OUTCOMES[outcome]
+        if number:
+            ids = view.executions(which, _schedule(view, number).id, page.before)
+        else:
+            ids = own_jobs.executions(view, request.environ, which, page.before)
+        found = _executions(view, islice(ids, page.limit))
     return ok(_shown(found))
 
 
 @blueprint.get("/admin/job_catalog")
 def job_catalog() -> Response:
-    """Every script that a node has."""
-    with _parts().ledger.read() as view:
-        return ok(script_catalog.rows(view))
+    """Every script that a node has, or those that the client may launch."""
+    with parts().ledger.read() as view:
+        return ok([row for row in script_catalog.rows(view) if own_jobs.launchable(request.environ, str(row["path"]))])
 
 
-def _masked(found: Shown) -> Shown:
+def visible(found: Shown) -> Shown:
+    """A job or a schedule as who asks for it may see it."""
+    return masked(found, parts().secrets)
+
+
+def masked(found: Shown, secrets: SecretFile) -> Shown:
     """A job or a schedule, without the secrets that its arguments may have."""
-    hiding = masks.of(_parts().secrets.values())
+    hiding = masks.of(secrets.values())
     if hiding is None:
         return found
     options = found.options._replace(argv=tuple(map(hiding.text, found.options.argv)))
@@ -145,15 +168,16 @@ def _masked(found: Shown) -> Shown:
 
 
 def _jobs(view: LedgerView, ids: Iterable[int]) -> list[Row]:
-    return [job_json.row(_masked(found)) for number in ids if (found := view.job(number))]
+    return [job_json.row(visible(found)) for number in ids if (found := view.job(number))]
 
 
 def _schedules(view: LedgerView, ids: Iterable[int]) -> list[Row]:
-    return [job_json.scheduled(_masked(found)) for number in ids if (found := view.schedule(number))]
+    return [job_json.scheduled(visible(found)) for number in ids if (found := view.schedule(number))]
 
 
 def _schedule(view: LedgerView, number: str) -> Schedule:
-    """The schedule with this id; raises `NotFound`."""
+    """The schedule with this id; raises `NotFound`, and `Forbidden` when it is somebody else's."""
+    own_jobs.require(view, _id(number), request.environ)
     found = view.schedule(_id(number))
     if found is None:
         raise NotFound(f"no schedule has the id {number}; GET /admin/scheduled_jobs lists those there are")
@@ -162,7 +186,7 @@ def _schedule(view: LedgerView, number: str) -> Schedule:
 
 def _executions(view: LedgerView, ids: Iterable[int]) -> list[Execution]:
     return [
-        Execution(_masked(found), view.schedule(found.schedule), view.progress(number))
+        Execution(visible(found), view.schedule(found.schedule), view.progress(number))
         for number in ids
         if (found := view.job(number))
     ]
@@ -170,7 +194,7 @@ def _executions(view: LedgerView, ids: Iterable[int]) -> list[Execution]:
 
 def _shown(executions: list[Execution]) -> list[Row]:
     """Rows of executions. Call it outside of a transaction: logs and outputs may come from nodes."""
-    files = Files(_parts().read, _url)
+    files = Files(parts().read, _url)
     return [job_json.execution(found, files) for found in executions]
 
 

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from broker.messages.jobs import no_constant
+from master.jobs.history import timing
+from master.jobs.history.wait_reason import WaitReason
 from master.jobs.model import Attempt, Job, JobProgress, JobState, Schedule, ScheduleState, arguments_bytes
 
 SHOWN_BYTES = 1 << 20  # of a log or an output
@@ -35,6 +37,7 @@ _SCHEDULE_STATES = {
     ScheduleState.ACTIVE: "scheduled",
     ScheduleState.ENDED: "ended",
     ScheduleState.CANCELLED: "canceled",
+    ScheduleState.PAUSED: "paused",
 }
 
 
@@ -81,6 +84,13 @@ def detail(job: Job, live: JobProgress | None, files: Files) -> Row:
     }
 
 
+def waits(reason: WaitReason | None) -> Row | None:
+    """Why a job waits."""
+    if reason is None:
+        return None
+    return {**reason._asdict(), "until": _seconds(reason.until)}
+
+
 def scheduled(schedule: Schedule) -> Row:
     """A schedule."""
     return {
@@ -88,8 +98,11 @@ def scheduled(schedule: Schedule) -> Row:
         "job_name": _name(schedule.path),
         **_parameters(schedule.arguments),
         "interval": schedule.interval,
-        "time_unit": str(schedule.time_unit),
+        "time_unit": _time_unit(schedule),
         "repeat": int(schedule.repeat),
+        "cron": schedule.cron or None,
+        "zone": schedule.zone or None,
+        "timing": timing.words(schedule.rhythm, schedule.created),
         "creation_time": _text(schedule.created),
         "next_execution": _text(schedule.next) if schedule.active else None,
         "state": _SCHEDULE_STATES[schedule.state],
@@ -97,19 +110,21 @@ def scheduled(schedule: Schedule) -> Row:
         "executions": schedule.executions,
         "skipped": schedule.skipped,
         "skipped_at": _text(schedule.skipped_at) if schedule.skipped_at else None,
+        "missed": schedule.missed,
         "last_job": schedule.last or None,
     }
 
 
 def schedule_detail(schedule: Schedule, executions: list[Row]) -> Row:
     """One schedule with its last executions."""
-    return _whole(schedule) | {"creation": _text(schedule.created), "last_executions": executions}
+    gaps = [{"due": gap.due / 1000, "number": gap.number, "cause": gap.cause} for gap in schedule.gaps]
+    return _whole(schedule) | {"creation": _text(schedule.created), "gaps": gaps, "last_executions": executions}
 
 
 def schedule_as_job(schedule: Schedule) -> Row:
     """A schedule in place of a job: it is neither completed nor failed while it is active."""
-    status = {ScheduleState.ACTIVE: "pending", ScheduleState.ENDED: "completed", ScheduleState.CANCELLED: "failed"}
-    return _whole(schedule) | {"status": status[schedule.state], "log": "", "time": 0.0, "output": None}
+    status = {ScheduleState.ENDED: "completed", ScheduleState.CANCELLED: "failed"}
+    return _whole(schedule) | {"status": status.get(schedule.state, "pending"), "log": "", "time": 0.0, "output": None}
 
 
 def _whole(schedule: Schedule) -> Row:
@@ -143,7 +158,7 @@ def execution(found: Execution, files: Files) -> Row:
         "reason": job.reason,
         "node": job.node,
         "interval": schedule.interval if schedule else None,
-        "time_unit": str(schedule.time_unit) if schedule else None,
+        "time_unit": _time_unit(schedule) if schedule else None,
         "creation": _text(schedule.created) if schedule else None,
         "next_execution": _text(schedule.next) if schedule and schedule.active else None,
     }
@@ -177,10 +192,10 @@ def _output(job: Job, files: Files, most: int) -> Row:
     address = files.url(job.output_key)
     if len(raw) > most:
         return {"output": None, "output_url": address, "output_cut": True}
-    return {"output": _json(raw), "output_url": address, "output_cut": False}
+    return {"output": output_value(raw), "output_url": address, "output_cut": False}
 
 
-def _json(raw: bytes) -> object:
+def output_value(raw: bytes) -> object:
     """An output as JSON; as text if it is no JSON, or none that every reader of the response can take."""
     try:
         value: object = json.loads(raw, parse_constant=no_constant, parse_float=_finite)
@@ -212,6 +227,10 @@ def _attempt(attempt: Attempt) -> Row:
     state, reason, started, ended = attempt.end
     shown = {"attempt": attempt.attempt, "node": attempt.node, "state": state.name.lower(), "reason": reason}
     return shown | {"started": _seconds(started), "ended": _seconds(ended), "late": attempt.late}
+
+
+def _time_unit(schedule: Schedule) -> str:
+    return str(schedule.time_unit or "")
 
 
 def _name(path: str) -> str:

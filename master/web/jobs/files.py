@@ -7,7 +7,8 @@ import urllib.request
 
 from broker import keys, logs
 from broker.clock import now_ms
-from broker.refusals import Refused
+from broker.http import content_types
+from broker.refusals import NotFound, Refused
 from master.index.index import Index
 from master.web.keys.redirects import Redirects
 
@@ -25,6 +26,35 @@ class JobFiles:
         self._redirects = redirects
         self._most = most
 
+    def size(self, key: str) -> int | None:
+        """Bytes of a value; None when there is none."""
+        entry = self._index.get(keys.encode(key))
+        return None if entry is None or not entry.live(now_ms()) else entry.size
+
+    def describe(self, key: str) -> tuple[str, int] | None:
+        """Content type and size of a value; None when there is none, or it is compressed. Raises `InvalidKey`."""
+        entry = self._index.get(keys.encode(key))
+        if entry is None or not entry.live(now_ms()):
+            return None
+        kind, encoding = content_types.type_of(key, entry.content_type)
+        return None if encoding else (kind, entry.size)
+
+    def place(self, key: str) -> str | None:
+        """The signed address of a value on its node; None when the index has it. Raises `Refused`."""
+        entry = self._index.get(keys.encode(key))
+        if entry is None or not entry.live(now_ms()):
+            raise NotFound(f"there is no key {key}; it was deleted, or its lifetime is over")
+        return None if entry.value is not None else self._redirects.read(key, entry.node)
+
+    def piece(self, key: str, begin: int, most: int) -> bytes | None:
+        """Up to `most` bytes of a value, from one on; None when there are none, or its node can't be asked just now."""
+        entry = self._index.get(keys.encode(key))
+        if entry is None or not entry.live(now_ms()) or most <= 0 or not 0 <= begin < entry.size:
+            return None
+        if entry.value is not None:
+            return entry.value[begin : begin + most]
+        return self._fetch(key, entry.node, f"bytes={begin}-{begin + most - 1}", most)
+
     def read(self, key: str, most: int) -> bytes | None:
         """The value of a key; None when there is none, or its node can't be asked just now.
 
@@ -36,13 +66,16 @@ class JobFiles:
             return None
         if entry.value is not None:
             return entry.value
+        return self._fetch(key, entry.node, f"bytes=-{most}" if entry.size > most else "", most)
+
+    def _fetch(self, key: str, node: str, span: str, most: int) -> bytes | None:
         try:
-            request = urllib.request.Request(self._redirects.read(key, entry.node))
-            if entry.size > most:
-                request.add_header("Range", f"bytes=-{most}")
-            with urllib.request.urlopen(request, timeout=TIMEOUT_SECS) as response:
+            request = urllib.request.Request(self._redirects.read(key, node))
+            if span:
+                request.add_header("Range", span)
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECS, context=self._redirects.trusted) as response:
                 value: bytes = response.read(most)
                 return value
         except (OSError, Refused, urllib.error.URLError) as error:
-            log.warning("value can't be read from its node", key=key, node=entry.node, error=error)
+            log.warning("value can't be read from its node", key=key, node=node, error=error)
             return None

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qs
 
-from broker import integers
+from broker import integers, keys
 from broker.clock import DAY_MS
-from broker.http import conditions, dates, request_fields, values
+from broker.http import browsers, conditions, dates, request_fields, values
 from broker.http.environ import Environ
 from broker.messages.upload import MAX_LIFETIME_DAYS, UploadCommit, UploadPermit
-from broker.refusals import BadRequest, ConditionFailed
+from broker.refusals import BadRequest, ConditionFailed, Forbidden, NotFound
 from master.index.index import Entry
+from master.security.gate import NAME
 from master.store.writer import Check
 
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
@@ -26,6 +27,38 @@ _FLAG = {"1": True, "true": True, "0": False, "false": False, "": True}
 def parameters(query: str) -> dict[str, str]:
     """The parameters of a query; of one given several times, the last."""
     return {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()} if query else {}
+
+
+def writable_key(environ: Environ, path: str) -> str:
+    """The key of a request that changes it, behind `path`; raises `InvalidKey`, or `Forbidden` as `writable` does."""
+    return writable(request_fields.key_of(environ, path))
+
+
+def writable(key: str) -> str:
+    """A key that clients may write; raises `Forbidden` for names that only nodes write."""
+    if keys.is_system_name(key):
+        raise Forbidden(
+            f"{key[:100]!r} is a name for the log or output of a job, jobs/<id>/…, which only its node writes"
+        )
+    return key
+
+
+def prefix_of(environ: Environ, path: str) -> str:
+    """The prefix of keys that stands in the request's path behind `path`; a leading slash counts for nothing."""
+    return prefix(environ["PATH_INFO"][len(path) :])
+
+
+def prefix(text: str) -> str:
+    """A prefix of keys, without its leading slash; raises `BadRequest` when no key can begin so."""
+    prefix = text.removeprefix("/")
+    if len(prefix) > keys.MAX_BYTES or not prefix.isascii() or not prefix.isprintable():
+        raise BadRequest(f"the prefix is no printable ASCII text of up to {keys.MAX_BYTES} characters")
+    return prefix
+
+
+def nothing_below(prefix: str) -> NotFound:
+    """The error for a prefix that no key has."""
+    return NotFound(f"no key begins with {prefix!r}" if prefix else "there are no keys")
 
 
 def lifetime(parameters: dict[str, str]) -> int:
@@ -77,7 +110,15 @@ def permit(master: str, environ: Environ, parameters: dict[str, str]) -> UploadP
         )
     told = environ["REQUEST_METHOD"] == "PUT" and environ.get("CONTENT_LENGTH")
     length = request_fields.content_length(environ) if told else None
-    return UploadPermit(master, lifetime(parameters), overwrite(parameters), length, if_match)
+    return UploadPermit(
+        master,
+        lifetime(parameters),
+        overwrite(parameters),
+        length,
+        if_match,
+        environ.get(NAME, ""),
+        page=browsers.own_origin(environ),
+    )
 
 
 def sent_on(environ: Environ) -> str:

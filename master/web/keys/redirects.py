@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Collection
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
-from broker import keys
+from broker import keys, tls
 from broker.http import request_fields, signing
+from broker.http.environ import Environ
 from broker.messages.upload import UploadPermit
 from broker.refusals import NoRoom, Unavailable
 from master.cluster.nodes import Nodes
+from master.security.gate import LINK_END, NAME
 
 READ_SECS = 300
 UPLOAD_SECS = 3_600  # to begin an upload; it may take as long as it takes
@@ -26,19 +30,40 @@ class Place(NamedTuple):
 class Redirects:
     """Makes signed URLs of nodes."""
 
-    def __init__(self, network: Nodes, secret: bytes, address: str) -> None:
-        """`address` is the master's own `host:port`: nodes commit uploads there, and send late readers back."""
+    def __init__(
+        self, network: Nodes, secret: bytes, master: str, trusted: ssl.SSLContext | None = None, *, direct: bool = True
+    ) -> None:
+        """`master` is its own URL, without a path: nodes commit uploads there, and send late readers back.
+
+        `trusted`: the certificates of nodes. `direct`: nodes answer reads that are not signed.
+        """
+        self.trusted = trusted or tls.trust("")
         self._network = network
         self._secret = secret
-        self.address = address
+        self.address = urlsplit(master).netloc
+        self._master = master
+        self._direct = direct
 
-    def read(self, key: str, node: str) -> str:
-        """The URL of a value on its node; raises `Unavailable` when the node was not heard from lately."""
+    def read(self, key: str, node: str, environ: Environ | None = None) -> str:
+        """The URL of a value on its node, for a request; raises `Unavailable` when the node is not heard from."""
         url = self._network.url(node)
         if url is None or self._network.gone(node):
             raise Unavailable(f"node {node}, which has this value, was not heard from lately; try again")
-        query = signing.sign(self._secret, "GET", key, {signing.MASTER: self.address}, int(time.time()) + READ_SECS)
+        fields, until = {signing.MASTER: self.address, signing.NODE: node}, int(time.time()) + READ_SECS
+        if environ is not None and NAME in environ:
+            fields[signing.BY] = environ[NAME]
+        if environ is not None and LINK_END in environ:
+            # Whoever comes too late is sent to the link again, and the master looks at it again.
+            fields[signing.BACK] = environ["QUERY_STRING"]
+            until = min(until, int(environ[LINK_END]))
+        query = signing.sign(self._secret, "GET", key, fields, until)
         return f"{url}/get_key/{request_fields.quote_key(key)}?{query}"
+
+    def location(self, key: str, node: str) -> str:
+        """The URL of a value that was just stored on a node, without a signature."""
+        # A node that was not heard from lately: the master knows the way by then.
+        base = (self._network.url(node) if self._direct else None) or self._master
+        return f"{base}/get_key/{request_fields.quote_key(key)}"
 
     def upload(self, key: str, permit: UploadPermit, size: int = 0, exclude: Collection[str] = ()) -> Place:
         """Where to PUT a value of `size` bytes with a permit, at another node than those in `exclude`.
@@ -52,5 +77,6 @@ class Redirects:
             if exclude or not self._network.any_alive():
                 raise Unavailable("no node was heard from lately, or can be reached; try again")
             raise NoRoom(f"no node has room for {size} bytes")
-        query = signing.sign(self._secret, "PUT", key, permit.fields(), int(time.time()) + UPLOAD_SECS)
+        fields = permit._replace(node=node).fields()
+        query = signing.sign(self._secret, "PUT", key, fields, int(time.time()) + UPLOAD_SECS)
         return Place(node, f"{url}/add_key/{request_fields.quote_key(key)}?{query}")

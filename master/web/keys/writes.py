@@ -12,17 +12,19 @@ from urllib.parse import urlsplit
 
 from broker import keys, logs
 from broker.clock import now_ms
-from broker.errors import MalformedMessage
+from broker.errors import BadSignature, MalformedMessage
 from broker.http import checksums, content_types, request_fields, responses, signing, values
 from broker.http.environ import Environ
 from broker.http.peer_client import PeerClient, PeerFailed
 from broker.http.responses import Header, Response
+from broker.http.signing import Secrets
 from broker.messages import upload
 from broker.messages.upload import UploadCommit, UploadPermit
-from broker.refusals import BadRequest, Forbidden, Unavailable
+from broker.refusals import BadRequest, Unavailable
 from broker.server import client_quirks
 from broker.server.request import Request
 from master.cluster.nodes import Nodes
+from master.security.gate import NAME
 from master.store.writer import Put, Writer
 from master.web.keys import parameters
 from master.web.keys.redirects import Place, Redirects
@@ -47,25 +49,34 @@ class Writes:
     """The handlers of the routes that change keys; used on the event loop of a web worker."""
 
     def __init__(
-        self, writer: Writer, network: Nodes, redirects: Redirects, limits: WriteLimits, *, secret: bytes, cors: str
+        self,
+        writer: Writer,
+        network: Nodes,
+        redirects: Redirects,
+        limits: WriteLimits,
+        *,
+        secrets: Secrets,
     ) -> None:
-        """`secret` is that of the cluster; pages from `cors` ("": none) may read the responses."""
+        """`secrets` are those of the cluster."""
         self._writer = writer
         self._network = network
         self._redirects = redirects
         self._limits = limits
-        self._secret = secret
+        self._secrets = secrets
         self._digests = ThreadPoolExecutor(_DIGESTS, "digest")
-        self._cors = cors
 
     def _respond(self, status: int, data: object, message: str, headers: list[Header]) -> Response:
-        return responses.make(status, data, message, headers, self._cors)
+        return responses.make_plain(status, data, message, headers)
 
     async def put(self, request: Request) -> Response:
         """Store a value. A large one is passed on to a node, or its client is sent there."""
         environ = request.environ
-        key = _key(environ, "/add_key/")
-        given = parameters.parameters(environ["QUERY_STRING"])
+        key = parameters.writable_key(environ, "/add_key/")
+        return await self.store(request, key, parameters.parameters(environ["QUERY_STRING"]), redirects=True)
+
+    async def store(self, request: Request, key: str, given: dict[str, str], *, redirects: bool = False) -> Response:
+        """Store the body of a request with the parameters of a PUT. `redirects`: its client may be sent to a node."""
+        environ = request.environ
         now = now_ms()
         life = parameters.lifetime(given)
         may_overwrite = parameters.overwrite(given)
@@ -79,10 +90,10 @@ class Writes:
             value = b"".join(begun)
         elif length <= self._limits.inline:
             value = await request.read(length)
-        elif not request.waits and (length <= self._limits.relayed or client_quirks.sends_once(environ)):
-            return await self._relay(request, key, given, [], length)
-        else:
+        elif redirects and (request.waits or not (length <= self._limits.relayed or client_quirks.sends_once(environ))):
             return self._send_on(environ, self._place(environ, key, given, length).url)
+        else:
+            return await self._relay(request, key, given, [], length)
         digest = await self._digest(value)
         if any(promised):
             promised.compare(hashlib.md5(value, usedforsecurity=False).digest(), digest)
@@ -101,7 +112,7 @@ class Writes:
     async def place(self, request: Request) -> Response:
         """Where to PUT a key directly. A PUT is sent there, or passed on when its client can't know its length."""
         environ = request.environ
-        key = _key(environ, "/get_node/")
+        key = parameters.writable_key(environ, "/get_node/")
         given = parameters.parameters(environ["QUERY_STRING"])
         length = request_fields.content_length(environ)
         content_types.read(environ)
@@ -120,6 +131,7 @@ class Writes:
         """
         permit = parameters.permit(self._redirects.address, environ, given)
         self._writer.admit(keys.encode(key), parameters.check_of(environ), permit.replaces)
+        self._writer.check_quota(keys.encode(key), length)
         return self._redirects.upload(key, permit, length or 0, exclude)
 
     def _send_on(self, environ: Environ, location: str) -> Response:
@@ -128,18 +140,21 @@ class Writes:
     async def commit(self, request: Request) -> Response:
         """Store an upload that a node has under its key, as if the client had put it here."""
         environ = request.environ
-        key = _key(environ, upload.PATH)
+        key = parameters.writable_key(environ, upload.PATH)
         length = request_fields.content_length(environ)
         if length is None or length > upload.MAX_BYTES:
             raise BadRequest(f"the body of a commit has a Content-Length of up to {upload.MAX_BYTES} bytes")
         body = await request.read(length)
-        signing.verify_body(self._secret, body, environ.get(_SIGNATURE))
+        signing.verify_body(self._secrets, body, environ.get(_SIGNATURE))
         # The node looked at the end of the address when the upload began, which may be long ago.
-        permit = UploadPermit.read(signing.verify(self._secret, "PUT", key, environ["QUERY_STRING"], 0))
+        permit = UploadPermit.read(signing.verify(self._secrets, "PUT", key, environ["QUERY_STRING"], 0))
+        environ[NAME] = permit.by
         try:
             commit = UploadCommit.decode(body)
         except MalformedMessage as error:
             raise BadRequest(str(error)) from error
+        if commit.node != permit.node:
+            raise BadSignature(f"the URL is for the node {permit.node}, and the node {commit.node} took the body")
         put = Put(
             key=keys.encode(key),
             size=commit.size,
@@ -156,15 +171,14 @@ class Writes:
     async def delete(self, request: Request) -> Response:
         """Delete a key."""
         environ = request.environ
-        key = _key(environ, "/delete_key/")
-        await self._writer.delete(keys.encode(key), parameters.check_of(environ))
+        key = parameters.writable_key(environ, "/delete_key/")
+        purge = parameters.flag("purge", parameters.parameters(environ["QUERY_STRING"]).get("purge"))
+        await self._writer.delete(keys.encode(key), parameters.check_of(environ), purge=purge)
         return self._respond(200, None, "key deleted", [])
 
     async def _store(self, key: str, put: Put) -> Response:
         stored = await self._writer.put(put)
-        # A node that was not heard from lately: the master knows the way by then.
-        base = self._network.url(stored.node) or f"http://{self._redirects.address}"
-        url = f"{base}/get_key/{request_fields.quote_key(key)}"
+        url = self._redirects.location(key, stored.node)
         return self._respond(201, {"url": url}, "key added", [("ETag", values.etag(put.digest))])
 
     async def _beginning(self, request: Request) -> tuple[list[bytes], bool]:
@@ -186,7 +200,7 @@ class Writes:
             place = self._place(request.environ, key, given, length, tried)
             url = urlsplit(place.url)
             try:
-                exchange = await PeerClient.connect(url.netloc, self._limits.timeout)
+                exchange = await PeerClient.connect(place.url, self._limits.timeout, self._redirects.trusted)
                 break
             except PeerFailed as error:  # nothing was sent: another one will do
                 log.warning("node not reached", node=place.node, error=error)
@@ -208,13 +222,3 @@ class Writes:
             return hashlib.sha256(value).digest()
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._digests, lambda: hashlib.sha256(value).digest())
-
-
-def _key(environ: Environ, prefix: str) -> str:
-    """The key of a request that changes it; raises `InvalidKey`, or `Forbidden` for names that only nodes write."""
-    key = request_fields.key_of(environ, prefix)
-    if keys.is_system_name(key):
-        raise Forbidden(
-            f"{key[:100]!r} is a name for the log or output of a job, jobs/<id>/…, which only its node writes"
-        )
-    return key

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+_NAMES = ("log", "values", "staging", "index", "tmp", "digests", "snapshots")
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -16,8 +18,10 @@ class Layout:
     staging: Path
     index: Path
     tmp: Path
+    digests: Path
+    snapshots: Path
 
     @classmethod
     def of(cls, root: Path) -> Layout:
         """The paths of the data directory `root`."""
-        return cls(root, *(root / name for name in ("log", "values", "staging", "index", "tmp")))
+        return cls(root, *(root / name for name in _NAMES))

@@ -9,6 +9,8 @@ from pathlib import Path
 from node.storage.disk.files import guarded
 
 _FREE_SECS = 1.0  # how old the figure of free bytes may be
+_LEAST_ROOM_BYTES = 2 << 20
+_MOST_ROOM_BYTES = 1 << 30
 _NEAR_BYTES = 64 << 20  # with less than this above the reserve, the figure must be new
 
 
@@ -38,6 +40,12 @@ class Space:
     def forget(self) -> None:
         """Ask the OS the next time."""
         self._asked = float("-inf")
+
+    def headroom(self) -> int:
+        """Bytes above the reserve that are made free at once when the disk is full. Raises `StorageError`."""
+        with guarded("the filesystem can't be asked for its size"):
+            figures = os.statvfs(self._directory)
+        return min(max(figures.f_blocks * figures.f_frsize // 100, _LEAST_ROOM_BYTES), _MOST_ROOM_BYTES)
 
     def short(self, wanted: int) -> bool:
         """Whether `wanted` more bytes would leave less than the reserve. Raises `StorageError`."""

@@ -6,8 +6,10 @@ It is derived from the log, and replaceable.
 | ---------- | --------------------------------------------------------------------------------- |
 | `keys`     | key → `Entry` of its newest record, a value or a tombstone                        |
 | `segments` | number u32 big-endian → `Stat`, what the segment holds                            |
-| `files`    | token, 16 bytes → key of the value file                                           |
+| `files`    | token, 16 bytes → `FileOwner`: whose value is in the value file                   |
 | `expiry`   | expires u64, seq u64, big-endian → key, for values whose lifetime has not ended   |
+| `held`     | `held_row` → `Held`, a superseded record that stays for a while                   |
+| `ends`     | mark?, end u64, random u64, big-endian → the rows of `held` that end from then on |
 | `meta`     | `totals` → `Totals`; `epochs` → msgpack list of (seq, id)                         |
 
 One process writes (the agent), others read. Commits are not flushed: `node.storage.index.state` decides whether an
@@ -16,6 +18,7 @@ index may be opened.
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import threading
@@ -39,8 +42,9 @@ from node.storage.index.update import IndexUpdate
 log = logs.get(__name__)
 
 MAP_BYTES = 1 << 30  # of address space at first; the file takes only what it needs
+_NO_ROOM_BYTES = 1 << 20
 _READERS = 128  # transactions that one process may have open at once
-_OPTIONS = {"sync": False, "max_dbs": 8, "max_readers": 1024, "max_spare_txns": 1}  # readers of all processes
+_OPTIONS = {"sync": False, "max_dbs": 16, "max_readers": 1024, "max_spare_txns": 1}  # readers of all processes
 
 
 class Index:
@@ -49,9 +53,15 @@ class Index:
     A reader holds a shared lock on the directory, which `node.storage.recovery` waits for.
     """
 
-    def __init__(self, directory: Path, *, readonly: bool = False, map_bytes: int = MAP_BYTES) -> None:
-        """Maps `map_bytes` at first. Raises `StorageError`, and `TooSmall` for too little address space."""
+    def __init__(
+        self, directory: Path, *, readonly: bool = False, map_bytes: int = MAP_BYTES, undelete_ms: int = 0
+    ) -> None:
+        """Maps `map_bytes` at first. Superseded records are held for `undelete_ms`.
+
+        Raises `StorageError`, and `TooSmall` for too little address space.
+        """
         self._directory = directory
+        self.undelete_ms = undelete_ms
         self._map_bytes = map_bytes
         # One permit for each transaction. Whoever changes the map takes all of them first.
         self._permits: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -93,7 +103,7 @@ class Index:
         self._permits.get()
         try:
             with _translated(), self._begin() as txn:
-                yield Snapshot(txn, self._databases, self.totals, self.stats)
+                yield Snapshot(txn, self._databases, self.totals, self.stats, self.undelete_ms)
         finally:
             self._permits.put(None)
 
@@ -154,6 +164,10 @@ class Index:
                 break
             except _MapFull:
                 self._grow(2 * self._map_bytes)
+            except StorageError as error:
+                if self._was_cut_short(error):
+                    raise DiskFull(f"the index can't be written: {error}") from error
+                raise
         for number, stat in change.stats.items():
             if stat is None:
                 self.stats.pop(number, None)
@@ -165,13 +179,19 @@ class Index:
 
     def _write(self, txn: lmdb.Transaction[bytes], change: IndexUpdate, totals: Totals) -> None:
         put, delete = txn.put, txn.delete
-        keys, segments, files, expiry, meta = self._databases
+        keys, segments, files, expiry, meta, held, ends = self._databases
         for key, entry in change.entries.items():
             if entry is None:
                 delete(key, db=keys)
             else:
                 put(key, entry.pack(), db=keys)
-        for database, rows in ((files, change.files), (expiry, change.expiry)):
+        held_rows = change.held_rows()
+        for database, rows in (
+            (files, change.files),
+            (expiry, change.expiry),
+            (held, held_rows),
+            (ends, change.ends()),
+        ):
             for name, owner in rows.items():
                 if owner is None:
                     delete(name, db=database)
@@ -185,6 +205,14 @@ class Index:
         put(b"totals", msgpack.packb(totals), db=meta)
         if change.epochs is not None:
             put(b"epochs", msgpack.packb(change.epochs), db=meta)
+
+    def _was_cut_short(self, error: StorageError) -> bool:
+        """Whether LMDB could write only a part of its pages, since the disk is full: it says "Input/output error"."""
+        if os.strerror(errno.EIO) not in str(error):
+            return False
+        with guarded("the filesystem can't be asked for its free space"):
+            figures = os.statvfs(self._directory)
+        return figures.f_bavail * figures.f_frsize < _NO_ROOM_BYTES
 
     def _grow(self, size: int) -> None:
         with _translated():
@@ -230,7 +258,7 @@ class Index:
                 for _ in range(_READERS):
                     self._permits.put(None)
         if clean:
-            state.note(self._directory, clean=True)
+            state.note(self._directory, clean=True, undelete_ms=self.undelete_ms)
 
 
 class _MapFull(Exception):

@@ -7,32 +7,30 @@ says whether the file was closed and flushed, or which boot of the machine used 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import struct
 from contextlib import suppress
 from pathlib import Path
 
-from broker import logs
-from node.errors import StorageError
+from broker import lmdb_files, logs
 from node.storage.disk import files
 
 log = logs.get(__name__)
 
 NOTICED_SECS = 0.1  # how soon readers notice that the index is another file
 
-_LOOKS = 20  # at the times of a file that is being written
+_FORMAT = 2  # of the rows in the index; a Pulzar of before finds no `file` here, and builds its own
 _STATE_BYTES = 512
-_FS_IOC_GETVERSION = 0x80087601
 
 
-def note(directory: Path, clean: bool) -> None:
-    """Write down that the index is in use, or (`clean`) closed and flushed."""
+def note(directory: Path, *, clean: bool, undelete_ms: int = 0) -> None:
+    """Write down that the index is in use, or (`clean`) closed and flushed. It holds records for `undelete_ms`."""
     try:
-        state = {"file": _identity(directory), "boot": _boot(), "clean": clean}
+        file = directory / lmdb_files.DATA
+        state = {"format": _FORMAT, "index": lmdb_files.identity(file), "boot": lmdb_files.boot(), "clean": clean}
+        state["undelete_ms"] = undelete_ms
         if clean:
-            state["written"] = _written(directory)
+            state["written"] = lmdb_files.written(file)
         # In place and of the same length: that works on a full disk, and a sector is written whole or not at all.
         fd = os.open(directory / "state.json", os.O_WRONLY | os.O_CREAT, 0o644)
         try:
@@ -47,53 +45,28 @@ def note(directory: Path, clean: bool) -> None:
             files.remove(directory / "state.json")
 
 
-def objection(directory: Path) -> str:
-    """Why the index must not be opened; "" when it may be opened."""
+def objection(directory: Path, undelete_ms: int | None = None) -> str:
+    """Why the index must not be opened; "" when it may be opened.
+
+    With `undelete_ms`: by a writer that holds superseded records for so long.
+    """
+    file = directory / lmdb_files.DATA
     try:
         state = json.loads((directory / "state.json").read_bytes())
         if not isinstance(state, dict):
             return "its state is not a JSON object"
-        if state.get("file") != _identity(directory):
+        if state.get("format") != _FORMAT:
+            return "it is of another version of Pulzar"
+        if lmdb_files.touched(file):
+            return "its file was touched by something else"
+        if state.get("index") != lmdb_files.identity(file):
             return "it is a copy"
+        if undelete_ms not in (None, state.get("undelete_ms")):
+            return "[volume] undelete_days is another than before"
         if state.get("clean"):
-            return "" if state.get("written") == _written(directory) else "it was changed after it was closed"
-        return "" if state.get("boot") == _boot() else "the machine was restarted while it was in use"
+            return "" if state.get("written") == lmdb_files.written(file) else "it was changed after it was closed"
+        return "" if state.get("boot") == lmdb_files.boot() else "the machine was restarted while it was in use"
     except FileNotFoundError:
         return "there is none"
-    except (OSError, ValueError, StorageError) as error:
+    except (OSError, ValueError) as error:
         return str(error)
-
-
-def _identity(directory: Path) -> list[int]:
-    """Device, inode and generation of the file: an inode number alone is soon used again."""
-    fd = os.open(directory / "data.mdb", os.O_RDONLY)
-    try:
-        status = _status(fd)
-        try:
-            generation = struct.unpack("<q", fcntl.ioctl(fd, _FS_IOC_GETVERSION, bytes(8)))[0]
-        except OSError:
-            generation = 0
-    finally:
-        os.close(fd)
-    # Both times are equal while only LMDB writes the file. Tar sets the time of modification back.
-    if status.st_mtime_ns != status.st_ctime_ns:
-        raise StorageError("its file was touched by something else")
-    return [status.st_dev, status.st_ino, generation]
-
-
-def _status(fd: int) -> os.stat_result:
-    """The status of a file. While one is written the kernel sets its two times one by one, so look again."""
-    for _ in range(_LOOKS):
-        status = os.fstat(fd)
-        if status.st_mtime_ns == status.st_ctime_ns:
-            break
-    return status
-
-
-def _written(directory: Path) -> list[int]:
-    status = (directory / "data.mdb").stat()
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

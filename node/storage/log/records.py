@@ -16,7 +16,7 @@ from typing import NamedTuple
 import google_crc32c
 import msgpack
 
-from broker.messages.store import Kind, Store
+from broker.messages.store import PURGE, Kind, Store
 
 MAGIC = b"PZR1"
 PREFIX = struct.Struct("<4sIIII")
@@ -34,7 +34,11 @@ _unpack = msgpack.unpackb
 
 
 class Header(NamedTuple):
-    """What a record says about its value."""
+    """What a record says about its value.
+
+    A tombstone uses two fields in another way. `content_type` is `PURGE` when no older version may be brought back.
+    `expires` is not 0 when the tombstone stands for a value whose lifetime has ended: then it is when that was written.
+    """
 
     kind: int  # `broker.messages.store.Kind`
     key: bytes
@@ -57,6 +61,21 @@ class Header(NamedTuple):
     def tombstone(cls, key: bytes, version: int, seq: int, created: int) -> Header:
         """The header of a tombstone; `created` is in ms since the epoch."""
         return cls(Kind.DELETE, key, version, seq, created, 0, "", b"", 0, "")
+
+    @property
+    def purges(self) -> bool:
+        """Whether it is a tombstone whose key has no version that may be brought back."""
+        return self.kind == Kind.DELETE and self.content_type == PURGE
+
+    @property
+    def since(self) -> int:
+        """When the record took the place of the one before it, in ms since the epoch."""
+        return self.expires if self.kind == Kind.DELETE and self.expires else self.created
+
+    def tombstone_left(self) -> Header:
+        """The header of the tombstone that this value leaves when its lifetime has ended."""
+        tomb = Header.tombstone(self.key, self.version, self.seq, self.expires or self.created)
+        return tomb._replace(expires=self.created)
 
     def command(self, staged: str = "") -> Store:
         """The command that writes such a record; the value is the upload `staged`."""
@@ -130,3 +149,19 @@ def parse(buffer: bytes, at: int, base: int, offset: int) -> RecordHead | None:
     except (ValueError, TypeError, msgpack.UnpackException):
         return None  # the CRC is right, so something else wrote it
     return RecordHead(header, end, value_length, value_crc)
+
+
+def parse_file_head(buffer: bytes) -> Header | None:
+    """The header at the beginning of a value file; None when it is not what was written.
+
+    Its CRC starts from the token that it names itself: a file that is a hard link has the head of another token.
+    """
+    if len(buffer) < PREFIX.size:
+        return None
+    end = PREFIX.size + PREFIX.unpack_from(buffer)[2]
+    try:
+        token = Header._make(_unpack(buffer[PREFIX.size : end])).where
+        head = parse(buffer, 0, base(token.encode()), 0)
+    except (ValueError, TypeError, AttributeError, msgpack.UnpackException):
+        return None  # bytes that nobody wrote as a header
+    return head.header if head else None

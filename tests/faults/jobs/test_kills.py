@@ -7,15 +7,26 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 
 from broker import topology
 from broker.link import Link
 from ops.cluster import Cluster
-from tests.faults.jobs_tools import MANY_ATTEMPTS, SLOTS, Field, Launching, run_processes
+from tests.faults.jobs_tools import (
+    END_SECS,
+    MANY_ATTEMPTS,
+    SLOTS,
+    Field,
+    Launching,
+    LaunchingMany,
+    run_processes,
+)
+from tests.faults.load import Client
 from tests.faults.tools import COMPANION, kill_part, living, settle
-from tests.support import wait_for
+from tests.support import http_request, wait_for
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -121,6 +132,21 @@ def test_every_step_of_a_launch_may_be_the_last_one_of(
     field.check(launching.check(), faults=KILLS, attempts=1)
 
 
+def test_many_launched_by_one_request_are_there_once_after_a_kill_at_any_step(field: Field, cluster: Cluster) -> None:
+    # Given requests that launch several jobs each, and are sent again until they have a good answer
+    launching = LaunchingMany(field, "together", size=15)
+    with launching:
+        for _ in range(KILLS - 1):
+            launching.wait_accepted(3)
+            # When the controller is killed at whatever it does just now
+            time.sleep(random.uniform(0, 0.02))
+            kill_controller(cluster)
+        launching.wait_accepted(3)
+    assert launching.again, "no request was cut off; this has tested nothing"
+    # Then each job of theirs is in the ledger once, under the id that was told, and completed
+    field.check(launching.check(), faults=KILLS, attempts=1)
+
+
 def test_jobs_published_by_hand_survive_kills_too(field: Field, cluster: Cluster) -> None:
     # Given jobs that come all the time without the master, each with a unique token
     link = Link(cluster.broker_url, "hand", list)
@@ -173,3 +199,55 @@ def test_jobs_published_by_hand_survive_kills_too(field: Field, cluster: Cluster
     assert {tag: numbers for tag, numbers in jobs.items() if len(numbers) != 1} == {}
     field.check([numbers[0] for numbers in jobs.values()], faults=2 * times)
     assert max(begun()[tag] for tag in tags) <= 1 + 2 * times
+
+
+def test_executions_now_happen_once_and_a_pause_stays_though_the_controller_is_killed(
+    field: Field, cluster: Cluster
+) -> None:
+    # Given a schedule whose time does not come
+    weekly = {"interval": "weeks", "time_unit": 1, "repeat": 1}
+    schedule = field.launch("now", scheduled=weekly)
+    tokens = [f"token-{number}" for number in range(12)]
+    found: dict[str, int] = {}
+    statuses: Counter[int] = Counter()
+
+    def run_all() -> None:
+        with closing(Client(cluster.master_url)) as client:
+            for token in tokens:
+                while token not in found:
+                    answer = client.request("POST", f"/scheduled_jobs/{schedule}/run?unique={token}")
+                    statuses[answer.status] += 1
+                    if answer.status in (200, 202):
+                        found[token] = json.loads(answer.body)["data"]["job_id"]
+                    else:
+                        time.sleep(0.02)
+
+    # When it is run by one who asks until he is answered, while the controller is killed again and again
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(run_all)
+        for killed in range(1, 4):
+            wait_for(lambda killed=killed: asking.done() or len(found) >= 3 * killed, END_SECS, "executions")
+            time.sleep(random.uniform(0, 0.02))
+            kill_controller(cluster)
+        asking.result()
+    # Then each call has had one execution, and none began before the last one was over
+    assert set(statuses) <= {200, 202, 409, 503}, statuses
+    assert statuses[503], "no call was cut off; this has tested nothing"
+    numbers = list(found.values())
+    assert len(set(numbers)) == len(tokens)
+    assert {row["state"] for row in field.wait_ended(numbers).values()} == {"completed"}
+    assert field.counts("through", numbers) == dict.fromkeys(numbers, 1)
+    field.check_alone(numbers)
+    shown = http_request("GET", f"{cluster.master_url}/admin/scheduled_jobs/{schedule}").data
+    assert shown["executions"] == len(tokens)
+    assert {row["exec_id"] for row in shown["last_executions"]} == set(numbers)
+    # And a pause that was answered is there after a kill, and so is its end
+    for action, state in (("pause", "paused"), ("resume", "scheduled")):
+        address = f"{cluster.master_url}/scheduled_jobs/{schedule}/{action}"
+        wait_for(lambda address=address: http_request("POST", address).status == 200, END_SECS, action)
+        kill_controller(cluster)
+        shown = http_request("GET", f"{cluster.master_url}/admin/scheduled_jobs/{schedule}").data
+        assert shown["state"] == state
+    assert wait_for(
+        lambda: http_request("POST", f"{cluster.master_url}/cancel_job/{schedule}").status == 200, END_SECS, "the end"
+    )

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from granian.rsgi import HTTPProtocol  # type: ignore[attr-defined]
 
 from broker import logs
+from broker.errors import ClientGone
 from broker.http.responses import Header
-from master.extensions.client_socket import ClientSocket
-from master.extensions.errors import ClientGone, Failed
+from broker.refusals import Refused
+from broker.server.client_socket import ClientSocket
+from broker.server.request import Request
 
 log = logs.get(__name__)
 
@@ -22,22 +24,23 @@ _POLL_SECS = 0.005
 
 @dataclass(frozen=True, kw_only=True)
 class StreamingResponse:
-    """A response with status 200 whose body comes in pieces."""
+    """A good response whose body comes in pieces."""
 
-    name: str  # of the extension
+    name: str  # what it is, for the log
     headers: list[Header]
     beginning: bytes  # of the body
     pieces: AsyncGenerator[bytes, None]  # the rest of it
     client: str  # address and port
     gone: asyncio.Future[None]  # done when the client has closed the connection
     max_pause: float  # seconds that a client may take nothing
+    status: int = 200
 
     async def send(self, protocol: HTTPProtocol) -> None:
         """Send all of it. When that fails, cut the connection, so that the client sees that it is not complete."""
         sent = 0
         with ClientSocket(self.client) as peer:
             try:
-                transport = protocol.response_stream(200, self.headers)
+                transport = protocol.response_stream(self.status, self.headers)
                 await transport.send_bytes(self.beginning)
                 sent += len(self.beginning)
                 async for piece in self.pieces:
@@ -45,11 +48,11 @@ class StreamingResponse:
                     sent += len(piece)
                     await self._wait_for_room(peer, sent)
             except ClientGone as error:
-                log.info("the client of an extension is gone", extension=self.name, sent=sent, reason=error)
+                log.info("the client of a response is gone", response=self.name, sent=sent, reason=error)
                 peer.cut()
-            except Failed as error:
-                fields = {"sent": sent, "reason": error, "traceback": error.detail}
-                log.error("an extension's response was cut short", extension=self.name, **fields)
+            except Refused as error:
+                fields = {"traceback": error.detail} if error.detail else {}
+                log.error("a response was cut short", response=self.name, sent=sent, reason=error, **fields)
                 peer.cut()
             except BaseException:
                 peer.cut()
@@ -69,3 +72,10 @@ class StreamingResponse:
             if time.monotonic() - moved > self.max_pause:
                 raise ClientGone(f"it took nothing for {self.max_pause:g} s")
             await asyncio.sleep(_POLL_SECS)
+
+
+async def note_gone(request: Request, gone: asyncio.Future[None]) -> None:
+    """Waits until the client of a request has closed its connection, and says so in `gone`."""
+    await request.gone()
+    if not gone.done():
+        gone.set_result(None)

@@ -1,0 +1,1 @@
+"""A plain mirror of files, with a manifest for each snapshot."""

@@ -1,0 +1,33 @@
+"""Signed addresses of the routes `/internal/…`, which only processes of this cluster may use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from broker.http import signing
+from broker.http.environ import Environ
+from broker.http.signing import Secrets
+
+GOOD_SECS = 60  # an address is good for so long: enough for clocks that differ a little
+
+DELETED = "/internal/deleted"  # of a node: the versions that it holds
+VERIFY = "/internal/verify"  # of a node: its values, read and compared with what was written
+
+
+def make(secret: bytes, path: str, parameters: Mapping[str, str], node: str) -> str:
+    """The path with a signed query, for a GET at `node` from now on."""
+    fields = {**parameters, signing.NODE: node}
+    query = signing.sign(secret, "GET", path.removeprefix("/"), fields, int(time.time()) + GOOD_SECS)
+    return f"{path}?{query}"
+
+
+def check(secrets: Secrets, environ: Environ, node: str) -> dict[str, str]:
+    """The parameters of a request to such an address.
+
+    Raises `BadSignature` when nobody of this cluster made it, or for another node than `node`.
+    """
+    path, query = environ["PATH_INFO"], environ["QUERY_STRING"]
+    parameters = signing.verify(secrets, "GET", path.removeprefix("/"), query, time.time(), node=node)
+    del parameters[signing.NODE]
+    return parameters

@@ -1,0 +1,1 @@
+"""The messages in `pulzar.dead`: looked at, sent again, dropped."""

@@ -1,0 +1,1 @@
+"""Screens of jobs: the catalog of scripts, launching, one job."""

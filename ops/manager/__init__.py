@@ -1,0 +1,1 @@
+"""The operator's tool: what `ops/manage.py` runs. Needs nothing but Python."""
