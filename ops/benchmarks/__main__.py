@@ -48,6 +48,14 @@ PAGE = {
     "screens": "every screen of the web page with 1,000,000 keys and 1,000,000 jobs",
     "open": "what an open page of the cluster costs the master",
 }
+SCALE = {
+    "keys": "10,000,000 keys: replay, memory, GET, pages and restart, beside 1,000",
+    "jobs": "1,000,000 finished jobs: launch, lists and one job, beside 1,000",
+    "pending": "the same with 100,000 pending ones",
+    "schedules": "10,000 schedules that are not due",
+    "large": "one value of 20 GiB up and down, and the memory meanwhile",
+    "nodes": "50 nodes, 48 of them played, beside 2",
+}
 
 
 def main() -> int:
@@ -55,7 +63,7 @@ def main() -> int:
     options = _parse()
     signal.signal(signal.SIGTERM, _stop)
     # These need .venv; --help does not.
-    from ops.benchmarks import against, extensions, jobs, machine, page, peers, recovery, store
+    from ops.benchmarks import against, extensions, jobs, machine, page, peers, recovery, scale, store
     from ops.benchmarks.bench import QUICK, Bench, Plan
     from ops.benchmarks.client import Client
     from ops.benchmarks.table import markdown
@@ -81,6 +89,8 @@ def main() -> int:
             complete = extensions.measure(bench, options.only or list(EXTENSIONS))
         elif options.what == "page":
             complete = page.measure(bench, options.only or list(PAGE))
+        elif options.what == "scale":
+            complete = scale.measure(bench, options.only or list(SCALE))
         elif options.what == "recovery":
             complete = recovery.measure(bench, options.only or list(RECOVERY))
         elif options.against:
@@ -125,6 +135,7 @@ def _parse() -> argparse.Namespace:
         ("extensions", EXTENSIONS, "extensions, and the store beside them"),
         ("page", PAGE, "the web page"),
         ("recovery", RECOVERY, "replay, lists of all keys, archives, backups"),
+        ("scale", SCALE, "many keys, jobs, schedules and nodes, beside few"),
     ):
         names = "; ".join(f"{name}: {said}" for name, said in measured.items())
         command = commands.add_parser(what, help=text, description=f"What is measured: {names}.")

@@ -29,7 +29,7 @@ def large(bench: Bench, cluster: Cluster, nginx: Nginx) -> None:
     """Measure PUT, with digest and fsync, and GET, each beside nginx in the same run."""
     size = bench.plan.large
     source = bench.directory / "source.bin"
-    digest = _make(source, size)
+    digest = make(source, size)
     took: dict[str, list[float]] = {"PUT": [], "nginx PUT": [], "GET": [], "nginx GET": []}
     commands: dict[str, str] = {}
     watches = []
@@ -43,7 +43,7 @@ def large(bench: Bench, cluster: Cluster, nginx: Nginx) -> None:
             if run >= 0:
                 took[what].append(seconds)
         if run < 0:
-            _compare(cluster, digest)
+            compare(cluster, digest, -1)
         _remove(bench, cluster, nginx, run)
     for method in ("PUT", "GET"):
         ratio = median(took[f"nginx {method}"]) / median(took[method])
@@ -69,14 +69,14 @@ def _run(bench: Bench, cluster: Cluster, nginx: Nginx, source: Path, run: int) -
     client, found = bench.client, {}
     file = nginx.files / f"large-{run}"
     with _settled():
-        found["PUT"] = client.curl("-T", str(source), f"{cluster.master_url}/add_key/{_key(run)}", expected=201)
+        found["PUT"] = client.curl("-T", str(source), f"{cluster.master_url}/add_key/{key(run)}", expected=201)
     with _settled():
         began = time.monotonic()
         _, command = client.curl("-T", str(source), f"{nginx.url}/{file.name}", expected=201)
         _fsync(file)
         found["nginx PUT"] = (time.monotonic() - began, f"{command} && sync {file}")
     with _settled():
-        found["GET"] = client.curl("-o", os.devnull, f"{cluster.master_url}/get_key/{_key(run)}", expected=200)
+        found["GET"] = client.curl("-o", os.devnull, f"{cluster.master_url}/get_key/{key(run)}", expected=200)
     with _settled():
         found["nginx GET"] = client.curl("-o", os.devnull, f"{nginx.url}/{file.name}", expected=200)
     return found
@@ -89,7 +89,8 @@ def _settled() -> Iterator[None]:
     yield
 
 
-def _key(run: int) -> str:
+def key(run: int) -> str:
+    """The key of the value of a run."""
     return f"bench/large-{run}.bin"
 
 
@@ -101,7 +102,7 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _make(path: Path, size: int) -> bytes:
+def make(path: Path, size: int) -> bytes:
     """Make a file of random bytes; its SHA-256."""
     digest = hashlib.sha256()
     with path.open("wb") as file:
@@ -112,9 +113,9 @@ def _make(path: Path, size: int) -> bytes:
     return digest.digest()
 
 
-def _compare(cluster: Cluster, expected: bytes) -> None:
+def compare(cluster: Cluster, expected: bytes, run: int) -> None:
     """Raise `RunFailed` when the value that was stored has another SHA-256 than `expected`."""
-    url = f"{cluster.master_url}/get_key/{_key(-1)}"
+    url = f"{cluster.master_url}/get_key/{key(run)}"
     digest = hashlib.sha256()
     with subprocess.Popen(["curl", "-sS", "-L", "--fail", url], stdout=subprocess.PIPE) as curl:
         if curl.stdout is None:
@@ -126,7 +127,7 @@ def _compare(cluster: Cluster, expected: bytes) -> None:
 
 
 def _remove(bench: Bench, cluster: Cluster, nginx: Nginx, run: int) -> None:
-    bench.client.curl("-X", "DELETE", f"{cluster.master_url}/delete_key/{_key(run)}", expected=200)
+    bench.client.curl("-X", "DELETE", f"{cluster.master_url}/delete_key/{key(run)}", expected=200)
     (nginx.files / f"large-{run}").unlink()
 
 

@@ -43,7 +43,7 @@ def _measure(bench: Bench, names: list[str]) -> None:
         cluster.stop_node(0)
         fill_node(bench, cluster, PREFIX, folder=FOLDER)
         cluster.stop_master()
-        _fill_ledger(bench, cluster)
+        fill_ledger(bench, cluster, plan.keys)
         cluster.start_master()
         cluster.start_node(0)
         if not wait_until(lambda: entries(cluster) >= plan.keys, REPLAY_SECS):
@@ -57,14 +57,15 @@ def _measure(bench: Bench, names: list[str]) -> None:
             _open(bench, cluster)
 
 
-def _fill_ledger(bench: Bench, cluster: Cluster) -> None:
+def fill_ledger(bench: Bench, cluster: Cluster, count: int) -> None:
+    """Write so many jobs that have ended into the ledger of a stopped master. Raises `RunFailed`."""
     began = time.monotonic()
     command = [sys.executable, "-m", "ops.benchmarks.fill_jobs"]
-    command += [str(cluster.master_directory / "ledger"), str(bench.plan.keys)]
+    command += [str(cluster.master_directory / "ledger"), str(count)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RunFailed(f"{shlex.join(command)} ended with status {done.returncode}: {done.stderr[-1000:]}")
-    bench.say(f"filled at {bench.plan.keys / (time.monotonic() - began):,.0f} jobs/s")
+    bench.say(f"filled at {count / (time.monotonic() - began):,.0f} jobs/s")
 
 
 def _screens(bench: Bench, cluster: Cluster) -> None:

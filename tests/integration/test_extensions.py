@@ -86,7 +86,7 @@ class Loud(Extension):
     def execute(self):
         print("a line for the log")
         print("\\x1b[2Ja line for\\x07 a terminal\\x7f")
-        for _ in range(131072):
+        for _ in range(16384):
             print("x" * 79)
         return ["quiet"]
 """,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -107,25 +108,25 @@ def test_the_newest_version_of_each_key_comes_back(cluster: Cluster, master: Cli
 
 
 def test_it_may_be_broken_off_and_begun_again(cluster: Cluster, master: Client) -> None:
-    for number in (
-        300,
-        600,
-        1200,
-        2400,
-    ):  # it may be over before this process, which has to wait its turn, breaks it off
-        folder = unique("broken/")
-        there = deleted(master, number, folder)
-        command = [*MANAGE, "--data", str(cluster.directory), "undelete", "--prefix", folder, "--since", "1h", "--yes"]
+    folder = unique("broken/")
+    there = deleted(master, 80, folder)
+    command = [*MANAGE, "--data", str(cluster.directory), "undelete", "--prefix", folder, "--since", "1h", "--yes"]
+    frozen = cluster.nodes[1].process.pid
+    assert frozen
+    # What one of two nodes has comes back, and what the other one has keeps it from its end.
+    os.killpg(frozen, signal.SIGSTOP)
+    try:
         with subprocess.Popen(
             command, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as process:
-            wait_for(lambda: good(master.request("GET", f"/keys?prefix={quote(folder)}&limit=1"))["keys"])  # noqa: B023
+            wait_for(lambda: good(master.request("GET", f"/keys?prefix={quote(folder)}&limit=1"))["keys"])
             process.send_signal(signal.SIGINT)
             output, errors = process.communicate(timeout=60)
-        if process.returncode != 0:
-            break
+    finally:
+        os.killpg(frozen, signal.SIGCONT)
     assert process.returncode == 130, (output, errors)
     assert b"Traceback" not in errors
+    settle(cluster)
     done = run(cluster, "--prefix", folder, "--since", "1h", "--yes")
     assert done.status == 0, done
     for key, value in there.items():
