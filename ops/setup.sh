@@ -1,6 +1,9 @@
 # Sourced by ops/up, ops/test and ops/bench in the directory of the repository: installs what Pulzar needs to run there.
 # Prints a line with its time for each step, and nothing when all is there.
 
+# A cluster is many processes, and each would compile every module anew.
+unset PYTHONDONTWRITEBYTECODE
+
 # Debian's package has the server itself here. The rabbitmq-server on PATH is a wrapper: it needs root or the package's
 # own user, and the machine's data directory.
 RABBITMQ=/usr/lib/rabbitmq/bin/rabbitmq-server

@@ -3,7 +3,8 @@
 Per node up to two batches are under way: while one is flushed there, the next one is on its way. The one after them
 takes all that has gathered meanwhile. So a busy system shares every hop, flush and commit among many requests. Values
 that any node may take gather in one pool. They go, a batch at a time, to the node that placement chooses among the
-free ones.
+free ones. Few batches of the pool are under way, so that a value costs as much with 50 nodes as with two. One that
+takes long does not count, so slow nodes hold nothing up.
 
 A client that just had its response often comes back at once. So a batch waits until as many commands have gathered as
 the last one had, or for `LINGER_SECS`. After a batch of one nothing waits, and an idle system adds no delay.
@@ -34,6 +35,8 @@ MAX_ITEMS = 1_000
 MAX_BYTES = 4 << 20
 MOST_UNDER_WAY = 2  # batches for one node: while one is flushed there, the next one is on its way
 LINGER_SECS = 0.001
+MOST_POOLED = 4  # batches for any node: with more of them under way at many nodes, each would have one value
+POOLED_SECS = 0.1  # a batch that takes longer no longer counts among those
 STALLED_SECS = 1.0  # a batch that takes longer no longer holds back the next one
 
 
@@ -138,12 +141,13 @@ class _Lane:
         self._batches: dict[int, int] = {}  # batch → how many of its commands are under way
         self._number = 0
 
-    def note_sent(self, tickets: Collection[int], now: float) -> None:
-        """Note that a batch with these tickets has left."""
+    def note_sent(self, tickets: Collection[int], now: float) -> int:
+        """Note that a batch with these tickets has left; its number."""
         self._number += 1
         self._under_way.update(dict.fromkeys(tickets, self._number))
         self._batches[self._number] = len(tickets)
         self.sent = now
+        return self._number
 
     def note_landed(self, ticket: int) -> None:
         """Note that a command is under way no more, if it was here."""
@@ -152,6 +156,10 @@ class _Lane:
             self._batches[batch] -= 1
             if not self._batches[batch]:
                 del self._batches[batch]
+
+    def has(self, batch: int) -> bool:
+        """Whether a batch is under way."""
+        return batch in self._batches
 
     @property
     def under_way(self) -> int:
@@ -188,6 +196,7 @@ class Dispatcher:
         self._packer = CommandPacker()
         self._tickets: dict[int, Ticket] = {}
         self._pool = _Backlog()
+        self._pooled: list[tuple[float, _Lane, int]] = []  # batches of the pool: when they left, and their numbers
         self._lanes: dict[str, _Lane] = {}
         # Notes for `work`.
         self._new: deque[tuple[str | None, Collection[str], _PackedCommand]] = deque()  # node, or those not to choose
@@ -271,7 +280,7 @@ class Dispatcher:
         ):
             # If what they wait for never lands, nothing else would wake this thread.
             self._watching = True
-            self._link.later(STALLED_SECS, self._end_watch)
+            self._link.later(POOLED_SECS if self._pool.commands else STALLED_SECS, self._end_watch)
 
     def _choose_other(self, command: _PackedCommand, exclude: Collection[str]) -> str | None:
         """The node for a command that was tried on others; its request is told when there is none."""
@@ -292,7 +301,8 @@ class Dispatcher:
         """Send what any node may take; True when it waits for more."""
         lanes = self._lanes
         busy = [node for node, lane in lanes.items() if lane.busy(now)]
-        while self._pool.commands:
+        self._pooled = [each for each in self._pooled if now - each[0] < POOLED_SECS and each[1].has(each[2])]
+        while self._pool.commands and len(self._pooled) < MOST_POOLED:
             if not self._pool.due(now):
                 return True
             size = min(self._pool.size, MAX_BYTES)
@@ -308,7 +318,8 @@ class Dispatcher:
             taking = self._pool.take()
             self._assign(taking, node)
             lane = self._lane(node)
-            self._publish(lane, taking, now)
+            if number := self._publish(lane, taking, now):
+                self._pooled.append((now, lane, number))
             if lane.busy(now):
                 busy.append(node)
         return False
@@ -327,17 +338,19 @@ class Dispatcher:
             lane = self._lanes[node] = _Lane(node)
         return lane
 
-    def _publish(self, lane: _Lane, commands: list[_PackedCommand], now: float) -> None:
+    def _publish(self, lane: _Lane, commands: list[_PackedCommand], now: float) -> int:
+        """Send a batch; its number, 0 for none."""
         commands = [command for command in commands if command.ticket in self._tickets]  # the others were abandoned
         if not commands:
-            return
-        lane.note_sent([command.ticket for command in commands], now)
+            return 0
+        number = lane.note_sent([command.ticket for command in commands], now)
         body = batch(self._origin, [command.body for command in commands])
         # Not durable: the request that waits tries again, or tells its client that it does not know what came of it.
         try:
             self._link.publish(lane.queue, body, ttl_ms=self._ttl_ms)
         except LinkDown:
             self._fail([command.ticket for command in commands], Failure.LOST)
+        return number
 
     def _fail(self, numbers: Iterable[int], failure: Failure) -> None:
         self.settle([(number, failure, failure.value) for number in numbers])
@@ -346,6 +359,7 @@ class Dispatcher:
         """Tell whoever waits that the connection is lost."""
         self._lingering = self._watching = False  # their timers went with the connection
         self._pool = _Backlog()
+        self._pooled.clear()
         self._lanes.clear()
         self._new.clear()
         self._releases.clear()

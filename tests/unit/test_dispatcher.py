@@ -10,7 +10,7 @@ import pytest
 from broker import keys
 from broker.errors import LinkDown, Unsendable
 from broker.messages.store import Commands, Delete, Status, Store
-from master.store.dispatcher import Dispatcher, Failure, Ticket
+from master.store.dispatcher import MOST_POOLED, POOLED_SECS, Dispatcher, Failure, Ticket
 from tests.support import decode
 
 KEY = keys.encode("key")
@@ -134,6 +134,40 @@ def test_a_pool_goes_to_an_idle_node_before_one_with_a_batch_under_way(bench: Be
         assert bench.run() == [(node, 1)]
     bench.put()
     assert bench.run() == []
+
+
+def test_few_batches_of_the_pool_are_under_way_however_many_nodes_there_are(bench: Bench) -> None:
+    bench.nodes = [str(number) for number in range(50)]
+    tickets = []
+    for number in range(MOST_POOLED):
+        tickets.append(bench.put())
+        assert bench.run() == [(str(number), 1)]
+    bench.put(16)
+    assert bench.run() == []
+    bench.answer(tickets[1])
+    assert bench.run() == [("1", 16)]
+
+
+def test_slow_nodes_do_not_hold_back_the_pool_for_long(bench: Bench) -> None:
+    bench.nodes = [str(number) for number in range(50)]
+    for _ in range(MOST_POOLED):
+        bench.put()
+        bench.run()
+    bench.put()
+    assert bench.run() == []
+    assert bench.link.timers  # nothing else would wake the link
+    bench.now += 1.5 * POOLED_SECS
+    bench.link.timers.pop()()
+    assert bench.run() == [(str(MOST_POOLED), 1)]
+
+
+def test_what_one_node_alone_can_take_does_not_wait_for_the_pool(bench: Bench) -> None:
+    bench.nodes = [str(number) for number in range(50)]
+    for _ in range(MOST_POOLED):
+        bench.put()
+        bench.run()
+    bench.put(node="0")
+    assert bench.run() == [("0", 1)]
 
 
 def test_a_node_that_lets_a_batch_wait_gets_another_only_when_there_is_nobody_else(bench: Bench) -> None:
