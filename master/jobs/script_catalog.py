@@ -28,10 +28,10 @@ def check_known(view: LedgerView, order: Order) -> None:
 
 
 def warnings(view: LedgerView, order: Order) -> list[str]:
-    """What is odd about a job's arguments, by the declaration in its script; the launch goes on."""
+    """What is odd about a job's script, and about its arguments by the declaration there; the launch goes on."""
     script = view.script(order.job)
     given = [*order.arguments, *([jobs.DATA] if order.data else [])]
-    return docstrings.compare(script.get("args") or "", given) if script else []
+    return [*script.get("problems", []), *docstrings.compare(script.get("args") or "", given)] if script else []
 
 
 def rows(view: LedgerView) -> list[Mapping[str, object]]:

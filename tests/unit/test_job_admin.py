@@ -348,6 +348,15 @@ def test_the_catalog_is_shown(site: Site) -> None:
     assert {name: row[name] for name in script} == script
 
 
+def test_a_launch_warns_of_what_is_wrong_with_the_script(site: Site) -> None:
+    row = {"path": "a/b", "kind": "script", "args": '{"x": "int"}', "problems": ["`reuse = lots` is not counted"]}
+    site.desk.write(lambda tables: tables.save_catalog(NodeCatalog("n1", "x", [row])))
+    with site.desk.ledger.read() as tables:
+        told = script_catalog.warnings(tables, Order("a/b", {}))
+    assert told == [*row["problems"], "the argument x is missing; the script declares it as int"]
+    assert site.get("/admin/job_catalog")[0]["problems"] == row["problems"]
+
+
 def test_secrets_are_masked_wherever_arguments_are_shown(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "secrets"
     file.write_text("[reports]\nDB = hunter2-hunter2\nNUMBER = 12345678\n")

@@ -20,6 +20,8 @@ import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from jobs import docstrings
+
 LONG_TEXT = 80  # characters of a text that gets a larger input
 _KINDS = {
     "int": "integer",
@@ -89,6 +91,8 @@ def _field(found: Mapping[str, object]) -> Field:
     name, help_text = str(found.get("name", "")), str(found.get("help") or "")
     choices, kind = found.get("choices"), str(found.get("type") or "")
     default = found.get("default")
+    if not docstrings.fits(kind, default):
+        default = None  # the catalog says so, and no input could show it
     if isinstance(choices, list) and choices:
         return Field(name, "choice", help_text, default, tuple(choices), kind)
     return Field(name, _KINDS.get(kind, "text"), help_text, default, (), kind)

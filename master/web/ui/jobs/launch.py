@@ -134,6 +134,7 @@ def _form(
         script=script,
         description=str(script.row.get("description") or ""),
         declared=str(script.row.get("args") or "") if not script.fields else "",
+        mistakes=catalog.problems(script.row),
         texts=texts,
         given=given,
         source=source,
