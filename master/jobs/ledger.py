@@ -216,6 +216,11 @@ class LedgerView(Transaction):
         prefix = _script_key(path)
         return {key[len(prefix) :].decode() for key, _ in self._up("scripts", prefix)}
 
+    def script_on(self, node: str, path: str) -> CatalogRow | None:
+        """What a node says of a script; None if it has none."""
+        raw = self._get("scripts", _script_key(path) + node.encode())
+        return None if raw is None else _script(path, raw)
+
     def script(self, path: str, helper: bool = False) -> CatalogRow | None:
         """What one of the nodes says of a script or helper; None if there is none."""
         for _, raw in self._up("scripts", _script_key(path, helper)):

@@ -34,6 +34,17 @@ def warnings(view: LedgerView, order: Order) -> list[str]:
     return [*script.get("problems", []), *docstrings.compare(script.get("args") or "", given)] if script else []
 
 
+def password_names(view: LedgerView, path: str) -> set[str]:
+    """The arguments that a script declares as passwords, on any node."""
+    return {
+        str(argument.get("name"))
+        for node in view.nodes_with(path)
+        if (row := view.script_on(node, path)) and isinstance(declared := row.get("arguments"), list)
+        for argument in declared
+        if isinstance(argument, dict) and argument.get("type") == "password"
+    }
+
+
 def rows(view: LedgerView) -> list[Mapping[str, object]]:
     """The catalog of the cluster by path; where the nodes' scripts differ, `differs` is true."""
     first: dict[str, CatalogRow] = {}

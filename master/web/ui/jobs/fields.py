@@ -65,11 +65,6 @@ def of_script(row: Mapping[str, object] | None) -> list[Field]:
     return [_field(found) for found in declared if isinstance(found, dict)] if isinstance(declared, list) else []
 
 
-def secret_names(row: Mapping[str, object] | None) -> set[str]:
-    """The arguments of a script that are declared as passwords."""
-    return {field.name for field in of_script(row) if field.kind == "password"}
-
-
 def text_of(kind: str, value: object) -> str:
     """A value of JSON as the text of an input."""
     if value is None:
