@@ -19,12 +19,16 @@ def check_known(view: LedgerView, order: Order) -> None:
     """Raise `NotFound` when no node can run a job: none has its script, or the one it is bound to has not."""
     having = view.nodes_with(order.job)
     if not having:
-        helper = view.script(order.job, helper=True)
-        if helper:
-            raise NotFound(f"{order.job} is no job; it is {helper['error']}")
-        raise NotFound(f"no node has the script {order.job}; GET /admin/job_catalog lists those there are")
+        advice = "" if view.script(order.job, helper=True) else "; GET /admin/job_catalog lists those there are"
+        raise NotFound(f"{lacking(view, order.job)}{advice}")
     if order.options.node and order.options.node not in having:
         raise NotFound(f"node {order.options.node} has no script {order.job}; it is on {', '.join(sorted(having))}")
+
+
+def lacking(view: LedgerView, path: str) -> str:
+    """Why no node can run a script that none of them has: it is a helper, or there is none of that name."""
+    helper = view.script(path, helper=True)
+    return f"{path} is no job; it is {helper['error']}" if helper else f"no node has the script {path}"
 
 
 def warnings(view: LedgerView, order: Order) -> list[str]:
