@@ -72,6 +72,7 @@ class Work(Job):
         if self.attempt < given.get("good", 1):
             raise RuntimeError("not this time")
         self.trace("through")
+        os.close(lock)  # a warm process goes on
         mode = "preloaded" if "wave" in sys.modules else "warm" if Work.runs > 1 else "isolated"
         return {"attempt": self.attempt, "tag": given["tag"], "mode": mode}
 
