@@ -102,9 +102,8 @@ def _verdict(script: scripts.Script) -> reading.Verdict | None:
 
 
 def _odd(verdict: reading.Verdict | None, given: list[str]) -> list[str]:
-    """Warnings about the arguments with these names, compared with those that the script declares."""
-    told = [docstrings.read(text)["arguments"] for text in verdict.docstrings] if verdict else []
-    return docstrings.compare(next(filter(None, told), ""), given)
+    """Warnings about a script, and about the arguments with these names, compared with those that it declares."""
+    return [*verdict.problems(), *docstrings.compare(verdict.documented()["arguments"], given)] if verdict else []
 
 
 def _run(script: scripts.Script, arguments: str, data: Path | None, argv: list[str], secrets: Secrets | None) -> int:
@@ -152,6 +151,8 @@ def _list(directory: Path) -> int:
             said = next((text.strip() for text in verdict.docstrings if text.strip()), "-")
             first = said.partition("\n")[0].removeprefix("Description:").strip()
             print(f"{f'{folder}/{name}':32}  {verdict.error or first}")
+            for text in verdict.problems():
+                print(f"{'':32}  warning: {text}")
     return 0
 
 

@@ -6,7 +6,8 @@ import difflib
 import inspect
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from datetime import date, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -39,11 +40,30 @@ _TYPES = {
 _WORD = re.compile(r"([A-Za-z]+)(?:\[[^\]]*\])?")
 # What a form has a field of its own for. They also begin sentences, so alone or before a mark they are types.
 _FIELD_TYPES = ("date", "datetime", "file", "key", "password")
+_PYTHON: dict[str, type] = {
+    "str": str,
+    "bool": bool,
+    "list": list,
+    "dict": dict,
+    "file": str,
+    "key": str,
+    "password": str,
+}
+_DAY = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+# As inputs of a browser take them.
+_TIMES: dict[str, tuple[re.Pattern[str], Callable[[str], date]]] = {
+    "date": (re.compile(_DAY), date.fromisoformat),
+    "datetime": (re.compile(_DAY + r"[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,3})?)?"), datetime.fromisoformat),
+}
 _MARK = re.compile(r"\s*(?:$|[:,;=-])")
 
 
 def read(docstring: str) -> dict[str, str]:
-    """The fields of a docstring, "" for one that is not there. A docstring without fields is a description."""
+    """The fields of a docstring, "" for one that is not there. A docstring without fields is a description.
+
+    A paragraph of its own ends a field, and belongs to the description. Only that may have more than one, and arguments
+    that are not complete yet.
+    """
     fields = dict.fromkeys(FIELDS, "")
     name = "description"
     lines: dict[str, list[str]] = {}
@@ -51,11 +71,19 @@ def read(docstring: str) -> dict[str, str]:
         found = _FIELD.match(line)
         if found:
             name, line = found[1].lower(), line[found.end() :]
+        elif not line.strip() and name != "description" and _is_over(name, lines[name]):
+            name = "description"
         lines.setdefault(name, []).append(line)
     for name, text in lines.items():
         # A lone surrogate in a string of the script could not be sent.
         fields[name] = "\n".join(text).strip()[:MOST_CHARACTERS].encode("utf-8", "replace").decode()
     return fields
+
+
+def _is_over(name: str, lines: list[str]) -> bool:
+    """Whether a field is complete at an empty line."""
+    text = "\n".join(lines).strip()
+    return bool(text) and (name != "arguments" or parse_arguments(text) is not None)
 
 
 def parse_arguments(text: str) -> list[dict[str, Any]] | None:
@@ -73,6 +101,50 @@ def parse_arguments(text: str) -> list[dict[str, Any]] | None:
     except (ValueError, RecursionError):
         return None  # the docstring of a script may hold anything
     return arguments
+
+
+def problems(text: str) -> list[str]:
+    """What is wrong with the declared arguments in the field `Arguments`: defaults and choices that do not fit."""
+    arguments = parse_arguments(text) or []
+    documented = _documented(text) if arguments else {}
+    told = []
+    for argument in arguments:
+        kind, default, choices = argument["type"], argument["default"], argument["choices"]
+        declared = documented[argument["name"]]
+        if not (isinstance(declared, dict) and "type" in declared):
+            kind = ""  # it was not declared, but is that of the first choice
+        name = f"the argument {argument['name'][:_SHOWN_CHARACTERS]}"
+        told += [
+            f"{name} has the choice {_short(each)}, which is no {kind}" for each in choices if not fits(kind, each)
+        ]
+        if default is not None and not fits(kind, default):
+            told.append(f"{name} has the default {_short(default)}, which is no {kind}")
+        elif default is not None and choices and default not in choices:
+            told.append(f"{name} has the default {_short(default)}, which is none of its choices")
+    more = len(told) - _MOST_ODD
+    return [*told[:_MOST_ODD], *([f"and {more} more"] if more > 0 else [])]
+
+
+def fits(kind: str, value: object) -> bool:
+    """Whether a value is of a declared type. Any value is of a type that is not known."""
+    if kind in ("int", "float"):
+        return type(value) is int or (kind == "float" and type(value) is float)
+    if kind in ("date", "datetime"):
+        return isinstance(value, str) and _is_time(kind, value)
+    return isinstance(value, _PYTHON.get(kind, object))
+
+
+def _is_time(kind: str, text: str) -> bool:
+    pattern, parse = _TIMES[kind]
+    try:
+        return bool(pattern.fullmatch(text)) and bool(parse(text))
+    except ValueError:
+        return False  # like 2026-02-30
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 1]}…"
 
 
 def compare(text: str, given: Collection[str]) -> list[str]:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from jobs import context
 from jobs.errors import BadScript, NoSuchScript
 from jobs.job import Job
-from jobs.scripts import FIRST_LINES, Script, class_names, job_class, many_jobs, reuse
+from jobs.scripts import Script, class_names, first_lines, job_class, many_jobs, reuse
 from jobs.surroundings import PACKAGE
 
 _EXTENSIONS = (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES)
@@ -73,7 +73,7 @@ class Sources:
             tree = ast.parse(content, file)
             code = compile(tree, file, "exec", dont_inherit=True)
         found = job_class(tree, os.path.basename(file).removesuffix(".py"))
-        again = reuse(tree, found, b"\n".join(content.split(b"\n", FIRST_LINES)[:FIRST_LINES]))
+        again = reuse(tree, found, first_lines(content)).runs
         source = Source(stamp, code, found.name if found else "", _spec(file), again)
         self.used[file] = stamp
         if time.time_ns() - stamp[0] > _FRESH_NS:

@@ -15,7 +15,17 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from jobs.scripts import FIRST_LINES, class_names, execute_method, job_class, lost_link, many_jobs
+from jobs import docstrings as fields
+from jobs.scripts import (
+    class_names,
+    execute_method,
+    first_lines,
+    job_class,
+    lost_link,
+    many_jobs,
+    reuse,
+    reuse_value,
+)
 from jobs.surroundings import PACKAGE
 
 MOST_BYTES = 4 << 20  # of a script; a larger one is listed as unreadable
@@ -32,6 +42,7 @@ class Class(NamedTuple):
     bases: tuple[str, ...]  # as they are written
     able: bool  # it has a method `execute`
     docstrings: tuple[str, ...]  # of that, of itself
+    reuse: bool = False  # it, or its base, gives an attribute of that name
 
 
 class Text(NamedTuple):
@@ -48,6 +59,7 @@ class Text(NamedTuple):
     beside: frozenset[str] = frozenset()  # modules that it imports relatively
     by_name: frozenset[str] = frozenset()  # and those by name
     head: frozenset[str] = frozenset()  # its imports at the top: `module`, or `module:name` for a name of one
+    reuse: str = ""  # what is wrong with what it says of warm runs
 
 
 class Verdict(NamedTuple):
@@ -57,6 +69,20 @@ class Verdict(NamedTuple):
     error: str  # what is wrong with it; of a helper, whose it is
     docstrings: tuple[str, ...]  # the first one that says something counts
     head: frozenset[str] = frozenset()  # as in `Text`; of the helpers that it imports, too
+    reuse: str = ""  # what is wrong with what it says of warm runs
+
+    def documented(self) -> dict[str, str]:
+        """The fields of its docstrings. What the method does not say, its class or its module may."""
+        found = dict.fromkeys(fields.FIELDS, "")
+        for docstring in self.docstrings:
+            for name, text in fields.read(docstring).items():
+                found[name] = found[name] or text
+        return found
+
+    def problems(self) -> list[str]:
+        """What is wrong with what it says of itself. It runs all the same."""
+        told = [] if self.kind == "helper" else fields.problems(self.documented()["arguments"])
+        return [*([self.reuse] if self.reuse else []), *told]
 
 
 def look(path: str, file: os.DirEntry[str]) -> Text:
@@ -74,11 +100,12 @@ def look(path: str, file: os.DirEntry[str]) -> Text:
 
 def read(path: str, source: bytes) -> Text:
     """Read the script `folder/name` from its text. Never raises."""
-    helper = any(_HELPER.search(line) for line in source.split(b"\n", FIRST_LINES)[:FIRST_LINES])
+    head = first_lines(source)
+    helper = bool(_HELPER.search(head))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is odd in a script, its own run tells
-            return _text(path.partition("/")[2], ast.parse(source, f"{path}.py"), helper)
+            return _text(path.partition("/")[2], ast.parse(source, f"{path}.py"), head, helper)
     except SyntaxError as error:
         where = f"line {error.lineno}: " if error.lineno else ""
         return Text(f"{where}{error.msg}", says_helper=helper)
@@ -118,22 +145,33 @@ def _verdict(path: str, name: str, texts: Mapping[str, Text], importers: list[st
     if text.error:
         return Verdict("script", text.error, ())
     if text.job:
-        return Verdict("class", "", (*text.classes[text.job].docstrings, text.docstring))
+        return Verdict("class", "", (*text.classes[text.job].docstrings, text.docstring), reuse=text.reuse)
     if importers and not text.guarded:
         return Verdict("helper", _whose(name, importers), (text.docstring,))
     jobs = {each: found for each in (*text.classes, *text.imported) if (found := _resolve(texts, name, each))}
     if text.guarded or text.called & jobs.keys():
-        return Verdict("script", "", (text.docstring,))  # it sees to its jobs itself
+        return Verdict("script", "", (text.docstring,), reuse=text.reuse)  # it sees to its jobs itself
     able = {each: found for each, found in jobs.items() if found.able}
     named = [each for each in class_names(name) if each in able]
     if len(able) > 1 and not named:
         return Verdict("script", many_jobs(path, list(able)), (text.docstring,))
     if able:
         found = able[named[0]] if named else next(iter(able.values()))
-        return Verdict("class", "", (*found.docstrings, text.docstring))
+        return Verdict("class", "", (*found.docstrings, text.docstring), reuse=text.reuse or _lost_reuse(name, found))
     own = [each for each in jobs if each in text.classes]
     error = f"the class {own[0]} of {path} has no method execute" if own else ""
-    return Verdict("script", error, (text.docstring,))
+    return Verdict("script", error, (text.docstring,), reuse=text.reuse)
+
+
+def _lost_reuse(name: str, job: Class) -> str:
+    """What is wrong with the attribute `reuse` of a class that is not called like its script."""
+    if not job.reuse:
+        return ""
+    wanted = next((f"call the class {each}, or " for each in class_names(name) if each.isidentifier()), "")
+    return (
+        "`reuse` is not counted, so each run has a process of its own: the class is not called like the script; "
+        f"{wanted}say `# pulzar: reuse=100` in one of the first lines"
+    )
 
 
 def _whose(name: str, importers: list[str]) -> str:
@@ -160,11 +198,11 @@ def _resolve(texts: Mapping[str, Text], module: str, name: str, deep: int = 0) -
         above = _resolve(texts, module, base, deep + 1) if base != name else None
         if found and above:
             docstrings = found.docstrings if found.able else (*found.docstrings, *above.docstrings)
-            return Class(found.bases, found.able or above.able, docstrings)
+            return Class(found.bases, found.able or above.able, docstrings, found.reuse or above.reuse)
     return None
 
 
-def _text(name: str, tree: ast.Module, helper: bool) -> Text:
+def _text(name: str, tree: ast.Module, head: bytes, helper: bool) -> Text:
     classes: dict[str, Class] = {}
     imported: dict[str, tuple[str, str]] = {}
     beside: set[str] = set()
@@ -173,7 +211,8 @@ def _text(name: str, tree: ast.Module, helper: bool) -> Text:
         if isinstance(each, ast.ClassDef):
             method = execute_method(each)
             docstrings = tuple(_docstring(said) for said in (method, each) if said)
-            classes[each.name] = Class(tuple(map(ast.unparse, each.bases)), bool(method), docstrings)
+            bases = tuple(map(ast.unparse, each.bases))
+            classes[each.name] = Class(bases, bool(method), docstrings, reuse_value(each) is not None)
     for part in ast.walk(tree):
         if isinstance(part, ast.Import):
             by_name |= {alias.name.partition(".")[0] for alias in part.names}
@@ -198,6 +237,7 @@ def _text(name: str, tree: ast.Module, helper: bool) -> Text:
         frozenset(beside),
         frozenset(by_name),
         frozenset(_head(tree)),
+        reuse(tree, found, head).problem,
     )
 
 

@@ -15,7 +15,9 @@ from jobs.errors import BadScript
 
 # Of a folder and of a script, wherever one is named. What begins with "_" is for the modules beside it.
 MOST_REUSE = 1_000_000
-_REUSE = re.compile(rb"#[ \t]*pulzar:[ \t]*reuse[ \t]*=[ \t]*([0-9]{1,7})\b")
+_REUSE = re.compile(r"#[ \t]*pulzar:[ \t]*reuse\b[ \t]*=?[ \t]*([^\r\n]*)")
+_NUMBER = re.compile(r"([0-9]{1,7})(?!\w|[.,][0-9])")
+_SHOWN_CHARACTERS = 80  # of what a script says
 FIRST_LINES = 5  # where a line `# pulzar: …` may stand
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -123,19 +125,58 @@ def job_class(tree: ast.Module, name: str) -> ast.ClassDef | None:
     return found
 
 
-def reuse(tree: ast.Module, job: ast.ClassDef | None, first_lines: bytes) -> int:
-    """How many runs may follow each other in one process: the attribute `reuse` of the class, or a line of its own."""
-    found = _REUSE.search(first_lines)
-    count = int(found[1]) if found else 0
-    for part in job.body if job else ():
+class Reuse(NamedTuple):
+    """How many runs of a script may follow each other in one process, and what is wrong with that number."""
+
+    runs: int = 0  # 0: each run has a process of its own
+    problem: str = ""
+
+
+def first_lines(source: bytes) -> bytes:
+    """The lines of a script where `# pulzar: …` may stand."""
+    return b"\n".join(source.split(b"\n", FIRST_LINES)[:FIRST_LINES])
+
+
+def reuse(tree: ast.Module, job: ast.ClassDef | None, first_lines: bytes) -> Reuse:
+    """What a script says of warm runs: by the attribute `reuse` of the class, or else by a line of its own."""
+    value = reuse_value(job) if job else None
+    if value is not None:
+        number = value.value if isinstance(value, ast.Constant) and type(value.value) is int else None
+        return _reuse(number, f"reuse = {_written(value)}")
+    found = _REUSE.search(first_lines.decode("utf-8", "replace"))
+    if not found:
+        return Reuse()
+    digits = _NUMBER.match(found[1]) if "=" in found[0] else None
+    return _reuse(int(digits[1]) if digits else None, found[0].strip())
+
+
+def _written(value: ast.expr) -> str:
+    try:
+        return ast.unparse(value)
+    except RecursionError:  # Python reads expressions that are deeper than it can write
+        return "…"
+
+
+def _reuse(number: int | None, said: str) -> Reuse:
+    if number is not None and 0 <= number <= MOST_REUSE:
+        return Reuse(number if number > 1 else 0)
+    said = said if len(said) <= _SHOWN_CHARACTERS else f"{said[: _SHOWN_CHARACTERS - 1]}…"
+    return Reuse(
+        problem=f"`{said}` is not counted, so each run has a process of its own; "
+        f"give a number of runs from 1 to {MOST_REUSE}, like reuse = 100"
+    )
+
+
+def reuse_value(job: ast.ClassDef) -> ast.expr | None:
+    """What a class gives its attribute `reuse`; None when it does not."""
+    found = None
+    for part in job.body:
         targets = (
             part.targets if isinstance(part, ast.Assign) else [part.target] if isinstance(part, ast.AnnAssign) else []
         )
         if any(isinstance(target, ast.Name) and target.id == "reuse" for target in targets):
-            value = getattr(part, "value", None)
-            if isinstance(value, ast.Constant) and type(value.value) is int:
-                count = value.value
-    return count if 1 < count <= MOST_REUSE else 0
+            found = getattr(part, "value", None) or found
+    return found
 
 
 def execute_method(part: ast.ClassDef) -> ast.FunctionDef | ast.AsyncFunctionDef | None:

@@ -122,6 +122,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "libraries: jobs with large libraries, downloaded; minutes. Only with -m libraries"
     )
     config.addinivalue_line("markers", "soak: thousands of runs; a quarter of an hour. Only with -m soak")
+    config.addinivalue_line("markers", "modes: fault tests of jobs, warm and preloaded; minutes. Only with -m modes")
+    config.addinivalue_line("markers", "every_mode: a fault test of jobs that is run in each mode, always")
     config.addinivalue_line("markers", "targets: every fault of every backup target; minutes. Only with -m targets")
     config.addinivalue_line("markers", "clients: the HTTP clients of docs/clients.md; minutes. Only with -m clients")
     config.pluginmanager.register(report)  # prints the table of clients, if any were tried
@@ -131,8 +133,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if not item.get_closest_marker("timeout") and config.getoption("timeout", None) is None:
             item.add_marker(pytest.mark.timeout(TIMEOUT_SECS, method="signal"))
-        for marker in ("clean", "install", "clients", "libraries", "soak", "targets"):
-            if item.get_closest_marker(marker) and marker not in (config.option.markexpr or ""):
+        for marker in ("clean", "install", "clients", "libraries", "modes", "soak", "targets"):
+            found = item.get_closest_marker(marker)
+            if found and not found.kwargs.get("always") and marker not in (config.option.markexpr or ""):
                 item.add_marker(pytest.mark.skip(reason=f"minutes; only with -m {marker}"))
     if not config.pluginmanager.hasplugin("randomly"):
         weights: Counter[Path] = Counter()

@@ -68,6 +68,8 @@ class Order(NamedTuple):
 def check_path(text: object) -> str:
     """The path `folder/script` of a job, without `.py`; raises `MalformedMessage` when it can't be one."""
     parts = text.removesuffix(".py").split("/") if isinstance(text, str) else []
+    if len(parts) == 2 and parts[1].startswith("_"):
+        raise MalformedMessage(f"{short(text)} is no job; what begins with _ is a module for the scripts beside it")
     if len(parts) != 2 or not all(map(_NAME.fullmatch, parts)):
         raise MalformedMessage(
             f"job = {short(text)} is no job; give folder/script, each of letters, digits, _ and -, up to 64, "

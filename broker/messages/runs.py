@@ -123,6 +123,7 @@ class CatalogRow(TypedDict):
     error: NotRequired[str]
     kind: NotRequired[str]  # class, script or helper
     arguments: NotRequired[object]  # as `jobs.docstrings.parse_arguments` has them
+    problems: NotRequired[list[str]]  # what is wrong with what it says of itself; it runs all the same
     preload: NotRequired[list[str]]  # modules that its runs find loaded, once it runs often
     preload_left_out: NotRequired[dict[str, str]]  # those that can't be, and why; of this node
 

@@ -47,7 +47,7 @@ MAP_BYTES = 64 << 30  # address space, neither disk nor memory
 _LAST = (1 << 64) - 1
 _PENDING, _SCHEDULED = b"bytes:p", b"bytes:s"
 _COLUMNS = ("description", "args", "category", "author", "error", "kind", "arguments")
-_MORE_COLUMNS = ("preload", "preload_left_out")  # that few scripts have
+_MORE_COLUMNS = ("problems", "preload", "preload_left_out")  # that few scripts have
 _HELPER = b"\0"  # stands before the paths of modules that are no scripts
 _ADVICE = "put back a copy of that directory, or remove it: the jobs it knows are forgotten then"
 FORMAT = 3  # 1: of the versions that wrote no number; 2: without `history`
@@ -215,6 +215,11 @@ class LedgerView(Transaction):
         """The nodes that have a script."""
         prefix = _script_key(path)
         return {key[len(prefix) :].decode() for key, _ in self._up("scripts", prefix)}
+
+    def script_on(self, node: str, path: str) -> CatalogRow | None:
+        """What a node says of a script; None if it has none."""
+        raw = self._get("scripts", _script_key(path) + node.encode())
+        return None if raw is None else _script(path, raw)
 
     def script(self, path: str, helper: bool = False) -> CatalogRow | None:
         """What one of the nodes says of a script or helper; None if there is none."""

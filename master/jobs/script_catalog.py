@@ -19,19 +19,34 @@ def check_known(view: LedgerView, order: Order) -> None:
     """Raise `NotFound` when no node can run a job: none has its script, or the one it is bound to has not."""
     having = view.nodes_with(order.job)
     if not having:
-        helper = view.script(order.job, helper=True)
-        if helper:
-            raise NotFound(f"{order.job} is no job; it is {helper['error']}")
-        raise NotFound(f"no node has the script {order.job}; GET /admin/job_catalog lists those there are")
+        advice = "" if view.script(order.job, helper=True) else "; GET /admin/job_catalog lists those there are"
+        raise NotFound(f"{lacking(view, order.job)}{advice}")
     if order.options.node and order.options.node not in having:
         raise NotFound(f"node {order.options.node} has no script {order.job}; it is on {', '.join(sorted(having))}")
 
 
+def lacking(view: LedgerView, path: str) -> str:
+    """Why no node can run a script that none of them has: it is a helper, or there is none of that name."""
+    helper = view.script(path, helper=True)
+    return f"{path} is no job; it is {helper['error']}" if helper else f"no node has the script {path}"
+
+
 def warnings(view: LedgerView, order: Order) -> list[str]:
-    """What is odd about a job's arguments, by the declaration in its script; the launch goes on."""
+    """What is odd about a job's script, and about its arguments by the declaration there; the launch goes on."""
     script = view.script(order.job)
     given = [*order.arguments, *([jobs.DATA] if order.data else [])]
-    return docstrings.compare(script.get("args") or "", given) if script else []
+    return [*script.get("problems", []), *docstrings.compare(script.get("args") or "", given)] if script else []
+
+
+def password_names(view: LedgerView, path: str) -> set[str]:
+    """The arguments that a script declares as passwords, on any node."""
+    return {
+        str(argument.get("name"))
+        for node in view.nodes_with(path)
+        if (row := view.script_on(node, path)) and isinstance(declared := row.get("arguments"), list)
+        for argument in declared
+        if isinstance(argument, dict) and argument.get("type") == "password"
+    }
 
 
 def rows(view: LedgerView) -> list[Mapping[str, object]]:

@@ -16,7 +16,7 @@ from broker.messages import jobs
 from broker.messages.jobs import Order
 from broker.messages.runs import Claimed, Finished, Named, Progress, Returned, RunEnd, RunState, Withdraw
 from broker.refusals import Conflict
-from master.jobs import unique_tokens
+from master.jobs import script_catalog, unique_tokens
 from master.jobs.effects import Bury, Effect, JobEvent, NodeMessage, Publish
 from master.jobs.ledger import LedgerTables, LedgerView
 from master.jobs.model import Attempt, AttemptId, Job, JobProgress, JobState, arguments_text
@@ -89,7 +89,7 @@ class Transitions:
         lane = route.lane if route else ""
         job = self._new(tables, order, source, now, arguments, schedule=schedule, by=by, lane=lane)
         if route is None:
-            reason = "" if without else _no_node(job)
+            reason = "" if without else script_catalog.lacking(tables, job.path)
             return NewJob(job.id, self._close(tables, None, job._replace(state=JobState.FAILED, reason=reason), now))
         tables.save(None, job)
         return NewJob(job.id, [Publish(order._replace(id=job.id, attempt=job.attempt), route)])
@@ -130,7 +130,7 @@ class Transitions:
             return self._close(tables, old, job._replace(state=JobState.FAILED, reason=problem), now)
         route = self._router.choose(tables, order, without)
         if route is None:
-            reason = problem if without else _no_node(job)
+            reason = problem if without else script_catalog.lacking(tables, job.path)
             return self._close(tables, old, job._replace(state=JobState.FAILED, reason=reason), now)
         tables.save(old, job._replace(lane=route.lane, published=job.published + 1, confirmed=0, due=0))
         return [Publish(order, route)]
@@ -267,7 +267,9 @@ class Transitions:
         if order.id == 0:
             if self._router.choose(tables, order, node) is None:
                 node = order.options.node
-                reason = f"node {node} has no script {order.job}" if node else f"no node has the script {order.job}"
+                reason = script_catalog.lacking(tables, order.job)
+                if node and tables.nodes_with(order.job):
+                    reason = f"node {node} has no script {order.job}"
                 return [Bury(report.order, reason)]
             # The token makes it one job even if it is reported twice.
             unique = order.options.unique or f"returned {report.token}"
@@ -320,10 +322,6 @@ class Transitions:
 def retry_delay(job: Job) -> float:
     """Seconds until a failed job is tried again: twice as long after each attempt, up to `MAX_DELAY_SECS`."""
     return float(min(job.options.retry_delay * 2 ** min(job.attempt - 1, 30), MAX_DELAY_SECS))
-
-
-def _no_node(job: Job) -> str:
-    return f"no node has the script {job.path}"
 
 
 def _running(job: Job, node: str, claim: Claimed, now: int) -> Job:

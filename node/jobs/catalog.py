@@ -80,7 +80,7 @@ class Catalog:
         """The modules that a script is to find loaded."""
         if verdict.kind == "helper":
             return Wish()
-        return self._demand.wish(_preload(verdict), verdict.head)
+        return self._demand.wish(verdict.documented()["preload"], verdict.head)
 
     def _with_wish(self, row: CatalogRow, wish: Wish) -> CatalogRow:
         row = {**row}
@@ -114,19 +114,10 @@ def _look(path: str, entry: os.DirEntry[str], known: _File | None) -> _File:
     return known if known and known.stamp == stamp else _File(stamp, reading.look(path, entry))
 
 
-def _preload(verdict: Verdict) -> str:
-    """The field `Preload:` of a script."""
-    return next(filter(None, (docstrings.read(text)["preload"] for text in verdict.docstrings)), "")
-
-
 def _row(path: str, verdict: Verdict) -> CatalogRow:
-    documented = dict.fromkeys(docstrings.FIELDS, "")
-    # What the method does not say, its class or its module may. A plain script has only its module.
-    for docstring in verdict.docstrings:
-        for name, text in docstrings.read(docstring).items():
-            documented[name] = documented[name] or text
+    documented = verdict.documented()
     args = documented["arguments"]
-    return {
+    row: CatalogRow = {
         "path": path,
         "description": documented["description"],
         "args": args,
@@ -136,3 +127,6 @@ def _row(path: str, verdict: Verdict) -> CatalogRow:
         "kind": verdict.kind,
         "arguments": docstrings.parse_arguments(args),
     }
+    if problems := verdict.problems():
+        row["problems"] = [text.encode("utf-8", "replace").decode() for text in problems]
+    return row

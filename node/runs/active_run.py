@@ -31,9 +31,12 @@ _NEVER = math.inf
 class ActiveRun:
     """One run, from its start to its outcome. `pipes`: the read end of each pipe, and the function for its bytes."""
 
-    def __init__(self, run: Run, limits: RunLimits, masks: Masks | None = None) -> None:
-        """`masks`: those of the secrets that it may have. Raises `OSError` when there are no descriptors left."""
-        self.run = run
+    def __init__(self, run: Run, limits: RunLimits, masks: Masks | None = None, turn: int = 1) -> None:
+        """`masks`: those of the secrets that it may have. Raises `OSError` when there are no descriptors left.
+
+        `turn`: 1, or more for a run whose processes have ended before they began it.
+        """
+        self.run, self.turn = run, turn
         self.zygote: ZygoteClient | None = None  # that has its processes
         self.started = now_ms()
         self._limits = limits
@@ -129,6 +132,11 @@ class ActiveRun:
         self._stop = (state, reason)
         self._kill_at = now + self._limits.grace
         return True
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it is being stopped."""
+        return self._stop is not None
 
     def to_be_killed(self, now: float) -> bool:
         """Whether the grace after TERM is over; true once."""

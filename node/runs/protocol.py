@@ -72,6 +72,7 @@ class RunExit(NamedTuple):
     reason: str = ""  # why the zygote killed it, "" when it did not
     note: str = ""  # what could not be killed or removed
     killed: Sequence[tuple[int, str]] = ()  # pids and command lines of processes that outlived the first one
+    unbegun: bool = False  # its process was gone before it had read what to run
 
 
 class Task(NamedTuple):

@@ -41,6 +41,7 @@ log = logs.get(__name__)
 _GONE_SECS = 5.0  # for a zygote to end and for what is left of its runs to be killed
 _AGAIN_SECS = 1.0  # between two starts of it
 _POLL_SECS = 3600.0
+_MOST_TURNS = 3  # for a run whose processes end before they have begun it
 _FENCE_SECS = 20.0  # for the first zygote to tell what fence is in force
 _TOKEN = re.compile(r"[0-9a-f]{1,64}")
 
@@ -218,7 +219,7 @@ class Runner:
 
     # Runs.
 
-    def _begin(self, run: Run) -> None:
+    def _begin(self, run: Run, turn: int = 1) -> None:
         if self._stopping:
             return
         if run.token in self._active or run.token in self._pending:
@@ -231,7 +232,7 @@ class Runner:
             arguments = json.dumps(run.arguments).encode()
             secrets, masks = self._secrets.of(run.job)
             lent = self._lend(run)
-            active = ActiveRun(run, self._limits, masks)
+            active = ActiveRun(run, self._limits, masks, turn=turn)
         except (TypeError, ValueError, RecursionError) as error:
             self._end_unbegun(run, RunState.FAILED, f"the arguments can't be written as JSON: {error}")
             return
@@ -297,7 +298,10 @@ class Runner:
         for pipe in active.pipes:
             self._remove(pipe)
         active.close()
-        if not self._stopping:
+        if exit.unbegun and active.turn < _MOST_TURNS and not active.stopping:
+            log.warning("a run begins again; its process ended before it began", run=exit.run, status=exit.status)
+            self._begin(active.run, active.turn + 1)
+        elif not self._stopping:
             self._call(self._on_end, outcome)
 
     # The zygote.

@@ -298,6 +298,10 @@ class Zygote:
         """Read what a worker says: that its run has ended well. The end of its process tells the rest."""
         try:
             messages = [files_of(message) for message in worker.frames.receive(wait=False)]
+        except ConnectionResetError:  # of a Unix socket the kernel says so when what was sent is unread
+            worker.unread = True
+            self._release(worker)
+            return
         except (EOFError, OSError, ValueError):  # it ends; or the script has written what it likes
             self._release(worker)
             return
@@ -354,6 +358,9 @@ class Zygote:
     def _reap(self) -> None:
         """Note which processes have ended, and kill what is left of their runs."""
         while pid := self._ended():
+            worker = self._workers.get(pid)
+            if worker and worker.frames.socket.fileno() in self._sockets:
+                self._heard(worker)  # what it has said before its end counts
             run = self._by_pid.get(pid)
             if run:
                 now = time.monotonic()
@@ -368,7 +375,7 @@ class Zygote:
                 run.status = status
                 if run.memory and run.group and run.group.out_of_memory():
                     run.reason = run.reason or describe_excess(run.memory)
-            if worker := self._workers.get(pid):
+            if worker:
                 self._release(worker)
                 if not run:
                     self._end_worker(worker)
@@ -401,7 +408,9 @@ class Zygote:
             if time.monotonic() < run.until:
                 return  # until one of them ends, or the next tick
         del self._by_pid[run.pid], self._by_token[run.token]
+        unbegun = False
         if worker := self._workers.get(run.pid):
+            unbegun = worker.unread and not (run.has_rest or run.stopped or run.reason)
             self._end_worker(worker)
         elif run.group:
             run.group.remove()
@@ -409,7 +418,8 @@ class Zygote:
         note = "; ".join(filter(None, list(notes)))
         if not self._tree.marked and not self._by_pid and not self._options.number:
             processes.kill(self._tree.strays(self._known()))
-        self._frames.send(RunExit(run.token, run.status or 0, run.stopped, run.reason, note=note, killed=run.killed))
+        exit = RunExit(run.token, run.status or 0, run.stopped, run.reason, note=note, killed=run.killed)
+        self._frames.send(exit._replace(unbegun=unbegun))
 
     def _known(self) -> list[int]:
         return [os.getpid(), self._scratch.cleaner, *self._by_pid, *self._spares, *self._workers.pids()]

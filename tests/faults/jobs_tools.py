@@ -36,15 +36,23 @@ MANY_ATTEMPTS = {"attempts": 20}  # for those who kill often
 
 _numbers = itertools.count(1)
 
+# How the runs of scripts get their processes: each its own, one after the other in one, or one with a module loaded.
+MODES = ("isolated", "warm", "preloaded")
+PRELOADED = "wave"  # a module that nothing else loads
+REUSE = 1000
+
 _SCRIPT = """\
-import fcntl, os, subprocess, time
+import fcntl, os, subprocess, sys, time
 from pathlib import Path
 from jobs import Job
 
 
 class Work(Job):
+    runs = 0  # in this process
+
     def execute(self):
         '''Description: Leaves a trace of what it does.'''
+        Work.runs += 1
         given = self.arguments
         self.field = Path(given["field"])
         lock = os.open(self.field / f"lock {given['tag']}", os.O_RDWR | os.O_CREAT)
@@ -64,7 +72,9 @@ class Work(Job):
         if self.attempt < given.get("good", 1):
             raise RuntimeError("not this time")
         self.trace("through")
-        return {"attempt": self.attempt, "tag": given["tag"]}
+        os.close(lock)  # a warm process goes on
+        mode = "preloaded" if "wave" in sys.modules else "warm" if Work.runs > 1 else "isolated"
+        return {"attempt": self.attempt, "tag": given["tag"], "mode": mode}
 
     def trace(self, what):
         trace = os.open(self.field / "effects", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -86,13 +96,21 @@ class Effect(NamedTuple):
 class Field:
     """A cluster, and the directory with the scripts and the effects of its jobs."""
 
-    def __init__(self, clusters: Clusters, directory: Path, env: dict[str, str] | None = None, **options: Any) -> None:
-        """`env` and `options` go to `make_cluster`."""
+    def __init__(
+        self,
+        clusters: Clusters,
+        directory: Path,
+        env: dict[str, str] | None = None,
+        mode: str = MODES[0],
+        **options: Any,
+    ) -> None:
+        """`env` and `options` go to `make_cluster`; `mode` is one of `MODES`."""
         self.directory = directory
+        self.mode = mode
         self._gates: set[str] = set()
         script = directory / "scripts" / "fault" / "work.py"
         script.parent.mkdir(parents=True)
-        script.write_text(_SCRIPT)
+        script.write_text(in_mode(_SCRIPT, mode))
         settings = {
             "PULZAR_JOBS_DIR": str(directory / "scripts"),
             "PULZAR_JOBS_SLOTS": str(SLOTS),
@@ -119,6 +137,18 @@ class Field:
         """Launch a job by REST; its id."""
         with closing(Client(self.cluster.master_url)) as client:
             return launch(client, self.arguments(tag, **more))
+
+    def wait_mode(self) -> None:
+        """Wait until the runs of each node are in this field's mode: a first one makes what the next ones use."""
+        if self.mode == MODES[0]:
+            return
+        for node in self.cluster.nodes:
+            wait_for(lambda node=node: self._mode_on(node) == self.mode, 60, f"{self.mode} runs on {node.id}")  # type: ignore[misc]
+
+    def _mode_on(self, node: Node) -> str:
+        number = self.launch(f"mode of {node.id}", options={"node": node.id})
+        self.wait_ended([number])
+        return str(self.job(number)["output"]["mode"])
 
     def launch_many(self, count: int, tag: str, **more: Any) -> list[int]:
         """Launch several with tags `tag-0` and so on, and gates, if there is one, of the same names."""
@@ -268,6 +298,12 @@ class Field:
             yield finals
         finally:
             finals.close()
+
+
+def in_mode(script: str, mode: str) -> str:
+    """The text of a script whose runs are to have their processes in this way."""
+    head = {"warm": f"# pulzar: reuse={REUSE}\n", "preloaded": f'"""Preload: {PRELOADED}"""\n'}
+    return head.get(mode, "") + script
 
 
 class Finals:

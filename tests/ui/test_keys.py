@@ -94,6 +94,42 @@ def test_a_file_is_stored_deleted_and_brought_back(plain: Page, cluster: Cluster
         assert master.get(f"{folder}/note.txt").body == b"from a form"
 
 
+def test_a_form_keeps_the_name_of_a_file_as_the_script_does(plain: Page, cluster: Cluster) -> None:
+    folder = unique()
+    plain.goto(f"/ui/keys?prefix={folder}/")
+    files = [{"name": "ü file.txt", "mimeType": "text/plain", "buffer": b"from a form"}]
+    plain.set_input_files("input[type=file]", files=files)  # type: ignore[arg-type]
+    plain.get_by_role("button", name="Store").click()
+    expect(plain.get_by_text("stored 1 file; 1 name was changed, since keys are of ASCII characters")).to_be_visible()
+    with Client(cluster.master_url) as master:
+        assert master.get(f"{folder}/u file.txt").body == b"from a form"
+
+
+def test_a_folder_is_renamed_and_its_new_list_is_shown(plain: Page, cluster: Cluster) -> None:
+    folder = unique()
+    store(cluster, f"{folder}/old/a.txt", f"{folder}/old/b.txt")
+    plain.goto(f"/ui/keys?prefix={folder}/old/")
+    plain.get_by_text("Rename, move or copy this folder").click()
+    plain.get_by_label("To the folder").fill(f"{folder}/new/")
+    plain.get_by_role("button", name="Copy", exact=True).click()
+    expect(plain.get_by_text(f"{folder}/old/ was copied to {folder}/new/: 2 keys")).to_be_visible()
+    assert "/admin/" not in plain.locator("main").inner_text()
+    expect(plain.get_by_role("link", name="a.txt")).to_be_visible()
+    plain.get_by_text("Rename, move or copy this folder").click()
+    plain.get_by_label("To the folder").fill(f"{folder}/newest/")
+    plain.get_by_role("button", name="Rename").click()
+    expect(plain.get_by_text(f"{folder}/new/ is called {folder}/newest/ now: 2 keys")).to_be_visible()
+    expect(plain.get_by_role("link", name="b.txt")).to_be_visible()
+    # What could not be moved is said, where it still is
+    store(cluster, f"{folder}/old/c.txt", f"{folder}/newest/c.txt")
+    plain.goto(f"/ui/keys?prefix={folder}/newest/")
+    plain.get_by_text("Rename, move or copy this folder").click()
+    plain.get_by_label("To the folder").fill(f"{folder}/old/")
+    plain.get_by_role("button", name="Rename").click()
+    expect(plain.get_by_text("3 of 3 keys could not be renamed, first")).to_be_visible()
+    expect(plain.get_by_role("link", name="c.txt")).to_be_visible()
+
+
 def test_a_key_is_renamed_copied_and_given_a_lifetime_without_scripts(plain: Page, cluster: Cluster) -> None:
     folder = unique()
     store(cluster, f"{folder}/a.txt")

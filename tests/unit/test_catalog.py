@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from broker.messages.codec import encode
 from broker.messages.runs import NodeCatalog as Message
 from jobs import docstrings
+from jobs.loader import Sources
+from master.web.ui.jobs import fields
 from node.jobs.catalog import Catalog
 from tests.support import decode, quickest
 
@@ -328,3 +331,110 @@ def test_arguments_are_typed() -> None:
         ("g", "list", None, "the numbers"),
         ("h", "", None, ""),
     ]
+
+
+@pytest.mark.parametrize(
+    ("head", "attribute", "said"),
+    [
+        ("", "reuse = 'lots'", "`reuse = 'lots'` is not counted"),
+        ("", "reuse: int = -3", "`reuse = -3` is not counted"),
+        ("", "reuse = True", "`reuse = True` is not counted"),
+        ("", "reuse = 2_000_000", "`reuse = 2000000` is not counted"),
+        ("", f"reuse = {'-' * 400}1", "`reuse = …` is not counted"),
+        ("# pulzar: reuse=20", "reuse = ONE", "`reuse = ONE` is not counted"),
+        ("# pulzar: reuse=lots", "", "`# pulzar: reuse=lots` is not counted"),
+        ("# pulzar: reuse=1.5", "", "`# pulzar: reuse=1.5` is not counted"),
+        ("# pulzar: reuse=12345678", "", "`# pulzar: reuse=12345678` is not counted"),
+        ("# pulzar: reuse", "", "`# pulzar: reuse` is not counted"),
+        ("# pulzar: reuse: 100 \r", "", "`# pulzar: reuse: 100` is not counted"),
+        ("# pulzar: reuse=\xff", "", "is not counted"),
+    ],
+)
+def test_a_wrong_number_of_warm_runs_is_told(tmp_path: Path, head: str, attribute: str, said: str) -> None:
+    text = f"{head}\nONE = 1\nfrom jobs import Job\nclass Warm(Job):\n    {attribute}\n    def execute(self): 1\n"
+    write(tmp_path, warm=text)
+    row = catalog(tmp_path)["f/warm"]
+    (told,) = row["problems"]
+    assert said in told
+    assert "so each run has a process of its own; give a number of runs from 1 to 1000000, like reuse = 100" in told
+    # And it is so
+    assert Sources().get(str(tmp_path / "f/warm.py")).reuse == 0
+    assert decode(encode(Message("n1", "x", [row])), Message).rows == [row]
+
+
+@pytest.mark.parametrize("line", ["", "reuse = 0", "reuse = 1", "reuse = 1000000", "reuse: int"])
+def test_a_right_number_of_warm_runs_is_no_problem(tmp_path: Path, line: str) -> None:
+    write(
+        tmp_path,
+        warm=f"from jobs import Job\nclass Warm(Job):\n    {line}\n    def execute(self): 1\n",
+        plain="# pulzar: reuse=50, since it is short\nfrom jobs import run\n",
+        tool="# pulzar: helper\n# pulzar: reuse=lots\n",
+    )
+    assert not [row["problems"] for row in catalog(tmp_path).values() if "problems" in row]
+
+
+def test_a_class_by_another_name_tells_that_its_warm_runs_are_not_counted(tmp_path: Path) -> None:
+    job = "from jobs import Job\nclass {}(Job):\n    reuse = 100\n    def execute(self): 1\n"
+    write(tmp_path, one=job.format("Other"), two=job.format("Base") + "class Two(Base): pass\n")
+    rows = catalog(tmp_path)
+    for name, wanted in (("one", "One"), ("two", None)):
+        (told,) = rows[f"f/{name}"]["problems"]
+        assert told.startswith("`reuse` is not counted, so each run has a process of its own")
+        assert wanted is None or f"call the class {wanted}" in told
+        assert Sources().get(str(tmp_path / f"f/{name}.py")).reuse == 0
+
+
+@pytest.mark.parametrize(
+    ("declared", "told"),
+    [
+        ({"type": "int", "default": "lots"}, ['has the default "lots", which is no int']),
+        ({"type": "int", "default": True}, ["has the default true, which is no int"]),
+        ({"type": "int", "default": 1.5}, ["has the default 1.5, which is no int"]),
+        ({"type": "float", "default": 1}, []),
+        ({"type": "number", "default": "1"}, ['has the default "1", which is no float']),
+        ({"type": "bool", "default": 0}, ["has the default 0, which is no bool"]),
+        ({"type": "str", "default": 5}, ["has the default 5, which is no str"]),
+        ({"type": "list", "default": {}}, ["has the default {}, which is no list"]),
+        ({"type": "json", "default": "x"}, []),
+        ({"type": "path", "default": 5}, []),
+        ({"type": "date", "default": "tomorrow"}, ['has the default "tomorrow", which is no date']),
+        ({"type": "date", "default": "2026-02-30"}, ['has the default "2026-02-30", which is no date']),
+        ({"type": "date", "default": "2026-02-28"}, []),
+        ({"type": "datetime", "default": "2026-02-28"}, ['has the default "2026-02-28", which is no datetime']),
+        ({"type": "datetime", "default": "2026-02-28T08:30"}, []),
+        ({"type": "int", "choices": [1, "two"]}, ['has the choice "two", which is no int']),
+        ({"type": "int", "choices": [1, 2], "default": 3}, ["has the default 3, which is none of its choices"]),
+        ({"choices": [1, "auto"], "default": "auto"}, []),
+        ([1, "auto"], []),
+        ({"type": "int", "default": None}, []),
+        ("int", []),
+        (5, []),
+    ],
+)
+def test_a_default_that_does_not_fit_is_a_problem_of_the_script(
+    tmp_path: Path, declared: object, told: list[str]
+) -> None:
+    write(tmp_path, plain=f'"""Arguments: {json.dumps({"size": declared})}"""')
+    row = catalog(tmp_path)["f/plain"]
+    assert row["error"] == ""
+    assert row.get("problems", []) == [f"the argument size {text}" for text in told]
+    # No input shows what its browser would refuse
+    (field,) = fields.of_script(row)
+    assert not any("has the default" in text and "which is no " in text for text in told) or field.proposed == ""
+
+
+def test_a_paragraph_after_a_field_belongs_to_the_description(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        plain='"""Description: Adds up.\n\nSlowly.\nArguments: {\n\n"a": "int",\n\n"b": "int"}\n\n`a` is large.\n'
+        'Category: maths\n\nIt is exact.\nAuthor: Ada\nand others\n\n\nSee there.\n\nPreload: numpy\n\nThe end.\n"""',
+    )
+    row = catalog(tmp_path)["f/plain"]
+    assert [found["name"] for found in row["arguments"]] == ["a", "b"]
+    assert (row["category"], row["author"]) == ("maths", "Ada\nand others")
+    assert " ".join(row["description"].split()) == "Adds up. Slowly. `a` is large. It is exact. See there. The end."
+    assert "\n\n`a` is large.\n\nIt is exact.\n\n" in row["description"]
+    ours = Catalog(Path(__file__).parents[2] / "jobs")
+    ours.scan()
+    assert {row["author"] for row in ours.rows if row["kind"] != "helper"} == {"Pulzar"}
+    assert not [row["problems"] for row in ours.rows if "problems" in row]

@@ -15,10 +15,13 @@ from broker.messages.runs import NodeCatalog, Progress, RunState
 from broker.refusals import NotFound
 from jobs.secret_file import SecretFile
 from master.jobs import script_catalog
+from master.jobs.history import pages
+from master.jobs.history.pages import HistoryFilter
 from master.jobs.model import Rhythm, arguments_text
 from master.web.flask_routes import job_admin
 from master.web.flask_routes.app import _failed
 from master.web.flask_routes.job_json import ROW_BYTES, SHOWN_BYTES, SHOWN_DEPTH
+from master.web.flask_routes.visible_jobs import VisibleJobs
 from tests.unit.desk import NOW, Desk, token
 
 JOB_COLUMNS = {"job_id", "job_name", "parameters", "node", "creation_time"}
@@ -348,6 +351,15 @@ def test_the_catalog_is_shown(site: Site) -> None:
     assert {name: row[name] for name in script} == script
 
 
+def test_a_launch_warns_of_what_is_wrong_with_the_script(site: Site) -> None:
+    row = {"path": "a/b", "kind": "script", "args": '{"x": "int"}', "problems": ["`reuse = lots` is not counted"]}
+    site.desk.write(lambda tables: tables.save_catalog(NodeCatalog("n1", "x", [row])))
+    with site.desk.ledger.read() as tables:
+        told = script_catalog.warnings(tables, Order("a/b", {}))
+    assert told == [*row["problems"], "the argument x is missing; the script declares it as int"]
+    assert site.get("/admin/job_catalog")[0]["problems"] == row["problems"]
+
+
 def test_secrets_are_masked_wherever_arguments_are_shown(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "secrets"
     file.write_text("[reports]\nDB = hunter2-hunter2\nNUMBER = 12345678\n")
@@ -377,3 +389,43 @@ def test_secrets_are_masked_wherever_arguments_are_shown(site: Site, tmp_path: P
         assert "x:***@h" in text, path
         assert "hunter2" not in text, path
         assert "12345678" not in text, path
+
+
+def test_passwords_among_arguments_are_shown_nowhere(site: Site) -> None:
+    declared = [{"name": "pin", "type": "password"}, {"name": "user", "type": "str"}]
+    desk = site.desk
+    for node, arguments in (("n1", None), ("n2", declared)):  # one node has an older version of the script
+        row = {"path": "example/job", "kind": "script", "arguments": arguments}
+        desk.write(lambda tables, node=node, row=row: tables.save_catalog(NodeCatalog(node, "x", [row])))
+    arguments = {"pin": "hunter2", "user": "ann", "note": "ü" * 2000}
+    number, cut = desk.launched(pin="hunter2", user="ann"), desk.launched(**arguments)
+    rhythm = Rhythm("hours", 1, True)
+    order = Order("example/job", {"pin": {"deep": ["hunter2"]}, "user": "ann"})
+    schedule = desk.write(lambda tables: desk.schedules.add(tables, order, rhythm, desk.now))
+    execution = site.execution()
+    desk.finish(execution, RunState.COMPLETED, run=execution)
+    assert json.loads(site.get(f"/admin/jobs/{number}")["parameters"]) == {"pin": "***", "user": "ann"}
+    assert json.loads(site.get(f"/admin/jobs/{cut}")["parameters"]) == arguments | {"pin": "***"}
+    assert json.loads(site.get(f"/admin/jobs/{schedule}")["parameters"]) == {"pin": "***", "user": "ann"}
+    for path in (
+        "/admin/jobs",
+        "/admin/all_jobs",
+        f"/admin/jobs/{schedule}",
+        "/admin/scheduled_jobs",
+        f"/admin/scheduled_jobs/{schedule}",
+        "/admin/scheduled_jobs/ok",
+        f"/admin/scheduled_jobs/ok/{schedule}",
+    ):
+        text = json.dumps(site.get(path))
+        assert "ann" in text, path
+        assert "hunter2" not in text, path
+    # Nor are they found letter by letter, and a node runs the job with them
+    with desk.ledger.read() as view:
+        visible = VisibleJobs(view, SecretFile(""))
+        for text, found in (("hunter2", []), ("ann", [execution, cut, number])):
+            page = pages.page(view, HistoryFilter(text=text), 0, 9, shown=visible)
+            assert [job.id for job in page.jobs] == found, text
+            assert not any("hunter2" in job.arguments for job in page.jobs)
+        kept = view.job(number)
+        assert kept
+        assert kept.order().arguments == {"pin": "hunter2", "user": "ann"}

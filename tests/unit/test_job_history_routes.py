@@ -18,6 +18,7 @@ from master.jobs.routing import Load
 from master.security.gate import LAUNCHES, OWN
 from master.web.flask_routes import job_admin, job_history, schedule_preview
 from master.web.flask_routes.app import _failed
+from master.web.jobs.launch_request import rhythm_of
 from tests.unit.desk import NOW, Desk
 
 # A Tuesday, 22:13:20 UTC.
@@ -174,6 +175,15 @@ def test_a_timing_that_is_only_typed_has_words_and_times(site: Site, monkeypatch
 
 
 @pytest.mark.parametrize(
+    ("typed", "kept"), [("utc", ""), ("Utc", ""), ("europe/VIENNA", "Europe/Vienna"), ("etc/gmt+5", "Etc/GMT+5")]
+)
+def test_a_zone_may_be_typed_in_any_case(site: Site, typed: str, kept: str) -> None:
+    said = site.get("/schedule_preview", cron="0 9 * * *", zone=typed)["timing"]
+    assert said == f"at 09:00 every day, {kept or 'UTC'}"
+    assert rhythm_of({"cron": "0 9 * * *", "zone": typed}).zone == kept
+
+
+@pytest.mark.parametrize(
     ("query", "said"),
     [
         ({}, "scheduled has no interval"),
@@ -183,7 +193,10 @@ def test_a_timing_that_is_only_typed_has_words_and_times(site: Site, monkeypatch
         ({"interval": "days", "time_unit": "1"}, "scheduled has no repeat"),
         ({"cron": "61 * * * *"}, 'is not the five fields of cron, like "0 9 * * 1" (Bad minute)'),
         ({"cron": "* * * * * *"}, "Wrong number of fields"),
-        ({"cron": "0 0 30 2 *"}, "(Bad day-of-month)"),
+        ({"cron": "0 0 30 2 *"}, "cron = '0 0 30 2 *' never comes; no year has such a day"),
+        ({"cron": "0 0 31 4,6,NOV *"}, "never comes; no year has such a day"),
+        ({"cron": "0 0 30 13 *"}, "(Bad month)"),
+        ({"cron": "0 0 32 2 *"}, "(Bad day-of-month)"),
         ({"cron": "x" * 101}, "is no text of up to 100 characters"),
         ({"cron": "0 9 * * 1", "zone": "../../etc/passwd"}, "zone = '../../etc/passwd' is no time zone"),
         ({"cron": "0 9 * * 1", "interval": "days"}, "scheduled has 'interval' beside cron"),

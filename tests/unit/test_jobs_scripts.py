@@ -269,7 +269,12 @@ def test_a_list_shows_every_script_also_what_does_not_compile(place: Path) -> No
     )
     (place / "jobs/test/bad.py").write_text("if True")
     (place / "jobs/test/worse.py").write_bytes(b"\0")
+    (place / "jobs/test/odd.py").write_text("# pulzar: reuse=lots")
     lines = run_by_hand("list", directory=place).stdout.splitlines()
+    assert "  warning: `# pulzar: reuse=lots` is not counted" in lines.pop(3)
+    assert lines.pop(2).split() == ["test/odd", "-"]
+    by_hand = run_by_hand("run", "test/odd", directory=place)
+    assert (by_hand.returncode, by_hand.stderr[:40]) == (0, "warning: `# pulzar: reuse=lots` is not c")
     assert [line.split()[0] for line in lines] == ["test/bad", "test/good", "test/worse"]
     assert lines[0].endswith("  line 1: expected ':'")
     assert lines[1].endswith("  Does good.")

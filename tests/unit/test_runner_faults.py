@@ -296,7 +296,7 @@ def test_a_run_for_which_there_is_no_process_or_no_descriptor_fails(node: Node, 
         for token in ("1", "2"):
             frames.send([RUN, RunOrder(token, 1, 1, "test/noop", b"{}", "", "", 0)], os.pipe2(os.O_CLOEXEC))
             # Then it says so and goes on
-            assert frames.receive() == [[token, 256, False, "the run can't be started: No room", "", []]]
+            assert frames.receive() == [[token, 256, False, "the run can't be started: No room", "", [], False]]
         assert descriptors(zygote.pid) < 10
         frames.close()
         assert zygote.wait(60) == 0

@@ -10,8 +10,8 @@ import pytest
 
 from broker.messages import jobs
 from broker.messages.jobs import Options, Order
-from broker.messages.runs import Claimed, Finished, Named, Progress, Returned, RunState
-from master.jobs.effects import JobEvent, NodeMessage
+from broker.messages.runs import Claimed, Finished, Named, NodeCatalog, Progress, Returned, RunState
+from master.jobs.effects import Bury, JobEvent, NodeMessage
 from master.jobs.model import Job, JobState
 from master.jobs.transitions import LOG_TAIL_BYTES, MAX_PUBLISHED, retry_delay
 from tests.unit.desk import NOW, Desk, events, published, token, withdrawn
@@ -72,6 +72,21 @@ def test_a_job_that_no_node_can_run_fails_and_says_so(desk: Desk) -> None:
     _, actions = desk.launch(ORDER)
     assert events(actions) == ["job.finished.failed"]
     assert desk.job(1).reason == "no node has the script example/job"
+
+
+@pytest.mark.parametrize("bound", ["", "n2"])
+def test_a_helper_that_is_launched_or_published_by_hand_is_said_to_be_one(desk: Desk, bound: str) -> None:
+    row = {"path": "example/job", "kind": "helper", "error": "a helper of example/main, which imports it"}
+    desk.write(lambda tables: tables.save_catalog(NodeCatalog("n1", "x", [row])))
+    desk.nodes = []
+    wanted = "example/job is no job; it is a helper of example/main, which imports it"
+    desk.launch(ORDER)
+    assert desk.job(1).reason == wanted
+    order = jobs.write(Order("example/job", {}, Options(node=bound)))
+    effects = desk.write(
+        lambda tables: desk.transitions.returned(tables, "n1", Returned(order, "it has none", token(9)), NOW)
+    )
+    assert effects == [Bury(order, wanted)]
 
 
 def test_a_late_confirm_of_an_older_attempt_confirms_nothing(desk: Desk) -> None:

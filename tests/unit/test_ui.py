@@ -476,3 +476,28 @@ def test_the_console_is_asked_anew_by_the_first_look_after_a_while(monkeypatch: 
     inside["dead"] = 1
     clock[0] += 3600
     assert asked.numbers().unacknowledged == {"dead": 1}
+
+
+@pytest.mark.parametrize(
+    ("filename", "name"),
+    [
+        ("ü file.txt", "u file.txt"),
+        ("u\u0308.txt", "u.txt"),
+        ("Ångström №5.csv", "Angstrom No5.csv"),
+        ("straße.txt", "stra_e.txt"),
+        ("日本.txt", "__.txt"),
+        ("😀.txt", "_.txt"),
+        ("a\tb\x7f.txt", "a_b_.txt"),
+        ("C:\\My files\\ü.txt", "u.txt"),
+        ("folder/é.txt", "e.txt"),
+        ("plain (2).txt", "plain (2).txt"),
+    ],
+)
+def test_the_name_of_a_file_becomes_the_end_of_a_key(filename: str, name: str) -> None:
+    assert formats.plain_name(filename) == name
+
+
+def test_the_scripts_of_the_page_name_files_alike() -> None:
+    for script in ("keys.js", "launch.js"):
+        text = (Path(app.__file__).parent / "static" / script).read_text()
+        assert r'normalize("NFKD").replace(/[\u0300-\u036f]/g, "").replace(/[^ -~]/gu, "_")' in text, script

@@ -252,6 +252,60 @@ def test_processes_that_wait_may_be_killed_or_frozen(node: Node) -> None:
         wait_for(lambda pid=pid: not state_of(pid))
 
 
+# Makes the process kill itself at a certain moment after its run: when the next task has come and is not read, or when
+# it has said that its run is over.
+TRAP = """
+import gc, select
+gc.unfreeze()
+found = [each for each in gc.get_objects() if type(each).__name__ == "Frames" and each.socket.fileno() == 3]
+frames, send = (found[0], found[0].send) if found else (None, None)
+def receive(select=select.select, frames=frames, kill=os.kill, pid=os.getpid()):
+    select([frames.socket], [], [])
+    kill(pid, 9)
+def send_and_die(message, send=send, kill=os.kill, pid=os.getpid()):
+    send(message)
+    kill(pid, 9)
+trap = run.arguments.get("trap")
+if trap == "unread":
+    frames.receive = receive
+if trap == "over":
+    frames.send = send_and_die
+"""
+
+
+def test_a_run_whose_process_is_killed_at_the_hand_over_begins_in_another_one(node: Node, tmp_path: Path) -> None:
+    value = tmp_path / "value"
+    value.write_bytes(b"a value")
+    job = write(node, f"{TRAP}\nprint(run.data_path.read_text() if run.data_path else 'none')")
+    for data in ("", str(value)):
+        # Given a process that is killed when it has a task, and has not read it
+        trapped, _ = told(node.run(job, {"trap": "unread"}))
+        ended = len(node.ends)
+        # When that task comes, then its run begins in another process, once
+        outcome = node.run(job, data_path=data, data_key="value" if data else "")
+        assert told(outcome)[0] != trapped
+        assert outcome.log == (b"a value\n" if data else b"none\n")
+        assert len(node.ends) == ended + 1
+        wait_for(lambda trapped=trapped: not state_of(trapped))
+
+
+def test_a_run_whose_process_is_killed_when_it_is_over_is_completed(node: Node, tmp_path: Path) -> None:
+    wait = "import time\nprint(os.getpid(), flush=True)\nwhile not os.path.exists(run.arguments.get('gate', '/')): time.sleep(0.01)"
+    job, gate = write(node, f"{TRAP}\n{wait}"), tmp_path / "gate"
+    run = node.begin(job, {"trap": "over", "gate": str(gate)})
+    pid = int(wait_for(lambda: [told.log for told in node.progress if told.run.token == run and told.log])[0])
+    # Given a process that says that its run is over, and is killed, before the zygote hears of either
+    os.kill(node.zygote, signal.SIGSTOP)
+    try:
+        gate.touch()
+        wait_for(lambda: state_of(pid) == "Z")
+    finally:
+        os.kill(node.zygote, signal.SIGCONT)
+    # Then what it has said counts
+    assert told(node.outcome(run))[0] == pid
+    assert told(node.run(job))[1] == 1
+
+
 def test_the_death_of_the_zygote_ends_processes_that_wait_and_that_work(node: Node) -> None:
     job = write(node, "import time; print('on', flush=True); time.sleep(run.arguments.get('seconds', 0))")
     run = node.begin(job, {"seconds": 1000})

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from broker.messages.jobs import PRIORITIES
+from master.jobs import script_catalog
 from master.jobs.ledger import LedgerView
 from master.jobs.model import Job, JobState, lane
 from master.jobs.routing import Load, Loads
@@ -51,7 +52,7 @@ def of_job(view: LedgerView, job: Job, loads: Loads, data_wait: float) -> WaitRe
     having = view.nodes_with(job.path)
     heard = [name for name in having if loads.get(name, _UNHEARD).alive]
     if not heard:
-        return WaitReason(Cause.NODE, _silent(job.path, having), before=before)
+        return WaitReason(Cause.NODE, _silent(view, job.path, having), before=before)
     slots = sum(loads[name].slots for name in heard)
     busy = sum(min(loads[name].running, loads[name].slots) for name in heard)
     return _for_slot(slots, busy, before, f"{len(heard)} node{'s' * (len(heard) > 1)}")
@@ -81,9 +82,9 @@ def _for_slot(slots: int, busy: int, before: int, where: str) -> WaitReason:
     return WaitReason(Cause.SLOT, f"{slots - busy} of {slots} slots of {where} are free; {queue}", before=before)
 
 
-def _silent(path: str, having: Collection[str]) -> str:
+def _silent(view: LedgerView, path: str, having: Collection[str]) -> str:
     if not having:
-        return f"no node has the script {path} any more"
+        return script_catalog.lacking(view, path)
     names = ", ".join(sorted(having)[:5]) + (" …" if len(having) > 5 else "")
     return f"no node with the script {path} is heard: {names}; it begins when one of them is back"
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from flask import Blueprint, Response, current_app, request
 
-from broker import integers, masks
+from broker import integers
 from broker.refusals import BadRequest, NotFound
 from jobs.secret_file import SecretFile
 from master.jobs import script_catalog
 from master.jobs.history import script_runs, wait_reason
 from master.jobs.ledger import Ledger, LedgerView
-from master.jobs.model import Job, Schedule
+from master.jobs.model import Schedule
 from master.jobs.routing import Loads
 from master.jobs.rows import List
 from master.web.flask_routes import job_json
 from master.web.flask_routes.context import ok
 from master.web.flask_routes.job_json import Execution, Files, Read, Row
+from master.web.flask_routes.visible_jobs import VisibleJobs
 from master.web.jobs import own_jobs
 from master.web.keys import parameters
 
@@ -30,8 +31,6 @@ LIMIT = 100
 MAX_LIMIT = 1_000
 MAX_ID = integers.MAX
 _LISTS = {"pendings": List.PENDINGS, "ready": List.READY, "failed": List.FAILED, "scheduled": List.SCHEDULED}
-Shown = TypeVar("Shown", Job, Schedule)
-
 _OUTCOMES = {"ok": List.READY, "failed": List.FAILED}
 
 
@@ -91,11 +90,12 @@ def job(number: str) -> Response:
         live = view.progress(_id(number))
         waits = found and wait_reason.of_job(view, found, parts().loads(), parts().data_wait)
         end = found and script_runs.expected_end(view, found)
+        found, schedule = found and visible(view)(found), schedule and visible(view)(schedule)
     if found:
-        shown = job_json.detail(visible(found), live, Files(parts().read, _url))
+        shown = job_json.detail(found, live, Files(parts().read, _url))
         return ok({**shown, "waits": job_json.waits(waits), "expected_end": end / 1000 if end else None})
     if schedule:
-        return ok(job_json.schedule_as_job(visible(schedule)))
+        return ok(job_json.schedule_as_job(schedule))
     raise NotFound(f"no job has the id {number}; GET /admin/all_jobs lists those that are kept")
 
 
@@ -124,9 +124,9 @@ def scheduled_job(number: str) -> Response:
     """One schedule with its last executions, newest first."""
     page = _page()
     with parts().ledger.read() as view:
-        schedule = _schedule(view, number)
+        schedule = visible(view)(_schedule(view, number))
         found = _executions(view, islice(view.executions(List.ALL, schedule.id, page.before), page.limit))
-    return ok(job_json.schedule_detail(visible(schedule), _shown(found)))
+    return ok(job_json.schedule_detail(schedule, _shown(found)))
 
 
 @blueprint.get("/admin/scheduled_jobs/ok", defaults={"outcome": "ok"})
@@ -153,26 +153,19 @@ def job_catalog() -> Response:
         return ok([row for row in script_catalog.rows(view) if own_jobs.launchable(request.environ, str(row["path"]))])
 
 
-def visible(found: Shown) -> Shown:
-    """A job or a schedule as who asks for it may see it."""
-    return masked(found, parts().secrets)
-
-
-def masked(found: Shown, secrets: SecretFile) -> Shown:
-    """A job or a schedule, without the secrets that its arguments may have."""
-    hiding = masks.of(secrets.values())
-    if hiding is None:
-        return found
-    options = found.options._replace(argv=tuple(map(hiding.text, found.options.argv)))
-    return found._replace(arguments=hiding.json(found.arguments.encode()).decode(), options=options)
+def visible(view: LedgerView) -> VisibleJobs:
+    """What gives jobs and schedules as who asks for them may see them."""
+    return VisibleJobs(view, parts().secrets)
 
 
 def _jobs(view: LedgerView, ids: Iterable[int]) -> list[Row]:
-    return [job_json.row(visible(found)) for number in ids if (found := view.job(number))]
+    shown = visible(view)
+    return [job_json.row(shown(found)) for number in ids if (found := view.job(number))]
 
 
 def _schedules(view: LedgerView, ids: Iterable[int]) -> list[Row]:
-    return [job_json.scheduled(visible(found)) for number in ids if (found := view.schedule(number))]
+    shown = visible(view)
+    return [job_json.scheduled(shown(found)) for number in ids if (found := view.schedule(number))]
 
 
 def _schedule(view: LedgerView, number: str) -> Schedule:
@@ -185,8 +178,9 @@ def _schedule(view: LedgerView, number: str) -> Schedule:
 
 
 def _executions(view: LedgerView, ids: Iterable[int]) -> list[Execution]:
+    shown = visible(view)
     return [
-        Execution(visible(found), view.schedule(found.schedule), view.progress(number))
+        Execution(shown(found), view.schedule(found.schedule), view.progress(number))
         for number in ids
         if (found := view.job(number))
     ]

@@ -33,7 +33,7 @@ def history() -> Response:
     cursor = parameters.integer("cursor", request.args.get("cursor"), 0, integers.MAX)
     limit = parameters.integer("limit", request.args.get("limit"), job_admin.LIMIT, job_admin.MAX_LIMIT)
     with job_admin.parts().ledger.read() as view:
-        page = pages.page(view, asked, cursor, limit, shown=job_admin.visible)
+        page = pages.page(view, asked, cursor, limit, shown=job_admin.visible(view))
     rows = [job_json.row(found) for found in page.jobs]
     return ok({"jobs": rows, "cursor": page.cursor or None, "early": page.early})
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import zoneinfo
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import cache
 from typing import NamedTuple
 
-from cronsim import CronSimError
+from cronsim import CronSim, CronSimError
 
 from broker import integers
 from broker.clock import DAY_MS, now_ms
@@ -146,24 +147,46 @@ def _cron(given: dict[str, object]) -> Rhythm:
     cron, zone = given[CRON], given.get("zone", "")
     if not isinstance(cron, str) or len(cron) > _MOST_CRON:
         raise BadRequest(f"{SCHEDULED}: cron = {short(cron)} is no text of up to {_MOST_CRON} characters")
-    if not isinstance(zone, str) or (zone and zone not in _zones()):
+    known = _zones().get(zone.lower()) if isinstance(zone, str) else None
+    if known is None:
         raise BadRequest(
             f"{SCHEDULED}: zone = {short(zone)} is no time zone that the master knows; give one like "
             '"Europe/Vienna", or leave it out for UTC'
         )
     fields = " ".join(cron.split())
-    rhythm = Rhythm(CRON, 0, _repeat(given.get("repeat", 1)), fields, "" if zone == "UTC" else zone)
+    rhythm = Rhythm(CRON, 0, _repeat(given.get("repeat", 1)), fields, known)
     try:
         if len(fields.split(" ")) != _CRON_NUMBER:
             raise CronSimError("Wrong number of fields")
         rhythm.first(now_ms())
     except CronSimError as error:
-        raise BadRequest(
-            f'{SCHEDULED}: cron = {short(cron)} is not the five fields of cron, like "0 9 * * 1" ({error})'
-        ) from None
+        if not _reads(fields):
+            raise BadRequest(
+                f'{SCHEDULED}: cron = {short(cron)} is not the five fields of cron, like "0 9 * * 1" ({error})'
+            ) from None
+        raise BadRequest(_never(cron)) from None
     except StopIteration:
-        raise BadRequest(f"{SCHEDULED}: cron = {short(cron)} never comes; that day is in no year") from None
+        raise BadRequest(_never(cron)) from None
     return rhythm
+
+
+def _reads(fields: str) -> bool:
+    """Whether each field of cron alone can be read: then the day that they make together is in no year."""
+    parts = fields.split(" ")
+    if len(parts) != _CRON_NUMBER:
+        return False
+    try:
+        for number, part in enumerate(parts):
+            alone = ["*"] * _CRON_NUMBER
+            alone[number] = part
+            CronSim(" ".join(alone), datetime.now(UTC))
+    except CronSimError:
+        return False  # the caller says what it is
+    return True
+
+
+def _never(cron: str) -> str:
+    return f"{SCHEDULED}: cron = {short(cron)} never comes; no year has such a day"
 
 
 def _repeat(given: object) -> bool:
@@ -173,9 +196,10 @@ def _repeat(given: object) -> bool:
 
 
 @cache
-def _zones() -> frozenset[str]:
-    """Names of time zones. A name that is among them is no path to another file."""
-    return frozenset(zoneinfo.available_timezones())
+def _zones() -> dict[str, str]:
+    """Names of time zones by their small letters; "" for UTC. A name that is among them is no path to another file."""
+    names = {name.lower(): name for name in zoneinfo.available_timezones()}
+    return names | {"": "", "utc": ""}
 
 
 def short(value: object) -> str:

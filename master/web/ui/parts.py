@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -20,6 +22,10 @@ from master.web.ui.frame.pages import Pages
 from master.web.ui.frame.visits import Visit, local
 
 EXTENSION = "pulzar ui"  # key of `Parts` in the application's extensions
+WAIT_SECS = 10.0  # for the end of a job, before a page is shown
+_LOOK_SECS = 0.1
+_MOST_WAITING = 8  # requests at once; each has a thread
+_waiting = threading.BoundedSemaphore(_MOST_WAITING)
 CONFIRMED = "confirmed"  # the field of a form whose question was answered
 
 
@@ -113,3 +119,19 @@ def confirmed() -> bool:
 def address(path: str, **values: object) -> str:
     """The address of a page from this one: `address("nodes/" + formats.path(name), tab="day")`."""
     return f"{visit().root}{path}{formats.query(**values)}"
+
+
+def wait_for(number: int) -> None:
+    """Wait for the end of a job, if enough threads are left for other requests, and not for long."""
+    if parts().context.settings.server.threads < 2 * _MOST_WAITING or not _waiting.acquire(blocking=False):
+        return
+    try:
+        until = time.monotonic() + WAIT_SECS
+        while time.monotonic() < until:
+            with parts().context.ledger.read() as view:
+                found = view.job(number)
+            if found is None or found.state.final:
+                return
+            time.sleep(_LOOK_SECS)
+    finally:
+        _waiting.release()

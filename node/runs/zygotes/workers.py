@@ -45,6 +45,7 @@ class Worker(Generic[C, G]):
         self.since = 0.0  # idle since then, 0.0: it has a run, or ends
         self.kill_at = 0.0  # when it must have ended, 0.0: it goes on
         self.files: Sequence[tuple[str, Stamp]] = ()  # that it has loaded, beside the script
+        self.unread = False  # it has ended without having read its last task
 
     def is_fit(self) -> bool:
         """Whether it can take a run now: it is alive, and its files are as they were."""

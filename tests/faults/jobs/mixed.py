@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from tests.faults.jobs_tools import in_mode
+
 # Each names what it makes outside its scratch directory with the text that it is given, so that it can be found.
 _HEAD = """
 import multiprocessing, os, subprocess, sys, tempfile, time
@@ -102,6 +104,6 @@ KINDS: dict[str, Kind] = {
 }  # fmt: skip
 
 
-def scripts() -> dict[str, str]:
-    """The text of each script, by its kind."""
-    return {name: _HEAD + kind.script + "\n" for name, kind in KINDS.items()}
+def scripts(mode: str) -> dict[str, str]:
+    """The text of each script, by its kind, for runs in a mode of `jobs_tools.MODES`."""
+    return {name: in_mode(_HEAD + kind.script + "\n", mode) for name, kind in KINDS.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from urllib.parse import quote
 
@@ -30,11 +31,12 @@ PATIENCE = f"[{{rabbit, [{{consumer_timeout, {TIMEOUT_SECS * 1000:.0f}}}, {{chan
 
 
 @pytest.fixture(scope="module")
-def field(make_shared_cluster: Clusters, tmp_path_factory: pytest.TempPathFactory) -> Field:
+def field(make_shared_cluster: Clusters, tmp_path_factory: pytest.TempPathFactory, mode: str) -> Iterator[Field]:
     field = Field(
         make_shared_cluster,
         tmp_path_factory.mktemp("field"),
         {"PULZAR_JOBS_LEASE": str(LEASE_SECS)},
+        mode,
         own_broker=True,
         start=False,
     )
@@ -43,7 +45,9 @@ def field(make_shared_cluster: Clusters, tmp_path_factory: pytest.TempPathFactor
     rabbit.directory.mkdir(parents=True)
     (rabbit.directory / "advanced.config").write_text(PATIENCE)
     field.cluster.start()
-    return field
+    field.wait_mode()
+    yield field
+    make_shared_cluster.close()
 
 
 def test_a_job_may_run_for_longer_than_the_broker_waits_for_an_acknowledgement(field: Field, cluster: Cluster) -> None:

@@ -21,10 +21,11 @@ def clock(tmp_path: Path) -> Clock:
 
 
 @pytest.fixture
-def field(clock: Clock, make_cluster: Clusters, tmp_path: Path) -> Field:
-    field = Field(make_cluster, tmp_path / "field", start=False)
+def field(clock: Clock, make_cluster: Clusters, tmp_path: Path, mode: str) -> Field:
+    field = Field(make_cluster, tmp_path / "field", mode=mode, start=False)
     field.cluster.master.environment |= clock.env
     field.cluster.start()
+    field.wait_mode()
     return field
 
 

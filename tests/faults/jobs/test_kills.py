@@ -33,6 +33,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 KILLS = 4  # a companion that dies again and again is started again later and later
 
 
+@pytest.mark.every_mode
 def test_the_runs_of_a_node_that_is_killed_are_taken_over_by_another_one(field: Field, cluster: Cluster) -> None:
     with field.finals() as finals:
         # Given jobs on both nodes, each with a child that got away from it
@@ -77,6 +78,7 @@ def test_a_node_that_is_killed_again_and_again_costs_no_job(field: Field, cluste
     assert launching.again == 0
 
 
+@pytest.mark.every_mode
 def test_the_runs_of_an_agent_that_is_killed_end_before_they_are_tried_again(field: Field, cluster: Cluster) -> None:
     with field.finals() as finals:
         # Given jobs on both nodes, each with a child that got away from it

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from node.runs.zygotes.workers import IDLE_SECS
 from ops.cluster import Cluster, Node
 from tests.faults.jobs.mixed import KINDS, scripts
 from tests.faults.jobs_tools import Field, run_processes
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 
 FEW, MANY = 60, 2000
 SECS_OF_ONE = 1.5  # more than a run takes on a machine that is busy with others
-QUIET_SECS = 60.0  # for what runs have left to be thrown away
+QUIET_SECS = 60.0 + IDLE_SECS  # for what runs have left to be thrown away, and for warm processes to end
 
 
 @dataclass
@@ -180,7 +181,7 @@ def test_runs_of_many_kinds_end_once_as_they_should_and_leave_nothing(
 ) -> None:
     seed = int(os.environ.get("PULZAR_TEST_SEED") or random.SystemRandom().randrange(10**6))
     print(f"PULZAR_TEST_SEED={seed}")
-    for name, text in scripts().items():
+    for name, text in scripts(field.mode).items():
         write(field, name, text)
     wait_for(lambda: known(cluster) >= set(KINDS), what="the scripts known")
     mix = Mix(field, seed)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import re
+import unicodedata
 from urllib.parse import quote, urlencode
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -57,6 +59,15 @@ def _utc(secs: float) -> datetime.datetime:
 def path(text: str) -> str:
     """A text as one part of a path."""
     return quote(text, safe="")
+
+
+def plain_name(filename: str) -> str:
+    """The name of a file as the end of a key, which is printable ASCII: "ü file.txt" → "u file.txt".
+
+    Marks are taken off letters, and what is left becomes "_". `keys.js` and `launch.js` do the same.
+    """
+    name = filename.replace("\\", "/").rpartition("/")[2]
+    return re.sub(r"[^ -~]", "_", re.sub(r"[\u0300-\u036f]", "", unicodedata.normalize("NFKD", name)))
 
 
 def query(**values: object) -> str:

@@ -48,6 +48,7 @@ class Script(NamedTuple):
     category: str
     author: str
     error: str
+    problems: list[str]  # it runs all the same
     nodes: list[str]
     differs: bool
     everywhere: bool
@@ -99,12 +100,19 @@ def _script(row: Mapping[str, object], nodes: int, jobs: list[Job]) -> Script:
         str(row.get("category") or ""),
         str(row.get("author") or ""),
         str(row.get("error") or ""),
+        problems(row),
         having,
         bool(row.get("differs")),
         len(having) >= nodes,
         [Run(job.id, KINDS[job.state], job.state.name.lower()) for job in jobs],
         visit().may("launch", path),
     )
+
+
+def problems(row: Mapping[str, object]) -> list[str]:
+    """What is wrong with what a script says of itself."""
+    found = row.get("problems")
+    return list(map(str, found)) if isinstance(found, list) else []
 
 
 def _nodes(row: Mapping[str, object]) -> list[str]:

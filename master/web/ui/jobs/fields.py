@@ -20,6 +20,8 @@ import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from jobs import docstrings
+
 LONG_TEXT = 80  # characters of a text that gets a larger input
 _KINDS = {
     "int": "integer",
@@ -63,11 +65,6 @@ def of_script(row: Mapping[str, object] | None) -> list[Field]:
     return [_field(found) for found in declared if isinstance(found, dict)] if isinstance(declared, list) else []
 
 
-def secret_names(row: Mapping[str, object] | None) -> set[str]:
-    """The arguments of a script that are declared as passwords."""
-    return {field.name for field in of_script(row) if field.kind == "password"}
-
-
 def text_of(kind: str, value: object) -> str:
     """A value of JSON as the text of an input."""
     if value is None:
@@ -89,6 +86,8 @@ def _field(found: Mapping[str, object]) -> Field:
     name, help_text = str(found.get("name", "")), str(found.get("help") or "")
     choices, kind = found.get("choices"), str(found.get("type") or "")
     default = found.get("default")
+    if not docstrings.fits(kind, default):
+        default = None  # the catalog says so, and no input could show it
     if isinstance(choices, list) and choices:
         return Field(name, "choice", help_text, default, tuple(choices), kind)
     return Field(name, _KINDS.get(kind, "text"), help_text, default, (), kind)

@@ -15,8 +15,8 @@ from master.jobs.history.pages import SOURCES, STATES, HistoryFilter, HistoryPag
 from master.jobs.history.script_runs import Typical
 from master.jobs.ledger import LedgerView
 from master.jobs.model import Job, JobState
-from master.web.flask_routes.job_admin import masked
 from master.web.flask_routes.job_history import filter_of
+from master.web.flask_routes.visible_jobs import VisibleJobs
 from master.web.jobs import own_jobs
 from master.web.keys import parameters
 from master.web.ui.frame import charts, formats
@@ -106,8 +106,7 @@ def newest() -> Response:
 
 
 def _page(view: LedgerView, asked: HistoryFilter, cursor: int, limit: int) -> HistoryPage:
-    secrets = parts().context.secrets
-    return pages.page(view, asked, cursor, limit, shown=lambda job: masked(job, secrets))
+    return pages.page(view, asked, cursor, limit, shown=VisibleJobs(view, parts().context.secrets))
 
 
 def _values(asked: HistoryFilter, found: HistoryPage) -> dict[str, object]:

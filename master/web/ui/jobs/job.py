@@ -19,13 +19,13 @@ from master.jobs.ledger import LedgerView
 from master.jobs.model import Job, JobProgress, JobState
 from master.jobs.routing import loads
 from master.web.flask_routes.context import from_response
-from master.web.flask_routes.job_admin import masked
 from master.web.flask_routes.job_json import SHOWN_BYTES, output_value
+from master.web.flask_routes.visible_jobs import VisibleJobs
 from master.web.jobs import own_jobs
 from master.web.jobs.launch_request import OPTIONS
 from master.web.ui.frame import formats
 from master.web.ui.frame.inner import message_of
-from master.web.ui.jobs import fields, log_sources, log_windows, outputs, sentences
+from master.web.ui.jobs import log_sources, log_windows, outputs, sentences
 from master.web.ui.jobs.catalog import KINDS
 from master.web.ui.jobs.log_sources import LogSource
 from master.web.ui.jobs.log_windows import Tail, Window
@@ -35,7 +35,6 @@ from master.web.ui.parts import ask, confirmed, environ, fragment, page, parts, 
 NAV = None
 blueprint = Blueprint("job", __name__)
 
-HIDDEN = "•••"
 _ENDED = 286  # a status that has htmx ask no more
 _POLL_SECS = 2
 _USUAL = "pulzar ui usual"  # key of what `_usual_secs` keeps in the application's extensions
@@ -59,8 +58,8 @@ class _Found(NamedTuple):
     """A job, and what is known of it."""
 
     job: Job  # as it is in the ledger: never shown
+    shown: Job  # without secrets and passwords
     live: JobProgress | None
-    row: Mapping[str, object] | None  # of its script in the catalog
 
 
 class _Log(NamedTuple):
@@ -205,7 +204,7 @@ def _find(text: str) -> _Found:
         if job is None:
             what = "is a schedule, no job" if view.schedule(number) else "is not known; it was forgotten, or never was"
             raise NotFound(f"job {number} {what}")
-        return _Found(job, view.progress(number), view.script(job.path))
+        return _Found(job, VisibleJobs(view, parts().context.secrets)(job), view.progress(number))
 
 
 def _is_schedule(text: str) -> bool:
@@ -247,9 +246,8 @@ def _usual_secs(view: LedgerView, path: str) -> float:
 
 def _facts(found: _Found) -> dict[str, object]:
     """What the templates say of a job, without its secrets."""
-    job = masked(found.job, parts().context.secrets)
-    hidden = fields.secret_names(found.row)
-    arguments = {name: HIDDEN if name in hidden else value for name, value in json.loads(job.arguments).items()}
+    job = found.shown
+    arguments = json.loads(job.arguments)
     moment = time.time()
     done, total, text = found.live.progress if found.live else job.progress
     return {

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import secrets
-import threading
-import time
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from flask import Blueprint, Response, request
@@ -19,25 +15,22 @@ from broker.messages.runs import CatalogRow
 from broker.refusals import BadRequest, Forbidden, NotFound, Refused
 from jobs import docstrings
 from master.jobs.model import INTERVALS, Job
-from master.web.flask_routes.job_admin import masked
+from master.web.flask_routes.visible_jobs import VisibleJobs
 from master.web.jobs import own_jobs
 from master.web.jobs.launch_request import SCHEDULED, launch_of
+from master.web.ui.frame import formats
 from master.web.ui.frame.inner import message_of
 from master.web.ui.jobs import catalog, fields, filled_form, launch_lines
 from master.web.ui.jobs.fields import Field
 from master.web.ui.jobs.filled_form import Filled
-from master.web.ui.parts import environ, fragment, page, parts, see, visit
+from master.web.ui.parts import environ, fragment, page, parts, see, visit, wait_for
 
 NAV = None
 blueprint = Blueprint("job_launch", __name__)
 
-WAIT_SECS = 10.0  # for the end of a job, before its page is shown
-_LOOK_SECS = 0.1
 _PROPOSED = 20  # keys
 UPLOADS = "uploads/"  # where files of forms are stored, unless the form says otherwise
 UPLOADS_DAYS = 30
-_MOST_WAITING = 8  # requests at once; each has a thread
-_waiting = threading.BoundedSemaphore(_MOST_WAITING)
 
 
 class _Script(NamedTuple):
@@ -108,7 +101,7 @@ def launch() -> Response:
     if SCHEDULED in filled.body:
         return see(f"schedules/{number}", f"{said}, a schedule")
     if request.form.get("then") == "wait":
-        _wait(number)
+        wait_for(number)
     return see(f"jobs/{number}", said)
 
 
@@ -134,6 +127,7 @@ def _form(
         script=script,
         description=str(script.row.get("description") or ""),
         declared=str(script.row.get("args") or "") if not script.fields else "",
+        mistakes=catalog.problems(script.row),
         texts=texts,
         given=given,
         source=source,
@@ -197,8 +191,13 @@ def _source(text: str, script: _Script) -> Job | None:
     return found if found is not None and found.path == script.path else None
 
 
+def _visible(source: Job) -> Job:
+    with parts().context.ledger.read() as view:
+        return VisibleJobs(view, parts().context.secrets)(source)
+
+
 def _inputs(script: _Script, source: Job) -> dict[str, str]:
-    shown = masked(source, parts().context.secrets)
+    shown = _visible(source)
     return filled_form.inputs_of(
         script.fields, json.loads(shown.arguments), data=source.data, options=shown.options._asdict()
     )
@@ -211,7 +210,7 @@ def _filled(script: _Script, given: Mapping[str, str], source: Job | None) -> Fi
         return filled_form.read(script.fields, given)
     kept = json.loads(source.arguments)
     filled = filled_form.read(script.fields, given, kept)
-    return filled_form.restored(filled, json.loads(masked(source, parts().context.secrets).arguments), kept)
+    return filled_form.restored(filled, json.loads(_visible(source).arguments), kept)
 
 
 def _stored(script: _Script) -> dict[str, str]:
@@ -221,8 +220,7 @@ def _stored(script: _Script) -> dict[str, str]:
         file = request.files.get(f"f.{field.name}")
         if field.kind != "file" or file is None or not file.filename:
             continue
-        name = PurePosixPath(file.filename.replace("\\", "/")).name
-        name = re.sub(r"[^ -~]", "_", name)[-100:] or "file"
+        name = formats.plain_name(file.filename)[-100:] or "file"
         folder = request.form.get("uploads", UPLOADS).strip().strip("/")
         key = "/".join(filter(None, (folder, secrets.token_hex(6), name)))
         headers = {"content-type": file.content_type} if file.content_type else {}
@@ -230,19 +228,3 @@ def _stored(script: _Script) -> dict[str, str]:
         parts().inner.call(environ(), "PUT", f"/add_key/{key}", query, file.read(), headers=headers)
         found[f"a.{field.name}"] = key
     return found
-
-
-def _wait(number: int) -> None:
-    """Wait for the end of a job, if enough threads are left for other requests. Else its page goes on by itself."""
-    if parts().context.settings.server.threads < 2 * _MOST_WAITING or not _waiting.acquire(blocking=False):
-        return
-    try:
-        until = time.monotonic() + WAIT_SECS
-        while time.monotonic() < until:
-            with parts().context.ledger.read() as view:
-                found = view.job(number)
-            if found is None or found.state.final:
-                return
-            time.sleep(_LOOK_SECS)
-    finally:
-        _waiting.release()

@@ -19,16 +19,15 @@ from master.jobs.history.pages import HistoryFilter
 from master.jobs.ledger import LedgerView
 from master.jobs.model import Job, Schedule, ScheduleState
 from master.jobs.rows import SCHEDULED, List
-from master.web.flask_routes.job_admin import masked
+from master.web.flask_routes.visible_jobs import VisibleJobs
 from master.web.jobs import own_jobs
 from master.web.jobs.launch_request import rhythm_of
 from master.web.keys import parameters
 from master.web.ui.frame import charts, formats
 from master.web.ui.frame.inner import message_of
 from master.web.ui.frame.pages import Nav
-from master.web.ui.jobs import calendar_week, fields, filled_form
+from master.web.ui.jobs import calendar_week, filled_form
 from master.web.ui.jobs.catalog import KINDS
-from master.web.ui.jobs.job import HIDDEN
 from master.web.ui.parts import ask, confirmed, environ, fragment, page, parts, see, visit
 
 NAV = Nav("schedules", "Schedules", "schedules", ("jobs", "launch"))
@@ -134,10 +133,9 @@ def one(number: str) -> Response:
         shown = _shown(view, schedule)
         ids = list(islice(view.executions(List.ALL, schedule.id, before), _EXECUTIONS + 1))
         jobs = [job for one in ids if (job := view.job(one))]
-        hidden = fields.secret_names(view.script(schedule.path))
+        row = VisibleJobs(view, parts().context.secrets)(schedule)
     runs = [(script_runs.secs(job), KINDS[job.state], _title(job)) for job in reversed(jobs) if job.started]
-    row = masked(schedule, parts().context.secrets)
-    arguments = {name: HIDDEN if name in hidden else value for name, value in json.loads(row.arguments).items()}
+    arguments = json.loads(row.arguments)
     return page(
         "schedules/one.html",
         here="schedules",

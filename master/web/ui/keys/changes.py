@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from pathlib import PurePosixPath
+from typing import Any
 from urllib.parse import quote
 
 from flask import Response, request
 
 from broker.refusals import BadRequest, Refused
-from master.web.ui.frame.inner import message_of
+from master.web.ui.frame import formats
 from master.web.ui.keys.screen import blueprint, held
-from master.web.ui.parts import ask, chosen, confirmed, environ, parts, see
+from master.web.ui.parts import ask, chosen, confirmed, environ, parts, see, wait_for
 
 _MOST_AT_ONCE = 1000
 _VERBS = ("move", "copy")
+_OUTPUT_BYTES = 1 << 20
 
 
 @blueprint.post("/ui/keys/delete")
@@ -48,8 +49,10 @@ def add() -> Response:
         raise BadRequest("no file was chosen; choose one first")
     query = ({"overwrite": "1"} if request.form.get("overwrite") else {}) | ({"ttl": life} if life else {})
     back = f"keys?prefix={quote(prefix)}"
+    changed = 0
     for number, file in enumerate(files):
-        name = PurePosixPath(str(file.filename).replace("\\", "/")).name
+        name = formats.plain_name(str(file.filename))
+        changed += not str(file.filename).endswith(name)
         headers = {"content-type": file.content_type} if file.content_type else {}
         try:
             parts().inner.call(environ(), "PUT", f"/add_key/{prefix}{name}", query, file.read(), headers=headers)
@@ -57,7 +60,10 @@ def add() -> Response:
             if not number:
                 raise  # nothing was done
             return _broken_off(error, back, f"stored {number} of {len(files)} files", name)
-    return see(back, f"stored {len(files)} file{'s' * (len(files) > 1)}")
+    said = f"stored {len(files)} file{'s' * (len(files) > 1)}"
+    if changed:
+        said += f"; {changed} name{'s were' if changed > 1 else ' was'} changed, since keys are of ASCII characters"
+    return see(back, said)
 
 
 @blueprint.post("/ui/keys/transfer")
@@ -70,7 +76,7 @@ def transfer() -> Response:
     query = {"to": to} | ({"overwrite": "1"} if request.form.get("overwrite") else {})
     done = parts().inner.call(environ(), "POST", f"/{verb}/{key}", query)
     if done.status == 202:
-        return see(f"keys?prefix={quote(key)}", message_of(done))
+        return _folder_outcome(verb, key, to, int(json.loads(done.body)["data"]["job_id"]))
     said = f"{key} is called {to} now" if verb == "move" else f"copied {key} to {to}"
     return see(f"keys/show?key={quote(to)}", said)
 
@@ -82,6 +88,35 @@ def lifetime() -> Response:
     parts().inner.call(environ(), "POST", f"/lifetime/{key}", {"ttl": life})
     said = "it lives for ever now" if life == "never" else f"it lives for {life} from now on"
     return see(f"keys/show?key={quote(key)}", said)
+
+
+def _folder_outcome(verb: str, key: str, to: str, number: int) -> Response:
+    """The list that a folder's move or copy leads to, in a job, with what has become of it."""
+    wait_for(number)
+    with parts().context.ledger.read() as view:
+        job = view.job(number)
+    new = f"keys?prefix={quote(to)}"
+    if job is None or not job.state.final:
+        doing = "renames" if verb == "move" else "copies"
+        return see(new, f"job {number} {doing} {key} to {to}; its keys come one by one, so load this page again")
+    output = _output(job.output_key)
+    keys = output.get("keys", 0)
+    if job.state.name == "COMPLETED":
+        said = f"{key} is called {to} now" if verb == "move" else f"{key} was copied to {to}"
+        return see(new, f"{said}: {keys} key{'' if keys == 1 else 's'}")
+    what = "renamed" if verb == "move" else "copied"
+    if failed := output.get("failed"):
+        first = f"{failed[0]['key']}: {failed[0]['reason']}"
+        said = f"{output.get('failures')} of {keys} keys could not be {what}, first {first}. Job {number} has all"
+        return see(f"keys?prefix={quote(key)}", said, bad=True)
+    return see(f"keys?prefix={quote(key)}", f"{key} could not be {what}: {job.reason}; see job {number}", bad=True)
+
+
+def _output(key: str) -> dict[str, Any]:
+    """The output of a job that moves or copies; {} when it can't be had now."""
+    raw = parts().context.job_files.read(key, _OUTPUT_BYTES) if key else None
+    found = json.loads(raw) if raw and len(raw) <= _OUTPUT_BYTES else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _broken_off(error: Refused, back: str, done: str, name: str) -> Response:

@@ -75,7 +75,7 @@
   }
 
   // A key is printable ASCII: marks are taken off letters, and what is left becomes "_".
-  const plainName = (path) => path.normalize("NFKD").replace(/[\u0300-\u036f]/g, "").replace(/[^ -~]/g, "_");
+  const plainName = (path) => path.normalize("NFKD").replace(/[\u0300-\u036f]/g, "").replace(/[^ -~]/gu, "_");
 
   async function take(found) {
     if (!found.length) return;

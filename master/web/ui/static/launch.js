@@ -8,7 +8,7 @@
   let sent = false;
 
   // A key is printable ASCII: marks are taken off letters, and what is left becomes "_".
-  const plainName = (name) => name.normalize("NFKD").replace(/[\u0300-\u036f]/g, "").replace(/[^ -~]/g, "_").slice(-100);
+  const plainName = (name) => name.normalize("NFKD").replace(/[\u0300-\u036f]/g, "").replace(/[^ -~]/gu, "_").slice(-100);
 
   const folder = () => form.elements.uploads.value.trim().replace(/^\/+|\/+$/g, "");
 
