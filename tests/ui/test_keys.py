@@ -148,7 +148,7 @@ def test_a_key_is_renamed_copied_and_given_a_lifetime_without_scripts(plain: Pag
     plain.get_by_text("Rename, move or copy this folder").click()
     plain.get_by_label("To the folder").fill(f"{folder}-2/")
     plain.get_by_role("button", name="Copy", exact=True).click()
-    expect(plain.get_by_text("copies the folder")).to_be_visible()
+    expect(plain.get_by_text(f"was copied to {folder}-2/: 2 keys")).to_be_visible()
 
 
 def test_a_key_is_deleted_by_the_keyboard_alone(page: Page, cluster: Cluster) -> None:
