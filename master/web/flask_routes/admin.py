@@ -55,7 +55,7 @@ def network_node(node_id: str) -> Response:
     for row in context().network.describe():
         if row["node"] == node_id:
             if parameters.flag("entries", request.args.get("entries")):
-                row["entries"] = context().index.count_of(node_id)
+                row["entries"] = context().index.count_of(node_id).total
             row["backup"] = overview.member(context().settings, node_id)
             return ok(row)
     raise NotFound(f"no node is called {node_id!r}; GET /admin/network lists them")
@@ -72,12 +72,13 @@ def forget(node_id: str) -> Response:
         raise NotFound(f"no node is called {node_id!r}; GET /admin/network lists them")
     if parts.network.alive(node_id):
         raise Conflict(f"node {node_id} is heard from; stop it first, and wait until its synch is false")
-    count = parts.index.count_of(node_id)
+    count, alone = parts.index.count_of(node_id)
     parts.controller.call(Forget(node_id, entries or not count)).result(CALL_SECS)
     data = {"node": node_id, "keys": count, "removed": entries}
+    elsewhere = f"; {count - alone:,} others are on other nodes, too" if count > alone else ""
     if entries and count:
-        return ok(data, f"node {node_id} is forgotten; its {count:,} keys leave the index now", 202)
-    left = f"; its {count:,} keys stay in the index and answer 503, ?keys=1 removes them" if count else ""
+        return ok(data, f"node {node_id} is forgotten; its {alone:,} keys leave the index now{elsewhere}", 202)
+    left = f"; its {alone:,} keys stay in the index and answer 503, ?keys=1 removes them{elsewhere}" if count else ""
     return ok(data, f"node {node_id} is forgotten{left}")
 
 
