@@ -222,7 +222,11 @@ def test_keys_are_counted_over_many_stretches(desk: Desk, monkeypatch: pytest.Mo
     monkeypatch.setattr("master.index.index._STRETCH", 3)
     filled(desk, "a", "b")
     desk.results("a", *(b"more-%d" % number for number in range(10)), after=3)
-    assert (desk.index.count_of("a").total, desk.index.count_of("b").total, desk.index.count_of("c").total) == (12, 2, 0)
+    assert (desk.index.count_of("a").total, desk.index.count_of("b").total, desk.index.count_of("c").total) == (
+        12,
+        2,
+        0,
+    )
 
 
 def asked(desk: Desk) -> list[tuple[str, int]]:

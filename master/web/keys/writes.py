@@ -106,6 +106,7 @@ class Writes:
             overwrite=may_overwrite or "HTTP_IF_MATCH" in environ,
             check=parameters.check_of(environ),
             value=value,
+            replicas=parameters.replicas(given),
         )
         return await self._store(key, put)
 
@@ -165,6 +166,7 @@ class Writes:
             check=parameters.check_commit(permit, commit),
             node=commit.node,
             staged=commit.staged,
+            replicas=permit.replicas,
         )
         return await self._store(key, put)
 
