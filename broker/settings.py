@@ -157,6 +157,9 @@ class Volume:
     compact_rate: int = setting(
         32 << 20, types.size(65536, types.TB), "how fast compaction reads the log (bytes per second)"
     )
+    repair_bandwidth: int = setting(
+        64 << 20, types.size(65536, types.TB), "how fast a node fetches missing copies from others (bytes per second)"
+    )
     scrub_days: float = setting(
         30.0, types.seconds(0, 3650), "every value is read and checked once in this time; 0: never (days)"
     )
@@ -198,6 +201,11 @@ class General:
         0,
         types.integer(0, MOST_REPLICAS),
         "a value is stored, if there are no more, on this number of nodes at first; 0: on all that are asked for",
+    )
+    repair_after: float = setting(
+        600.0,
+        types.seconds(1, 30 * 86_400),
+        "a node that is not heard from for so long counts as lost; its values get other holders (seconds)",
     )
     restic_append_only: tuple[str, ...] = setting(
         (),

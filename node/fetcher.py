@@ -20,6 +20,7 @@ from broker.messages.store import Fetch, Result, Status, Store
 from broker.settings import Settings
 from node.command_executor import CommandExecutor
 from node.errors import DiskFull, StorageError
+from node.storage.disk.throttle import Throttle
 from node.storage.staging import Staging, Upload
 
 log = logs.get(__name__)
@@ -44,6 +45,8 @@ class Fetcher:
         self._trusted = tls.trust(config.security.ca)
         self._orders: queue.SimpleQueue[Fetch | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
+        self._pace = threading.Lock()
+        self._throttle = Throttle(config.volume.repair_bandwidth, self._stopping)  # for copies that nobody waits for
         self._threads = [
             threading.Thread(target=self._run, name=f"fetch {number}", daemon=True) for number in range(THREADS)
         ]
@@ -104,6 +107,7 @@ class Fetcher:
         pieces = peers.pieces(source, store.size)
         if store.size <= _WHOLE_BYTES:
             value = b"".join(pieces)
+            self._spend(store, len(value))
             if hashlib.sha256(value).digest() != store.digest:
                 raise _NotFetched(f"{urlsplit(source).netloc} has other bytes")
             return value, None
@@ -111,6 +115,7 @@ class Fetcher:
         try:
             for piece in pieces:
                 upload.write(piece)
+                self._spend(store, len(piece))
                 if self._stopping.is_set():
                     raise _NotFetched("this node is being stopped")
             if upload.finish().sha256 != store.digest:
@@ -121,10 +126,13 @@ class Fetcher:
         return None, upload
 
     def _refuse(self, order: Fetch, status: Status, reason: str) -> None:
-        if order.store.ticket:
-            self._commands.report(order.origin, order.result(status, reason))
-        else:
-            log.warning("copy not stored", key=order.store.key, version=order.store.version, reason=reason)
+        self._commands.report(order.origin, order.result(status, reason))
+
+    def _spend(self, store: Store, count: int) -> None:
+        """Count bytes of a copy that nobody waits for, and sleep if that was too fast. Raises `StorageUnavailable`."""
+        if not store.ticket:
+            with self._pace:  # all threads together keep to the speed
+                self._throttle.spend(count)
 
 
 def _settle(upload: Upload | None, result: Result) -> None:

@@ -127,6 +127,11 @@ class Nodes:
         self._refresh()
         return self._heard(node)
 
+    def heard_at(self, node: str) -> float:
+        """When the node was last heard from, by the monotonic clock; for one that never was, long ago."""
+        self._refresh()
+        return self._heard_at.get(node, float("-inf"))
+
     def gone(self, node: str) -> bool:
         """Whether the node is silent while others are heard from.
 

@@ -12,6 +12,7 @@ one is filled again by replay. Only this module knows its tables:
 | nodes   | node                               | `Node`                                                 |
 | meta    | `cursor:<node>`                    | `Cursor`                                               |
 | meta    | `restoring`, `forgotten`           | nodes, see `Tables`                                    |
+| meta    | `repair`                           | `RepairState`                                          |
 | folders | "/" + folder                       | keys and bytes beneath it; see below                   |
 | meta    | `bytes`                            | bytes stored, for a Pulzar before `folders`            |
 
@@ -25,7 +26,9 @@ from __future__ import annotations
 import struct
 import time
 from binascii import a2b_base64
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Self, cast
@@ -162,6 +165,19 @@ class Node(NamedTuple):
     received: int  # ms, the master's clock
 
 
+@dataclass
+class RepairState:
+    """How far the repair of copies is, for people."""
+
+    lacking: int = 0  # values that lacked copies in the last look at everything
+    under_way: int = 0  # copies that nodes are making
+    copies: int = 0  # made since the controller started
+    bytes: int = 0  # of these
+    rate: int = 0  # bytes per second, in the last 10 s
+    lost: list[str] = field(default_factory=list)  # nodes that were not heard from for `repair_after`
+    reasons: Counter[str] = field(default_factory=Counter)  # why copies were not made in the last seconds
+
+
 class Cursor(NamedTuple):
     """How far a node's log has been applied."""
 
@@ -284,6 +300,14 @@ class Tables(Transaction):
     def forgotten(self) -> list[str]:
         """The nodes that are gone for good and whose entries are being removed."""
         return self._names(b"forgotten") or []
+
+    def repair(self) -> RepairState:
+        """How far the repair of copies is."""
+        raw = self._get("meta", b"repair")
+        if raw is None:
+            return RepairState()
+        lacking, under_way, copies, size, rate, lost, reasons = msgpack.unpackb(raw)
+        return RepairState(lacking, under_way, copies, size, rate, lost, Counter(reasons))
 
     def _names(self, name: bytes) -> list[str] | None:
         raw = self._get("meta", name)
@@ -432,6 +456,10 @@ class WritableTables(Tables):
     def set_incomplete(self, nodes: Sequence[str]) -> None:
         """Note the nodes of whose logs the index may lack keys."""
         self._put("meta", b"restoring", pack(nodes))
+
+    def set_repair(self, state: RepairState) -> None:
+        """Note how far the repair of copies is."""
+        self._put("meta", b"repair", pack([*vars(state).values()]))
 
     def set_forgotten(self, nodes: Sequence[str]) -> None:
         """Note the nodes that are gone for good and whose entries are being removed."""

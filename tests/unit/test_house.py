@@ -240,7 +240,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "node.web": ("*", "node.errors", "node.identity", "node.storage"),
     "node.command_executor": ("*", "node.errors", "node.storage"),
     "node.heartbeat": ("*", "node.errors", "node.jobs", "node.storage"),
-    "node.fetcher": ("*", "node.errors", "node.command_executor", "node.storage"),
+    "node.fetcher": ("*", "node.errors", "node.command_executor", "node.storage", "node.storage.disk"),
     "node.replayer": ("*", "node.errors", "node.storage"),
     "node.twin": ("*",),
     "node.backups": ("*", "node.storage"),

@@ -25,7 +25,7 @@ def status() -> Response:
     parts = context()
     stat = parts.index.stat()
     with parts.index.read() as tables:
-        usage = tables.usage()
+        usage, repair = tables.usage(), tables.repair()
         beats = [node.heartbeat for node in tables.nodes().values()]
     return ok(
         stat
@@ -39,6 +39,7 @@ def status() -> Response:
             "broker": {"connected": parts.link.ready, "problem": parts.link.problem},
             "controller": parts.controller.connected,
             "restoring": parts.network.awaited(),
+            "repair": vars(repair),
         }
     )
 
