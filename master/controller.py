@@ -32,7 +32,7 @@ from broker.messages.store import Announce, Heartbeat, Result, Results
 from broker.refusals import Refused, Unavailable
 from broker.service.companion import run_companion
 from master.backup.schedule import BackupSchedule
-from master.channel import ControllerCall, ControllerServer, Forget, LaunchMany, MakeBackups, Restore
+from master.channel import ControllerCall, ControllerServer, Drain, Forget, LaunchMany, MakeBackups, Restore
 from master.cluster.curves import Recorder
 from master.cluster.node_queues import NodeQueues
 from master.cluster.nodes import Nodes
@@ -234,9 +234,13 @@ class Controller:
                     self._index.make_durable()
                 case Forget(node, entries):
                     self._replays.forget(node, entries)
+                    self._repair.drain(node, begin=False)
                     self._jobs.forget(node)
                     self._backups.forget(node)
                     self._curves.forget(node)
+                    self._index.make_durable()
+                case Drain(node, begin):
+                    self._repair.drain(node, begin=begin)
                     self._index.make_durable()
                 case MakeBackups(member, target):
                     reply = self._backups.start(member, target, now_ms())

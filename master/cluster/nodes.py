@@ -57,6 +57,7 @@ class Nodes:
         self._nodes: dict[str, Node] = {}
         self._heard_at: dict[str, float] = {}  # by the monotonic clock
         self._candidates: list[Candidate] = []
+        self._draining: frozenset[str] = frozenset()
         self._doubted: dict[str, float] = {}  # node → until when, by the monotonic clock
         self._incomplete: list[str] | None = None  # nodes, see `master.index.index.Tables`
         self._read = float("-inf")
@@ -127,6 +128,10 @@ class Nodes:
         self._refresh()
         return self._heard(node)
 
+    def takes(self, node: str) -> bool:
+        """Whether the node was heard from lately, and takes new values."""
+        return self.alive(node) and node not in self._draining
+
     def heard_at(self, node: str) -> float:
         """When the node was last heard from, by the monotonic clock; for one that never was, long ago."""
         self._refresh()
@@ -192,6 +197,8 @@ class Nodes:
                 return "the index is new, and has not heard from all nodes yet"
             return "; ".join(map(self._lack, self._incomplete))
         if not self._candidates:
+            if any(map(self._heard, self._draining)):
+                return "all nodes that are heard from are being drained"
             return "no node was heard from lately"
         if all(candidate.full for candidate in self._candidates):
             return "no node has room"
@@ -223,6 +230,7 @@ class Nodes:
             "node": beat.node,
             "percent": round(100 * used / beat.disk_total) if beat.disk_total else 0,
             "synch": self._heard(beat.node),
+            "draining": beat.node in self._draining,
             "url": beat.url,
             "version": beat.version,
             "load": round(beat.load, 2),
@@ -241,12 +249,13 @@ class Nodes:
                 return
             with self._index.read() as tables:
                 nodes, self._incomplete = tables.nodes(), tables.incomplete()
+                self._draining = frozenset(tables.draining())
             self._note_heard(nodes, now)
             self._nodes = nodes
             self._candidates = [
                 Candidate(beat.node, beat.disk_total, beat.disk_free, beat.load, beat.full, received, beat.zone)
                 for beat, received in nodes.values()
-                if self._heard(beat.node)
+                if self._heard(beat.node) and beat.node not in self._draining
             ]
             if self._nodes and not self._candidates:
                 self._flowing = now

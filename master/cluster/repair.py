@@ -31,6 +31,7 @@ log = logs.get(__name__)
 
 SCAN_SECS = 0.02  # of each look, between two batches of results
 PAUSE_SECS = 10.0  # from the end of one look at everything to the next, while nothing changes
+SHORT_PAUSE_SECS = 2.0  # the same while a node is drained, and somebody looks on
 MOST_WAITING = 50_000  # values that are known to lack copies, at once
 MOST_ORDERS = 2_000  # under way to one node
 MOST_BYTES = 256 << 20  # the same; a larger value goes alone
@@ -78,6 +79,9 @@ class Repair:
         self._names: frozenset[str] = frozenset()  # of all nodes
         self._since = time.monotonic()  # since when nodes are heard at all
         self._lost: frozenset[str] = frozenset()
+        with index.read() as tables:
+            self._draining = frozenset(tables.draining())
+        self._left: Counter[str] = Counter()  # by draining node: values that are not enough elsewhere
         self._position: bytes | None = b""  # behind which key the look goes on; None: it is over
         self._next = 0.0  # when the next look begins
         self._more = False  # some did not fit into the queue
@@ -94,8 +98,34 @@ class Repair:
 
     @property
     def idle(self) -> bool:
-        """Whether no value is to be on several nodes, so that there is nothing to do."""
-        return self._replicas.most == 1
+        """Whether no value is to be on several nodes and no node is drained, so that there is nothing to do."""
+        return self._replicas.most == 1 and not self._draining
+
+    def drain(self, node: str, *, begin: bool) -> None:
+        """Move all values of a node away, or no longer. What was moved stays where it is."""
+        draining = self._draining | {node} if begin else self._draining - {node}
+        if draining == self._draining:
+            return
+        log.warning("node is drained" if begin else "node is drained no more", node=node)
+        self._draining = draining
+        self._state.draining = dict.fromkeys(sorted(draining), -1)
+        self._position, self._next = None, 0.0
+        if self.idle:
+            self._begin_anew()
+        with self._index.write() as tables:
+            tables.set_draining(sorted(draining))
+            tables.set_repair(self._state)
+
+    def _begin_anew(self) -> None:
+        """Forget what is known to be missing, and what is under way."""
+        self._position, self._missing, self._more = b"", 0, False
+        self._waiting.clear()
+        self._known.clear()
+        self._orders.clear()
+        self._load.clear()
+        self._number.clear()
+        self._left.clear()
+        self._state = RepairState(draining=self._state.draining)
 
     def tick(self) -> None:
         """Look at some entries, and have some copies made."""
@@ -137,23 +167,24 @@ class Repair:
             for node in sorted(self._lost - lost):
                 log.info("node is back; its copies count again", node=node)
             self._lost = lost
-            self._position, self._missing = b"", 0
+            self._position, self._next = None, 0.0
 
     def _counting(self, entry: Entry) -> list[str]:
         """The holders whose copies count."""
-        return [node for node in entry.nodes if node in self._names and node not in self._lost]
+        passed = self._lost | self._draining
+        return [node for node in entry.nodes if node in self._names and node not in passed]
 
     def _lacks(self, key: bytes, entry: Entry) -> int:
         """How many copies a value lacks."""
         wanted = self._replicas.wanted(key)
-        if wanted == 1:
+        if wanted == 1 and not (self._draining and self._draining.intersection(entry.nodes)):
             return 0  # nobody else has it
         lacks = wanted - len(self._counting(entry))
-        if lacks <= 0:
-            return 0
-        now = now_ms()
-        put_until = entry.created + self._put_ms + 1000 * entry.size // FETCHED_BYTES
-        return lacks if now > put_until and entry.live(now) else 0
+        return lacks if lacks > 0 and entry.live(now_ms()) else 0
+
+    def _is_being_put(self, entry: Entry) -> bool:
+        """Whether its writer may still be making the copies of a value."""
+        return now_ms() <= entry.created + self._put_ms + 1000 * entry.size // FETCHED_BYTES
 
     def _look(self, tables: Tables, now: float) -> None:
         """Look for values that lack copies, for a moment."""
@@ -161,15 +192,19 @@ class Repair:
             if now < self._next and not (self._more and not self._waiting):
                 return
             self._position, self._missing, self._more = b"", 0, False
+            self._left.clear()
         for number, (key, entry) in enumerate(tables.entries(self._position), 1):
             if self._lacks(key, entry):
-                self._missing += 1
-                self._add(key, len(self._counting(entry)))
+                self._left.update(self._draining.intersection(entry.nodes))
+                if not self._is_being_put(entry):
+                    self._missing += 1
+                    self._add(key, len(self._counting(entry)))
             if not number % 100 and time.monotonic() - now > SCAN_SECS:
                 self._position = key
                 return
-        self._position, self._next = None, now + PAUSE_SECS
+        self._position, self._next = None, now + (SHORT_PAUSE_SECS if self._draining else PAUSE_SECS)
         self._state.lacking = self._missing
+        self._state.draining = {node: self._left[node] for node in sorted(self._draining)}
         self._later = {key: until for key, until in self._later.items() if until > now}
 
     def _add(self, key: bytes, left: int) -> None:
@@ -222,7 +257,7 @@ class Repair:
             for key in self._next_keys():
                 entry = tables.entry(key)
                 lacks = self._lacks(key, entry) if entry else 0
-                if entry is None or not lacks:
+                if entry is None or not lacks or self._is_being_put(entry):
                     self._known.discard(key)
                     continue
                 held, busy = entry.nodes, self._busy()

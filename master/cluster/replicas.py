@@ -26,16 +26,12 @@ class Replicas:
         # The longest name comes first.
         self._folders = sorted(given.items(), key=lambda row: -len(row[0]))
         self._least = least
+        self.most = max([self._default, *given.values()])  # the highest number of all
 
     @classmethod
     def of(cls, general: General) -> Self:
         """Those of the settings."""
         return cls(general.replicas, general.min_replicas)
-
-    @property
-    def most(self) -> int:
-        """The highest number of all."""
-        return max([self._default, *(number for _, number in self._folders)])
 
     def wanted(self, key: bytes) -> int:
         """On how many nodes the value of an encoded key is to be."""

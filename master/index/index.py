@@ -11,7 +11,7 @@ one is filled again by replay. Only this module knows its tables:
 | outbox  | due (ms, 8 bytes) + version        | `Discard`                                              |
 | nodes   | node                               | `Node`                                                 |
 | meta    | `cursor:<node>`                    | `Cursor`                                               |
-| meta    | `restoring`, `forgotten`           | nodes, see `Tables`                                    |
+| meta    | `restoring`, `forgotten`, `draining` | nodes, see `Tables`                                    |
 | meta    | `repair`                           | `RepairState`                                          |
 | folders | "/" + folder                       | keys and bytes beneath it; see below                   |
 | meta    | `bytes`                            | bytes stored, for a Pulzar before `folders`            |
@@ -175,6 +175,9 @@ class RepairState:
     bytes: int = 0  # of these
     rate: int = 0  # bytes per second, in the last 10 s
     lost: list[str] = field(default_factory=list)  # nodes that were not heard from for `repair_after`
+    draining: dict[str, int] = field(
+        default_factory=dict
+    )  # nodes → values that are not enough elsewhere; -1: not known
     reasons: Counter[str] = field(default_factory=Counter)  # why copies were not made in the last seconds
 
 
@@ -306,8 +309,13 @@ class Tables(Transaction):
         raw = self._get("meta", b"repair")
         if raw is None:
             return RepairState()
-        lacking, under_way, copies, size, rate, lost, reasons = msgpack.unpackb(raw)
-        return RepairState(lacking, under_way, copies, size, rate, lost, Counter(reasons))
+        *numbers, lost, draining, reasons = msgpack.unpackb(raw)
+        lacking, under_way, copies, size, rate = numbers
+        return RepairState(lacking, under_way, copies, size, rate, lost, draining, Counter(reasons))
+
+    def draining(self) -> list[str]:
+        """The nodes whose values are moved away, and that take no new ones."""
+        return self._names(b"draining") or []
 
     def _names(self, name: bytes) -> list[str] | None:
         raw = self._get("meta", name)
@@ -456,6 +464,10 @@ class WritableTables(Tables):
     def set_incomplete(self, nodes: Sequence[str]) -> None:
         """Note the nodes of whose logs the index may lack keys."""
         self._put("meta", b"restoring", pack(nodes))
+
+    def set_draining(self, nodes: Sequence[str]) -> None:
+        """Note the nodes whose values are moved away."""
+        self._put("meta", b"draining", pack(nodes))
 
     def set_repair(self, state: RepairState) -> None:
         """Note how far the repair of copies is."""

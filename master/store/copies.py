@@ -114,7 +114,7 @@ class CopyWriter:
 
     def _first(self, new: NewVersion, outcome: Outcome) -> list[str]:
         """The nodes that get the command; none when there are too few for what it takes."""
-        alive = [node for node in new.holders if self._nodes.alive(node)]
+        alive = [node for node in new.holders if self._nodes.takes(node)]
         nodes = list(new.places or alive)[: new.wanted]
         since, number, chosen = self._last
         recent = number == new.wanted and time.monotonic() - since <= _SAME_SECS and all(map(self._nodes.alive, chosen))
@@ -134,7 +134,7 @@ class CopyWriter:
         if new.places and not outcome.stored:
             return []
         missing = new.wanted - len(outcome.stored)
-        near = [node for node in new.holders if node not in outcome.tried and self._nodes.alive(node)][:missing]
+        near = [node for node in new.holders if node not in outcome.tried and self._nodes.takes(node)][:missing]
         others = self._nodes.choose_several(
             new.store.size, missing - len(near), outcome.tried, [*outcome.stored, *near]
         )

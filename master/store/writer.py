@@ -181,7 +181,7 @@ class Writer:
                 newest = version = self._versions.next(newest)
                 created = now_ms()
                 make = partial(put.command, version=version, created=created)
-                ticket = await self._send(make, put.node or self._holder(entry, tried), tried, deadline)
+                ticket = await self._send(make, put.node or self._holder(entry, tried, takes=True), tried, deadline)
                 node, status = ticket.node, ticket.status
                 if node and status is Status.DONE:
                     return StoredValue(node, version, created)
@@ -222,15 +222,16 @@ class Writer:
         highest = Horizon.now().version
         return max((row.version for row in known if row and row.version <= highest), default=0)
 
-    def _holder(self, entry: Entry | None, tried: Collection[str]) -> str | None:
+    def _holder(self, entry: Entry | None, tried: Collection[str], *, takes: bool = False) -> str | None:
         """The node that has the key's value, where a new version goes: a client on its way there finds one of the two.
 
-        None when there is no value, or that node was tried or is not heard from.
+        None when there is no value, or that node was tried or is not heard from. `takes`: nor when it is being drained.
         """
         if entry is None:
             return None
         nodes = self._nodes.by_load(entry.nodes) if entry.copies else [entry.node]
-        return next((node for node in nodes if node not in tried and self._nodes.alive(node)), None)
+        usable = self._nodes.takes if takes else self._nodes.alive
+        return next((node for node in nodes if node not in tried and usable(node)), None)
 
     async def _send(
         self, make: Callable[[int], Command], node: str | None, tried: Collection[str], deadline: float

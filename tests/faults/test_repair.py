@@ -141,3 +141,31 @@ def test_two_nodes_that_return_with_older_disks_bring_back_the_newest_value_that
     wait_for(lambda: get(cluster, key).body == old, 60, "the old value is read")
     wait_for(lambda: len(holders(cluster, key)) >= 2, 90, "it is on two nodes")
     assert get(cluster, key).body == old
+
+
+def test_a_drained_node_can_be_stopped_and_forgotten_with_nothing_lost(cluster: Cluster) -> None:
+    values = filled(cluster, 2) | {unique(str(number)): body(str(number), SMALL) for number in range(20)}
+    for key, value in values.items():
+        if not key.startswith("two/"):
+            assert put(cluster, key, value).status == 201
+    # When a node is drained, and the controller killed meanwhile
+    drain = f"{cluster.master_url}/admin/network/node-1/drain"
+    assert http_request("POST", f"{cluster.master_url}/admin/network/nobody/drain").status == 404
+    assert http_request("POST", drain).status == 202
+    kill_part(cluster.master, COMPANION)
+    wait_for(lambda: state(cluster)["draining"] == {"node-1": 0}, 90, "nothing is left")
+    # Then it gets no new values, and each value is elsewhere
+    key = unique()
+    for _ in range(6):
+        assert put(cluster, key, b"x", "overwrite=1").status == 201
+        assert "node-1" not in holders(cluster, key)
+    for key in values:
+        assert len(holders(cluster, key) - {"node-1"}) >= (2 if key.startswith("two/") else 1)
+    cluster.stop_node(0)
+    network = f"{cluster.master_url}/admin/network/node-1"
+    wait_for(lambda: not http_request("GET", network).data["synch"], 30, "it is noticed")
+    wait_for(lambda: http_request("DELETE", f"{network}?keys=1").status in (200, 202), 30, "it is forgotten")
+    wait_for(lambda: not any("node-1" in holders(cluster, key) for key in values), 30, "it holds nothing")
+    for key, value in values.items():
+        assert get(cluster, key).body == value
+    assert state(cluster)["draining"] == {}

@@ -21,9 +21,10 @@ HOUR = 3600.0
 class Tables:
     """A transaction of the index."""
 
-    def __init__(self, nodes: dict[str, Node], lacking: list[str] | None) -> None:
+    def __init__(self, nodes: dict[str, Node], lacking: list[str] | None, draining: list[str]) -> None:
         self.nodes = lambda: nodes
         self.incomplete = lambda: lacking
+        self.draining = lambda: draining
 
 
 class World:
@@ -33,6 +34,7 @@ class World:
         self.wall, self.clock = 1_700_000_000.0, 5_000.0
         self.nodes: dict[str, Node] = {}
         self.lacking: list[str] | None = []
+        self.draining: list[str] = []
 
     def beat(self, *names: str, zone: str = "", load: float = 0.1) -> None:
         for name in names:
@@ -47,7 +49,7 @@ class World:
         self.clock += seconds
 
     def read(self) -> nullcontext[Tables]:
-        return nullcontext(Tables(dict(self.nodes), self.lacking))
+        return nullcontext(Tables(dict(self.nodes), self.lacking, list(self.draining)))
 
 
 @pytest.fixture
@@ -204,3 +206,15 @@ def test_an_entry_is_trusted_when_all_logs_are_applied_but_fewer_than_the_copies
     replicas = Replicas([("", wanted), ("other/", 3)], least)
     with nullcontext() if trusted else pytest.raises(Unavailable, match="may not know the newest value"):
         require_newest(keys.encode("key"), replicas, of(world))
+
+
+def test_a_drained_node_takes_nothing_new(world: World) -> None:
+    world.beat("a", "b")
+    world.draining = ["a"]
+    network = of(world)
+    assert {network.choose(1) for _ in range(5)} == {"b"}
+    assert network.choose_several(1, 2, (), ()) == ["b"]
+    assert (network.alive("a"), network.takes("a"), network.takes("b")) == (True, False, True)
+    assert [row["draining"] for row in network.describe()] == [True, False]
+    world.draining = ["a", "b"]
+    assert of(world).objection() == "all nodes that are heard from are being drained"

@@ -235,3 +235,36 @@ def test_without_room_or_a_holder_it_is_said_why(world: World) -> None:
     world.clock += 70
     world.tick(1, beat="bcd")
     assert world.state()["reasons"] == {"no node with the value is heard": 1}
+
+
+def test_a_drained_node_counts_for_nothing_and_says_how_much_is_left(tmp_path: Path, world: World) -> None:
+    world.replicas = Replicas()
+    world.start()
+    key = world.put("key", "a")
+    world.put("other", "b")
+    assert world.tick() == []
+    # When the only node with a value is drained
+    world.repair.drain("a", begin=True)
+    assert world.state()["draining"] == {"a": -1}
+    world.network.full = {"a"}  # it is no candidate
+    assert world.tick(3) == [("b", key, 10, ["a"])]
+    assert world.state()["draining"] == {"a": 1}
+    # Then a restart goes on with it
+    world.start()
+    assert world.tick(3) == [("b", key, 10, ["a"])]
+    world.put("key", "ab")
+    world.tick(3)
+    world.tick(3)
+    assert world.state()["draining"] == {"a": 0}
+    # And when it is over, nothing is looked at any more
+    world.repair.drain("a", begin=False)
+    assert (world.state()["draining"], world.repair.idle) == ({}, True)
+
+
+def test_a_value_that_is_being_put_on_a_drained_node_is_left_over(world: World) -> None:
+    world.replicas = Replicas()
+    world.start()
+    world.repair.drain("a", begin=True)
+    world.put("key", "a", created=now_ms())
+    assert world.tick(3) == []
+    assert world.state()["draining"] == {"a": 1}

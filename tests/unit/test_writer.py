@@ -31,6 +31,7 @@ class FakeNetwork:
         self.nodes = ["a", "b"]
         self.lacking_nodes: list[str] = []
         self.full: set[str] = set()
+        self.draining: set[str] = set()
         self.doubted: list[str] = []
 
     def may_lack_keys(self) -> bool:
@@ -62,6 +63,9 @@ class FakeNetwork:
 
     def lacking(self) -> int | None:
         return len(self.lacking_nodes)
+
+    def takes(self, node: str) -> bool:
+        return self.alive(node) and node not in self.draining
 
     def any_alive(self, exclude: Collection[str] = ()) -> str | None:
         return next((node for node in self.nodes if node not in exclude), None)
@@ -493,3 +497,15 @@ def test_while_a_newer_value_may_be_on_nodes_that_the_index_has_not_read_nothing
     # With one of them away, each value on two nodes was seen at the other one
     bench.network.lacking_nodes = ["b"]
     bench.put(key=TWO, overwrite=True)
+
+
+def test_a_node_that_is_drained_gets_no_new_version(bench: Bench) -> None:
+    bench.known("b")
+    bench.network.draining = {"b"}
+    assert bench.put(overwrite=True).node == "a"
+    bench.network.nodes = ["a", "b", "c"]
+    bench.known("b", key=TWO, copies=(Holder("c", 1),))
+    bench.dispatcher.sent.clear()
+    bench.network.full = {"b"}  # it is no candidate
+    bench.put(key=TWO, overwrite=True)
+    assert sent(bench) == ["c", "a"]

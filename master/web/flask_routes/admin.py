@@ -11,7 +11,7 @@ from broker.backups import address
 from broker.http.responses import NO_FRAMES
 from broker.refusals import BadRequest, Conflict, NotFound
 from master.backup import overview
-from master.channel import CALL_SECS, Forget, MakeBackups, Restore
+from master.channel import CALL_SECS, Drain, Forget, MakeBackups, Restore
 from master.index.index import Cursor
 from master.web.flask_routes.context import Context, context, ko, ok
 from master.web.keys import parameters
@@ -81,6 +81,35 @@ def forget(node_id: str) -> Response:
         return ok(data, f"node {node_id} is forgotten; its {alone:,} keys leave the index now{elsewhere}", 202)
     left = f"; its {alone:,} keys stay in the index and answer 503, ?keys=1 removes them{elsewhere}" if count else ""
     return ok(data, f"node {node_id} is forgotten{left}")
+
+
+@blueprint.post("/admin/network/<node_id>/drain")
+def drain(node_id: str) -> Response:
+    """Move all values of a node away; it takes no new ones."""
+    parts = context()
+    _require_known(parts, node_id)
+    others = [
+        row for row in parts.network.describe() if row["synch"] and row["node"] != node_id and not row["draining"]
+    ]
+    if not others:
+        raise Conflict(f"no other node that takes values is heard from; start one before {node_id} is drained")
+    parts.controller.call(Drain(node_id, True)).result(CALL_SECS)
+    told = f"node {node_id} is being drained; repair.draining of GET /admin/status says how many values are left"
+    return ok({"node": node_id}, told, 202)
+
+
+@blueprint.delete("/admin/network/<node_id>/drain")
+def end_drain(node_id: str) -> Response:
+    """Have a node take values again that was being drained."""
+    parts = context()
+    _require_known(parts, node_id)
+    parts.controller.call(Drain(node_id, False)).result(CALL_SECS)
+    return ok({"node": node_id}, f"node {node_id} takes values again; what was moved away stays where it is")
+
+
+def _require_known(parts: Context, node_id: str) -> None:
+    if parts.network.url(node_id) is None:
+        raise NotFound(f"no node is called {node_id!r}; GET /admin/network lists them")
 
 
 @blueprint.get("/admin/backup")
