@@ -40,6 +40,7 @@ PATIENT_BYTES = 1 << 20  # in a second, at least
 FETCHED_BYTES = 20 << 20  # the same while a client waits
 AGAIN_SECS = 60.0  # after a node could not make a copy, until the value is tried again
 STATE_SECS = 2.0  # between two notes of the state
+REASON_SECS = 120.0  # for which it is told why copies could not be made
 _BATCH = 500  # small values in one message
 
 
@@ -94,6 +95,7 @@ class Repair:
         self._missing = 0  # values that lacked copies in the look that goes on
         self._state = RepairState()
         self._noted = 0.0
+        self._reasons: deque[tuple[float, str]] = deque(maxlen=10_000)  # when, and why a copy was not made
         self._copied: deque[tuple[float, int]] = deque()  # when, and bytes: those of the last 10 s
 
     @property
@@ -150,10 +152,15 @@ class Repair:
         """Note the copies that a node could not make."""
         for result in results if self._orders else ():
             order = self._orders.get(result.key, {}).get(node)
-            if order and result.version == order.version and result.status not in (Status.DONE, Status.STALE):
+            if order and result.version == order.version and result.status != Status.DONE:
                 self._end(result.key, node)
                 self._later[result.key] = time.monotonic() + AGAIN_SECS
-                self._state.reasons[f"node {node}: {result.reason}"[:200]] += 1
+                reason = result.reason or "it has a newer version, or has deleted this one"
+                self._note_reason(f"node {node}: {reason}"[:200])
+
+    def _note_reason(self, reason: str) -> None:
+        """Note why a copy could not be made."""
+        self._reasons.append((time.monotonic(), reason))
 
     def _note_lost(self, now: float) -> None:
         """Notice nodes that count as lost, or no longer do; then everything is looked at again."""
@@ -234,7 +241,7 @@ class Repair:
                 self._copied.append((now, entry.size))
             elif now > order.until:
                 self._end(key, node)
-                self._state.reasons[f"node {node} has not made a copy in time"] += 1
+                self._note_reason(f"node {node} has not made a copy in time")
 
     def _end(self, key: bytes, node: str) -> None:
         orders = self._orders[key]
@@ -267,7 +274,7 @@ class Repair:
                     self._known.discard(key)
                     if targets or not busy:
                         why = "no other node has room for a copy" if sources else "no node with the value is heard"
-                        self._state.reasons[why] += 1
+                        self._note_reason(why)
                         self._later[key] = now + AGAIN_SECS
                         continue
                     self._more = True  # all nodes have enough to do
@@ -316,9 +323,11 @@ class Repair:
             state.lacking = max(state.lacking, self._missing)
         if now - self._noted >= STATE_SECS:
             self._noted = now
+            while self._reasons and now - self._reasons[0][0] > REASON_SECS:
+                self._reasons.popleft()
+            state.reasons = Counter(reason for _, reason in self._reasons)
             with self._index.read() as tables:
                 before = tables.repair()
             if before != state:
                 with self._index.write() as changes:
                     changes.set_repair(state)
-            state.reasons.clear()

@@ -178,7 +178,7 @@ class RepairState:
     draining: dict[str, int] = field(
         default_factory=dict
     )  # nodes → values that are not enough elsewhere; -1: not known
-    reasons: Counter[str] = field(default_factory=Counter)  # why copies were not made in the last seconds
+    reasons: Counter[str] = field(default_factory=Counter)  # why copies were not made, in the last two minutes
 
 
 class Cursor(NamedTuple):

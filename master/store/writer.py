@@ -132,6 +132,12 @@ class Writer:
         """Raises `NoRoom` when a value of `size` bytes would go beyond a quota; None: when there is no room at all."""
         self._quotas.check(key, size)
 
+    def check_nodes(self, key: bytes, replicas: int) -> None:
+        """Raises `Unavailable` when too few nodes are heard for a value; `replicas` as in `Put`."""
+        least = self._replicas.least(replicas or self._replicas.wanted(key))
+        if least > 1 and (found := self._nodes.count_alive()) < least:
+            raise Unavailable(f"it could not be stored just now: it takes {least} nodes, and {found} can take it")
+
     async def _attempts(self, put: Put, entry: Entry | None, newest: int, deadline: float) -> StoredValue:
         """Store a value within the quotas. Everything that is stored comes here, with its key's lock held."""
         with self._quotas.reserve(put.key, put.size, put.moved):

@@ -216,7 +216,7 @@ def test_a_copy_that_can_not_be_made_is_told_of_and_tried_again_later(world: Wor
     assert world.tick(5) == []
     assert world.state()["reasons"] == {"node a: b has other bytes": 1}
     assert world.tick(70) == [("a", key, 10, ["b"])]
-    # And one that never comes is given up
+    # And one that never comes is given up; what was told before is over by then
     world.tick(70)
     assert world.state()["reasons"] == {"node a has not made a copy in time": 1}
 
@@ -232,7 +232,7 @@ def test_without_room_or_a_holder_it_is_said_why(world: World) -> None:
     assert world.state()["reasons"] == {"no other node has room for a copy": 1}
     world.network.full = set()
     world.put("other", "a")
-    world.clock += 70
+    world.clock += 150
     world.tick(1, beat="bcd")
     assert world.state()["reasons"] == {"no node with the value is heard": 1}
 

@@ -113,7 +113,9 @@ class FakeDispatcher:
 
 
 class Bench:
-    def __init__(self, directory: Path, limits: dict[str, int] | None = None, least: int = 0) -> None:
+    def __init__(
+        self, directory: Path, limits: dict[str, int] | None = None, least: int = 0, timeout: float = 0.5
+    ) -> None:
         self.index = Index(directory / "index", 64 << 20, write=True)
         self.network = FakeNetwork()
         self.dispatcher = FakeDispatcher(self.network)
@@ -122,7 +124,7 @@ class Bench:
         self.quotas = Quotas(self.index, limits or {})
         parts = self.index, self.network, self.dispatcher, locks, versions
         replicas = Replicas([("", 1), ("two/", 2), ("three/", 3)], least)
-        self.writer = Writer(*parts, quotas=self.quotas, timeout=0.5, replicas=replicas, secret=b"s")  # type: ignore[arg-type]
+        self.writer = Writer(*parts, quotas=self.quotas, timeout=timeout, replicas=replicas, secret=b"s")  # type: ignore[arg-type]
 
     def put(self, overwrite: bool = False, key: bytes = KEY) -> StoredValue:
         put = Put(key, 3, b"d" * 32, "", 0, overwrite, lambda entry: None, b"abc")
@@ -416,7 +418,8 @@ def test_with_min_replicas_fewer_nodes_are_enough(tmp_path: Path) -> None:
         bench.index.close()
 
 
-def test_a_node_that_fails_is_replaced_and_gets_the_same_version(bench: Bench) -> None:
+def test_a_node_that_fails_is_replaced_and_gets_the_same_version(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, timeout=3.0)  # on a busy machine, too
     bench.network.nodes = ["a", "b", "c"]
     bench.dispatcher.script = [Status.DONE, None, Status.DONE]
     stored = bench.put(key=TWO)
@@ -424,6 +427,7 @@ def test_a_node_that_fails_is_replaced_and_gets_the_same_version(bench: Bench) -
     assert {command.version for _, command in bench.dispatcher.sent} == {stored.version}
     assert bench.network.doubted == ["b"]
     assert not bench.dispatcher.forgotten
+    bench.index.close()
 
 
 def test_what_is_on_too_few_nodes_stays_and_what_is_on_none_is_forgotten(bench: Bench) -> None:
@@ -509,3 +513,13 @@ def test_a_node_that_is_drained_gets_no_new_version(bench: Bench) -> None:
     bench.network.full = {"b"}  # it is no candidate
     bench.put(key=TWO, overwrite=True)
     assert sent(bench) == ["c", "a"]
+
+
+def test_a_client_hears_before_its_upload_that_too_few_nodes_are_there(bench: Bench) -> None:
+    bench.writer.check_nodes(TWO, 0)
+    bench.writer.check_nodes(THREE, 2)
+    for key, replicas in ((THREE, 0), (KEY, 3)):
+        with pytest.raises(Unavailable, match="it takes 3 nodes, and 2 can take it"):
+            bench.writer.check_nodes(key, replicas)
+    bench.network.nodes = []
+    bench.writer.check_nodes(KEY, 0)

@@ -133,6 +133,7 @@ class Writes:
         permit = parameters.permit(self._redirects.address, environ, given)
         self._writer.admit(keys.encode(key), parameters.check_of(environ), permit.replaces)
         self._writer.check_quota(keys.encode(key), length)
+        self._writer.check_nodes(keys.encode(key), permit.replicas)
         return self._redirects.upload(key, permit, length or 0, exclude)
 
     def _send_on(self, environ: Environ, location: str) -> Response:
