@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import unquote, urlsplit
 
-from broker import integers, keys
+from broker import MOST_REPLICAS, integers, keys
 from broker.errors import InvalidKey
 
 TB = 1 << 40
@@ -98,6 +98,30 @@ def quotas(raw: str) -> tuple[tuple[str, int], ...]:
             found[folder] = size(0, integers.MAX)(most.strip())
         except (ValueError, InvalidKey) as error:
             raise ValueError(f"{part!r} is no quota like folder/: 100GB: {error}") from error
+    return tuple(found.items())
+
+
+def replicas(raw: str) -> tuple[tuple[str, int], ...]:
+    """On how many nodes values are stored, like `2`, or `1, folder/: 2, logs/: 3`; "" is the whole store.
+
+    A folder is written as in `quotas`.
+    """
+    found: dict[str, int] = {}
+    for part in filter(None, (part.strip() for part in text(raw).split(","))):
+        name, colon, number = part.rpartition(":")
+        folder = unquote(name.strip()).removeprefix("/")
+        try:
+            if colon and not name.strip().endswith("/"):
+                raise ValueError("the folder ends with a slash, and a colon and a number follow")
+            if folder:
+                keys.check(f"{folder}name")
+            if folder in found:
+                raise ValueError("it is given already")
+            found[folder] = integer(1, MOST_REPLICAS)(number.strip())
+        except (ValueError, InvalidKey) as error:
+            raise ValueError(
+                f"{part!r} is neither a number like 2 nor one of a folder like logs/: 2: {error}"
+            ) from error
     return tuple(found.items())
 
 

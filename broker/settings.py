@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from broker import phases
+from broker import MOST_REPLICAS, phases
 from broker import setting_types as types
 from broker.backups import keep_rule, timetable
 from broker.errors import SettingsError
@@ -157,6 +157,9 @@ class Volume:
     compact_rate: int = setting(
         32 << 20, types.size(65536, types.TB), "how fast compaction reads the log (bytes per second)"
     )
+    repair_bandwidth: int = setting(
+        64 << 20, types.size(65536, types.TB), "how fast a node fetches missing copies from others (bytes per second)"
+    )
     scrub_days: float = setting(
         30.0, types.seconds(0, 3650), "every value is read and checked once in this time; 0: never (days)"
     )
@@ -164,6 +167,9 @@ class Volume:
         7.0,
         types.seconds(0, 3650),
         "deleted and overwritten values can be brought back for so long; 0: not at all (days)",
+    )
+    zone: str = setting(
+        "", types.text, "what the node shares with others that may fail together, like a rack; empty: nothing"
     )
     open_reads: bool = setting(True, types.flag, "whether the node answers a GET without its master's signature")
     cert: str = setting("", types.text, "certificate of the node and those that signed it, as PEM; empty: no TLS")
@@ -184,6 +190,22 @@ class General:
     )
     quotas: tuple[tuple[str, int], ...] = setting(
         (), types.quotas, "most bytes that a folder may hold, like folder/: 100GB, other/: 5GiB; /: the whole store"
+    )
+    replicas: tuple[tuple[str, int], ...] = setting(
+        (),
+        types.replicas,
+        "on how many nodes each value is stored, like 2, or 1, folder/: 2, logs/: 3; the longest folder counts; empty:"
+        " on one",
+    )
+    min_replicas: int = setting(
+        0,
+        types.integer(0, MOST_REPLICAS),
+        "a value is stored, if there are no more, on this number of nodes at first; 0: on all that are asked for",
+    )
+    repair_after: float = setting(
+        600.0,
+        types.seconds(1, 30 * 86_400),
+        "a node that is not heard from for so long counts as lost; its values get other holders (seconds)",
     )
     restic_append_only: tuple[str, ...] = setting(
         (),

@@ -97,6 +97,13 @@ class Forget(NamedTuple):
     entries: bool  # whether those of the node leave the index
 
 
+class Drain(NamedTuple):
+    """Move all values of a node away, or no longer. The reply is None, once it is noted."""
+
+    node: str
+    begin: bool  # else the node takes values again
+
+
 class MakeBackups(NamedTuple):
     """Back up one member, or all of them one after the other. The reply is the names of those members."""
 
@@ -104,7 +111,7 @@ class MakeBackups(NamedTuple):
     target: str  # "": the one in the settings
 
 
-Request = Launch | LaunchMany | Cancel | PauseSchedule | RunSchedule | Restore | Forget | MakeBackups
+Request = Launch | LaunchMany | Cancel | PauseSchedule | RunSchedule | Restore | Forget | Drain | MakeBackups
 REQUESTS: dict[str, type[Request]] = {
     "launch": Launch,
     "launch_many": LaunchMany,
@@ -113,6 +120,7 @@ REQUESTS: dict[str, type[Request]] = {
     "run": RunSchedule,
     "restore": Restore,
     "forget": Forget,
+    "drain": Drain,
     "backup": MakeBackups,
 }
 _NAMES = {kind: name for name, kind in REQUESTS.items()}

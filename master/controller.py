@@ -32,9 +32,12 @@ from broker.messages.store import Announce, Heartbeat, Result, Results
 from broker.refusals import Refused, Unavailable
 from broker.service.companion import run_companion
 from master.backup.schedule import BackupSchedule
-from master.channel import ControllerCall, ControllerServer, Forget, LaunchMany, MakeBackups, Restore
+from master.channel import ControllerCall, ControllerServer, Drain, Forget, LaunchMany, MakeBackups, Restore
 from master.cluster.curves import Recorder
 from master.cluster.node_queues import NodeQueues
+from master.cluster.nodes import Nodes
+from master.cluster.repair import Repair
+from master.cluster.replicas import Replicas
 from master.index.housekeeping import Housekeeping
 from master.index.index import Index
 from master.index.projection import Changes, Projection
@@ -102,6 +105,15 @@ class Controller:
             self._link,
             tombstone_days=config.general.tombstone_days,
             retention_days=config.general.retention_policy,
+        )
+        self._repair = Repair(
+            self._index,
+            Nodes(self._index, config.general.heartbeat),
+            self._link,
+            Replicas.of(config.general),
+            secret=config.secret(),
+            after=config.general.repair_after,
+            put_secs=config.server.put_timeout,
         )
         self._curves = Recorder(directory)
         self._backups = BackupSchedule(config, self._index, self._link, self._jobs.ledger)
@@ -201,6 +213,9 @@ class Controller:
             # The outcomes first: somebody waits for them.
             self._channel.send(changes.outcomes)
             self._replays.observe(messages.results, messages.heartbeats, changes.gaps)
+            if not self._repair.idle:
+                for told in messages.results:
+                    self._repair.observe(told.node, told.items)
             self._tell(changes)
         # What runs have stored is in the index before it is said that they have ended.
         about_jobs = [call for call in calls if not self._do(call)]
@@ -219,9 +234,13 @@ class Controller:
                     self._index.make_durable()
                 case Forget(node, entries):
                     self._replays.forget(node, entries)
+                    self._repair.drain(node, begin=False)
                     self._jobs.forget(node)
                     self._backups.forget(node)
                     self._curves.forget(node)
+                    self._index.make_durable()
+                case Drain(node, begin):
+                    self._repair.drain(node, begin=begin)
                     self._index.make_durable()
                 case MakeBackups(member, target):
                     reply = self._backups.start(member, target, now_ms())
@@ -303,6 +322,7 @@ class Controller:
         self._node_queues.tick()
         self._housekeeping.tick(now_ms())
         self._replays.tick()
+        self._repair.tick()
         self._jobs.tick(self._inbox.empty())
         self._backups.tick(now_ms())
 

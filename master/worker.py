@@ -23,6 +23,7 @@ from broker.service.arguments import web_workers
 from broker.tls.certificates import CertificateEnd
 from master.channel import ControllerClient
 from master.cluster.nodes import Nodes
+from master.cluster.replicas import Replicas
 from master.extensions import bodies
 from master.extensions.bodies import Bodies
 from master.extensions.frames import Caller, Setup
@@ -92,8 +93,19 @@ def create() -> Application:
     controller = ControllerClient(directory / "controller.sock", origin, dispatcher.settle)
     locks = KeyLocks(directory, alone=web_workers(config) == 1)
     quotas = dict(config.general.quotas)
-    writer = Writer(index, network, dispatcher, locks, versions, quotas=Quotas(index, quotas), timeout=timeout)
-    reads = Reads(index, network, redirects)
+    replicas = Replicas.of(config.general)
+    writer = Writer(
+        index,
+        network,
+        dispatcher,
+        locks,
+        versions,
+        quotas=Quotas(index, quotas),
+        timeout=timeout,
+        replicas=replicas,
+        secret=config.secret(),
+    )
+    reads = Reads(index, network, redirects, replicas)
     listing = Listing(index, quotas)
     limits = WriteLimits(config.volume.inline, config.server.relay, timeout)
     writes = Writes(writer, network, redirects, limits, secrets=config.secrets())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from pathlib import Path
 
 from broker import logs, process, settings, topology
 from broker.errors import MessageError, SettingsError
@@ -15,16 +16,18 @@ from broker.link import Delivery, Link, roles
 from broker.messages.backups import MakeBackup
 from broker.messages.codec import decode_any
 from broker.messages.runs import AskCatalog, Named, Withdraw, Withdrawn
-from broker.messages.store import Announce, Commands, Replay
+from broker.messages.store import Announce, Commands, Fetch, Replay
 from broker.service.companion import run_companion
 from node import identity, twin
 from node.backups import Backups
 from node.command_executor import CommandExecutor
 from node.errors import Broken
+from node.fetcher import Fetcher
 from node.heartbeat import Heartbeats
 from node.jobs.service import Jobs
 from node.replayer import Replayer
 from node.storage.maintenance import Maintenance
+from node.storage.staging import Staging
 from node.storage.storage import Storage
 
 log = logs.get(__name__)
@@ -48,6 +51,8 @@ class Agent:
         self._link.consume(topology.node_queue(self.node), self._receive, PREFETCH, exclusive=True)
         self._link.consume(lambda: self._control, self._receive_control, PREFETCH)
         self._commands = CommandExecutor(self.node, self._storage, self._link)
+        staging = Staging(Path(config.volume.dir), config.volume.reserve)
+        self._fetcher = Fetcher(config, staging, self._commands)
         self._replayer = Replayer(self.node, self._storage, self._link)
         self._maintenance = Maintenance(self._storage, config)
         self._jobs = Jobs(config, self.node, self._link, self._commands.store_values)
@@ -75,6 +80,7 @@ class Agent:
         self._link.start()
         self._heartbeats.start()
         self._replayer.start()
+        self._fetcher.start()
         self._maintenance.start()
         self._backups.start()
         while not self._stopping.wait(twin.LOOK_SECS) and not (is_twin := self._link.taken_secs > twin.PATIENCE_SECS):
@@ -84,6 +90,7 @@ class Agent:
         self._maintenance.stop()
         self._jobs.stop()
         self._replayer.stop()
+        self._fetcher.stop()
         self._commands.closed = True
         self._link.stop()
         self._storage.close()
@@ -118,6 +125,8 @@ class Agent:
                 case Commands() as commands:
                     self._commands.add(delivery, commands)
                     return
+                case Fetch() as fetch:
+                    self._fetcher.take(fetch)
                 case Replay() as request:
                     self._replayer.ask(request)
                 case Named() | Withdrawn() as message:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from typing import NamedTuple
 
 from broker import logs, topology
@@ -19,6 +19,7 @@ from node.storage.storage import Storage
 log = logs.get(__name__)
 
 OnResults = Callable[[list[Result]], None]
+OnResult = Callable[[Result], None]
 
 
 class _Batch(NamedTuple):
@@ -30,8 +31,19 @@ class _Batch(NamedTuple):
     refused: list[Result]
 
 
+class _Fetched(NamedTuple):
+    """A value that came from another node, for the process `origin`."""
+
+    origin: str
+    store: Store
+    done: OnResult
+
+
 class CommandExecutor:
-    """Collects commands; `work` applies all of them at once. Belongs to the link's thread, but for `store_values`."""
+    """Collects commands; `work` applies all of them at once.
+
+    Belongs to the link's thread, but for `store_values`, `store_fetched` and `report`.
+    """
 
     def __init__(self, node: str, storage: Storage, link: Link) -> None:
         self._node = node
@@ -39,6 +51,8 @@ class CommandExecutor:
         self._link = link
         self._batches: list[_Batch] = []
         self._values: deque[tuple[Sequence[Store], OnResults]] = deque()  # the node's own
+        self._fetched: deque[_Fetched] = deque()
+        self._reports: deque[tuple[str, Result]] = deque()  # by origin; of what was not stored
         self._sent_seq = storage.epoch.seq  # the master asks for everything before by itself
         self.closed = False  # True: apply nothing more
 
@@ -65,19 +79,34 @@ class CommandExecutor:
         self._values.append((stores, done))
         self._link.wake()
 
+    def store_fetched(self, origin: str, store: Store, done: OnResult) -> None:
+        """Store a value of another node with the next commands; `done` gets the result on the link's thread."""
+        self._fetched.append(_Fetched(origin, store, done))
+        self._link.wake()
+
+    def report(self, origin: str, result: Result) -> None:
+        """Send the result of a command that stores nothing."""
+        self._reports.append((origin, result))
+        self._link.wake()
+
     def forget(self) -> None:
         """Drop the messages of a lost connection: they come again."""
         self._batches.clear()
 
     def work(self) -> None:
         """Apply everything that has come, send the results, acknowledge. Raises `Broken`, and applies nothing later."""
-        if self.closed or not (self._batches or self._values):
+        while self._reports and not self.closed:
+            origin, report = self._reports.popleft()
+            self._send(origin, [report])
+        if self.closed or not (self._batches or self._values or self._fetched):
             return
         batches, self._batches = self._batches, []
         values = [self._values.popleft() for _ in range(len(self._values))]
         commands: list[Store | Delete] = [item for batch in batches for item in batch.items]
         for stores, _ in values:
             commands += stores
+        fetched = [self._fetched.popleft() for _ in range(len(self._fetched))]
+        commands += [one.store for one in fetched]
         try:
             results = iter(self._storage.apply(commands))
         except Broken:
@@ -91,6 +120,13 @@ class CommandExecutor:
             # On the channel of the runs' reports: a report must not overtake the keys that it names.
             self._send("", part, sent=lambda _sent: None)
             done(part)
+        # In the order of the log: a message says up to where the log is told.
+        for origin, group in groupby(fetched, key=lambda one: one.origin):
+            these = list(group)
+            part = list(islice(results, len(these)))
+            self._send(origin, part)
+            for one, result in zip(these, part, strict=True):
+                one.done(result)
 
     def _send(self, origin: str, results: list[Result], sent: Callable[[bool], None] | None = None) -> None:
         """Send results to the controller. If they are lost, it asks for a replay."""

@@ -50,6 +50,7 @@ class Heartbeats:
         self._jobs = jobs
         self._link = link
         self._url = config.url(config.volume)
+        self._zone = config.volume.zone
         self._directory = Path(config.volume.dir)
         self._secs = config.general.heartbeat
         self._certificate = CertificateEnd(config.volume.cert)
@@ -102,6 +103,7 @@ class Heartbeats:
             held_bytes=storage.totals.held_size,
             cert_until=int(self._certificate.until()),
             fence=jobs.fence,
+            zone=self._zone,
         )
 
     def _run(self) -> None:

@@ -21,6 +21,8 @@ MASTER = "url"  # the parameter with the master's host:port
 BY = "by"  # the name of the token that an address was made for
 NODE = "node"  # the node that an address is for; no other one takes it
 PAGE = "page"  # the origin of the master's page that an address was made for, which may then use it
+VERSION = "version"  # the version that the master knew, where a value is on several nodes
+NEXT = "next"  # the address of the same value at another node, for when this one does not have it
 BACK = "back"  # the query of the link that led to an address at a node: who comes too late goes there again
 
 # The first one signs, all of them verify. So a new one can be made known everywhere before it is used.

@@ -3,6 +3,7 @@
 | message     | from → to            | queue                | carries                                            |
 | ----------- | -------------------- | -------------------- | -------------------------------------------------- |
 | `Commands`  | master → one node    | `pulzar.node.<id>`   | a batch of `Store` and `Delete` commands           |
+| `Fetch`     | master → one node    | `pulzar.node.<id>`   | a `Store` of a value that other nodes have         |
 | `Replay`    | master → one node    | `pulzar.node.<id>`   | a request for the log from a seq on                |
 | `Announce`  | master → every node  | `pulzar.control`     | a request for a heartbeat                          |
 | `Results`   | node → controller    | `pulzar.results`     | outcomes of commands, or a part of a replay        |
@@ -23,11 +24,11 @@ import msgpack
 from broker.errors import InvalidKey, MalformedMessage, UnknownProtocol, Unsendable
 from broker.integers import short
 from broker.messages import backups, checks, runs, store
-from broker.messages.store import Announce, Commands, Delete, Heartbeat, Kind, Replay, Result, Results, Store
+from broker.messages.store import Announce, Commands, Delete, Fetch, Heartbeat, Kind, Replay, Result, Results, Store
 
 PROTOCOL = 1
 
-Message = Commands | Replay | Announce | Results | Heartbeat | runs.RunMessage | backups.BackupMessage
+Message = Commands | Fetch | Replay | Announce | Results | Heartbeat | runs.RunMessage | backups.BackupMessage
 
 CODES: dict[type[Message], int] = {
     Commands: 1,
@@ -44,6 +45,7 @@ CODES: dict[type[Message], int] = {
     runs.Withdraw: 12,
     backups.MakeBackup: 13,
     backups.BackupState: 14,
+    Fetch: 15,
 }
 _TYPES: dict[int, type[Message]] = {code: cls for cls, code in CODES.items()}
 
@@ -112,6 +114,8 @@ def _build(cls: type[Message], fields: list[object]) -> Message:
         )
     if cls is Replay:
         return Replay(checks.text(fields[0]), checks.number(fields[1]))
+    if cls is Fetch:
+        return _fetch(*fields)
     if cls is Announce:
         return Announce(checks.text(fields[0]))
     if cls in runs.BUILD:
@@ -139,9 +143,7 @@ def read_command(fields: object) -> Store | Delete:
         raise TypeError(f"no command looks like {short(fields)}")
     types = tuple(map(type, fields[1:]))
     if fields[0] == Kind.PUT and types in _STORES:
-        put = Store._make(fields[1:])
-        checks.key(put.key)
-        checks.numbers(put.ticket, put.version, put.created, put.expires, put.size)
+        put = _store(fields[1:])
         if put.staged:
             source = store.Source.read(put.staged)
             if source is None:
@@ -151,8 +153,6 @@ def read_command(fields: object) -> Store | Delete:
                 checks.number(source.version)
         elif put.value is None or len(put.value) != put.size:
             raise ValueError("a Store has neither a staged upload nor a value of its size")
-        if len(put.digest) != store.DIGEST_BYTES:
-            raise ValueError("a Store has a digest of another length")
         return put
     if fields[0] == Kind.DELETE and types in _DELETES:
         delete = Delete(*fields[1:])
@@ -160,6 +160,22 @@ def read_command(fields: object) -> Store | Delete:
         checks.numbers(delete.ticket, delete.version)
         return delete
     raise ValueError(f"no command looks like {short(fields)}")
+
+
+def _store(fields: list[object]) -> Store:
+    put = Store._make(fields)
+    checks.key(put.key)
+    checks.numbers(put.ticket, put.version, put.created, put.expires, put.size)
+    if len(put.digest) != store.DIGEST_BYTES:
+        raise ValueError("a Store has a digest of another length")
+    return put
+
+
+def _fetch(origin: object, command: object, sources: object) -> Fetch:
+    fields = checks.items(command)
+    if tuple(map(type, fields)) not in _STORES or fields[-1] or fields[-2] is not None:
+        raise ValueError("a Fetch has a Store without a value")
+    return Fetch(checks.text(origin), _store(fields), [checks.text(source) for source in checks.items(sources)])
 
 
 _STATUSES = frozenset(map(int, store.Status))
@@ -184,7 +200,7 @@ def _result(fields: object) -> Result:
 
 def _heartbeat(beat: Heartbeat) -> Heartbeat:
     checks.node(beat.node)
-    for text in (beat.url, beat.version, beat.epoch, beat.catalog, beat.fence):
+    for text in (beat.url, beat.version, beat.epoch, beat.catalog, beat.fence, beat.zone):
         checks.text(text)
     for number in (beat.at, beat.epoch_seq, beat.seq, beat.disk_total, beat.disk_free, beat.keys, beat.slots):
         checks.number(number)

@@ -110,6 +110,18 @@ class Delete(NamedTuple):
         return Result(self.ticket, status, reason, seq, Kind.DELETE, self.key, self.version, 0, 0, note, b"", 0, value)
 
 
+class Fetch(NamedTuple):
+    """Store a version of a value that other nodes have. Its bytes come from one of them."""
+
+    origin: str  # names the process whose request waits for it; "": none
+    store: Store  # with neither a value nor an upload
+    sources: list[str]  # signed addresses of the value at its holders
+
+    def result(self, status: Status, reason: str) -> Result:
+        """The result when nothing was stored."""
+        return self.store.result(status, reason)
+
+
 class Commands(NamedTuple):
     """A batch for one node. `origin` names the process whose requests wait for it; "": none."""
 
@@ -195,3 +207,4 @@ class Heartbeat(NamedTuple):
     held_bytes: int = 0  # their bytes
     cert_until: int = 0  # when its certificate ends, in seconds since the epoch; 0: it has none
     fence: str = ""  # what keeps its runs apart from the rest of the machine: `user files signals`
+    zone: str = ""  # what it shares with nodes that may fail together; "": nothing

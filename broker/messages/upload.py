@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from broker import integers
+from broker import MOST_REPLICAS, integers
 from broker.clock import DAY_MS
 from broker.errors import MalformedMessage
 from broker.http import signing
@@ -35,6 +35,7 @@ class UploadPermit(NamedTuple):
     if_match: str | None = None  # the value that this If-Match holds for may be replaced
     by: str = ""  # the name of the token that it was made for
     node: str = ""  # that takes the body
+    replicas: int = 0  # on so many nodes it is to be stored; 0: on as many as the settings say
     page: str = ""  # the origin whose pages may use the address: that of the master's own page
 
     @classmethod
@@ -50,6 +51,7 @@ class UploadPermit(NamedTuple):
                 if_match=fields.get("if_match"),
                 by=fields.get(signing.BY, ""),
                 node=fields.get(signing.NODE, ""),
+                replicas=integers.parse(fields.get("replicas", "0"), 0, MOST_REPLICAS),
                 page=fields.get(signing.PAGE, ""),
             )
         except ValueError as error:
@@ -63,6 +65,7 @@ class UploadPermit(NamedTuple):
             "overwrite": "1" if self.overwrite else None,
             "if_match": self.if_match,
             "size": self.length,
+            "replicas": self.replicas or None,
             signing.BY: self.by or None,
             signing.NODE: self.node or None,
             signing.PAGE: self.page or None,

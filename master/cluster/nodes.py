@@ -6,14 +6,16 @@ by the monotonic clock, from the look at the index that found it new.
 
 from __future__ import annotations
 
+import random
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from broker.clock import now_ms
 from broker.refusals import NotFound, Refused, Unavailable
 from master.cluster.placement import Candidate, Placement
+from master.cluster.replicas import Replicas
 from master.index.index import Index, Node
 
 _FRESH_SECS = 0.25
@@ -34,6 +36,7 @@ _AS_TOLD = (
     "slots",
     "running",
     "fence",
+    "zone",
 )
 
 Row = dict[str, Any]  # a node as `/admin/network` shows it
@@ -54,6 +57,7 @@ class Nodes:
         self._nodes: dict[str, Node] = {}
         self._heard_at: dict[str, float] = {}  # by the monotonic clock
         self._candidates: list[Candidate] = []
+        self._draining: frozenset[str] = frozenset()
         self._doubted: dict[str, float] = {}  # node → until when, by the monotonic clock
         self._incomplete: list[str] | None = None  # nodes, see `master.index.index.Tables`
         self._read = float("-inf")
@@ -77,6 +81,43 @@ class Nodes:
                     return found
             return self._placement.choose(self._candidates, size, exclude)
 
+    def choose_several(self, size: int, number: int, exclude: Collection[str], beside: Collection[str]) -> list[str]:
+        """Up to `number` nodes for copies of a value of `size` bytes: none of `exclude`, and none of `beside`.
+
+        `beside` have a copy already. The nodes are in other zones than these and than each other, while there are any.
+        """
+        self._refresh()
+        zones = {name: known.heartbeat.zone for name, known in self._nodes.items()}
+        chosen: list[str] = []
+        while len(chosen) < number:
+            taken = {zones.get(node, "") for node in (*beside, *chosen)} - {""}
+            passed = [*exclude, *beside, *chosen]
+            near = [node for node, zone in zones.items() if zone in taken]
+            node = self.choose(size, [*passed, *near]) if near else None
+            node = node or self.choose(size, passed)
+            if node is None:
+                break
+            chosen.append(node)
+        return chosen
+
+    def by_load(self, nodes: Sequence[str]) -> list[str]:
+        """These nodes, those to ask first at the beginning: heard from, not in doubt, and hardly loaded."""
+        if len(nodes) == 1:
+            return list(nodes)
+        self._refresh()
+        now, rows = time.monotonic(), []
+        for node in nodes:
+            known = self._nodes.get(node)
+            # By chance, too: until the next heartbeat, all readers see the same loads.
+            load = (known.heartbeat.load if known else 0.0) + random.random()
+            rows.append((not self._heard(node), self._doubted.get(node, 0.0) > now, load, node))
+        return [node for *_, node in sorted(rows)]
+
+    def lacking(self) -> int | None:
+        """Of how many nodes' logs the index may lack keys; None for a new index, which can't say."""
+        self._refresh()
+        return None if self._incomplete is None else len(self._incomplete)
+
     def doubt(self, node: str) -> None:
         """Prefer other nodes for a while: this one is heard from, but can't be reached over HTTP or stood still."""
         now = time.monotonic()
@@ -86,6 +127,15 @@ class Nodes:
         """Whether the node was heard from lately."""
         self._refresh()
         return self._heard(node)
+
+    def takes(self, node: str) -> bool:
+        """Whether the node was heard from lately, and takes new values."""
+        return self.alive(node) and node not in self._draining
+
+    def heard_at(self, node: str) -> float:
+        """When the node was last heard from, by the monotonic clock; for one that never was, long ago."""
+        self._refresh()
+        return self._heard_at.get(node, float("-inf"))
 
     def gone(self, node: str) -> bool:
         """Whether the node is silent while others are heard from.
@@ -104,6 +154,11 @@ class Nodes:
         self._refresh()
         alive = [known for name, known in self._nodes.items() if name not in exclude and self._heard(name)]
         return min(alive, key=lambda known: known.heartbeat.load).heartbeat.node if alive else None
+
+    def count_alive(self) -> int:
+        """How many nodes were heard from lately."""
+        self._refresh()
+        return sum(map(self._heard, self._nodes))
 
     def names(self) -> list[str]:
         """Every node ever heard of and not forgotten."""
@@ -142,6 +197,8 @@ class Nodes:
                 return "the index is new, and has not heard from all nodes yet"
             return "; ".join(map(self._lack, self._incomplete))
         if not self._candidates:
+            if any(map(self._heard, self._draining)):
+                return "all nodes that are heard from are being drained"
             return "no node was heard from lately"
         if all(candidate.full for candidate in self._candidates):
             return "no node has room"
@@ -173,6 +230,7 @@ class Nodes:
             "node": beat.node,
             "percent": round(100 * used / beat.disk_total) if beat.disk_total else 0,
             "synch": self._heard(beat.node),
+            "draining": beat.node in self._draining,
             "url": beat.url,
             "version": beat.version,
             "load": round(beat.load, 2),
@@ -191,12 +249,13 @@ class Nodes:
                 return
             with self._index.read() as tables:
                 nodes, self._incomplete = tables.nodes(), tables.incomplete()
+                self._draining = frozenset(tables.draining())
             self._note_heard(nodes, now)
             self._nodes = nodes
             self._candidates = [
-                Candidate(beat.node, beat.disk_total, beat.disk_free, beat.load, beat.full, received)
+                Candidate(beat.node, beat.disk_total, beat.disk_free, beat.load, beat.full, received, beat.zone)
                 for beat, received in nodes.values()
-                if self._heard(beat.node)
+                if self._heard(beat.node) and beat.node not in self._draining
             ]
             if self._nodes and not self._candidates:
                 self._flowing = now
@@ -211,6 +270,21 @@ class Nodes:
                 age = (now_ms() - known.received) / 1000
                 self._heard_at[name] = now - min(max(0.0, age), since_last)
         self._heard_at = {name: at for name, at in self._heard_at.items() if name in nodes}
+
+
+def require_newest(key: bytes, replicas: Replicas, nodes: Nodes) -> None:
+    """Raises `Unavailable` when the index may not know yet that an encoded key has a newer value on several nodes.
+
+    What was put is on so many nodes at least. So it is known as soon as the logs are applied of all nodes but fewer.
+    A value that is to be on one node is found there, or is unknown, whatever the other nodes have.
+    """
+    if replicas.most > 1 and (wanted := replicas.wanted(key)) > 1:
+        lacking = nodes.lacking()
+        if lacking is None or lacking >= replicas.least(wanted):
+            awaited = ", ".join(nodes.awaited())
+            raise Unavailable(
+                f"the index is being filled again and may not know the newest value; it waits for {awaited}"
+            )
 
 
 def missing(key: str, nodes: Nodes) -> Refused:

@@ -21,6 +21,7 @@ class Candidate:
     load: float  # 1-minute load average divided by cores
     full: bool
     at: int  # ms, when the heartbeat was received; bytes sent before a newer one no longer count
+    zone: str = ""  # what it shares with nodes that may fail together; "": nothing
 
 
 class Placement:

@@ -11,6 +11,7 @@ from broker.clock import DAY_MS, DAY_SECS
 from broker.link import Link
 from broker.messages.codec import encode
 from broker.messages.store import Commands, Delete
+from master.index import discards
 from master.index.index import Deletion, Discard, Index
 
 log = logs.get(__name__)
@@ -63,8 +64,9 @@ class Housekeeping:
                     continue
                 tables.drop_entry(lifetime.key, entry)
                 tables.set_deletion(lifetime.key, Deletion(entry.version, now))
-                tables.add_discard(Discard(entry.node, lifetime.key, entry.version), now)
-                log.debug("lifetime ended", key=lifetime.key, version=entry.version, node=entry.node)
+                for node in entry.nodes:
+                    tables.add_discard(Discard(node, lifetime.key, entry.version), now)
+                log.debug("lifetime ended", key=lifetime.key, version=entry.version, nodes=entry.nodes)
         log.info("lifetimes ended", keys=len(ended))
 
     def _send_outbox(self, now: int) -> None:
@@ -73,10 +75,15 @@ class Housekeeping:
             return
         with self._index.read() as tables:
             due = tables.due_discards(now, BATCH)
+            unsure = any(discard.generation for _, discard in due)
+        if unsure:
+            with self._index.write() as tables:
+                due = discards.decide(tables, due, now)
         by_node: dict[str, list[tuple[bytes, Delete]]] = {}
         for row, discard in due:
             if row not in self._sent:
-                by_node.setdefault(discard.node, []).append((row, Delete(0, *discard[1:])))
+                command = Delete(0, discard.key, discard.version, discard.purge)
+                by_node.setdefault(discard.node, []).append((row, command))
         for node, items in by_node.items():
             self._send(node, [row for row, _ in items], [command for _, command in items])
 

@@ -11,7 +11,8 @@ one is filled again by replay. Only this module knows its tables:
 | outbox  | due (ms, 8 bytes) + version        | `Discard`                                              |
 | nodes   | node                               | `Node`                                                 |
 | meta    | `cursor:<node>`                    | `Cursor`                                               |
-| meta    | `restoring`, `forgotten`           | nodes, see `Tables`                                    |
+| meta    | `restoring`, `forgotten`, `draining` | nodes, see `Tables`                                    |
+| meta    | `repair`                           | `RepairState`                                          |
 | folders | "/" + folder                       | keys and bytes beneath it; see below                   |
 | meta    | `bytes`                            | bytes stored, for a Pulzar before `folders`            |
 
@@ -25,7 +26,9 @@ from __future__ import annotations
 import struct
 import time
 from binascii import a2b_base64
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Self, cast
@@ -52,8 +55,18 @@ _TABLES = ("entries", "tombs", "expiry", "outbox", "nodes", "meta", "folders")
 _CONTENTS = Contents("index", "[server] index_map", _ADVICE, _TABLES, durable=False)
 
 
+class Holder(NamedTuple):
+    """A node that has the value of an entry."""
+
+    node: str
+    generation: int  # of the node's log, see `master.index.projection`
+
+
 class Entry(NamedTuple):
-    """What the index says of a key. Times in ms since the epoch."""
+    """What the index says of a key. Times in ms since the epoch.
+
+    One holder is in `node` and `generation`; others are in `copies`. All of them have the same version.
+    """
 
     version: int
     node: str
@@ -65,13 +78,51 @@ class Entry(NamedTuple):
     content_type: str  # and Content-Encoding, see `broker.http.content_types`
     digest: bytes
     value: bytes | None  # only when it is small
+    copies: tuple[Holder, ...] = ()  # further holders; a row has this field only when there are any
 
     @classmethod
     def of(cls, result: Result, node: str, generation: int) -> Self:
         """The entry of a value that a node says it has stored."""
         _, _, _, seq, _, _, version, created, expires, content_type, digest, size, value = result
-        fields = version, node, generation, seq, created, expires, size, content_type, digest, value
+        fields = version, node, generation, seq, created, expires, size, content_type, digest, value, ()
         return tuple.__new__(cls, fields)
+
+    @property
+    def holders(self) -> tuple[Holder, ...]:
+        """All nodes that have the value, at least one."""
+        return (Holder(self.node, self.generation), *self.copies)
+
+    @property
+    def nodes(self) -> list[str]:
+        """The names of all holders."""
+        return [self.node, *(holder.node for holder in self.copies)]
+
+    def on(self, node: str) -> bool:
+        """Whether a node is a holder."""
+        return self.node == node or any(holder.node == node for holder in self.copies)
+
+    def generation_on(self, node: str) -> int | None:
+        """The generation of a node's log in which it said that it has the value; None when it is no holder."""
+        if self.node == node:
+            return self.generation
+        return next((holder.generation for holder in self.copies if holder.node == node), None)
+
+    def having(self, holder: Holder) -> Self:
+        """The same entry with one more holder, or with that of the same node in another generation."""
+        if holder.node == self.node:
+            return self._replace(generation=holder.generation)
+        others = [each for each in self.copies if each.node != holder.node]
+        return self._replace(copies=(*others, holder))
+
+    def without(self, node: str) -> Self | None:
+        """The same entry without a node as holder; None when it was the only one."""
+        if self.node != node:
+            return self._replace(copies=tuple(holder for holder in self.copies if holder.node != node))
+        if not self.copies:
+            return None
+        first, *others = self.copies
+        # Nobody asks for the place of a copy in its node's log.
+        return self._replace(node=first.node, generation=first.generation, seq=0, copies=tuple(others))
 
     def live(self, now: int) -> bool:
         """Whether the value's lifetime has not ended at `now`, in ms."""
@@ -102,6 +153,9 @@ class Discard(NamedTuple):
     key: bytes
     version: int
     purge: bool = False  # none of them may be brought back
+    # Not 0: a newer version has holders elsewhere, and has taken the place of this one on a node with that generation
+    # of its log. It is told when one of them is sure to have the newer version, see `master.index.discards`.
+    generation: int = 0
 
 
 class Node(NamedTuple):
@@ -109,6 +163,22 @@ class Node(NamedTuple):
 
     heartbeat: Heartbeat
     received: int  # ms, the master's clock
+
+
+@dataclass
+class RepairState:
+    """How far the repair of copies is, for people."""
+
+    lacking: int = 0  # values that lacked copies in the last look at everything
+    under_way: int = 0  # copies that nodes are making
+    copies: int = 0  # made since the controller started
+    bytes: int = 0  # of these
+    rate: int = 0  # bytes per second, in the last 10 s
+    lost: list[str] = field(default_factory=list)  # nodes that were not heard from for `repair_after`
+    draining: dict[str, int] = field(
+        default_factory=dict
+    )  # nodes → values that are not enough elsewhere; -1: not known
+    reasons: Counter[str] = field(default_factory=Counter)  # why copies were not made, in the last two minutes
 
 
 class Cursor(NamedTuple):
@@ -127,11 +197,29 @@ class Cursor(NamedTuple):
 
 
 _SIZE = Entry._fields.index("size")
+_COPIES = Entry._fields.index("copies")
 
 
 def _entry(raw: bytes) -> Entry:
     """An entry from its row. Every request and every row of a list does this, and `_make` takes three times as long."""
-    return tuple.__new__(Entry, msgpack.unpackb(raw))
+    fields = msgpack.unpackb(raw)
+    if len(fields) == _COPIES:
+        fields.append(())
+    else:
+        fields[_COPIES] = tuple(map(Holder._make, fields[_COPIES]))
+    return tuple.__new__(Entry, fields)
+
+
+def _fields(entry: Entry) -> tuple[object, ...]:
+    """What stands in the row of an entry."""
+    return entry if entry.copies else entry[:_COPIES]
+
+
+class NodeKeys(NamedTuple):
+    """How many keys a node has."""
+
+    total: int
+    alone: int  # those of them that no other node has
 
 
 class Lifetime(NamedTuple):
@@ -185,11 +273,12 @@ class Tables(Transaction):
 
     def nodes(self) -> dict[str, Node]:
         """Every node ever heard of and not forgotten, by name."""
-        found = {}
-        for name, raw in self._up("nodes"):
-            heartbeat, received = msgpack.unpackb(raw)
-            found[name.decode()] = Node(Heartbeat(*heartbeat), received)  # an older Pulzar wrote fewer fields
-        return found
+        return {name.decode(): _node(raw) for name, raw in self._up("nodes")}
+
+    def node(self, name: str) -> Node | None:
+        """A node that was heard of and not forgotten."""
+        raw = self._get("nodes", name.encode())
+        return None if raw is None else _node(raw)
 
     def cursor(self, node: str) -> Cursor | None:
         """How far a node's log has been applied; None when nothing is known of it."""
@@ -214,6 +303,19 @@ class Tables(Transaction):
     def forgotten(self) -> list[str]:
         """The nodes that are gone for good and whose entries are being removed."""
         return self._names(b"forgotten") or []
+
+    def repair(self) -> RepairState:
+        """How far the repair of copies is."""
+        raw = self._get("meta", b"repair")
+        if raw is None:
+            return RepairState()
+        *numbers, lost, draining, reasons = msgpack.unpackb(raw)
+        lacking, under_way, copies, size, rate = numbers
+        return RepairState(lacking, under_way, copies, size, rate, lost, draining, Counter(reasons))
+
+    def draining(self) -> list[str]:
+        """The nodes whose values are moved away, and that take no new ones."""
+        return self._names(b"draining") or []
 
     def _names(self, name: bytes) -> list[str] | None:
         raw = self._get("meta", name)
@@ -287,7 +389,7 @@ class WritableTables(Tables):
 
     def add_entry(self, key: bytes, new: Entry) -> bool:
         """Write the entry of an encoded key that has none; its lifetime is listed. False when it has one already."""
-        if not self._txn.put(key, self._pack(new), overwrite=False, db=self._databases["entries"]):
+        if not self._txn.put(key, self._pack(_fields(new)), overwrite=False, db=self._databases["entries"]):
             return False
         self._changes.add(key, 1, new.size)
         if new.expires:
@@ -299,7 +401,7 @@ class WritableTables(Tables):
         if old and old.value and len(old.value) > _OVERFLOWS:
             # LMDB would leave a shorter row in the pages that this one has for itself: the audit finds that wrong.
             self._delete("entries", key)
-        self._txn.put(key, self._pack(new), db=self._databases["entries"])
+        self._txn.put(key, self._pack(_fields(new)), db=self._databases["entries"])
         if old is None:
             self._changes.add(key, 1, new.size)
         else:
@@ -333,7 +435,7 @@ class WritableTables(Tables):
 
     def add_discard(self, discard: Discard, due: int) -> None:
         """Put a row into the outbox; it leaves from `due` on, in ms since the epoch."""
-        row = pack(discard)
+        row = pack(discard if discard.generation else discard[:-1])
         while not self._put("outbox", stamped(due, discard.version), row, overwrite=False):
             if self._get("outbox", stamped(due, discard.version)) == row:
                 break
@@ -362,6 +464,14 @@ class WritableTables(Tables):
     def set_incomplete(self, nodes: Sequence[str]) -> None:
         """Note the nodes of whose logs the index may lack keys."""
         self._put("meta", b"restoring", pack(nodes))
+
+    def set_draining(self, nodes: Sequence[str]) -> None:
+        """Note the nodes whose values are moved away."""
+        self._put("meta", b"draining", pack(nodes))
+
+    def set_repair(self, state: RepairState) -> None:
+        """Note how far the repair of copies is."""
+        self._put("meta", b"repair", pack([*vars(state).values()]))
 
     def set_forgotten(self, nodes: Sequence[str]) -> None:
         """Note the nodes that are gone for good and whose entries are being removed."""
@@ -508,16 +618,19 @@ class Index:
         with self.read() as tables:
             return tables.nodes()
 
-    def count_of(self, node: str) -> int:
+    def count_of(self, node: str) -> NodeKeys:
         """Count the keys on a node. Looks at the whole index, a stretch in each transaction."""
-        count = 0
+        total = alone = 0
         after: bytes | None = b""
         while after is not None:
             with self.read() as tables:
                 stretch = list(islice(tables.entries(after), _STRETCH))
-            count += sum(entry.node == node for _, entry in stretch)
+            for _, entry in stretch:
+                if entry.on(node):
+                    total += 1
+                    alone += not entry.copies
             after = stretch[-1][0] if stretch else None
-        return count
+        return NodeKeys(total, alone)
 
     def stat(self) -> dict[str, int]:
         """LMDB's statistics of the entries."""
@@ -543,6 +656,11 @@ def _first(text: str) -> bytes:
         cut = next(at for at, character in enumerate(text) if not character.isascii())
         text = text[:cut] + "\x7f"  # behind all keys that begin like it
     return keys.encode(text)
+
+
+def _node(raw: bytes) -> Node:
+    heartbeat, received = msgpack.unpackb(raw)
+    return Node(Heartbeat(*heartbeat), received)  # an older Pulzar wrote fewer fields
 
 
 def _cursor_key(node: str) -> bytes:

@@ -10,6 +10,11 @@ generation. When the replay has come to its end, entries of that node of an olde
 nothing stands behind them. The same is done when a restore is asked for. But then the index knows every key of the
 log all the while, and the cursor says up to where (`covered`).
 
+A value may have several holders. A result of the version that the entry has, from another node, adds that node as a
+holder. A newer version replaces the entry, and its node is the only holder until others say that they have it, too.
+Pruning removes one holder; the entry goes with the last one. What a node must forget is in `Discard` rows, see
+`master.index.discards`.
+
 An index of an older Pulzar may have a version from beyond the horizon. Any other version replaces it.
 """
 
@@ -24,7 +29,7 @@ from typing import NamedTuple
 from broker import keys, logs
 from broker.messages.horizon import Horizon
 from broker.messages.store import PURGE, Epoch, Kind, Outcome, Result, Results, Status
-from master.index.index import Cursor, Deletion, Discard, Entry, Tables, WritableTables
+from master.index.index import Cursor, Deletion, Discard, Entry, Holder, Tables, WritableTables
 
 log = logs.get(__name__)
 
@@ -114,10 +119,11 @@ class Projection:
         return changes
 
     def prune(self, tables: WritableTables, node: str, after: bytes, limit: int) -> tuple[bytes | None, int]:
-        """Remove entries of the node that its log, applied from the beginning, did not bring again.
+        """Remove the node as holder of what its log, applied from the beginning, did not bring again.
 
-        Looks at up to `limit` entries behind the encoded key `after`. Returns where to go on and how many were
-        removed. Where to go on is None at the end, when the cursor notes that the pruning is over.
+        An entry without another holder goes. Looks at up to `limit` entries behind the encoded key `after`. Returns
+        where to go on, and of how many it was removed. Where to go on is None at the end, when the cursor notes that
+        the pruning is over.
         """
         cursor = cursor_of(tables, node)
         stale: list[tuple[bytes, Entry]] = []
@@ -126,14 +132,19 @@ class Projection:
             if count >= limit:
                 break
             last = key
-            if entry.node == node and entry.generation < cursor.generation:
+            if (entry.generation_on(node) or cursor.generation) < cursor.generation:
                 stale.append((key, entry))
         else:
             last = None
             tables.set_cursor(node, cursor._replace(prune=False, covered=0))
         for key, entry in stale:
-            tables.drop_entry(key, entry)
-            log.warning("value is gone from its node", key=key, version=entry.version, node=node)
+            left = entry.without(node)
+            if left is None:
+                tables.drop_entry(key, entry)
+                log.warning("value is gone from its node", key=key, version=entry.version, node=node)
+            else:
+                tables.put_entry(key, entry, left)
+                log.debug("copy is gone from its node", key=key, version=entry.version, node=node, left=left.nodes)
         return last, len(stale)
 
     def _advance(self, tables: WritableTables, message: Results, cursor: Cursor, changes: Changes) -> None:
@@ -192,9 +203,16 @@ def _apply_item(tables: WritableTables, node: str, generation: int, item: Result
         return True
     entry = tables.entry(item.key)
     deleted = deletion.version if deletion and deletion.version <= changes.highest else 0
-    # An older generation of this node's own log does not count as newer: its log may not have it any more.
     newer = entry is not None and item.version < entry.version <= changes.highest
-    newer = newer and not (entry and entry.node == node and entry.generation < generation)
+    here = entry.generation_on(node) if entry else None  # None: this node is no holder of the entry
+    shared = entry is not None and bool(entry.copies)
+    if entry and newer and here is not None and here < generation:
+        # An older generation of this node's own log does not count as newer: its log may not have it any more.
+        newer = shared  # other holders may have it
+        left = entry.without(node)
+        if left and item.kind == _PUT and item.status == _DONE:
+            tables.put_entry(item.key, entry, left)
+            entry, here = left, None
     purged = deletion.purged if deletion and deletion.purged <= changes.highest else 0
     if item.kind == Kind.DELETE:
         purges = item.version if item.content_type == PURGE else 0
@@ -207,29 +225,48 @@ def _apply_item(tables: WritableTables, node: str, generation: int, item: Result
             _drop(tables, node, item, entry, changes)
         return True
     if item.status == Status.STALE or item.version <= deleted or newer:
-        # It must be discarded. On the node of the current version the node itself knows that.
-        if item.status == Status.DONE and not (newer and entry and entry.node == node):
+        # It must be discarded. On a node with the current version the node itself knows that.
+        if item.status == Status.DONE and not (newer and here is not None):
             # No client is on its way to a deleted value, so the node hears of a deletion at once.
-            delay = 0 if item.version <= deleted else DISCARD_DELAY_MS
-            tables.add_discard(Discard(node, item.key, item.version, item.version <= purged), changes.now + delay)
+            discard, delay = Discard(node, item.key, item.version, item.version <= purged), 0
+            if item.version > deleted:
+                discard, delay = discard._replace(generation=generation if shared else 0), DISCARD_DELAY_MS
+            tables.add_discard(discard, changes.now + delay)
         return False
-    known = entry is not None and entry.version == item.version
-    if entry and known and entry.generation == generation:
+    if entry and entry.version == item.version:
+        if here != generation:
+            _hold(tables, entry, item, Holder(node, generation))
         return True
     tables.put_entry(item.key, entry, Entry.of(item, node, generation))
-    if entry and entry.node != node:
-        tables.add_discard(Discard(entry.node, item.key, entry.version), changes.now + DISCARD_DELAY_MS)
-    if not known:
-        changes.events.append(Event("key.added", item.key, item.version, item.size))
+    if entry:
+        _discard_elsewhere(tables, node, item.key, entry, changes)
+    changes.events.append(Event("key.added", item.key, item.version, item.size))
     return True
 
 
+def _hold(tables: WritableTables, entry: Entry, item: Result, holder: Holder) -> None:
+    """Note that a node has the version that the entry has already."""
+    new = entry.having(holder)
+    if holder.node == entry.node:
+        new = new._replace(seq=item.seq)
+    tables.put_entry(item.key, entry, new)
+
+
+def _discard_elsewhere(tables: WritableTables, node: str, key: bytes, old: Entry, changes: Changes) -> None:
+    """Have the holders of an entry forget its version, now that `node` has a newer one."""
+    for holder in old.holders:
+        if holder.node != node:
+            discard = Discard(holder.node, key, old.version, generation=holder.generation if old.copies else 0)
+            tables.add_discard(discard, changes.now + DISCARD_DELAY_MS)
+
+
 def _drop(tables: WritableTables, node: str, item: Result, entry: Entry, changes: Changes) -> None:
-    """Remove the entry of a deleted key; the node of the value hears of it when another one has the tombstone."""
+    """Remove the entry of a deleted key; its holders hear of it, but for the one that has the tombstone."""
     tables.drop_entry(item.key, entry)
-    if entry.node != node:
-        purge = item.content_type == PURGE
-        tables.add_discard(Discard(entry.node, item.key, item.version, purge), changes.now)
+    purge = item.content_type == PURGE
+    for holder in entry.holders:
+        if holder.node != node:
+            tables.add_discard(Discard(holder.node, item.key, item.version, purge), changes.now)
     changes.events.append(Event("key.deleted", item.key, item.version, entry.size))
 
 

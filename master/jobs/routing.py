@@ -58,7 +58,7 @@ class Router:
         if having and not bound and all(node in having for node, load in loads.items() if load.alive):
             return _SHARED[order.options.priority]  # as for most jobs by far
         entry = self._index.get(keys.encode(order.data)) if order.data else None
-        node = choose(order, having - {without}, loads, view.waiting_on, entry.node if entry else None)
+        node = choose(order, having - {without}, loads, view.waiting_on, entry.nodes if entry else ())
         return None if node is None else self._route(order, node, having, loads)
 
     def again(self, view: LedgerView, order: Order, lane: str) -> Route:
@@ -76,27 +76,27 @@ class Router:
 
 
 def choose(
-    order: Order, possible: Collection[str], loads: Loads, waiting: Callable[[str], int], holder: str | None
+    order: Order, possible: Collection[str], loads: Loads, waiting: Callable[[str], int], holders: Collection[str]
 ) -> str | None:
     """Node whose own queue a job goes to, `ANY_NODE` for the queue of all, None when no node can run it.
 
-    `possible` are nodes with its script. `holder` is the node with the key it works on. `waiting` tells how many jobs
-    wait in a node's own queue already.
+    `possible` are nodes with its script. `holders` are the nodes with the key it works on. `waiting` tells how many
+    jobs wait in a node's own queue already.
     """
     if order.options.node:
         return order.options.node if order.options.node in possible else None
     if not possible:
         return None
     alive = _alive(loads)
-    if holder in alive and holder in possible:
-        return holder
-    if alive.issubset(possible):
-        return ANY_NODE
 
     def burden(node: str) -> tuple[float, str]:
         load = loads.get(node, _UNHEARD)
         return (load.running + waiting(node)) / max(1, load.slots), node
 
+    if near := alive.intersection(possible, holders):
+        return min(near, key=burden)
+    if alive.issubset(possible):
+        return ANY_NODE
     # When none of them is alive, the job waits for one; the others could only give it back.
     return min(alive.intersection(possible) or possible, key=burden)
 

@@ -178,6 +178,8 @@ TABLE: Mapping[tuple[str, str], Row] = {
     ("GET", "/admin/network"): _METRICS,
     ("GET", "/admin/network/{node_id}"): _METRICS,
     ("DELETE", "/admin/network/{node_id}"): _ADMIN,
+    ("POST", "/admin/network/{node_id}/drain"): _ADMIN,
+    ("DELETE", "/admin/network/{node_id}/drain"): _ADMIN,
     ("GET", "/admin/backup"): _BACKUP,
     ("POST", "/admin/backup"): _BACKUP,
     ("GET", "/admin/dead"): _ADMIN,

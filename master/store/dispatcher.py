@@ -29,7 +29,7 @@ from broker.errors import LinkDown
 from broker.link import Link
 from broker.messages.batches import CommandPacker, batch
 from broker.messages.codec import encode
-from broker.messages.store import Commands, Delete, Outcome, Status, Store
+from broker.messages.store import Commands, Delete, Fetch, Outcome, Status, Store
 
 MAX_ITEMS = 1_000
 MAX_BYTES = 4 << 20
@@ -219,6 +219,16 @@ class Dispatcher:
         ticket = self._tickets[number] = Ticket(number, node)
         self._new.append((node, exclude, packed))
         self._link.wake()
+        return ticket
+
+    def fetch(self, make: Callable[[int, str], Fetch], node: str) -> Ticket:
+        """Have a node fetch a value. `make` is given the ticket number and the origin. Raises `LinkDown`."""
+        if not self._link.ready:
+            raise LinkDown(f"no connection to RabbitMQ: {self._link.problem}")
+        number = next(self._numbers)
+        body = encode(make(number, self._origin))
+        self._link.publish(topology.node_queue(node), body, ttl_ms=self._ttl_ms)
+        ticket = self._tickets[number] = Ticket(number, node)
         return ticket
 
     def abandon(self, ticket: Ticket) -> None:

@@ -7,7 +7,7 @@ the entry gone before `delete` returns. An error means that nothing was stored; 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -17,17 +17,16 @@ from broker.errors import LinkDown
 from broker.messages.horizon import Horizon
 from broker.messages.store import Delete, Source, Status, Store
 from broker.refusals import Conflict, NoRoom, NotFound, Refused, Unavailable
-from master.cluster.nodes import Nodes, missing
+from master.cluster.nodes import Nodes, missing, require_newest
+from master.cluster.replicas import Replicas
 from master.index.index import Entry, Index
+from master.store.copies import ATTEMPT_SHARE, CopyWriter, NewVersion
 from master.store.dispatcher import Command, Dispatcher, Failure, Ticket
 from master.store.key_locks import KeyLocks
 from master.store.quotas import Quotas
 from master.store.versions import Versions
 
 log = logs.get(__name__)
-
-# A node that does not answer gets this share of the time a client waits; then another one is tried.
-_ATTEMPT_SHARE = 0.4
 
 # Raises `ConditionFailed` when the request's conditions do not hold for the live entry (None: no such key).
 Check = Callable[[Entry | None], None]
@@ -48,6 +47,8 @@ class Put(NamedTuple):
     staged: str = ""
     source: Source | None = None  # instead of a value or an upload: a version on the node whose bytes it has
     moved: bytes | None = None  # the key that is deleted as soon as this is stored
+    others: Sequence[str] = ()  # further nodes where the source is
+    replicas: int = 0  # on so many nodes; 0: on as many as the settings say
 
     def command(self, ticket: int, version: int, created: int) -> Store:
         """The command that stores it; `created` is in ms since the epoch."""
@@ -87,7 +88,10 @@ class Writer:
         *,
         quotas: Quotas,
         timeout: float,
+        replicas: Replicas | None = None,
+        secret: bytes = b"",
     ) -> None:
+        """`secret` signs the addresses at which nodes fetch copies."""
         self._index = index
         self._nodes = nodes
         self._dispatcher = dispatcher
@@ -95,6 +99,8 @@ class Writer:
         self._versions = versions
         self._quotas = quotas
         self._timeout = timeout
+        self._replicas = replicas or Replicas()
+        self._copies = CopyWriter(nodes, dispatcher, self._replicas, secret, timeout=timeout)
 
     async def put(self, put: Put) -> StoredValue:
         """Store a value; raises `Conflict`, `ConditionFailed`, `NoRoom` or `Unavailable`."""
@@ -119,16 +125,57 @@ class Writer:
             raise Conflict(f"the key {keys.decode(key)} exists; ?overwrite=1 replaces it")
         if entry is None and self._nodes.may_lack_keys():
             raise missing(keys.decode(key), self._nodes)
+        require_newest(key, self._replicas, self._nodes)
         return entry, newest
 
     def check_quota(self, key: bytes, size: int | None) -> None:
         """Raises `NoRoom` when a value of `size` bytes would go beyond a quota; None: when there is no room at all."""
         self._quotas.check(key, size)
 
+    def check_nodes(self, key: bytes, replicas: int) -> None:
+        """Raises `Unavailable` when too few nodes are heard for a value; `replicas` as in `Put`."""
+        least = self._replicas.least(replicas or self._replicas.wanted(key))
+        if least > 1 and (found := self._nodes.count_alive()) < least:
+            raise Unavailable(f"it could not be stored just now: it takes {least} nodes, and {found} can take it")
+
     async def _attempts(self, put: Put, entry: Entry | None, newest: int, deadline: float) -> StoredValue:
         """Store a value within the quotas. Everything that is stored comes here, with its key's lock held."""
         with self._quotas.reserve(put.key, put.size, put.moved):
+            wanted = put.replicas or self._replicas.wanted(put.key)
+            if wanted > 1:
+                return await self._store_copies(put, entry, newest, wanted, deadline)
             return await self._try_nodes(put, entry, newest, deadline)
+
+    async def _store_copies(
+        self, put: Put, entry: Entry | None, newest: int, wanted: int, deadline: float
+    ) -> StoredValue:
+        """Store a value on several nodes at once, all with the same version."""
+        new = not newest
+        places = [put.node, *put.others] if put.node else []
+        while True:
+            newest = version = self._versions.next(newest)
+            created = now_ms()
+            store = put.command(0, version, created)
+            holders = self._nodes.by_load(entry.nodes) if entry else []
+            outcome = await self._copies.store(NewVersion(store, wanted, places, holders), deadline)
+            if outcome.enough:
+                return StoredValue(outcome.stored[0], version, created)
+            again = outcome.stale and not outcome.stored and time.monotonic() < deadline
+            if not again or newest > (known := self._newest(put.key)):
+                break
+            newest = known  # a deletion from a time when the clock was ahead; once more, above it
+        if outcome.stored:
+            # Some may have read it already, so it stays; the others are made when there are nodes for them.
+            number = f"{len(outcome.stored)} of the {outcome.least} nodes that it takes"
+            raise Unavailable(f"it is stored on {number}, and may be read: {outcome.reason}")
+        if outcome.missing and put.source:
+            gone = f"version {put.source.version} of {keys.decode(put.source.key)} is gone"
+            raise NotFound(f"{gone}: {outcome.reason}")
+        if entry is None:
+            purge = new and not self._was_deleted(put.key)
+            for node in outcome.abandoned:
+                self._dispatcher.forget(node, put.key, version, purge=purge)
+        raise self._refusal(outcome.full and not outcome.abandoned, outcome.reason)
 
     async def _try_nodes(self, put: Put, entry: Entry | None, newest: int, deadline: float) -> StoredValue:
         new = not newest
@@ -140,7 +187,7 @@ class Writer:
                 newest = version = self._versions.next(newest)
                 created = now_ms()
                 make = partial(put.command, version=version, created=created)
-                ticket = await self._send(make, put.node or self._holder(entry, tried), tried, deadline)
+                ticket = await self._send(make, put.node or self._holder(entry, tried, takes=True), tried, deadline)
                 node, status = ticket.node, ticket.status
                 if node and status is Status.DONE:
                     return StoredValue(node, version, created)
@@ -181,19 +228,23 @@ class Writer:
         highest = Horizon.now().version
         return max((row.version for row in known if row and row.version <= highest), default=0)
 
-    def _holder(self, entry: Entry | None, tried: Collection[str]) -> str | None:
+    def _holder(self, entry: Entry | None, tried: Collection[str], *, takes: bool = False) -> str | None:
         """The node that has the key's value, where a new version goes: a client on its way there finds one of the two.
 
-        None when there is no value, or that node was tried or is not heard from.
+        None when there is no value, or that node was tried or is not heard from. `takes`: nor when it is being drained.
         """
-        return entry.node if entry and entry.node not in tried and self._nodes.alive(entry.node) else None
+        if entry is None:
+            return None
+        nodes = self._nodes.by_load(entry.nodes) if entry.copies else [entry.node]
+        usable = self._nodes.takes if takes else self._nodes.alive
+        return next((node for node in nodes if node not in tried and usable(node)), None)
 
     async def _send(
         self, make: Callable[[int], Command], node: str | None, tried: Collection[str], deadline: float
     ) -> Ticket:
         """Send a command, to any node that was not tried for None, and wait for its outcome."""
         ticket = self._dispatcher.send(make, node, tuple(tried))
-        patience = min(self._timeout * _ATTEMPT_SHARE, deadline - time.monotonic())
+        patience = min(self._timeout * ATTEMPT_SHARE, deadline - time.monotonic())
         if await ticket.wait(patience) is None:
             self._dispatcher.abandon(ticket)
             who = f"node {ticket.node} did not answer" if ticket.node else "no node was free"
@@ -266,12 +317,14 @@ class Writer:
             check=lambda _: None,
             moved=copy.source if move else None,
         )
-        if self._nodes.alive(source.node):
-            put = put._replace(node=source.node, source=Source(copy.source, source.version))
+        alive = [node for node in source.nodes if self._nodes.alive(node)]
+        if alive:
+            put = put._replace(node=alive[0], others=alive[1:], source=Source(copy.source, source.version))
         elif source.value is not None:
             put = put._replace(value=source.value)
         else:
-            raise Unavailable(f"node {source.node}, which has this value, was not heard from lately; try again")
+            nodes = ", ".join(source.nodes)
+            raise Unavailable(f"node {nodes}, which has this value, was not heard from lately; try again")
         return await self._attempts(put, entry, newest, deadline)
 
     def _copied_before(self, copy: Copy, source: Entry) -> StoredValue | None:
@@ -308,6 +361,15 @@ class Writer:
         with self._index.read() as tables:
             deletion = tables.deletion(key)
         version = self._versions.next(max(entry.version if entry else 0, deletion.version if deletion else 0))
+        if entry and entry.copies:
+            command = Delete(0, key, version, purge)
+            try:
+                outcome = await self._copies.delete(command, self._nodes.by_load(entry.nodes), deadline)
+            except LinkDown as error:
+                raise Unavailable(str(error)) from error
+            if outcome.enough:
+                return version
+            raise Unavailable(f"it could not be deleted just now: {outcome.reason or 'no node was heard from lately'}")
         make = partial(Delete, key=key, version=version, purge=purge)
         tried: set[str] = set()
         reason = ""

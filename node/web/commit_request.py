@@ -16,6 +16,7 @@ from broker.messages.upload import PATH, SIGNATURE, UploadCommit
 log = logs.get(__name__)
 
 _MARGIN_SECS = 5.0  # for the way, beside the timeout of the master
+_COPIED_BYTES = 20 << 20  # at least, in a second, from node to node
 _PAUSE_SECS = 0.2  # between two attempts to reach the master
 _RELAYED = ("Content-Type", "ETag", "Retry-After")
 
@@ -54,7 +55,8 @@ class Committer:
             except PeerFailed as error:
                 raise Unreachable(f"the master could not be told: {error}") from error
             try:
-                response = await exchange.response(self._timeout + _MARGIN_SECS)
+                # Where the value is to be on several nodes, the others fetch it from this one meanwhile.
+                response = await exchange.response(self._timeout + _MARGIN_SECS + upload.size / _COPIED_BYTES)
             except PeerFailed as error:
                 raise ResponseLost(f"the master's answer did not come: {error}") from error
             length = ("Content-Length", str(len(response.body)))

@@ -11,14 +11,16 @@ import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+from urllib.parse import parse_qsl
 
 from broker import keys, logs
-from broker.http import request_fields, responses, signed_addresses, values
+from broker.http import request_fields, responses, signed_addresses, signing, values
 from broker.http.ranges import Span
 from broker.http.responses import Header, Response
 from broker.http.signing import Secrets
 from broker.http.values import Plan
-from broker.refusals import NotFound, SlowClient
+from broker.refusals import NotFound, SlowClient, Unavailable
 from broker.server import connections
 from broker.server.client_timeouts import ClientTimeouts
 from broker.server.granian_requests import AsgiSend
@@ -33,7 +35,28 @@ log = logs.get(__name__)
 CHUNK_BYTES = 8 * BLOCK_BYTES  # read and sent at once
 WHOLE_BYTES = 2 * CHUNK_BYTES  # a response of up to this size is put together in memory
 CHECKED_FIRST_BYTES = 64 << 20  # a response of up to this size is checked in full before it begins
+NEWER_SECS = 0.2  # by then the master has heard of the value that it did not know
 _FEW = 32  # up to this number of responses at once, each holds more in memory
+
+
+class _Newer(Exception):
+    """Raised when the value is newer than the one that the master sent its client for."""
+
+
+class CopyAddress(NamedTuple):
+    """What an address says of a value that is on several nodes."""
+
+    version: int
+    following: str  # the address at another node; "" when there is none
+
+    @classmethod
+    def read(cls, query: str) -> CopyAddress | None:
+        """What stands in a signed query, which was verified; None for that of a value on one node."""
+        if f"{signing.VERSION}=" not in query:
+            return None
+        fields = dict(parse_qsl(query))
+        version = fields.get(signing.VERSION, "")
+        return cls(int(version), fields.get(signing.NEXT, "")) if version.isascii() and version.isdecimal() else None
 
 
 class Downloads:
@@ -78,12 +101,44 @@ class Downloads:
             )
             if back:
                 return responses.redirect(back)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, request, key)
+        loop = asyncio.get_running_loop()
+        if "signature=" in query and (copy := CopyAddress.read(query)):
+            return await self._read_copy(request, key, copy, loop)
+        return await loop.run_in_executor(self._threads, self._read, request, key)
 
-    def _read(self, request: Request, key: str) -> Response | Download:
+    async def _read_copy(
+        self, request: Request, key: str, copy: CopyAddress, loop: asyncio.AbstractEventLoop
+    ) -> Response | Download:
+        """Respond for a value that is on several nodes. The client is sent to another one when it is not here."""
+        try:
+            return await loop.run_in_executor(self._threads, self._read, request, key, copy.version)
+        except _Newer:
+            # The master did not know of it just now. Who reads it must not read an older one at another node later.
+            if copy.following:
+                return responses.redirect(copy.following)
+            await asyncio.sleep(NEWER_SECS)
+            return await loop.run_in_executor(self._threads, self._read, request, key)
+        except (StorageError, Unavailable) as error:
+            if not copy.following:
+                raise
+            log.warning("reader is sent to another node", key=keys.encode(key), version=copy.version, reason=error)
+            return responses.redirect(copy.following)
+
+    def _read(self, request: Request, key: str, version: int = 0) -> Response | Download:
+        """Respond with the value that is here. With a `version`, raises `Unavailable` for an older one or none.
+
+        Raises `_Newer` for a newer one.
+        """
         found = self._reader.get(keys.encode(key))
-        if found is None:
+        if found is None and not version:
             raise NotFound(f"this node has no key {key}")
+        if found is None or found.version < version:
+            if found is not None:
+                found.close()
+            raise Unavailable(f"this node does not have the version of {key} that it should have; try again")
+        if version and found.version > version:
+            found.close()
+            raise _Newer
         try:
             plan = values.plan(request.environ, values.resource(key, found))
             body = _body(found, plan)

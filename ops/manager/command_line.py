@@ -111,6 +111,14 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("node", metavar="NODE", help="the node's name or URL")
     made.add_argument("--keys", action="store_true", default=argparse.SUPPRESS, help="its keys leave the index, too")
     made.add_argument("--yes", action="store_true", default=argparse.SUPPRESS, help="do not ask")
+    made = verb(
+        "drain",
+        "move all values of a node away, and follow that",
+        "Has all values of a node copied to other nodes; it takes no new ones. When it ends, the node may be stopped "
+        "and forgotten. Ctrl-C stops following; the same command goes on.",
+    )
+    made.add_argument("node", metavar="NODE", help="the node's name or URL")
+    made.add_argument("--stop", action="store_true", help="have the node take values again")
     return parser
 
 
@@ -216,5 +224,7 @@ def _do(given: argparse.Namespace) -> tuple[int, Any]:
         case "undelete":
             accident = Accident(given.prefix, given.since, time.time() if given.until is None else given.until)
             return undelete(master, accident, sure=given.yes, as_json=given.as_json)
+        case "drain":
+            return nodes.drain(master, given.node, stop=given.stop), None
         case _:
             return nodes.forget(master, given.node, entries=given.keys, sure=given.yes), None

@@ -90,6 +90,38 @@ def _follow(master: Master, names: list[str], before: dict[str, int], *, quiet: 
         bar.end()
 
 
+def drain(master: Master, wanted: str, *, stop: bool) -> int:
+    """Have the master move all values of a node away, and follow that; or, with `stop`, no longer.
+
+    Raises `ManageError`.
+    """
+    (name, *_) = [row["node"] for row in selected(master, wanted)]
+    target = f"/admin/network/{quote(name, safe='')}/drain"
+    if stop:
+        master.ask("DELETE", target)
+        print(f"node {name} takes values again; what was moved away stays where it is")
+        return 0
+    master.ask("POST", target)
+    print(f"node {name} is being drained. Ctrl-C ends this line only; --stop ends the draining")
+    bar, total = Bar("values"), 0
+    try:
+        while True:
+            state = master.ask("GET", "/admin/status")["repair"]
+            if name not in state["draining"]:
+                raise ManageError(f"node {name} is drained no more: somebody else has ended it")
+            left = state["draining"][name]
+            total = max(total, left)
+            if left >= 0:
+                bar.show(total - left, total)
+            if left == 0:
+                break
+            time.sleep(POLL_SECS)
+    finally:
+        bar.end()
+    print(f"every value of {name} is on other nodes. Stop it, then: manage.py forget {name} --keys")
+    return 0
+
+
 def forget(master: Master, wanted: str, *, entries: bool, sure: bool) -> int:
     """Have the master forget a node that is gone for good, after a question. Raises `ManageError`."""
     known = master.ask("GET", "/admin/network")

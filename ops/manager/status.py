@@ -100,10 +100,27 @@ def _master(state: Row) -> str:
     held = ""
     if master.get("held_keys"):
         held = f", {master['held_keys']:,} deleted ones ({size(master['held_bytes'])}) can be brought back"
-    return (
+    lines = (
         f"master     {master['address']}, version {master['version']}, up {duration(master['uptime'])}\n"
         f"keys       {master['keys']:,}, {size(master['bytes'])}{held}\n"
         f"RabbitMQ   {'connected' if master['broker']['connected'] else master['broker']['problem']}"
+    )
+    return lines + _repair(master.get("repair") or {})
+
+
+def _repair(state: Row) -> str:
+    """What is copied, how much is left, how fast, and why not; nothing while no copies are missing."""
+    if not any(state.get(name) for name in ("lacking", "under_way", "lost", "draining")):
+        return ""
+    lost = f"; lost: {', '.join(state['lost'])}" if state["lost"] else ""
+    lost += "".join(
+        f"; {node} is being drained, {'some' if left < 0 else f'{left:,}'} left"
+        for node, left in state["draining"].items()
+    )
+    reasons = "".join(f"\n           {count:,} not copied: {why}" for why, count in state["reasons"].items())
+    return (
+        f"\nrepair     {state['lacking']:,} values lack copies, {state['under_way']:,} are being made"
+        f" ({size(state['rate'])}/s); {state['copies']:,} were made{lost}{reasons}"
     )
 
 

@@ -24,6 +24,7 @@ from master.channel import (
     ControllerCall,
     ControllerClient,
     ControllerServer,
+    Drain,
     Forget,
     Frames,
     Launch,
@@ -46,6 +47,7 @@ REQUESTS: list[Request] = [
     Restore("n1"),
     Restore(None),
     Forget("n1", True),
+    Drain("n1", False),
 ]
 
 

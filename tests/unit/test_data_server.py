@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
+from urllib.parse import quote
 
 import pytest
 
 from broker import settings
+from broker.http import signing
+from broker.messages.store import Kind
 from node.errors import Corrupt, StorageError, StorageUnavailable
-from node.storage.reader import Reader
+from node.storage.log.records import Header
+from node.storage.reader import Reader, StoredValue
 from node.web.application import Application
+from node.web.downloads import NEWER_SECS
 
 
 class Server:
     """The application of a data server, and its storage."""
 
     def __init__(self, directory: Path) -> None:
-        environ = {"PULZAR_VOLUME_DIR": str(directory)}
+        environ = {"PULZAR_VOLUME_DIR": str(directory), "PULZAR_VOLUME_NODE": "n1", "PULZAR_GENERAL_SECRET": "secret"}
+        self.secret = settings.load(environ=environ).secret()
         self.reader = Mock(spec=Reader)
         self.application = Application(settings.load(environ=environ), self.reader, Mock())
 
-    def ask(self, method: str, path: str) -> tuple[int, dict[bytes, bytes], bytes]:
+    def ask(self, method: str, path: str, query: str = "") -> tuple[int, dict[bytes, bytes], bytes]:
         sent: list[dict[str, Any]] = []
 
         async def receive() -> dict[str, Any]:
@@ -39,7 +46,7 @@ class Server:
             "scheme": "http",
             "method": method,
             "path": path,
-            "query_string": b"",
+            "query_string": query.encode(),
             "headers": [],
         }
         asyncio.run(self.application(head | addresses, receive, send))  # type: ignore[arg-type]
@@ -104,3 +111,63 @@ def test_who_this_is(server: Server) -> None:
         status, _, body = server.ask("GET", path)
         assert (status, json.loads(body)["status"]) == (200, "ok")
     assert server.reader.get.call_count == 1  # a node that can't read a value is not healthy
+
+
+KEY = "key"
+OTHER = "http://other:1/get_key/key?signature=1"
+
+
+def read(server: Server, version: int, following: str = OTHER) -> tuple[int, dict[bytes, bytes], bytes]:
+    """A read at an address that the master made for a value on several nodes, for this version."""
+    fields = {signing.MASTER: "m:1", signing.NODE: "n1", signing.VERSION: str(version)}
+    fields |= {signing.NEXT: following} if following else {}
+    query = signing.sign(server.secret, "GET", KEY, fields, int(time.time()) + 60)
+    return server.ask("GET", f"/get_key/{KEY}", query)
+
+
+def has(server: Server, version: int | None) -> None:
+    """The node has this version of the key, or none."""
+    header = Header(Kind.PUT, b"", version or 0, 1, 1000, 0, "", b"d" * 32, 3, "")
+    server.reader.get.side_effect = lambda _key: None if version is None else StoredValue(header, b"abc", None)
+
+
+def test_the_version_that_the_master_knew_is_sent(server: Server) -> None:
+    has(server, 5)
+    assert read(server, 5)[::2] == (200, b"abc")
+
+
+@pytest.mark.parametrize("there", [None, 4, 6])
+def test_for_another_version_the_reader_is_sent_to_another_holder(server: Server, there: int | None) -> None:
+    has(server, there)
+    status, headers, _ = read(server, 5)
+    assert (status, headers[b"location"]) == (307, OTHER.encode())
+
+
+def test_for_a_damaged_copy_the_reader_is_sent_to_another_holder(server: Server) -> None:
+    server.reader.get.side_effect = Corrupt("block 3")
+    status, headers, _ = read(server, 5)
+    assert (status, headers[b"location"]) == (307, OTHER.encode())
+    assert read(server, 5, following="")[0] == 500
+
+
+@pytest.mark.parametrize("there", [None, 4])
+def test_the_last_holder_never_sends_an_older_version_and_never_says_that_there_is_none(
+    server: Server, there: int | None
+) -> None:
+    has(server, there)
+    status, _, body = read(server, 5, following="")
+    assert (status, "does not have the version of key that it should have" in json.loads(body)["msg"]) == (503, True)
+
+
+def test_the_last_holder_sends_a_newer_version_when_the_master_must_have_heard_of_it(server: Server) -> None:
+    has(server, 6)
+    begun = time.monotonic()
+    assert read(server, 5, following="")[::2] == (200, b"abc")
+    assert time.monotonic() - begun >= NEWER_SECS
+
+
+def test_what_nobody_signed_is_not_followed(server: Server) -> None:
+    has(server, 4)
+    fields = f"version=5&next={quote(OTHER, safe='')}"
+    assert server.ask("GET", f"/get_key/{KEY}", fields)[::2] == (200, b"abc")
+    assert server.ask("GET", f"/get_key/{KEY}", f"{fields}&signature={'0' * 32}")[0] == 403

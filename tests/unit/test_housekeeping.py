@@ -12,7 +12,7 @@ from broker.clock import DAY_MS
 from broker.messages.store import Commands
 from master.index import housekeeping
 from master.index.housekeeping import DELETIONS_SECS, Housekeeping
-from master.index.index import Deletion, Discard, Entry, Index
+from master.index.index import Deletion, Discard, Entry, Holder, Index
 from tests.support import decode
 
 NOW = 1_700_000_000_000
@@ -132,7 +132,7 @@ def test_a_discard_stays_until_the_broker_has_its_message_and_is_sent_again_if_n
     assert house.link.sent == [("n1", [A])] * 2
     assert house.outbox() == 2
     house.link.confirm(True)
-    house.keeping.tick(NOW)
+    house.keeping.tick(NOW + 20)
     assert house.outbox() == 1
     assert len(house.link.sent) == 2
     house.keeping.tick(NOW + 60_000)
@@ -162,3 +162,24 @@ def test_dead_messages_are_looked_at_once_a_minute(house: House) -> None:
     house.clock += housekeeping.DEAD_SECS
     house.keeping.tick(NOW)
     assert len(house.link.expired) == 2
+
+
+def test_every_holder_hears_that_a_lifetime_has_ended(house: House) -> None:
+    with house.index.write() as tables:
+        entry = Entry(10, "n1", 1, 1, NOW, NOW - 1, 3, "", D * 32, None, (Holder("n2", 1), Holder("n3", 1)))
+        tables.put_entry(A, None, entry)
+    house.keeping.tick(NOW)
+    house.keeping.tick(NOW + 10)
+    assert sorted(house.link.sent) == [("n1", [A]), ("n2", [A]), ("n3", [A])]
+
+
+def test_a_superseded_copy_is_forgotten_only_when_the_newer_version_is_sure(house: House) -> None:
+    house.store(A, version=20, node="n2")
+    with house.index.write() as tables:
+        tables.add_discard(Discard("n1", A, 10, generation=1), NOW)
+        tables.add_discard(Discard("n3", A, 10), NOW)
+    house.keeping.tick(NOW + 10)
+    assert house.link.sent == [("n3", [A])]  # as ever where values have one holder
+    house.link.confirm(True)
+    house.keeping.tick(NOW + 20)
+    assert house.outbox() == 1

@@ -17,6 +17,7 @@ from broker.messages.store import (
     Announce,
     Commands,
     Delete,
+    Fetch,
     Heartbeat,
     Kind,
     Replay,
@@ -38,6 +39,8 @@ MESSAGES: list[Message] = [
             Delete(8, keys.encode("other"), 5, True),
         ],
     ),
+    Fetch("3.ab", STORE._replace(value=None), ["http://h:1/get_key/key?x=1"]),
+    Fetch("", STORE._replace(value=None, ticket=0), []),
     Replay("ab", 17),
     Announce("here"),
     Results(

@@ -6,9 +6,12 @@ from contextlib import nullcontext
 
 import pytest
 
+from broker import keys
 from broker.messages.store import Heartbeat
+from broker.refusals import Unavailable
 from master.cluster import nodes
-from master.cluster.nodes import Nodes, missing
+from master.cluster.nodes import Nodes, missing, require_newest
+from master.cluster.replicas import Replicas
 from master.index.index import Node
 
 BEAT_SECS = 2.0
@@ -18,9 +21,10 @@ HOUR = 3600.0
 class Tables:
     """A transaction of the index."""
 
-    def __init__(self, nodes: dict[str, Node], lacking: list[str] | None) -> None:
+    def __init__(self, nodes: dict[str, Node], lacking: list[str] | None, draining: list[str]) -> None:
         self.nodes = lambda: nodes
         self.incomplete = lambda: lacking
+        self.draining = lambda: draining
 
 
 class World:
@@ -30,12 +34,14 @@ class World:
         self.wall, self.clock = 1_700_000_000.0, 5_000.0
         self.nodes: dict[str, Node] = {}
         self.lacking: list[str] | None = []
+        self.draining: list[str] = []
 
-    def beat(self, *names: str) -> None:
+    def beat(self, *names: str, zone: str = "", load: float = 0.1) -> None:
         for name in names:
             beat = Heartbeat(
                 name, f"http://{name}:1", 0, "", "", 0, 0, 1 << 40, 1 << 39, False, 0.1, 10.0, 0, 2, [], ""
             )
+            beat = beat._replace(zone=zone, load=load)
             self.nodes[name] = Node(beat, int(self.wall * 1000))
 
     def pass_secs(self, seconds: float) -> None:
@@ -43,7 +49,7 @@ class World:
         self.clock += seconds
 
     def read(self) -> nullcontext[Tables]:
-        return nullcontext(Tables(dict(self.nodes), self.lacking))
+        return nullcontext(Tables(dict(self.nodes), self.lacking, list(self.draining)))
 
 
 @pytest.fixture
@@ -151,3 +157,64 @@ def test_after_rabbitmq_was_away_a_node_must_be_heard_again(world: World) -> Non
     world.beat("n1")
     world.pass_secs(0.3)
     assert seen.objection() == ""
+
+
+def test_copies_go_to_different_zones_while_there_are_any(world: World) -> None:
+    world.beat("a1", "a2", zone="a")
+    world.beat("b1", "b2", zone="b")
+    network = of(world)
+    for _ in range(10):
+        assert {node[0] for node in network.choose_several(1, 2, (), ())} == {"a", "b"}
+        assert network.choose_several(1, 1, (), ["a1"])[0][0] == "b"
+        assert sorted(network.choose_several(1, 9, (), ())) == ["a1", "a2", "b1", "b2"]
+    assert sorted(network.choose_several(1, 2, ["b1", "b2"], ["a1"])) == ["a2"]
+    # Nodes without a zone share nothing
+    world.beat("c", "d")
+    world.pass_secs(1)
+    assert len(network.choose_several(1, 2, ["a1", "a2", "b1", "b2"], ())) == 2
+
+
+def test_a_reader_is_sent_to_a_holder_that_is_heard_and_has_little_to_do(world: World) -> None:
+    network = of(world)
+    world.beat("gone")
+    world.pass_secs(10)
+    world.beat("idle")
+    world.beat("busy", load=5.0)
+    world.beat("slow")
+    network.doubt("slow")
+    assert network.by_load(["gone", "slow", "busy", "idle", "unknown"])[:3] == ["idle", "busy", "slow"]
+    assert network.by_load(["gone"]) == ["gone"]
+
+
+@pytest.mark.parametrize(
+    ("lacking", "wanted", "least", "trusted"),
+    [
+        (None, 2, 0, False),
+        ([], 2, 0, True),
+        (["a"], 2, 0, True),
+        (["a"], 2, 1, False),
+        (["a", "b"], 2, 0, False),
+        (["a", "b"], 3, 0, True),
+        (None, 1, 0, True),
+    ],
+)
+def test_an_entry_is_trusted_when_all_logs_are_applied_but_fewer_than_the_copies_of_what_was_put(
+    world: World, lacking: list[str] | None, wanted: int, least: int, trusted: bool
+) -> None:
+    world.beat("a", "b", "c")
+    world.lacking = lacking
+    replicas = Replicas([("", wanted), ("other/", 3)], least)
+    with nullcontext() if trusted else pytest.raises(Unavailable, match="may not know the newest value"):
+        require_newest(keys.encode("key"), replicas, of(world))
+
+
+def test_a_drained_node_takes_nothing_new(world: World) -> None:
+    world.beat("a", "b")
+    world.draining = ["a"]
+    network = of(world)
+    assert {network.choose(1) for _ in range(5)} == {"b"}
+    assert network.choose_several(1, 2, (), ()) == ["b"]
+    assert (network.alive("a"), network.takes("a"), network.takes("b")) == (True, False, True)
+    assert [row["draining"] for row in network.describe()] == [True, False]
+    world.draining = ["a", "b"]
+    assert of(world).objection() == "all nodes that are heard from are being drained"

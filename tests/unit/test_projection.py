@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import random
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+import msgpack
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from broker import keys
-from broker.messages.store import Delete, Kind, Result, Results, Status
+from broker.messages.store import Delete, Heartbeat, Kind, Result, Results, Status
+from master.index import discards
 from master.index.index import Cursor, Discard, Entry, Index
 from master.index.projection import DISCARD_DELAY_MS, Changes, Projection, cursor_of
 
@@ -50,7 +56,7 @@ class Feed:
 
     def outbox(self) -> list[Discard]:
         with self.index.read() as tables:
-            return [discard for _, discard in tables.due_discards(NOW + DISCARD_DELAY_MS, 1000)]
+            return [discard for _, discard in tables.due_discards(NOW + DISCARD_DELAY_MS + 100, 1000)]
 
     def bytes(self) -> int:
         with self.index.read() as tables:
@@ -76,6 +82,27 @@ def epoch(chain: list[tuple[int, str]]) -> Result:
 
 def message(*items: Result, node: str = "n1", after: int, upto: int, request: str = "", last: bool = False) -> Results:
     return Results(node, "w", request, after, upto, 1_000, last, list(items))
+
+
+def beat(node: str) -> Heartbeat:
+    return Heartbeat(
+        node=node,
+        url="http://localhost:1",
+        at=NOW,
+        version="",
+        epoch="e",
+        epoch_seq=1,
+        seq=1,
+        disk_total=1,
+        disk_free=1,
+        full=False,
+        load=0.0,
+        memory=0.0,
+        keys=0,
+        slots=1,
+        running=[],
+        catalog="",
+    )
 
 
 def entry(index: Index, key: bytes = b"key") -> Entry:
@@ -307,3 +334,184 @@ def test_a_key_that_was_purged_and_stored_and_deleted_again_stays_purged_below(f
     feed.apply(message(put(1, 10), node="n2", after=0, upto=1, request="r"))
     feed.apply(message(put(2, 30), node="n3", after=0, upto=2, request="r"))
     assert set(feed.outbox()) == {Discard("n2", b"key", 10, True), Discard("n3", b"key", 30, False)}
+
+
+# Several holders.
+
+
+def nodes(index: Index, key: bytes = b"key") -> list[str]:
+    return entry(index, key).nodes
+
+
+def test_the_same_version_from_another_node_adds_a_holder_and_is_no_news(feed: Feed) -> None:
+    feed.apply(message(put(1, 10), after=0, upto=1))
+    second = feed.apply(message(put(4, 10, ticket=5), node="n2", after=0, upto=4))
+    assert (second.outcomes, second.events) == ({"w": [(5, Status.DONE, "")]}, [])
+    again = feed.apply(message(put(4, 10), node="n2", after=0, upto=4), message(put(1, 10), after=0, upto=1))
+    assert not again.events
+    assert nodes(feed.index) == ["n1", "n2"]
+    assert not feed.outbox()
+    assert feed.bytes() == 3
+
+
+def test_a_row_with_one_holder_is_as_it_was_before_there_were_copies(feed: Feed) -> None:
+    feed.apply(message(put(1, 10), after=0, upto=1))
+    with feed.index.read() as tables:
+        row = tables._get("entries", b"key")
+    assert row is not None
+    assert msgpack.unpackb(row) == [10, "n1", 1, 1, NOW, 0, 3, "", b"d" * 32, b"abc"]
+    feed.apply(message(put(1, 10), node="n2", after=0, upto=1))
+    with feed.index.read() as tables:
+        assert len(tables._get("entries", b"key") or b"") == len(row) + 6
+
+
+def test_a_stale_result_adds_no_holder(feed: Feed) -> None:
+    feed.apply(message(put(1, 10), after=0, upto=1))
+    feed.apply(message(put(0, 10)._replace(status=Status.STALE), node="n2", after=0, upto=0))
+    assert nodes(feed.index) == ["n1"]
+
+
+def test_a_newer_version_is_discarded_at_the_holders_that_do_not_have_it(feed: Feed) -> None:
+    for node in ("n1", "n2", "n3"):
+        feed.apply(message(put(1, 10), node=node, after=0, upto=1))
+    feed.apply(message(put(2, 20), node="n2", after=1, upto=2))
+    assert nodes(feed.index) == ["n2"]
+    assert feed.outbox() == [Discard("n1", b"key", 10, generation=1), Discard("n3", b"key", 10, generation=1)]
+
+
+def test_a_deletion_reaches_every_holder_but_the_one_that_has_it(feed: Feed) -> None:
+    for node in ("n1", "n2", "n3"):
+        feed.apply(message(put(1, 10), node=node, after=0, upto=1))
+    deleted = feed.apply(message(gone(2, 20), node="n2", after=1, upto=2))
+    assert feed.index.get(b"key") is None
+    assert feed.outbox() == [Discard("n1", b"key", 20), Discard("n3", b"key", 20)]
+    assert [event.name for event in deleted.events] == ["key.deleted"]
+    assert feed.bytes() == 0
+
+
+def test_a_holder_that_lost_its_disk_leaves_the_entry_and_the_last_one_takes_it_along(feed: Feed) -> None:
+    for node in ("n1", "n2"):
+        feed.apply(message(epoch([(1, node)]), put(2, 10), node=node, after=0, upto=2))
+    feed.apply(message(epoch([(1, "new")]), after=0, upto=1))
+    assert feed.prune() == 1
+    assert nodes(feed.index) == ["n2"]
+    feed.apply(message(epoch([(1, "newer")]), node="n2", after=0, upto=1))
+    assert feed.prune("n2") == 1
+    assert feed.index.get(b"key") is None
+    assert feed.bytes() == 0
+
+
+def test_a_log_that_is_applied_again_keeps_both_holders(feed: Feed) -> None:
+    for node in ("n1", "n2"):
+        feed.apply(message(put(1, 10), node=node, after=0, upto=1))
+    for node in ("n1", "n2"):
+        with feed.index.write() as tables:
+            feed.projection.reset_cursor(tables, node, same_log=True)
+        feed.apply(message(put(1, 10), node=node, after=0, upto=1, request="r"))
+        assert feed.prune(node) == 0
+    assert entry(feed.index).holders == (("n1", 2), ("n2", 2))
+
+
+def test_of_two_nodes_that_return_with_older_disks_the_newest_version_left_counts_and_none_is_discarded(
+    feed: Feed,
+) -> None:
+    # Given a value on two nodes that both had an older version of it, too
+    for node in ("n1", "n2"):
+        feed.apply(message(epoch([(1, node)]), put(2, 10), node=node, after=0, upto=2))
+    for node in ("n1", "n2"):
+        feed.apply(message(put(3, 20), node=node, after=2, upto=3))
+    with feed.index.write() as tables:
+        for row, _ in discards.decide(tables, tables.due_discards(NOW * 2, 10), NOW * 2):
+            tables.drop_discard(row)
+    assert not feed.outbox()
+    # When the first one returns with the older version
+    feed.apply(message(epoch([(1, "a")]), put(2, 10), after=0, upto=2, request="r"))
+    # Then the newer one counts, as long as the other node may have it
+    assert (entry(feed.index).version, nodes(feed.index)) == (20, ["n2"])
+    assert feed.outbox() == [Discard("n1", b"key", 10, generation=2)]
+    # When the other one returns without it
+    feed.apply(message(epoch([(1, "b")]), put(2, 10), node="n2", after=0, upto=2, request="r"))
+    assert (entry(feed.index).version, nodes(feed.index)) == (10, ["n2"])
+    # Then the discard of what is the newest again makes its node a holder
+    with feed.index.write() as tables:
+        due = tables.due_discards(NOW + DISCARD_DELAY_MS + 100, 10)
+        assert discards.decide(tables, due, NOW + DISCARD_DELAY_MS) == []
+    assert nodes(feed.index) == ["n2", "n1"]
+    assert not feed.outbox()
+
+
+def test_an_older_version_is_forgotten_only_when_a_holder_of_the_newer_one_is_there(feed: Feed) -> None:
+    for node in ("n1", "n2"):
+        feed.apply(message(put(1, 10), node=node, after=0, upto=1))
+    feed.apply(message(put(2, 20), node="n2", after=1, upto=2))
+    due = NOW + DISCARD_DELAY_MS
+    with feed.index.write() as tables:
+        assert discards.decide(tables, tables.due_discards(due, 10), due) == []
+        assert tables.due_discards(due, 10) == []
+        later = due + DISCARD_DELAY_MS
+        ((row, discard),) = tables.due_discards(later, 10)
+        tables.set_node(beat("n2"), later - 1)
+        assert discards.decide(tables, [(row, discard)], later) == [(row, discard)]
+        # While its log is applied from the beginning, nobody knows what it has
+        feed.projection.reset_cursor(tables, "n2")
+        assert discards.decide(tables, [(row, discard)], later) == []
+    # A holder of the newer version needs no discard
+    feed.apply(message(put(2, 20), after=1, upto=2))
+    with feed.index.write() as tables:
+        later += DISCARD_DELAY_MS
+        assert discards.decide(tables, tables.due_discards(later, 10), later) == []
+        assert tables.due_discards(later * 2, 10) == []
+
+
+class Write(NamedTuple):
+    """What a node has in its log of one key."""
+
+    version: int
+    deletes: bool
+
+
+logs_of_nodes = st.lists(
+    st.lists(st.builds(Write, st.integers(1, 4), st.booleans()), max_size=4).map(
+        lambda writes: sorted({write.version * 2 + write.deletes: write for write in writes}.values())
+    ),
+    min_size=2,
+    max_size=4,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(logs=logs_of_nodes, data=st.data())
+def test_in_whatever_order_results_come_the_same_holders_are_found(
+    feed: Feed, logs: list[list[Write]], data: st.DataObject
+) -> None:
+    """The newest version counts unless a deletion is as new; all who have it hold it, and all others must forget."""
+    key, before = keys.encode(secrets.token_hex(8)), feed.bytes()
+    results = [
+        (f"n{number}", (gone if write.deletes else put)(seq, write.version, key))
+        for number, writes in enumerate(logs)
+        for seq, write in enumerate(writes, 1)
+    ]
+    order = data.draw(st.permutations(results))
+    twice = data.draw(st.lists(st.sampled_from(results), max_size=3)) if results else []
+    for node, item in (*order, *twice):
+        feed.apply(message(item, node=node, after=item.seq - 1, upto=item.seq))
+    values = [(item.version, node) for node, item in results if item.kind == Kind.PUT]
+    newest = max(values, default=(0, ""))[0]
+    deleted = max((item.version for _, item in results if item.kind == Kind.DELETE), default=0)
+    found = feed.index.get(key)
+    if newest <= deleted:
+        assert found is None
+    else:
+        assert found is not None
+        assert found.version == newest
+        assert sorted(found.nodes) == sorted({node for version, node in values if version == newest})
+    assert feed.bytes() - before == (3 if found else 0)
+    outbox = feed.outbox()
+    for number, writes in enumerate(logs):
+        last = writes[-1] if writes else None
+        if last and not last.deletes and (found is None or last.version < found.version):
+            told = [discard.version for discard in outbox if (discard.node, discard.key) == (f"n{number}", key)]
+            assert max(told, default=0) >= last.version
+    with feed.index.write() as tables:
+        for row, _ in tables.due_discards(NOW * 2, 1000):
+            tables.drop_discard(row)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -12,6 +12,7 @@ from broker.errors import InvalidKey
 from broker.http import signing
 from broker.messages.upload import UploadPermit
 from broker.refusals import NoRoom, Unavailable
+from master.index.index import Entry, Holder
 from master.web.keys.redirects import READ_SECS, UPLOAD_SECS, Redirects
 
 SECRET = b"s" * 32
@@ -29,6 +30,9 @@ class StandInNodes:
 
     def url(self, node: str) -> str | None:
         return self.urls.get(node)
+
+    def by_load(self, nodes: Sequence[str]) -> list[str]:
+        return list(nodes)
 
     def gone(self, node: str) -> bool:
         return node in self.silent
@@ -50,6 +54,11 @@ def redirects(nodes: StandInNodes) -> Redirects:
     return Redirects(nodes, SECRET, f"http://{MASTER}")  # type: ignore[arg-type]
 
 
+def at(node: str, *others: str) -> Entry:
+    copies = tuple(Holder(other, 1) for other in others)
+    return Entry(7, node, 1, 1, 1, 0, 3, "", b"d" * 32, None, copies)
+
+
 def verified(url: str, method: str, path: str, now: float) -> dict[str, str]:
     """What was signed into a URL."""
     parts = urlsplit(url)
@@ -58,7 +67,7 @@ def verified(url: str, method: str, path: str, now: float) -> dict[str, str]:
 
 
 def test_a_read_goes_to_the_node_of_the_value_and_knows_the_way_back(redirects: Redirects) -> None:
-    url = redirects.read(KEY, "two")
+    url = redirects.read(KEY, at("two"))
     assert url.startswith("http://two:2/get_key/a%20b/c%2Bd.txt?")
     assert verified(url, "GET", "/get_key/", time.time() + READ_SECS - 1) == {
         signing.MASTER: MASTER,
@@ -70,7 +79,23 @@ def test_a_read_from_a_node_that_is_not_heard_from_is_for_later(redirects: Redir
     nodes.silent.add("two")
     for node in ("two", "nobody"):
         with pytest.raises(Unavailable, match=f"node {node}, which has this value"):
-            redirects.read(KEY, node)
+            redirects.read(KEY, at(node))
+
+
+def test_a_read_of_a_value_on_several_nodes_has_a_second_address(redirects: Redirects, nodes: StandInNodes) -> None:
+    later = time.time() + READ_SECS - 1
+    first = verified(redirects.read(KEY, at("two", "one")), "GET", "/get_key/", later)
+    assert (first[signing.NODE], first[signing.VERSION]) == ("two", "7")
+    second = verified(first[signing.NEXT], "GET", "/get_key/", later)
+    assert second == {signing.MASTER: MASTER, signing.NODE: "one", signing.VERSION: "7"}
+    # One that is gone is passed over
+    nodes.silent.add("two")
+    only = verified(redirects.read(KEY, at("two", "one")), "GET", "/get_key/", later)
+    assert (only[signing.NODE], signing.NEXT in only) == ("one", False)
+    assert [urlsplit(url).netloc for url in redirects.each(KEY, at("two", "one"))] == ["one:1"]
+    nodes.silent.add("one")
+    with pytest.raises(Unavailable, match="node two, which has this value"):
+        redirects.read(KEY, at("two", "one"))
 
 
 def test_an_upload_is_signed_with_what_it_permits(redirects: Redirects) -> None:

@@ -46,14 +46,22 @@ def no_jobs(_node: str) -> int:
 def test_a_job_goes_to_all_nodes_if_each_can_run_it_else_to_the_one_with_the_least_to_do(
     order: Order, possible: set[str], loads: dict[str, Load], holder: str | None, chosen: str | None
 ) -> None:
-    assert choose(order, possible, loads, no_jobs, holder) == chosen
+    assert choose(order, possible, loads, no_jobs, [holder] if holder else []) == chosen
+
+
+def test_of_several_holders_of_the_data_the_one_with_the_least_to_do_is_chosen() -> None:
+    loads = {"n1": Load(True, 2, 2), "n2": Load(True, 2, 1), "n3": Load(True, 2, 0), "n4": Load(False, 2, 0)}
+    every = {"n1", "n2", "n3", "n4"}
+    assert choose(DATA, every, loads, no_jobs, ["n1", "n2", "n4"]) == "n2"
+    assert choose(DATA, {"n1", "n3"}, loads, no_jobs, ["n1", "n2"]) == "n1"
+    assert choose(DATA, every, loads, no_jobs, ["n4"]) == ANY_NODE
 
 
 def test_jobs_that_wait_for_a_node_count_as_much_as_those_it_runs() -> None:
     loads = {"n1": Load(True, 4, 1), "n2": Load(True, 4, 2), "n3": IDLE}
     waiting = {"n1": 2, "n2": 0}
-    assert choose(PLAIN, {"n1", "n2"}, loads, no_jobs, None) == "n1"
-    assert choose(PLAIN, {"n1", "n2"}, loads, lambda node: waiting[node], None) == "n2"
+    assert choose(PLAIN, {"n1", "n2"}, loads, no_jobs, []) == "n1"
+    assert choose(PLAIN, {"n1", "n2"}, loads, lambda node: waiting[node], []) == "n2"
 
 
 def test_only_a_job_that_is_there_for_its_data_moves_on_and_only_if_every_living_node_can_run_it() -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from broker import setting_types, settings
+from broker import keys, setting_types, settings
 from broker.errors import SettingsError
+from master.cluster.replicas import Replicas
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "ops" / "server.conf"
@@ -307,3 +308,21 @@ def test_a_service_does_not_start_without_a_secret_beyond_this_machine(
     done = subprocess.run([sys.executable, "-m", program], env=environ, capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, "[general] secret (PULZAR_GENERAL_SECRET) is needed" in done.stderr) == (2, True)
     assert not (tmp_path / "dir").exists()
+
+
+def test_replicas_are_a_number_or_numbers_of_folders() -> None:
+    parse = setting_types.replicas
+    assert parse("") == ()
+    assert parse("2") == (("", 2),)
+    assert parse("1, folder/: 2, /logs/a%2Cb/: 8") == (("", 1), ("folder/", 2), ("logs/a,b/", 8))
+    for wrong in ("0", "9", "folder: 2", "folder/: x", "1, 2", "a/: 1, a/: 2", "a/:"):
+        with pytest.raises(ValueError, match="is neither a number like 2 nor one of a folder"):
+            parse(wrong)
+
+
+def test_the_longest_folder_counts() -> None:
+    replicas = Replicas([("", 2), ("a/", 3), ("a/b/", 1)], 2)
+    wanted = {key: replicas.wanted(keys.encode(key)) for key in ("x", "a/x", "a/b/x", "a/bx", "ab")}
+    assert wanted == {"x": 2, "a/x": 3, "a/b/x": 1, "a/bx": 3, "ab": 2}
+    assert (replicas.most, replicas.least(3), replicas.least(1)) == (3, 2, 1)
+    assert (Replicas().wanted(keys.encode("x")), Replicas().least(3)) == (1, 3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import pytest
 
 from broker import keys
 from broker.clock import now_ms
-from broker.messages.store import Delete, Source, Status, Store
+from broker.messages.store import Delete, Fetch, Source, Status, Store
 from broker.refusals import ConditionFailed, Conflict, NoRoom, NotFound, Unavailable
-from master.index.index import Deletion, Entry, Index
+from master.cluster.replicas import Replicas
+from master.index.index import Deletion, Entry, Holder, Index
 from master.store.dispatcher import Failure, Ticket
 from master.store.key_locks import KeyLocks
 from master.store.quotas import Quotas
@@ -28,19 +29,43 @@ COPY = Copy(KEY, OTHER, lambda entry: None, overwrite=False, expires=None)
 class FakeNetwork:
     def __init__(self) -> None:
         self.nodes = ["a", "b"]
-        self.lacking: list[str] = []
+        self.lacking_nodes: list[str] = []
+        self.full: set[str] = set()
+        self.draining: set[str] = set()
+        self.doubted: list[str] = []
 
     def may_lack_keys(self) -> bool:
-        return bool(self.lacking)
+        return bool(self.lacking_nodes)
 
     def awaited(self) -> list[str]:
-        return self.lacking
+        return self.lacking_nodes
 
     def names(self) -> list[str]:
         return self.nodes
 
     def alive(self, node: str) -> bool:
         return node in self.nodes
+
+    def by_load(self, nodes: Sequence[str]) -> list[str]:
+        return list(nodes)
+
+    def count_alive(self) -> int:
+        return len(self.nodes)
+
+    def choose_several(self, size: int, number: int, exclude: Collection[str], beside: Collection[str]) -> list[str]:
+        return [node for node in self.nodes if node not in {*exclude, *beside, *self.full}][:number]
+
+    def doubt(self, node: str) -> None:
+        self.doubted.append(node)
+
+    def url(self, node: str) -> str:
+        return f"http://{node}"
+
+    def lacking(self) -> int | None:
+        return len(self.lacking_nodes)
+
+    def takes(self, node: str) -> bool:
+        return self.alive(node) and node not in self.draining
 
     def any_alive(self, exclude: Collection[str] = ()) -> str | None:
         return next((node for node in self.nodes if node not in exclude), None)
@@ -54,6 +79,7 @@ class FakeDispatcher:
         self.script: list[Status | Failure | None] = []
         self.sent: list[tuple[str, Store | Delete]] = []
         self.forgotten: list[tuple[str, int]] = []
+        self.fetched: list[tuple[str, Fetch]] = []
         self.purged: list[bool] = []  # for each of these
         self.reason = ""
 
@@ -71,6 +97,13 @@ class FakeDispatcher:
             ticket.settle(status, self.reason)
         return ticket
 
+    def fetch(self, make: Callable[[int, str], Fetch], node: str) -> Ticket:
+        fetch = make(1, "w")
+        self.fetched.append((node, fetch))
+        ticket = Ticket(1, node)
+        ticket.settle(Status.DONE, "")
+        return ticket
+
     def abandon(self, ticket: Ticket) -> None:
         assert ticket.number == 1
 
@@ -80,7 +113,9 @@ class FakeDispatcher:
 
 
 class Bench:
-    def __init__(self, directory: Path, limits: dict[str, int] | None = None) -> None:
+    def __init__(
+        self, directory: Path, limits: dict[str, int] | None = None, least: int = 0, timeout: float = 0.5
+    ) -> None:
         self.index = Index(directory / "index", 64 << 20, write=True)
         self.network = FakeNetwork()
         self.dispatcher = FakeDispatcher(self.network)
@@ -88,7 +123,8 @@ class Bench:
         locks = KeyLocks(directory)
         self.quotas = Quotas(self.index, limits or {})
         parts = self.index, self.network, self.dispatcher, locks, versions
-        self.writer = Writer(*parts, quotas=self.quotas, timeout=0.5)  # type: ignore[arg-type]
+        replicas = Replicas([("", 1), ("two/", 2), ("three/", 3)], least)
+        self.writer = Writer(*parts, quotas=self.quotas, timeout=timeout, replicas=replicas, secret=b"s")  # type: ignore[arg-type]
 
     def put(self, overwrite: bool = False, key: bytes = KEY) -> StoredValue:
         put = Put(key, 3, b"d" * 32, "", 0, overwrite, lambda entry: None, b"abc")
@@ -188,7 +224,7 @@ def test_a_deletion_from_a_clock_that_was_ahead_is_overcome(bench: Bench) -> Non
 
 
 def test_nothing_is_new_and_nothing_unknown_while_the_index_is_filled(bench: Bench) -> None:
-    bench.network.lacking = ["a"]
+    bench.network.lacking_nodes = ["a"]
     with pytest.raises(Unavailable, match="being filled"):
         bench.put()
     with pytest.raises(Unavailable, match="being filled"):
@@ -331,3 +367,159 @@ def test_a_purge_goes_to_every_node_and_to_a_key_that_is_deleted_already(bench: 
 
 def _refuse(_entry: Entry | None) -> None:
     raise ConditionFailed("no")
+
+
+# Several nodes.
+
+TWO = keys.encode("two/key")
+THREE = keys.encode("three/key")
+
+
+def sent(bench: Bench) -> list[str]:
+    return [node for node, _ in bench.dispatcher.sent]
+
+
+def test_a_value_goes_to_as_many_nodes_as_its_folder_says_with_one_version(bench: Bench) -> None:
+    bench.network.nodes = ["a", "b", "c"]
+    stored = bench.put(key=TWO)
+    assert (sent(bench), stored.node) == (["a", "b"], "a")
+    assert {command.version for _, command in bench.dispatcher.sent} == {stored.version}
+    bench.dispatcher.sent.clear()
+    bench.put(key=THREE)
+    assert sent(bench) == ["a", "b", "c"]
+
+
+def test_a_request_may_ask_for_another_number(bench: Bench) -> None:
+    put = Put(KEY, 3, b"d" * 32, "", 0, False, lambda entry: None, b"abc")
+    asyncio.run(bench.writer.put(put._replace(replicas=2)))
+    assert sent(bench) == ["a", "b"]
+    asyncio.run(bench.writer.put(put._replace(replicas=1, key=TWO)))
+    assert sent(bench) == ["a", "b", "a"]
+
+
+def test_with_fewer_nodes_than_it_takes_nothing_is_sent(bench: Bench) -> None:
+    with pytest.raises(Unavailable, match="it takes 3 nodes, and 2 can take it"):
+        bench.put(key=THREE)
+    bench.network.full = {"b"}
+    with pytest.raises(NoRoom):
+        bench.put(key=TWO)
+    assert not bench.dispatcher.sent
+
+
+def test_with_min_replicas_fewer_nodes_are_enough(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, least=2)
+    try:
+        bench.put(key=THREE)
+        assert sent(bench) == ["a", "b"]
+        bench.network.nodes = ["a"]
+        with pytest.raises(Unavailable, match="it takes 2 nodes, and 1 can take it"):
+            bench.put(key=THREE, overwrite=True)
+    finally:
+        bench.index.close()
+
+
+def test_a_node_that_fails_is_replaced_and_gets_the_same_version(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, timeout=3.0)  # on a busy machine, too
+    bench.network.nodes = ["a", "b", "c"]
+    bench.dispatcher.script = [Status.DONE, None, Status.DONE]
+    stored = bench.put(key=TWO)
+    assert sent(bench) == ["a", "b", "c"]
+    assert {command.version for _, command in bench.dispatcher.sent} == {stored.version}
+    assert bench.network.doubted == ["b"]
+    assert not bench.dispatcher.forgotten
+    bench.index.close()
+
+
+def test_what_is_on_too_few_nodes_stays_and_what_is_on_none_is_forgotten(bench: Bench) -> None:
+    bench.dispatcher.script = [Status.DONE, Status.FULL]
+    with pytest.raises(Unavailable, match="on 1 of the 2 nodes that it takes, and may be read"):
+        bench.put(key=TWO)
+    assert not bench.dispatcher.forgotten
+    bench.dispatcher.script = [None, Status.FAILED]
+    with pytest.raises(Unavailable):
+        bench.put(key=keys.encode("two/other"))
+    assert [node for node, _ in bench.dispatcher.forgotten] == ["b", "a"] or [
+        node for node, _ in bench.dispatcher.forgotten
+    ] == ["a", "b"]
+
+
+def test_a_replacement_goes_to_the_holders_first(bench: Bench) -> None:
+    bench.network.nodes = ["a", "b", "c", "d"]
+    bench.known("d", key=TWO, copies=(Holder("c", 1),))
+    bench.put(key=TWO, overwrite=True)
+    assert sent(bench) == ["d", "c"]
+    bench.network.nodes = ["a", "b", "c"]
+    bench.dispatcher.sent.clear()
+    bench.put(key=TWO, overwrite=True)
+    assert sent(bench) == ["c", "a"]
+
+
+def test_an_upload_is_fetched_by_the_other_nodes(bench: Bench) -> None:
+    bench.network.nodes = ["a", "b", "c"]
+    put = Put(TWO, 3, b"d" * 32, "", 0, False, lambda entry: None, node="b", staged="5" * 32)
+    stored = asyncio.run(bench.writer.put(put))
+    assert (sent(bench), stored.node) == (["b"], "b")
+    ((node, fetch),) = bench.dispatcher.fetched
+    assert (node, fetch.origin, fetch.store.version) == ("a", "w", stored.version)
+    assert (fetch.store.staged, fetch.store.value, fetch.store.digest) == ("", None, b"d" * 32)
+    assert [source.partition("?")[0] for source in fetch.sources] == ["http://b/get_key/two/key"]
+
+
+def test_an_upload_that_can_not_be_on_enough_nodes_is_refused_before_it_is_stored(bench: Bench) -> None:
+    put = Put(THREE, 3, b"d" * 32, "", 0, False, lambda entry: None, node="b", staged="5" * 32)
+    with pytest.raises(Unavailable, match="it takes 3 nodes, and 2 can take it"):
+        asyncio.run(bench.writer.put(put))
+    assert not bench.dispatcher.sent
+
+
+def test_a_copy_is_made_where_the_source_is_and_fetched_elsewhere(bench: Bench) -> None:
+    bench.network.nodes = ["a", "b", "c"]
+    bench.known("b", copies=(Holder("c", 1),))
+    bench.copy(target=THREE)
+    assert sent(bench) == ["b", "c"]
+    assert [node for node, _ in bench.dispatcher.fetched] == ["a"]
+
+
+def test_a_deletion_goes_to_all_holders_and_one_tombstone_is_enough(bench: Bench) -> None:
+    bench.network.nodes = ["a", "b", "c"]
+    bench.known("b", copies=(Holder("d", 1),))
+    bench.dispatcher.script = [Status.DONE, None]
+    bench.delete()
+    # In place of the holder that is away, another node keeps the tombstone
+    assert sent(bench) == ["b", "a", "c"]
+    assert len({command.version for _, command in bench.dispatcher.sent}) == 1
+    bench.network.nodes = []
+    with pytest.raises(Unavailable):
+        bench.delete()
+
+
+def test_while_a_newer_value_may_be_on_nodes_that_the_index_has_not_read_nothing_is_replaced(bench: Bench) -> None:
+    bench.known("a", key=TWO)
+    bench.network.lacking_nodes = ["b", "c"]
+    with pytest.raises(Unavailable, match="may not know the newest value"):
+        bench.put(key=TWO, overwrite=True)
+    # With one of them away, each value on two nodes was seen at the other one
+    bench.network.lacking_nodes = ["b"]
+    bench.put(key=TWO, overwrite=True)
+
+
+def test_a_node_that_is_drained_gets_no_new_version(bench: Bench) -> None:
+    bench.known("b")
+    bench.network.draining = {"b"}
+    assert bench.put(overwrite=True).node == "a"
+    bench.network.nodes = ["a", "b", "c"]
+    bench.known("b", key=TWO, copies=(Holder("c", 1),))
+    bench.dispatcher.sent.clear()
+    bench.network.full = {"b"}  # it is no candidate
+    bench.put(key=TWO, overwrite=True)
+    assert sent(bench) == ["c", "a"]
+
+
+def test_a_client_hears_before_its_upload_that_too_few_nodes_are_there(bench: Bench) -> None:
+    bench.writer.check_nodes(TWO, 0)
+    bench.writer.check_nodes(THREE, 2)
+    for key, replicas in ((THREE, 0), (KEY, 3)):
+        with pytest.raises(Unavailable, match="it takes 3 nodes, and 2 can take it"):
+            bench.writer.check_nodes(key, replicas)
+    bench.network.nodes = []
+    bench.writer.check_nodes(KEY, 0)

@@ -11,7 +11,7 @@ from broker.backups import address
 from broker.http.responses import NO_FRAMES
 from broker.refusals import BadRequest, Conflict, NotFound
 from master.backup import overview
-from master.channel import CALL_SECS, Forget, MakeBackups, Restore
+from master.channel import CALL_SECS, Drain, Forget, MakeBackups, Restore
 from master.index.index import Cursor
 from master.web.flask_routes.context import Context, context, ko, ok
 from master.web.keys import parameters
@@ -25,7 +25,7 @@ def status() -> Response:
     parts = context()
     stat = parts.index.stat()
     with parts.index.read() as tables:
-        usage = tables.usage()
+        usage, repair = tables.usage(), tables.repair()
         beats = [node.heartbeat for node in tables.nodes().values()]
     return ok(
         stat
@@ -39,6 +39,7 @@ def status() -> Response:
             "broker": {"connected": parts.link.ready, "problem": parts.link.problem},
             "controller": parts.controller.connected,
             "restoring": parts.network.awaited(),
+            "repair": vars(repair),
         }
     )
 
@@ -55,7 +56,7 @@ def network_node(node_id: str) -> Response:
     for row in context().network.describe():
         if row["node"] == node_id:
             if parameters.flag("entries", request.args.get("entries")):
-                row["entries"] = context().index.count_of(node_id)
+                row["entries"] = context().index.count_of(node_id).total
             row["backup"] = overview.member(context().settings, node_id)
             return ok(row)
     raise NotFound(f"no node is called {node_id!r}; GET /admin/network lists them")
@@ -72,13 +73,43 @@ def forget(node_id: str) -> Response:
         raise NotFound(f"no node is called {node_id!r}; GET /admin/network lists them")
     if parts.network.alive(node_id):
         raise Conflict(f"node {node_id} is heard from; stop it first, and wait until its synch is false")
-    count = parts.index.count_of(node_id)
+    count, alone = parts.index.count_of(node_id)
     parts.controller.call(Forget(node_id, entries or not count)).result(CALL_SECS)
     data = {"node": node_id, "keys": count, "removed": entries}
+    elsewhere = f"; {count - alone:,} others are on other nodes, too" if count > alone else ""
     if entries and count:
-        return ok(data, f"node {node_id} is forgotten; its {count:,} keys leave the index now", 202)
-    left = f"; its {count:,} keys stay in the index and answer 503, ?keys=1 removes them" if count else ""
+        return ok(data, f"node {node_id} is forgotten; its {alone:,} keys leave the index now{elsewhere}", 202)
+    left = f"; its {alone:,} keys stay in the index and answer 503, ?keys=1 removes them{elsewhere}" if count else ""
     return ok(data, f"node {node_id} is forgotten{left}")
+
+
+@blueprint.post("/admin/network/<node_id>/drain")
+def drain(node_id: str) -> Response:
+    """Move all values of a node away; it takes no new ones."""
+    parts = context()
+    _require_known(parts, node_id)
+    others = [
+        row for row in parts.network.describe() if row["synch"] and row["node"] != node_id and not row["draining"]
+    ]
+    if not others:
+        raise Conflict(f"no other node that takes values is heard from; start one before {node_id} is drained")
+    parts.controller.call(Drain(node_id, True)).result(CALL_SECS)
+    told = f"node {node_id} is being drained; repair.draining of GET /admin/status says how many values are left"
+    return ok({"node": node_id}, told, 202)
+
+
+@blueprint.delete("/admin/network/<node_id>/drain")
+def end_drain(node_id: str) -> Response:
+    """Have a node take values again that was being drained."""
+    parts = context()
+    _require_known(parts, node_id)
+    parts.controller.call(Drain(node_id, False)).result(CALL_SECS)
+    return ok({"node": node_id}, f"node {node_id} takes values again; what was moved away stays where it is")
+
+
+def _require_known(parts: Context, node_id: str) -> None:
+    if parts.network.url(node_id) is None:
+        raise NotFound(f"no node is called {node_id!r}; GET /admin/network lists them")
 
 
 @blueprint.get("/admin/backup")

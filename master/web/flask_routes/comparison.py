@@ -90,5 +90,5 @@ def _unknown(index: IndexSide, key: str, value: NodeValue) -> Fault | None:
     if deletion is not None and deletion.version >= value.version:
         reason = "this key was deleted"
     elif other is not None:
-        reason = f"the index has version {other.version} of it on node {other.node}"
+        reason = f"the index has version {other.version} of it on node {', '.join(other.nodes)}"
     return Fault(FaultKind.ORPHANED, key, value.version, reason)

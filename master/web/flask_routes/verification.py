@@ -113,7 +113,7 @@ def _bound(parts: Context, node: str, after: str, limit: int) -> str | None:
     count, found = 0, None
     with parts.index.read() as tables:
         for number, (key, entry) in enumerate(tables.entries(keys.encode(after)), 1):
-            count += entry.node == node
+            count += entry.on(node)
             if count == limit or number == _LOOKED_AT:
                 found = keys.decode(key)
                 break
@@ -163,7 +163,7 @@ def _index_side(parts: Context, node: str, seen: _Range) -> IndexSide:
             key = keys.decode(encoded)
             if seen.upto is not None and key > seen.upto:
                 break
-            if entry.node == node:
+            if entry.on(node):
                 side.entries[key] = entry
             elif key in seen.values:
                 side.elsewhere[key] = entry

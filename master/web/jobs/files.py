@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
+from urllib.parse import urlsplit
 
 from broker import keys, logs
 from broker.clock import now_ms
 from broker.http import content_types
 from broker.refusals import NotFound, Refused
-from master.index.index import Index
+from master.index.index import Entry, Index
 from master.web.keys.redirects import Redirects
 
 log = logs.get(__name__)
@@ -44,7 +45,7 @@ class JobFiles:
         entry = self._index.get(keys.encode(key))
         if entry is None or not entry.live(now_ms()):
             raise NotFound(f"there is no key {key}; it was deleted, or its lifetime is over")
-        return None if entry.value is not None else self._redirects.read(key, entry.node)
+        return None if entry.value is not None else self._redirects.read(key, entry)
 
     def piece(self, key: str, begin: int, most: int) -> bytes | None:
         """Up to `most` bytes of a value, from one on; None when there are none, or its node can't be asked just now."""
@@ -53,7 +54,7 @@ class JobFiles:
             return None
         if entry.value is not None:
             return entry.value[begin : begin + most]
-        return self._fetch(key, entry.node, f"bytes={begin}-{begin + most - 1}", most)
+        return self._fetch(key, entry, f"bytes={begin}-{begin + most - 1}", most)
 
     def read(self, key: str, most: int) -> bytes | None:
         """The value of a key; None when there is none, or its node can't be asked just now.
@@ -66,16 +67,22 @@ class JobFiles:
             return None
         if entry.value is not None:
             return entry.value
-        return self._fetch(key, entry.node, f"bytes=-{most}" if entry.size > most else "", most)
+        return self._fetch(key, entry, f"bytes=-{most}" if entry.size > most else "", most)
 
-    def _fetch(self, key: str, node: str, span: str, most: int) -> bytes | None:
+    def _fetch(self, key: str, entry: Entry, span: str, most: int) -> bytes | None:
         try:
-            request = urllib.request.Request(self._redirects.read(key, node))
+            addresses = self._redirects.each(key, entry)
+        except Refused as error:
+            log.warning("value can't be read from its node", key=key, nodes=entry.nodes, error=error)
+            return None
+        for address in addresses:
+            request = urllib.request.Request(address)
             if span:
                 request.add_header("Range", span)
-            with urllib.request.urlopen(request, timeout=TIMEOUT_SECS, context=self._redirects.trusted) as response:
-                value: bytes = response.read(most)
-                return value
-        except (OSError, Refused, urllib.error.URLError) as error:
-            log.warning("value can't be read from its node", key=key, node=node, error=error)
-            return None
+            try:
+                with urllib.request.urlopen(request, timeout=TIMEOUT_SECS, context=self._redirects.trusted) as response:
+                    value: bytes = response.read(most)
+                    return value
+            except (OSError, urllib.error.URLError) as error:
+                log.warning("value can't be read from its node", key=key, node=urlsplit(address).netloc, error=error)
+        return None

@@ -164,20 +164,25 @@ class ArchiveValues:
         for _ in range(_TRIES):
             if entry.value is not None:
                 return Member(key, entry, entry.value)
-            try:
-                read = await self._ask(key, entry.node)
-            except (PeerFailed, Refused) as error:
-                return Member(key, entry, None, str(error))
-            if read.status == 200 and read.headers["ETag"] == values.etag(entry.digest) and read.left == entry.size:
-                return Member(key, entry, read)
-            reason = f"node {entry.node} answered with status {read.status}"
-            if read.status >= 500:
-                reason += await _message(read)
-            read.close()
+            status = 0
+            for node in self._redirects.order(entry):
+                try:
+                    read = await self._ask(key, node)
+                except (PeerFailed, Refused) as error:
+                    status, reason = 0, str(error)
+                    continue
+                if read.status == 200 and read.headers["ETag"] == values.etag(entry.digest) and read.left == entry.size:
+                    return Member(key, entry, read)
+                status, reason = read.status, f"node {node} answered with status {read.status}"
+                if read.status >= 500:
+                    reason += await _message(read)
+                read.close()
+            if not status:
+                return Member(key, entry, None, reason)
             newer = self._index.get(keys.encode(key))
             if newer is None or not newer.live(now_ms()):
                 return Member(key, entry, None, "it was deleted meanwhile, or its lifetime has ended")
-            if newer.version == entry.version and newer.node == entry.node and read.status != 503:
+            if newer.version == entry.version and newer.nodes == entry.nodes and status != 503:
                 break
             entry = newer
         return Member(key, entry, None, reason)
@@ -187,7 +192,7 @@ class ArchiveValues:
         until, reason = self._away.get(node, (0.0, ""))
         if time.monotonic() < until:
             raise PeerFailed(reason)
-        url = self._redirects.read(key, node)
+        url = self._redirects.at(key, node)
         try:
             return await self._peers.get(url)
         except PeerFailed as error:

@@ -182,10 +182,11 @@ def _check(name: str, text: str) -> None:
 
 def _described(key: str, entry: Entry) -> str:
     """An entry as the API shows it, in JSON."""
-    _, node, _, _, created, expires, size, packed_type, digest, _ = entry
+    _, node, _, _, created, expires, size, packed_type, digest, _, copies = entry
     media = _given_type(packed_type) or _media(*content_types.type_of(key, packed_type))
+    others = "".join([f',"{copy.node}"' for copy in copies]) if copies else ""
     return (
-        f'{{"key":{quoted(key)},"size":{size},"etag":"\\"{digest.hex()}\\"","nodes":["{node}"],'
+        f'{{"key":{quoted(key)},"size":{size},"etag":"\\"{digest.hex()}\\"","nodes":["{node}"{others}],'
         f'"created":{_seconds(created)},"expires":{_seconds(expires) if expires else "null"},{media}}}'
     )
 

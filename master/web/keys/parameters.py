@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qs
 
-from broker import integers, keys
+from broker import MOST_REPLICAS, integers, keys
 from broker.clock import DAY_MS
 from broker.http import browsers, conditions, dates, request_fields, values
 from broker.http.environ import Environ
@@ -117,6 +117,7 @@ def permit(master: str, environ: Environ, parameters: dict[str, str]) -> UploadP
         length,
         if_match,
         environ.get(NAME, ""),
+        replicas=replicas(parameters),
         page=browsers.own_origin(environ),
     )
 
@@ -130,6 +131,11 @@ def sent_on(environ: Environ) -> str:
 def overwrite(parameters: dict[str, str]) -> bool:
     """Whether the request may replace the value of a key that exists."""
     return flag("overwrite", parameters.get("overwrite"))
+
+
+def replicas(parameters: dict[str, str]) -> int:
+    """On how many nodes the request wants its value stored; 0: on as many as the settings say."""
+    return integer("replicas", parameters.get("replicas"), 0, MOST_REPLICAS)
 
 
 def check(if_match: str | None, if_none_match: str | None, if_unmodified_since: str | None = None) -> Check:

@@ -8,7 +8,8 @@ from broker.http import request_fields, responses, values
 from broker.http.environ import Environ
 from broker.http.responses import Response
 from broker.server.request import Request
-from master.cluster.nodes import Nodes, missing
+from master.cluster.nodes import Nodes, missing, require_newest
+from master.cluster.replicas import Replicas
 from master.index.index import Index
 from master.web.keys.redirects import Redirects
 
@@ -16,10 +17,11 @@ from master.web.keys.redirects import Redirects
 class Reads:
     """The handler of reads in a web worker."""
 
-    def __init__(self, index: Index, network: Nodes, redirects: Redirects) -> None:
+    def __init__(self, index: Index, network: Nodes, redirects: Redirects, replicas: Replicas) -> None:
         self._index = index
         self._network = network
         self._redirects = redirects
+        self._replicas = replicas
 
     def __call__(self, request: Request) -> Response:
         """Respond to one request; raises `Refused` or `InvalidKey`."""
@@ -32,10 +34,12 @@ class Reads:
         entry = self._index.get(keys.encode(key))
         if entry is None or not entry.live(now_ms()):
             raise missing(key, self._network)
+        if self._replicas.most > 1:
+            require_newest(keys.encode(key), self._replicas, self._network)
         head = environ["REQUEST_METHOD"] == "HEAD"
         plan = values.plan(environ, values.resource(key, entry))
         # A 304, 412 or 416 and a HEAD need no bytes, so they never leave the master.
         if entry.value is None and plan.ranges and not head:
-            return responses.redirect(self._redirects.read(key, entry.node, environ))
+            return responses.redirect(self._redirects.read(key, entry, environ))
         body = b"" if head else plan.body(entry.value)
         return Response(plan.status, plan.headers, body)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from broker.http.environ import Environ
 from broker.messages.upload import UploadPermit
 from broker.refusals import NoRoom, Unavailable
 from master.cluster.nodes import Nodes
+from master.index.index import Entry
 from master.security.gate import LINK_END, NAME
 
 READ_SECS = 300
@@ -44,12 +46,49 @@ class Redirects:
         self._master = master
         self._direct = direct
 
-    def read(self, key: str, node: str, environ: Environ | None = None) -> str:
-        """The URL of a value on its node, for a request; raises `Unavailable` when the node is not heard from."""
+    def read(self, key: str, entry: Entry, environ: Environ | None = None) -> str:
+        """The URL of a value on a node, for a request; raises `Unavailable` when none with it is heard from.
+
+        The node sends its client on to another one with the value when it does not have it.
+        """
+        if not entry.copies:
+            return self._signed(key, entry.node, self._url(entry.node), environ)
+        version = {signing.VERSION: str(entry.version)}
+        others = self.order(entry)
+        node = others.pop(0)
+        if others:
+            following = self._signed(key, others[0], self._url(others[0]), environ, version)
+            version = version | {signing.NEXT: following}
+        return self._signed(key, node, self._url(node), environ, version)
+
+    def each(self, key: str, entry: Entry) -> list[str]:
+        """The URL of a value on each node that has it and is heard from; raises `Unavailable` when none is."""
+        return [self.at(key, node) for node in self.order(entry)]
+
+    def at(self, key: str, node: str) -> str:
+        """The URL of a value on a node; raises `Unavailable` when that is not heard from."""
+        return self._signed(key, node, self._url(node))
+
+    def order(self, entry: Entry) -> list[str]:
+        """The holders that are not gone, those to ask first at the beginning."""
+        nodes = self._network.by_load(entry.nodes)
+        return [node for node in nodes if not self._network.gone(node) and self._network.url(node)] or nodes[:1]
+
+    def _url(self, node: str) -> str:
         url = self._network.url(node)
         if url is None or self._network.gone(node):
             raise Unavailable(f"node {node}, which has this value, was not heard from lately; try again")
-        fields, until = {signing.MASTER: self.address, signing.NODE: node}, int(time.time()) + READ_SECS
+        return url
+
+    def _signed(
+        self,
+        key: str,
+        node: str,
+        url: str,
+        environ: Environ | None = None,
+        more: Mapping[str, str] = MappingProxyType({}),
+    ) -> str:
+        fields, until = {signing.MASTER: self.address, signing.NODE: node, **more}, int(time.time()) + READ_SECS
         if environ is not None and NAME in environ:
             fields[signing.BY] = environ[NAME]
         if environ is not None and LINK_END in environ:

@@ -11,7 +11,7 @@ from broker.http.peer_client import PeerClient, PeerResponse
 from broker.http.responses import Header
 from broker.server.request import Request
 
-_FLUSHED_BYTES = 20 << 20  # at least, in a second, by a node's disk
+_FLUSHED_BYTES = 20 << 20  # at least, in a second, by a node's disk, and from node to node
 _PASSED_ON = (
     "CONTENT_TYPE",
     "HTTP_CONTENT_ENCODING",
@@ -44,7 +44,7 @@ async def relay(
             sent += len(piece)
         if not exchange.has_response and length is None:
             await exchange.send(b"")
-        return await exchange.response(timeout + sent / _FLUSHED_BYTES)
+        return await exchange.response(timeout + 2 * sent / _FLUSHED_BYTES)
     finally:
         exchange.close()
 

@@ -106,6 +106,7 @@ class Writes:
             overwrite=may_overwrite or "HTTP_IF_MATCH" in environ,
             check=parameters.check_of(environ),
             value=value,
+            replicas=parameters.replicas(given),
         )
         return await self._store(key, put)
 
@@ -132,6 +133,7 @@ class Writes:
         permit = parameters.permit(self._redirects.address, environ, given)
         self._writer.admit(keys.encode(key), parameters.check_of(environ), permit.replaces)
         self._writer.check_quota(keys.encode(key), length)
+        self._writer.check_nodes(keys.encode(key), permit.replicas)
         return self._redirects.upload(key, permit, length or 0, exclude)
 
     def _send_on(self, environ: Environ, location: str) -> Response:
@@ -165,6 +167,7 @@ class Writes:
             check=parameters.check_commit(permit, commit),
             node=commit.node,
             staged=commit.staged,
+            replicas=permit.replicas,
         )
         return await self._store(key, put)
 

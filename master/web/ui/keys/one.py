@@ -48,7 +48,7 @@ def one() -> Response:
         "type": kind,
         "encoding": encoding,
         "digest": entry.digest.hex(),
-        "node": entry.node,
+        "nodes": entry.nodes,
         "created": entry.created / 1000,
         "expires": entry.expires / 1000 if entry.expires else 0,
         "job": int(made[1]) if made else 0,

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 
 from broker.http import values
 from broker.http.peer_client import PeerFailed
-from broker.http.peer_reads import PeerReads
+from broker.http.peer_reads import PeerRead, PeerReads
 from broker.http.ranges import Span
 from broker.refusals import Unavailable
 from master.index.index import Entry
@@ -33,17 +33,30 @@ class ValueReader:
         """A range of a value that is not in the index; also `Unavailable` when the key has another value by now."""
         if span.start == span.stop:
             return
-        url = self._redirects.read(key, entry.node)
-        try:
-            read = await self._peers.get(url, [("Range", f"bytes={span.start}-{span.stop - 1}")])
+        start = span.start
+        problem: Exception | None = None
+        for url in self._redirects.each(key, entry):
             try:
-                if read.status != 206:
-                    raise Unavailable(f"the node {entry.node} answered with status {read.status}; try again")
-                if read.headers["ETag"] != values.etag(entry.digest):
-                    raise Unavailable(f"{key} has just got another value; try again")
-                async for piece in read.pieces():
-                    yield piece
-            finally:
-                read.close()
-        except PeerFailed as error:
-            raise Unavailable(f"the value of {key} can't be read from its node just now: {error}") from error
+                read = await self._peers.get(url, [("Range", f"bytes={start}-{span.stop - 1}")])
+                try:
+                    _check(read, key, entry)
+                    async for piece in read.pieces():
+                        start += len(piece)
+                        yield piece
+                    return
+                finally:
+                    read.close()
+            except (PeerFailed, Unavailable) as error:
+                problem = error  # another node may have the rest
+        if isinstance(problem, PeerFailed):
+            raise Unavailable(f"the value of {key} can't be read from its node just now: {problem}") from problem
+        assert problem is not None
+        raise problem
+
+
+def _check(read: PeerRead, key: str, entry: Entry) -> None:
+    """Raises `Unavailable` unless a response has a part of the value."""
+    if read.status != 206:
+        raise Unavailable(f"the node answered with status {read.status}; try again")
+    if read.headers["ETag"] != values.etag(entry.digest):
+        raise Unavailable(f"{key} has just got another value; try again")

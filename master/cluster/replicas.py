@@ -1,0 +1,54 @@
+"""On how many nodes values are to be, by their keys; and the addresses at which one node fetches a value of another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Self
+
+from broker import keys
+from broker.http import request_fields, signing
+from broker.settings import General
+
+_GOOD_SECS = 3_600  # a large value may wait for its turn
+
+
+class Replicas:
+    """The settings `replicas` and `min_replicas`."""
+
+    def __init__(self, folders: Iterable[tuple[str, int]] = (), least: int = 0) -> None:
+        """`folders` has the number of each folder, by its name with the slash at its end; "" is the whole store.
+
+        `least` holders are enough at first; 0: it takes all of them.
+        """
+        given = dict(folders)
+        self._default = given.pop("", 1)
+        # The longest name comes first.
+        self._folders = sorted(given.items(), key=lambda row: -len(row[0]))
+        self._least = least
+        self.most = max([self._default, *given.values()])  # the highest number of all
+
+    @classmethod
+    def of(cls, general: General) -> Self:
+        """Those of the settings."""
+        return cls(general.replicas, general.min_replicas)
+
+    def wanted(self, key: bytes) -> int:
+        """On how many nodes the value of an encoded key is to be."""
+        if self._folders:
+            name = keys.decode(key)
+            for folder, number in self._folders:
+                if name.startswith(folder):
+                    return number
+        return self._default
+
+    def least(self, wanted: int) -> int:
+        """On how many nodes a value must be that is to be on `wanted` of them, before its client hears of it."""
+        return min(wanted, self._least or wanted)
+
+
+def source_address(url: str, secret: bytes, key: bytes, node: str) -> str:
+    """The address at which another node fetches the value of an encoded key from `node`, whose server is at `url`."""
+    name = keys.decode(key)
+    query = signing.sign(secret, "GET", name, {signing.NODE: node}, int(time.time()) + _GOOD_SECS)
+    return f"{url}/get_key/{request_fields.quote_key(name)}?{query}"

@@ -1,0 +1,251 @@
+"""Clients put, replace, delete and read values on two nodes each while nodes and master die, stand still and lose disks.
+
+Afterwards no read may have been stale or have seen a deleted value, and every value is on two nodes byte for byte.
+`HISTORY_FAULTS` and `HISTORY_SEED` in the environment say how many faults and which; `ops/soak` has many.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+
+from ops.cluster import Cluster
+from tests.faults.history import NEVER, History, Kind, Operation, now
+from tests.faults.tools import COMPANION, WORKER, family, kill_part
+from tests.support import Answer, Clusters, delete, get, http_request, put, wait_for
+
+FAULTS = int(os.environ.get("HISTORY_FAULTS", "20"))
+ROUND = 5  # faults, then all is brought back and looked at
+CLIENTS, KEYS = 4, 5
+SIZES = (40, 3_000, 120_000)  # in the index, in the log, in a file that goes straight to a node
+ENV = {
+    "PULZAR_GENERAL_REPLICAS": "2",
+    "PULZAR_GENERAL_REPAIR_AFTER": "5",
+    "PULZAR_SERVER_PUT_TIMEOUT": "4",
+    "PULZAR_SERVER_CACHED": "100",
+    "PULZAR_VOLUME_INLINE": "20000",
+}
+
+
+def body(number: int) -> bytes:
+    """The value with this number; its size goes by the number, too."""
+    return b"%d " % number + hashlib.shake_128(b"%d" % number).digest(SIZES[number % len(SIZES)])
+
+
+def etag(number: int) -> str:
+    return f'"{hashlib.sha256(body(number)).hexdigest()}"'
+
+
+class Load:
+    """Clients on a few keys, until they are told to end."""
+
+    def __init__(self, cluster: Cluster, keys: list[str], seed: int) -> None:
+        self.cluster = cluster
+        self.keys = keys
+        self.history = History()
+        self.problems: list[str] = []
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(random.Random(seed * 100 + number),)) for number in range(CLIENTS)
+        ]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, chance: random.Random) -> None:
+        seen = dict.fromkeys(self.keys, 0)  # what this client has read last
+        while not self._stopping.is_set():
+            key = chance.choice(self.keys)
+            kind = chance.choices(list(Kind)[:4], (3, 2, 1, 6))[0]
+            number = self.history.number() if kind in (Kind.PUT, Kind.SWAP) else 0
+            if kind is Kind.SWAP and not seen[key]:
+                kind = Kind.PUT
+            called = now()
+            answer = self._ask(kind, key, number, seen[key])
+            operation = self._operation(kind, key, number, seen[key], answer=answer, called=called)
+            if operation is not None:
+                self.history.note(key, operation)
+                if kind is Kind.GET:
+                    seen[key] = operation.value
+            self._stopping.wait(chance.random() * 0.2)
+
+    def _ask(self, kind: Kind, key: str, number: int, expected: int) -> Answer | None:
+        """The answer; None when there is none."""
+        with suppress(OSError, http.client.HTTPException):  # as of a process that was killed
+            match kind:
+                case Kind.PUT:
+                    return put(self.cluster, key, body(number), "overwrite=1", timeout=15)
+                case Kind.SWAP:
+                    return put(self.cluster, key, body(number), headers={"If-Match": etag(expected)}, timeout=15)
+                case Kind.DELETE:
+                    return delete(self.cluster, key, timeout=15)
+                case _:
+                    return get(self.cluster, key, timeout=15)
+        return None
+
+    def _operation(
+        self, kind: Kind, key: str, number: int, expected: int, *, answer: Answer | None, called: float
+    ) -> Operation | None:
+        """What is known to have happened; None for what says nothing."""
+        returned = now()
+        status = answer.status if answer else 0
+        if kind is Kind.GET:
+            if answer is None or status not in (200, 404):
+                return None
+            value = int(answer.body.partition(b" ")[0]) if status == 200 else 0
+            if status == 200 and answer.body != body(value):
+                self.problems.append(f"{key}: wrong bytes of {value}")
+            return Operation(kind, called, returned, value)
+        if status in (200, 201):
+            return Operation(kind, called, returned, number, expected)
+        if (kind, status) in ((Kind.SWAP, 412), (Kind.DELETE, 404)):
+            return Operation(kind, called, returned, number, expected, refused=True)
+        return Operation(kind, called, NEVER, number, expected)
+
+
+class Faults:
+    """What is done to a cluster, at random."""
+
+    def __init__(self, cluster: Cluster, chance: random.Random) -> None:
+        self.cluster = cluster
+        self.chance = chance
+        self.done: list[str] = []
+        self._kinds: list[Callable[[], str]] = [
+            self.node_killed,
+            self.node_killed,
+            self.node_frozen,
+            self.node_wiped,
+            self.master_killed,
+            self.controller_killed,
+            self.data_server_killed,
+        ]
+
+    def one(self) -> None:
+        """Do something, and wait a while."""
+        self.done.append(self.chance.choice(self._kinds)())
+        time.sleep(self.chance.random() * 2)
+
+    def _node(self) -> int:
+        return self.chance.randrange(len(self.cluster.nodes))
+
+    def node_killed(self) -> str:
+        """A node is killed, and comes back soon or when it counts as lost."""
+        index = self._node()
+        self.cluster.kill_node(index)
+        time.sleep(self.chance.choice((0.1, 2.0, 8.0)))
+        self.cluster.start_node(index)
+        return f"node {index + 1} killed"
+
+    def node_frozen(self) -> str:
+        """A node stands still, with all that it has taken in."""
+        index = self._node()
+        process = self.cluster.nodes[index].process
+        frozen = [*([process.pid] if process.pid else []), *family(process)]
+        for signal_number in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in frozen:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal_number)
+            if signal_number == signal.SIGSTOP:
+                time.sleep(self.chance.choice((0.5, 3.0, 8.0)))
+        return f"node {index + 1} frozen"
+
+    def node_wiped(self) -> str:
+        """A node loses its disk, when every value is on two nodes."""
+        settle(self.cluster)
+        index = self._node()
+        self.cluster.kill_node(index)
+        shutil.rmtree(self.cluster.nodes[index].directory)
+        self.cluster.start_node(index)
+        settle(self.cluster)
+        return f"node {index + 1} wiped"
+
+    def master_killed(self) -> str:
+        """The master is killed and started again, now and then without its index."""
+        self.cluster.kill_master()
+        lost = self.chance.random() < 0.3
+        if lost:
+            shutil.rmtree(self.cluster.master_directory / "index")
+        self.cluster.start_master()
+        return "master killed" + (", its index lost" if lost else "")
+
+    def controller_killed(self) -> str:
+        """The one writer of the index is killed."""
+        kill_part(self.cluster.master, COMPANION)
+        return "controller killed"
+
+    def data_server_killed(self) -> str:
+        """What answers reads and uploads of a node is killed."""
+        index = self._node()
+        kill_part(self.cluster.nodes[index].process, WORKER)
+        return f"data server {index + 1} killed"
+
+
+def settle(cluster: Cluster) -> None:
+    """Wait until all nodes are heard, all logs applied, and repair has had a whole look and says that it is done."""
+
+    def calm() -> bool:
+        with suppress(OSError, http.client.HTTPException):
+            nodes = http_request("GET", f"{cluster.master_url}/admin/network").data
+            status = http_request("GET", f"{cluster.master_url}/admin/status").data
+            keys = http_request("GET", f"{cluster.master_url}/keys?limit=1000").data["keys"]
+            repair = status["repair"]
+            whole = all(len(row["nodes"]) >= 2 for row in keys)
+            still = not (status["restoring"] or repair["lacking"] or repair["under_way"] or repair["lost"])
+            return whole and still and all(row["synch"] for row in nodes)
+        return False
+
+    wait_for(calm, 180, "all is well and every value on two nodes", pause=0.5)
+
+
+@pytest.mark.timeout(600 + 90 * FAULTS)
+def test_no_read_is_stale_and_no_value_is_lost_whatever_dies(make_cluster: Clusters) -> None:
+    seed = int(os.environ.get("HISTORY_SEED", random.randrange(1 << 32)))
+    print(f"HISTORY_SEED={seed} HISTORY_FAULTS={FAULTS}")
+    chance = random.Random(seed)
+    cluster = make_cluster(nodes=3, env=ENV)
+    faults = Faults(cluster, chance)
+    while len(faults.done) < FAULTS:
+        # Each round has keys of its own, so that its history can be checked in little time.
+        keys = [f"history/{len(faults.done)}/{number}" for number in range(KEYS)]
+        with Load(cluster, keys, seed + len(faults.done)) as load:
+            for _ in range(min(ROUND, FAULTS - len(faults.done))):
+                faults.one()
+        settle(cluster)
+        ends = {key: get(cluster, key) for key in keys}
+        for key, answer in ends.items():
+            called = now()
+            value = int(answer.body.partition(b" ")[0]) if answer.status == 200 else 0
+            load.history.note(key, Operation(Kind.GET, called, now(), value))
+        told = f"HISTORY_SEED={seed}, after {faults.done}"
+        assert not load.problems, told
+        assert not load.history.faults(), told
+        check_copies(cluster, {key: answer.body for key, answer in ends.items() if answer.status == 200}, told)
+
+
+def check_copies(cluster: Cluster, values: dict[str, bytes], told: str) -> None:
+    """Each value is on two nodes, byte for byte."""
+    rows = {
+        row["key"]: row["nodes"] for row in http_request("GET", f"{cluster.master_url}/keys?limit=1000").data["keys"]
+    }
+    urls = {node.id: node.url for node in cluster.nodes}
+    for key, value in values.items():
+        assert len(rows[key]) >= 2, (key, told)
+        for node in rows[key]:
+            assert http_request("GET", f"{urls[node]}/get_key/{key}").body == value, (key, node, told)

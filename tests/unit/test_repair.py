@@ -1,0 +1,270 @@
+"""Missing copies: found in the index, ordered with the most endangered first, a bounded number at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from broker import keys
+from broker.clock import now_ms
+from broker.messages.codec import decode_any
+from broker.messages.store import Commands, Fetch, Status
+from master.cluster import repair
+from master.cluster.repair import Repair
+from master.cluster.replicas import Replicas
+from master.index.index import Entry, Holder, Index
+
+OLD = now_ms() - 3_600_000
+
+
+class Network:
+    """Nodes, each heard at some time."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.heard = dict.fromkeys("abcd", 0.0)
+        self.full: set[str] = set()
+
+    def names(self) -> list[str]:
+        return sorted(self.heard)
+
+    def heard_at(self, node: str) -> float:
+        return self.heard[node]
+
+    def alive(self, node: str) -> bool:
+        return self.world.clock - self.heard.get(node, -100.0) < 6
+
+    def by_load(self, nodes: Sequence[str]) -> list[str]:
+        return list(nodes)
+
+    def url(self, node: str) -> str:
+        return f"http://{node}"
+
+    def choose_several(self, _size: int, number: int, exclude: Collection[str], beside: Collection[str]) -> list[str]:
+        passed = {*exclude, *beside, *self.full}
+        return [node for node in self.names() if self.alive(node) and node not in passed][:number]
+
+
+class World:
+    """An index and what the repair asks of nodes."""
+
+    def __init__(self, directory: Path, replicas: int = 2) -> None:
+        self.clock = 1_000.0
+        self.ready = True
+        self.index = Index(directory, 64 << 20, write=True)
+        with self.index.write() as tables:
+            tables.set_incomplete([])
+        self.network = Network(self)
+        self.sent: list[tuple[str, bytes, int, list[str]]] = []  # node, key, version, sources
+        self.replicas = Replicas([("", replicas)])
+        self.beat()
+        self.start()
+
+    def start(self) -> None:
+        parts = self.index, self.network, self, self.replicas
+        self.repair = Repair(*parts, secret=b"s", after=60, put_secs=10)  # type: ignore[arg-type]
+
+    def beat(self, nodes: str = "abcd") -> None:
+        self.network.heard |= dict.fromkeys(nodes, self.clock)
+
+    def publish(self, queue: str, body: bytes, *, ttl_ms: int) -> None:
+        assert ttl_ms >= 60_000
+        node = queue.removeprefix("pulzar.node.")
+        match decode_any(body):
+            case Fetch(origin="", store=store, sources=sources):
+                servers = [source.removeprefix("http://").partition("/")[0] for source in sources]
+                self.sent.append((node, store.key, store.version, servers))
+            case Commands(origin="", items=items):
+                self.sent += [(node, item.key, item.version, []) for item in items]
+            case other:
+                raise AssertionError(other)
+
+    def put(self, name: str, holders: str, *, size: int = 3, created: int = OLD, value: bytes | None = None) -> bytes:
+        key = keys.encode(name)
+        first, *others = holders
+        copies = tuple(Holder(node, 1) for node in others)
+        entry = Entry(10, first, 1, 1, created, 0, size, "", b"d" * 32, value, copies)
+        with self.index.write() as tables:
+            tables.put_entry(key, tables.entry(key), entry)
+        return key
+
+    def tick(self, secs: float = 1.0, beat: str = "abcd") -> list[tuple[str, bytes, int, list[str]]]:
+        """What is sent in the next second, while these nodes are heard."""
+        self.clock += secs
+        self.beat(beat)
+        self.sent.clear()
+        self.repair.tick()
+        return list(self.sent)
+
+    def state(self) -> dict[str, object]:
+        with self.index.read() as tables:
+            return vars(tables.repair())
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    world = World(tmp_path)
+    monkeypatch.setattr(repair.time, "monotonic", lambda: world.clock)
+    world.start()
+    yield world
+    world.index.close()
+
+
+def test_a_value_that_lacks_a_copy_is_fetched_from_a_holder_once(world: World) -> None:
+    key = world.put("key", "b")
+    world.put("whole", "ab")
+    assert world.tick() == [("a", key, 10, ["b"])]
+    assert world.tick() == []
+    assert (world.state()["lacking"], world.state()["under_way"]) == (1, 1)
+    # When the node has it
+    world.put("key", "ba")
+    world.tick(20)
+    assert world.tick(20) == []
+    assert (world.state()["lacking"], world.state()["under_way"], world.state()["copies"]) == (0, 0, 1)
+
+
+def test_a_small_value_goes_along_with_the_command(world: World) -> None:
+    key = world.put("key", "b", value=b"abc")
+    assert world.tick() == [("a", key, 10, [])]
+
+
+def test_where_values_are_on_one_node_nothing_is_looked_at(tmp_path: Path, world: World) -> None:
+    world.replicas = Replicas()
+    world.start()
+    world.put("key", "b")
+    assert (world.tick(), world.repair.idle) == ([], True)
+
+
+def test_what_is_being_put_just_now_or_has_ended_is_left_alone(world: World) -> None:
+    world.put("new", "b", created=now_ms())
+    key = world.put("ended", "b")
+    with world.index.write() as tables:
+        entry = tables.entry(key)
+        assert entry is not None
+        tables.put_entry(key, entry, entry._replace(expires=OLD + 1))
+    assert world.tick() == []
+
+
+def test_a_node_is_lost_when_it_was_silent_long_enough_while_others_were_heard(world: World) -> None:
+    key = world.put("key", "ab")
+    for _ in range(7):
+        assert world.tick(8, beat="bcd") == []
+    assert world.tick(8, beat="bcd") == [("c", key, 10, ["b"])]
+    assert world.state()["lost"] == ["a"]
+    world.put("key", "abc")
+    # When it is back, nothing is lost any more
+    world.tick(3)
+    assert world.state()["lost"] == []
+
+
+def test_when_no_node_is_heard_none_is_lost(world: World) -> None:
+    world.put("key", "ab")
+    for _ in range(20):
+        assert world.tick(10, beat="") == []
+    assert world.tick(10, beat="bcd") == []
+    assert world.state()["lost"] == []
+
+
+def test_while_the_index_lacks_logs_nothing_is_copied_unless_their_nodes_are_lost(world: World) -> None:
+    key = world.put("key", "b")
+    with world.index.write() as tables:
+        tables.set_incomplete(["a"])
+    assert world.tick() == []
+    for _ in range(7):
+        assert world.tick(8, beat="bcd") == []
+    assert world.tick(8, beat="bcd") == [("c", key, 10, ["b"])]
+
+
+def test_the_most_endangered_come_first(tmp_path: Path, world: World) -> None:
+    world.replicas = Replicas([("", 3)])
+    world.start()
+    world.put("a-two", "ab")
+    one = world.put("b-one", "b")
+    world.put("c-two", "bc")
+    assert [key for _, key, *_ in world.tick()][:2] == [one, one]
+
+
+def test_a_node_is_asked_for_a_bounded_number_and_gets_more_when_these_are_done(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repair, "MOST_ORDERS", 3)
+    names = [f"key-{number:02d}" for number in range(20)]
+    for name in names:
+        world.put(name, "b")
+    done: set[bytes] = set()
+    for _ in range(20):
+        sent = world.tick(11)
+        assert len(sent) <= 9
+        for node, key, *_ in sent:
+            assert key not in done
+            done.add(key)
+            world.put(keys.decode(key), "b" + node)
+    assert done == {keys.encode(name) for name in names}
+    assert world.state()["lacking"] == 0
+
+
+def test_a_copy_that_can_not_be_made_is_told_of_and_tried_again_later(world: World) -> None:
+    key = world.put("key", "b")
+    ((node, *_),) = world.tick()
+    with world.index.read() as tables:
+        entry = tables.entry(key)
+    assert entry is not None
+    store = Fetch("", decode_store(key), []).result(Status.MISSING, "b has other bytes")
+    world.repair.observe(node, [store])
+    assert world.tick(5) == []
+    assert world.state()["reasons"] == {"node a: b has other bytes": 1}
+    assert world.tick(70) == [("a", key, 10, ["b"])]
+    # And one that never comes is given up; what was told before is over by then
+    world.tick(70)
+    assert world.state()["reasons"] == {"node a has not made a copy in time": 1}
+
+
+def decode_store(key: bytes) -> repair.Store:
+    return repair.Store(0, key, 10, OLD, 0, "", b"d" * 32, 3, None, "")
+
+
+def test_without_room_or_a_holder_it_is_said_why(world: World) -> None:
+    world.put("key", "b")
+    world.network.full = set("acd")
+    world.tick()
+    assert world.state()["reasons"] == {"no other node has room for a copy": 1}
+    world.network.full = set()
+    world.put("other", "a")
+    world.clock += 150
+    world.tick(1, beat="bcd")
+    assert world.state()["reasons"] == {"no node with the value is heard": 1}
+
+
+def test_a_drained_node_counts_for_nothing_and_says_how_much_is_left(tmp_path: Path, world: World) -> None:
+    world.replicas = Replicas()
+    world.start()
+    key = world.put("key", "a")
+    world.put("other", "b")
+    assert world.tick() == []
+    # When the only node with a value is drained
+    world.repair.drain("a", begin=True)
+    assert world.state()["draining"] == {"a": -1}
+    world.network.full = {"a"}  # it is no candidate
+    assert world.tick(3) == [("b", key, 10, ["a"])]
+    assert world.state()["draining"] == {"a": 1}
+    # Then a restart goes on with it
+    world.start()
+    assert world.tick(3) == [("b", key, 10, ["a"])]
+    world.put("key", "ab")
+    world.tick(3)
+    world.tick(3)
+    assert world.state()["draining"] == {"a": 0}
+    # And when it is over, nothing is looked at any more
+    world.repair.drain("a", begin=False)
+    assert (world.state()["draining"], world.repair.idle) == ({}, True)
+
+
+def test_a_value_that_is_being_put_on_a_drained_node_is_left_over(world: World) -> None:
+    world.replicas = Replicas()
+    world.start()
+    world.repair.drain("a", begin=True)
+    world.put("key", "a", created=now_ms())
+    assert world.tick(3) == []
+    assert world.state()["draining"] == {"a": 1}
