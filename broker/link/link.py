@@ -16,6 +16,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import pika
@@ -37,7 +38,7 @@ from broker.link.parameters import parameters
 from broker.link.publisher import Publication, Publisher
 from broker.link.puller import Puller
 from broker.link.roles import Sender
-from broker.link.transport import quicken
+from broker.link.transport import cut, quicken
 from broker.link.window import Window
 from broker.topology import DEAD, MASTER_USER, Declaration
 
@@ -45,6 +46,7 @@ log = logs.get(__name__)
 
 _STEADY_SECS = 30.0  # a connection that lasted longer was a good one
 _LOOK_SECS = 0.01
+CLOSE_SECS = 5.0  # RabbitMQ may take so long to agree to the end of a connection
 _TAKEN = "in exclusive use"  # RabbitMQ's words
 
 
@@ -469,6 +471,8 @@ class Link:
     def _close(self) -> None:
         if self._io.is_open:
             self._io.close()
+            # pika waits for each channel, and one that waits for a queue without a leader never agrees.
+            self._io.ioloop.call_later(CLOSE_SECS, partial(cut, self._io))
         elif self._io.is_closed:
             self._end_io()
 

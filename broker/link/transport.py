@@ -34,6 +34,13 @@ def quicken(connection: Any) -> None:
     transport._MAX_CONSUME_BYTES = 1  # the loop calls again while there is more
 
 
+def cut(connection: Any) -> None:
+    """Break a connection that is not closed yet."""
+    transport = connection._transport
+    if transport is not None and not connection.is_closed:
+        transport.abort()
+
+
 def join(frames: deque[bytes], most: int = JOINED_BYTES) -> None:
     """Join neighbours, as long as they have no more than `most` bytes together."""
     joined: list[bytes] = []

@@ -118,6 +118,11 @@ def test_what_is_sent_comes_back_and_only_what_is_new_is_sent(tmp_path: Path, pl
     )
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["s3", *(pytest.param(kind, marks=LONG) for kind in ("sftp", "rclone", "restic"))],
+    indirect=True,
+)
 def test_another_node_of_the_same_name_is_refused(tmp_path: Path, place: Place) -> None:
     one, two = (make_snapshot(tmp_path / name, FIRST, {"node-id": name.encode()}) for name in ("one", "two"))
     assert send(one, place.to, env=place.env).status == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ import uvloop
 
 from broker.link import Delivery, Link
 from broker.link.guarded_loop import GuardedLoop
+from broker.link.link import CLOSE_SECS
 from broker.topology import Declaration, Queue
 from ops.cluster import Rabbit
 from tests.support import unique, wait_for
@@ -101,6 +103,21 @@ def test_it_comes_back_when_the_connection_is_lost(site: Site) -> None:
     wait_for(lambda: site.ups == 2, 30, "another connection")
     wait_for(lambda: site.received == [b"later"], what="the message")
     wait_for(lambda: told == [True], what="its confirm")
+
+
+def test_it_comes_back_when_rabbitmq_does_not_agree_to_the_end_of_a_connection(site: Site, rabbit: Rabbit) -> None:
+    # Given a RabbitMQ that answers nothing, as a channel does that waits for a queue without a leader
+    rabbit.process.signal(signal.SIGSTOP)
+    try:
+        # When something is wrong with the connection
+        site.loop.call_soon_threadsafe(site.link._fail, "a queue was deleted")
+        # Then it is given up
+        wait_for(lambda: site.downs == 1, CLOSE_SECS + 20, what="the link to give up")
+    finally:
+        rabbit.process.signal(signal.SIGCONT)
+    wait_for(lambda: site.ups == 2, 60, "another connection")
+    site.send(b"later")
+    wait_for(lambda: site.received == [b"later"], what="the message")
 
 
 def test_an_error_in_a_listener_costs_the_connection_and_no_more(site: Site) -> None:
