@@ -20,6 +20,7 @@ from contextlib import suppress
 import pytest
 
 from ops.cluster import Cluster
+from ops.cluster.network import answers
 from tests.faults.history import NEVER, History, Kind, Operation, now
 from tests.faults.tools import COMPANION, WORKER, family, kill_part
 from tests.support import Answer, Clusters, delete, get, http_request, put, wait_for
@@ -245,7 +246,9 @@ def check_copies(cluster: Cluster, values: dict[str, bytes], told: str) -> None:
         row["key"]: row["nodes"] for row in http_request("GET", f"{cluster.master_url}/keys?limit=1000").data["keys"]
     }
     urls = {node.id: node.url for node in cluster.nodes}
+    for node in cluster.nodes:  # a data server that was killed may not listen yet
+        wait_for(lambda host=node.host, port=node.port: answers(host, port), what="every data server")  # type: ignore[misc]
     for key, value in values.items():
         assert len(rows[key]) >= 2, (key, told)
-        for node in rows[key]:
-            assert http_request("GET", f"{urls[node]}/get_key/{key}").body == value, (key, node, told)
+        for name in rows[key]:
+            assert http_request("GET", f"{urls[name]}/get_key/{key}").body == value, (key, name, told)

@@ -126,6 +126,11 @@ def test_a_damaged_copy_is_passed_over(cluster: Cluster, size: int, at: int) -> 
         assert (read.status, read.body == value) == (200, True)
 
 
+def _refuses(cluster: Cluster) -> bool:
+    """Whether a value that is to be on three nodes is refused at once."""
+    return "it takes 3 nodes, and 2 can take it" in put(cluster, "three/" + unique(), b"probe").msg
+
+
 class TestWithANodeAway:
     """Each test has a cluster of its own."""
 
@@ -170,6 +175,8 @@ class TestWithANodeAway:
     def test_with_too_few_nodes_a_put_is_503_and_stores_nothing(self, cluster: Cluster) -> None:
         cluster.kill_node(0)
         wait_for(_out_of_synch(cluster, "node-1"), what="it is noticed")
+        # Web workers count it as away a little later, each by itself.
+        wait_for(lambda: all(_refuses(cluster) for _ in range(5)), what="every web worker to notice")
         key = "three/" + unique()
         for size in (SMALL, LARGE):
             refused = put(cluster, key, body(key, size))
