@@ -24,7 +24,7 @@ from broker.link import Link
 from broker.messages.codec import encode
 from broker.messages.store import Commands, Fetch, Result, Status, Store
 from master.cluster.nodes import Nodes
-from master.cluster.replicas import Replicas, source_address
+from master.cluster.replicas import FETCHED_BYTES, Replicas, source_addresses
 from master.index.index import Entry, Index, RepairState, Tables
 
 log = logs.get(__name__)
@@ -37,7 +37,6 @@ MOST_ORDERS = 2_000  # under way to one node
 MOST_BYTES = 256 << 20  # the same; a larger value goes alone
 PATIENCE_SECS = 60.0  # for an order, and more for a large value
 PATIENT_BYTES = 1 << 20  # in a second, at least
-FETCHED_BYTES = 20 << 20  # the same while a client waits
 AGAIN_SECS = 60.0  # after a node could not make a copy, until the value is tried again
 STATE_SECS = 2.0  # between two notes of the state
 REASON_SECS = 120.0  # for which it is told why copies could not be made
@@ -298,8 +297,8 @@ class Repair:
     ) -> None:
         about = entry.expires, entry.content_type, entry.digest, entry.size
         store = Store(0, key, entry.version, entry.created, *about, entry.value, "")
-        urls = [(node, self._nodes.url(node)) for node in sources]
-        addresses = [source_address(url, self._secret, key, node) for node, url in urls if url]
+        # A small value goes along with the command, so nobody needs to sign an address for it.
+        addresses = [] if entry.value is not None else source_addresses(self._nodes.url, self._secret, key, sources)
         patience = PATIENCE_SECS + entry.size / PATIENT_BYTES
         for node in targets:
             if entry.value is None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Self
 
 from broker import keys
 from broker.http import request_fields, signing
 from broker.settings import General
 
+FETCHED_BYTES = 20 << 20  # at least, in a second, from node to node while a client waits
 _GOOD_SECS = 3_600  # a large value may wait for its turn
 
 
@@ -47,7 +48,16 @@ class Replicas:
         return min(wanted, self._least or wanted)
 
 
-def source_address(url: str, secret: bytes, key: bytes, node: str) -> str:
+def source_addresses(url_of: Callable[[str], str | None], secret: bytes, key: bytes, nodes: Iterable[str]) -> list[str]:
+    """The addresses at which another node fetches the value of an encoded key from `nodes`.
+
+    `url_of` says where the server of a node is; None for one that was never heard of, which is left out.
+    """
+    found = ((node, url_of(node)) for node in nodes)
+    return [_source_address(url, secret, key, node) for node, url in found if url]
+
+
+def _source_address(url: str, secret: bytes, key: bytes, node: str) -> str:
     """The address at which another node fetches the value of an encoded key from `node`, whose server is at `url`."""
     name = keys.decode(key)
     query = signing.sign(secret, "GET", name, {signing.NODE: node}, int(time.time()) + _GOOD_SECS)

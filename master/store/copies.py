@@ -16,7 +16,7 @@ from broker import logs
 from broker.errors import LinkDown
 from broker.messages.store import Delete, Fetch, Status, Store
 from master.cluster.nodes import Nodes
-from master.cluster.replicas import Replicas, source_address
+from master.cluster.replicas import FETCHED_BYTES, Replicas, source_addresses
 from master.store.dispatcher import Dispatcher, Failure, Ticket
 
 log = logs.get(__name__)
@@ -25,7 +25,6 @@ Command = TypeVar("Command", Store, Delete)
 
 # A node that does not answer gets this share of the time a client waits; then another one is tried.
 ATTEMPT_SHARE = 0.4
-FETCHED_BYTES = 20 << 20  # at least, in a second, from node to node
 _SAME_SECS = 0.003  # values that come so close together go to the same nodes, for larger batches
 
 
@@ -144,8 +143,7 @@ class CopyWriter:
         """Send the command to a node, or have it fetch the value from `sources`. Raises `LinkDown`."""
         if not sources:
             return self._dispatcher.send(partial(_numbered, store), node)
-        urls = [(source, self._nodes.url(source)) for source in sources]
-        addresses = [source_address(url, self._secret, store.key, source) for source, url in urls if url]
+        addresses = source_addresses(self._nodes.url, self._secret, store.key, sources)
         bare = store._replace(value=None, staged="")
         return self._dispatcher.fetch(lambda ticket, origin: Fetch(origin, _numbered(bare, ticket), addresses), node)
 

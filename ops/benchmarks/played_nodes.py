@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 import time
 from pathlib import Path
 from uuid import uuid4
@@ -107,7 +106,7 @@ def main() -> None:
         began = time.monotonic()
         for node in nodes:
             node.beat()
-        threading.Event().wait(max(0.0, HEARTBEAT_SECS - (time.monotonic() - began)))
+        time.sleep(max(0.0, HEARTBEAT_SECS - (time.monotonic() - began)))
 
 
 if __name__ == "__main__":

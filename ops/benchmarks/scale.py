@@ -92,7 +92,7 @@ def _keys(bench: Bench) -> None:
             "a page of 1,000 keys",
             few,
             many,
-            lambda cluster, number: f"/keys?limit=1000&prefix={PREFIX}&after={PREFIX}{number % 10}",
+            lambda number: f"/keys?limit=1000&prefix={PREFIX}&after={PREFIX}{number % 10}",
         )
         many.stop_master()
         began = time.monotonic()
@@ -148,9 +148,9 @@ def _compare_jobs(bench: Bench, few: Cluster, many: Cluster, what: str) -> None:
         f"launch, {IN_FLIGHT} in flight, {what}",
         [lambda cluster=cluster: _launch(bench, cluster) for cluster in (few, many)],
     )
-    _timed(bench, f"the newest 100 jobs, {what}", few, many, lambda cluster, number: "/admin/all_jobs?limit=100")
-    _timed(bench, f"a page of the history, {what}", few, many, lambda cluster, number: "/admin/job_history?limit=50")
-    _timed(bench, f"one job, {what}", few, many, lambda cluster, number: f"/admin/jobs/{1 + number % FEW}")
+    _timed(bench, f"the newest 100 jobs, {what}", few, many, lambda number: "/admin/all_jobs?limit=100")
+    _timed(bench, f"a page of the history, {what}", few, many, lambda number: "/admin/job_history?limit=50")
+    _timed(bench, f"one job, {what}", few, many, lambda number: f"/admin/jobs/{1 + number % FEW}")
 
 
 def _launch(bench: Bench, cluster: Cluster) -> _Cost:
@@ -321,13 +321,13 @@ def _row(bench: Bench, name: str, few: Sequence[_Cost], many: Sequence[_Cost]) -
     )
 
 
-def _timed(bench: Bench, name: str, few: Cluster, many: Cluster, path: Callable[[Cluster, int], str]) -> None:
+def _timed(bench: Bench, name: str, few: Cluster, many: Cluster, path: Callable[[int], str]) -> None:
     """Time a GET at both, in turns."""
     times: dict[str, list[float]] = {"few": [], "many": []}
     for number in range(ASKS):
         for side, cluster in (("few", few), ("many", many)):
             began = time.perf_counter()
-            _ask(cluster, "GET", path(cluster, number))
+            _ask(cluster, "GET", path(number))
             times[side].append((time.perf_counter() - began) * 1e3)
     middle = {side: median(took) for side, took in times.items()}
     bench.add(
@@ -337,7 +337,7 @@ def _timed(bench: Bench, name: str, few: Cluster, many: Cluster, path: Callable[
             p50=f"{middle['many']:.2f}",
             p99=f"{sorted(times['many'])[-1]:.2f}",
             note=f"with few {middle['few']:.2f} ms; instead of p99 the longest of {ASKS}",
-            commands=[f"GET {path(many, 0)}"],
+            commands=[f"GET {path(0)}"],
         )
     )
 
