@@ -105,7 +105,10 @@ class Drain(NamedTuple):
 
 
 class MakeBackups(NamedTuple):
-    """Back up one member, or all of them one after the other. The reply is the names of those members."""
+    """Back up one member, or all of them one after the other.
+
+    The reply is the names of those members, and when it began, in seconds since the epoch.
+    """
 
     member: str | None  # a node, or the master; None: all
     target: str  # "": the one in the settings

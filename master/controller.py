@@ -243,7 +243,8 @@ class Controller:
                     self._repair.drain(node, begin=begin)
                     self._index.make_durable()
                 case MakeBackups(member, target):
-                    reply = self._backups.start(member, target, now_ms())
+                    now = now_ms()
+                    reply = [self._backups.start(member, target, now), now / 1000]
                 case _:
                     return False
         except Refused as error:

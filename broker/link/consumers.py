@@ -99,11 +99,12 @@ class Consumers:
     def _send_timed(self, connection: int) -> None:
         if connection == self._connection:
             self._timed = False
-            if self._channel.is_open:  # else everything comes again
-                self._send_acks()
+            self._send_acks()
 
     def _send_acks(self) -> None:
         """One acknowledgement for all that came before the first message that is still being handled, then the rest."""
+        if not self._channel.is_open:
+            return  # everything comes again
         opened, done = self._open, self._done
         last = 0
         while opened and opened[0] in done:
@@ -132,6 +133,8 @@ class Consumers:
                 yield consumer.name, now - consumer.heard
 
     def _subscribe(self, rest: Iterator[_Consumer], then: Callable[[], None]) -> None:
+        if not self._channel.is_open:
+            return
         consumer = next(rest, None)
         if consumer is None:
             then()

@@ -12,7 +12,9 @@ from broker.topology import Binding, Declaration, Exchange, Present, Queue
 
 
 def declare(channel: Channel, rest: Iterator[Declaration], then: Callable[[], None]) -> None:
-    """Declare all of `rest`, then call `then`. What exists with other arguments closes the channel."""
+    """Declare all of `rest`, then call `then`. What exists with other arguments closes the channel, and ends this."""
+    if not channel.is_open:
+        return
     item = next(rest, None)
 
     def on(_frame: object) -> None:

@@ -32,6 +32,8 @@ def count(connection: SelectConnection, queues: Sequence[str], done: Callable[[D
         channel.queue_declare(rest[0], passive=True, callback=lambda frame: counted(channel, frame))
 
     def counted(channel: Channel, frame: Method[Queue.DeclareOk]) -> None:
+        if not channel.is_open:
+            return
         depths[rest.pop(0)] = frame.method.message_count
         if rest:
             channel.queue_declare(rest[0], passive=True, callback=lambda later: counted(channel, later))

@@ -33,9 +33,13 @@ def expire(
     dropped = looked = copied = 0  # `copied`: the tag of the message whose copy is on its way
 
     def opened(channel: Channel) -> None:
-        channel.add_callback(lambda _frame: channel.close(), [Basic.GetEmpty], one_shot=False)
+        def end(*_: object) -> None:
+            if channel.is_open:
+                channel.close()
+
+        channel.add_callback(end, [Basic.GetEmpty], one_shot=False)
         channel.add_on_close_callback(lambda _channel, _reason: done(dropped))
-        channel.add_on_return_callback(lambda *_: channel.close())
+        channel.add_on_return_callback(end)
         channel.confirm_delivery(
             lambda frame: confirmed(channel, frame),
             callback=lambda _frame: look(channel),
@@ -43,6 +47,8 @@ def expire(
 
     def look(channel: Channel) -> None:
         nonlocal looked
+        if not channel.is_open:
+            return
         looked += 1
         if looked > most:
             channel.close()
@@ -51,6 +57,8 @@ def expire(
 
     def got(channel: Channel, method: Basic.GetOk, properties: BasicProperties, body: bytes) -> None:
         nonlocal dropped, copied
+        if not channel.is_open:
+            return
         at = time_of(properties)
         if at is None:
             properties.headers = {**(properties.headers or {}), AT: int(time.time())}

@@ -88,7 +88,7 @@ class Link:
         self._number = 0  # of the connection
         self._taken: float | None = None  # since when another process has an exclusive queue, by the monotonic clock
         self._blocked = False
-        self._failed = False  # something is wrong with the connection, and it is being closed
+        self._failed = False  # the connection is being closed
         self._awake = False  # a drain is on its way to the I/O thread
         self._guard = threading.Lock()  # of `_connection` against use from outside while it goes away
         self._stopping = threading.Event()
@@ -221,7 +221,7 @@ class Link:
     def count(self, queues: Sequence[str], done: Callable[[Depths], None]) -> None:
         """Call `done` on the I/O thread with the number of ready messages of each queue; never while it is down."""
         if self.ready:
-            self._call(lambda: count(self._io, queues, done))
+            self._call_open(lambda connection: count(connection, queues, done))
 
     def declare(self, items: Sequence[Declaration], done: Callable[[str], None]) -> None:
         """Declare more than the topology: `done` gets "" or what went wrong, on the I/O thread.
@@ -229,13 +229,13 @@ class Link:
         Any thread may call this. While the link is down it does nothing.
         """
         if self.up:
-            self._call(lambda: declare_aside(self._io, items, done))
+            self._call_open(lambda connection: declare_aside(connection, items, done))
 
     def expire_dead(self, before: float, most: int) -> None:
         """Drop messages that were buried before a time (seconds since the epoch), `most` of them; never while down."""
         if self.ready:
             user = self._sender.user
-            self._call(lambda: expire(self._io, DEAD, before, most, user=user, done=self._expired))
+            self._call_open(lambda connection: expire(connection, DEAD, before, most, user=user, done=self._expired))
 
     def window(self, queue: str) -> Window:
         """A look into a queue, for a thread that is not the link's. Raises `LinkDown`."""
@@ -259,6 +259,10 @@ class Link:
         with self._guard:
             if self._connection is not None:
                 self._connection.ioloop.add_callback_threadsafe(function)
+
+    def _call_open(self, function: Callable[[pika.SelectConnection], None]) -> None:
+        """Call a function with the connection on the I/O thread, if it is open then."""
+        self._call(lambda: function(self._io) if self._io.is_open else None)
 
     def wake(self) -> None:
         """Call `on_wake` on the I/O thread and send what waits; several calls may be done as one."""
@@ -351,8 +355,10 @@ class Link:
     def _channel(self, then: Callable[[Channel], None], pulls: bool = False) -> None:
         """Open a channel; what goes wrong on it later goes wrong with the connection.
 
-        With `pulls` the puller is asked before whether it can go on.
+        With `pulls` the puller is asked before whether it can go on. Without an open connection nothing happens.
         """
+        if not self._io.is_open:
+            return
 
         def closed(channel: Channel, reason: Exception) -> None:
             if not (pulls and self._puller and self._io.is_open and self._puller.passes_over(channel, str(reason))):
@@ -465,11 +471,13 @@ class Link:
         if _TAKEN in reason and self._taken is None:
             self._taken = time.monotonic()
         self.problem = reason
-        self._failed = True
         self._close()
 
     def _close(self) -> None:
         if self._io.is_open:
+            self._failed = True
+            if self._puller is not None:
+                self._puller.lost()  # it would go on using its channel
             self._io.close()
             # pika waits for each channel, and one that waits for a queue without a leader never agrees.
             self._io.ioloop.call_later(CLOSE_SECS, partial(cut, self._io))

@@ -126,6 +126,8 @@ class Publisher:
 
     def drain(self) -> None:
         """Send what waits, as far as the window allows."""
+        if not self._channel.is_open:
+            return
         while self._waiting and len(self._unconfirmed) < WINDOW:
             publication = self._waiting.popleft()
             exchange, routing_key, body, properties, durable, done, _ = publication

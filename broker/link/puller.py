@@ -226,7 +226,8 @@ class Puller:
 
     def _got(self, channel: Channel, method: Basic.GetOk, properties: BasicProperties, body: bytes) -> None:
         if channel is not self._channel:
-            channel.basic_nack(method.delivery_tag, requeue=True)  # a queue that was silent has answered at last
+            if channel.is_open:  # a queue that was silent has answered at last
+                channel.basic_nack(method.delivery_tag, requeue=True)
             return
         queue, self._asking = self._asking, ""
         self._empty.pop(queue, None)
@@ -298,8 +299,9 @@ class Puller:
     def _consume(self, queue: str, most: int, begun: Callable[[object], None] | None = None) -> str:
         """Subscribe to a queue, for at most `most` messages at a time that are not acknowledged; returns the tag."""
 
-        def deliver(_channel: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
-            self._arrived(queue, method, properties, body)
+        def deliver(channel: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
+            if channel is self._channel:  # else it comes again
+                self._arrived(queue, method, properties, body)
 
         assert self._channel is not None
         self._channel.basic_qos(prefetch_count=most)  # for each subscription that follows

@@ -170,7 +170,10 @@ class Window:
     # On the I/O thread.
 
     def _open_channel(self, connection: SelectConnection) -> None:
-        connection.channel(on_open_callback=self._opened)
+        if connection.is_open:
+            connection.channel(on_open_callback=self._opened)
+        else:
+            self._lost("the connection is being closed")
 
     def _opened(self, channel: Channel) -> None:
         self._channel = channel
@@ -181,10 +184,11 @@ class Window:
             self.ready = frame.method.message_count
             self._done.set()
 
-        channel.confirm_delivery(
-            self._confirmed,
-            callback=lambda _frame: channel.queue_declare(self._queue, passive=True, callback=counted),
-        )
+        def count(_frame: object) -> None:
+            if channel.is_open:
+                channel.queue_declare(self._queue, passive=True, callback=counted)
+
+        channel.confirm_delivery(self._confirmed, callback=count)
 
     def _subscribe(self, connection: SelectConnection, most: int) -> None:
         """Take the next messages, up to `most`."""
@@ -271,7 +275,10 @@ class Window:
             self._channel.close()
 
     def _gone(self, _channel: Channel, reason: Exception) -> None:
-        self._reason = "closed" if isinstance(reason, ChannelClosedByClient) else str(reason)
+        self._lost("closed" if isinstance(reason, ChannelClosedByClient) else str(reason))
+
+    def _lost(self, reason: str) -> None:
+        self._reason = reason
         self._closed.set()
 
 

@@ -33,35 +33,35 @@ def backup(master: Master, wanted: str, target: str, *, as_json: bool) -> tuple[
     A backup that is on its way is followed first, so this may be broken off and begun again. Raises `ManageError`.
     """
     name = wanted if wanted in ("", MASTER) else nodes.selected(master, wanted)[0]["node"]
-    before = _members(master)
+    before = _members(master.ask_patiently("GET", "/admin/backup"))
     names = [name] if name else list(before)
     body = {"node": name or None, "target": target or None}
     said = as_json
     while True:
         try:
-            names = master.ask("POST", "/admin/backup", body)["members"]
+            made = master.ask("POST", "/admin/backup", body)
             break
         except Conflicting as error:
             if not said:
                 print(f"{str(error).partition(';')[0]}; waiting for its end")
                 said = True
-            under_way = _under_way(master)
+            overview = master.ask_patiently("GET", "/admin/backup")
+            under_way = _under_way(overview)
             if not under_way:  # it reads a backup back, as it does once a week
                 time.sleep(_POLL_SECS)
-            seen = _follow(master, list(under_way), before, as_json)
+            seen = _follow(master, list(under_way), _members(overview), as_json)
             if set(names) <= set(under_way) and set(under_way.values()) == {target or None}:
                 return _told({name: seen[name] for name in names}, as_json)
-            before = _members(master)
-    return _told(_follow(master, names, before, as_json), as_json)
+            before = _members(master.ask_patiently("GET", "/admin/backup"))
+    return _told(_follow(master, made["members"], before, as_json, made["since"]), as_json)
 
 
-def _members(master: Master) -> dict[str, Row]:
-    return {row["member"]: row for row in master.ask_patiently("GET", "/admin/backup")["members"]}
+def _members(overview: Row) -> dict[str, Row]:
+    return {row["member"]: row for row in overview["members"]}
 
 
-def _under_way(master: Master) -> dict[str, str | None]:
+def _under_way(overview: Row) -> dict[str, str | None]:
     """The members whose backup runs or waits, each with its target (None: that of the settings)."""
-    overview = master.ask_patiently("GET", "/admin/backup")
     found: dict[str, str | None] = {
         row["member"]: row.get("target") for row in overview["waiting"] if row["work"] == "send"
     }
@@ -71,8 +71,13 @@ def _under_way(master: Master) -> dict[str, str | None]:
     return found
 
 
-def _follow(master: Master, names: Sequence[str], before: dict[str, Row], quiet: bool) -> dict[str, Row]:
-    """Show how far these members are, until each is done; their rows then, with `good`."""
+def _follow(
+    master: Master, names: Sequence[str], before: dict[str, Row], quiet: bool, since: float = 0
+) -> dict[str, Row]:
+    """Show how far these members are, until each is done; their rows then, with `good`.
+
+    What failed is told from their rows `before`. A failure before `since` was that of another backup.
+    """
     left = list(names)
     done: dict[str, Row] = {}
     bar = Bar("bytes", quiet=quiet)
@@ -84,8 +89,8 @@ def _follow(master: Master, names: Sequence[str], before: dict[str, Row], quiet:
             for name in [name for name in left if name not in waiting]:
                 left.remove(name)
                 row = rows.get(name, {"member": name, "error": "this node was forgotten", "failed": -1})
-                failed = row["failed"] != before.get(name, {"failed": None})["failed"]
-                done[name] = row | {"good": not (failed and row["failed"])}
+                failed = row["failed"] not in (None, before.get(name, {"failed": None})["failed"])
+                done[name] = row | {"good": not (failed and not 0 <= row["failed"] < since)}
                 bar.end()
                 if not quiet:
                     print(_line(done[name], before.get(name)))

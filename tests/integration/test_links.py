@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from tests.faults.tools import settle
-from tests.integration.tokens_tools import TODAY, Keys
+from tests.integration.tokens_tools import Keys, today
 from tests.integration.wire import Answer, Client, follow_to, good, payload, refused, target_of
 from tests.support import Clusters, unique, wait_for
 
@@ -100,10 +100,11 @@ def test_a_link_for_put_permits_what_it_says(keys: Keys) -> None:
 def test_a_link_is_no_wider_and_no_longer_than_its_token(keys: Keys) -> None:
     key = unique()
     keys.put(key, VALUE)
-    reader = keys.make("reader", [f"read:{key}"], TODAY)
+    last = today() + datetime.timedelta(1)  # also when midnight passes meanwhile
+    reader = keys.make("reader", [f"read:{key}"], last)
     keys.settle()
     made = good(asked(keys, reader, key=key, **{"for": "30d"}))
-    end = datetime.datetime.combine(TODAY + datetime.timedelta(1), datetime.time(), datetime.UTC).timestamp()
+    end = datetime.datetime.combine(last + datetime.timedelta(1), datetime.time(), datetime.UTC).timestamp()
     assert made["until"] < end
     assert use(made["url"]).body == VALUE
     assert "lacks the right write:" in refused(asked(keys, reader, key=key, method="PUT"), 403)
@@ -124,7 +125,7 @@ def test_a_link_is_dead_when_its_token_is(keys: Keys, how: str) -> None:
     if how == "without the right":
         keys.lines[name] = line.replace("read:", "write:")
     elif how == "expired":
-        keys.lines[name] = f"{line} until={TODAY - datetime.timedelta(1)}"
+        keys.lines[name] = f"{line} until={today() - datetime.timedelta(1)}"
     keys.settle()
     assert "no such right" in refused(use(url), 403)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -285,3 +287,34 @@ def jobs_like(dead: str) -> list[Queue]:
     """The first two queues of jobs, with another place for what nobody could take."""
     queues = [one for one in topology.master() if isinstance(one, Queue) and "x-delivery-limit" in one.arguments]
     return [one._replace(arguments=dict(one.arguments) | {"x-dead-letter-routing-key": dead}) for one in queues[:2]]
+
+
+@pytest.mark.parametrize("subscribed", [True, False])
+def test_nothing_is_done_with_a_connection_that_is_being_closed(
+    taker: Taker, rabbit: Rabbit, caplog: pytest.LogCaptureFixture, subscribed: bool
+) -> None:
+    # Given a RabbitMQ that answers no more, to a node that waits for jobs or asks for one
+    if subscribed:
+        taker.want(1)
+        wait_for(taker.idle, what="it to wait")
+    rabbit.process.signal(signal.SIGSTOP)
+    try:
+        taker.want(1)
+        wait_for(lambda: not taker._todo, what="it to ask")
+        # When something is wrong with the connection, and others go on as before
+        closed: list[float] = []
+        taker.link.on_down.append(lambda: closed.append(time.monotonic()))
+        taker.link._call(lambda: taker.link._fail("a queue was deleted"))
+        while not closed:
+            taker.want(2)
+            taker.link.count(taker.queues, lambda _: None)
+            taker.link.declare(taker._topology(), lambda _: None)
+            time.sleep(0.02)
+    finally:
+        rabbit.process.signal(signal.SIGCONT)
+    # Then the link gives up once, without an error of its own
+    wait_for(lambda: taker.link.up, 60, "another connection")
+    assert len(closed) == 1
+    assert [record.message for record in caplog.records if record.exc_info] == []
+    taker.put(0, b"1")
+    wait_for(lambda: taker.bodies() == [b"1"], what="a message")

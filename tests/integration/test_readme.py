@@ -49,6 +49,8 @@ ELSEWHERE = {
     '{"data": [{"code": 202': "what the command before it shows; tests/integration/test_jobs_launch_many.py",
     "export RESTIC_REPOSITORY": "it forgets and prunes; tests/integration/test_restic.py does all of that",
     "cd /mnt/backup/pulzar": "it needs a backup; tests/unit/test_backup_directory.py runs it",
+    "[general]\nreplicas": "settings; tests/integration/test_replicas.py has such ones",
+    "./ops/manage.py drain": "it needs a third node; tests/faults/test_repair.py drains one",
     "[server]\ncert": "settings; tests/integration/test_tls.py has such ones",
     "ops/manage.py certificates": "tests/integration/test_tls.py makes such certificates",
     "curl --cacert": "it needs a certificate; tests/integration/test_tls.py runs curl so",

@@ -21,7 +21,7 @@ from jobs.errors import StoreError
 from master.security.rights import KINDS, ON_KEYS, ON_NAMES, Right
 from master.security.routes import TABLE
 from ops import http_client
-from tests.integration.tokens_tools import TODAY, Keys
+from tests.integration.tokens_tools import Keys, today
 from tests.integration.wire import Answer, Client, good, payload, refused, target_of
 from tests.support import Clusters, unique, wait_for
 
@@ -119,7 +119,7 @@ def test_every_route_is_for_who_has_its_right_and_for_nobody_else(keys: Keys, me
     some = needed or ["metrics"]  # there is no token without a right
     right = keys.make("right", some)
     lacking = keys.make("lacking", others)
-    expired = keys.make("expired", some, TODAY - datetime.timedelta(1))
+    expired = keys.make("expired", some, today() - datetime.timedelta(1))
     revoked = keys.make("revoked", some)
     keys.settle()
     assert case.ask(revoked).status not in (401, 403) if method in ("GET", "HEAD") else True
@@ -172,7 +172,7 @@ def test_the_matrix_has_every_right_of_a_route() -> None:
 
 
 def test_nobody_gives_a_right_or_a_time_that_he_has_not(keys: Keys) -> None:
-    tomorrow = TODAY + datetime.timedelta(1)
+    tomorrow = today() + datetime.timedelta(1)
     admin = keys.make("admin", ["admin", "read:a/"], tomorrow)
     reader = keys.make("reader", ["read:", "metrics"])
     keys.settle()

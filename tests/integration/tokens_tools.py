@@ -15,8 +15,12 @@ from ops.cluster import Cluster
 from tests.integration.wire import Answer, Client, good
 from tests.support import Clusters, wait_for
 
-TODAY = datetime.datetime.now(datetime.UTC).date()
 ALL = ("read:", "write:", "delete:", "launch:*", "extension:*", "admin")
+
+
+def today() -> datetime.date:
+    """The day in UTC: tokens end with it."""
+    return datetime.datetime.now(datetime.UTC).date()
 
 
 class Keys:

@@ -33,7 +33,6 @@ from master.web.ui.keys.values import Values
 from tests.support import ROOT
 
 SECRET = b"s" * 32
-TODAY = datetime.datetime.now(datetime.UTC).date()
 DOCUMENT = json.loads((ROOT / "master/web/flask_routes/openapi.json").read_text())
 
 
@@ -136,11 +135,12 @@ def test_a_missing_right_is_403_and_named(house: House) -> None:
 
 
 def test_an_expired_token_is_401_and_says_when(house: House) -> None:
-    sent = house.token("ci", "read:", until=TODAY)
+    today = datetime.datetime.now(datetime.UTC).date()
+    sent = house.token("ci", "read:", until=today)
     house.admit("GET", "/get_key/a", sent)
-    old = house.token("old", "read:", until=TODAY - datetime.timedelta(1))
+    old = house.token("old", "read:", until=today - datetime.timedelta(1))
     error = house.refuses("GET", "/get_key/a", old)
-    assert (error.status, f"until {TODAY - datetime.timedelta(1)}" in str(error)) == (401, True)
+    assert (error.status, f"until {today - datetime.timedelta(1)}" in str(error)) == (401, True)
 
 
 def test_a_token_that_has_been_used_can_be_revoked(house: House) -> None:

@@ -22,7 +22,9 @@ class Desk:
     def connect(self, number: int) -> None:
         self.sent: list[bytes] = []
         self.timers.clear()  # they end with their connection
-        channel: Any = SimpleNamespace(basic_publish=lambda _exchange, _key, body, *_: self.sent.append(body))
+        channel: Any = SimpleNamespace(
+            is_open=True, basic_publish=lambda _exchange, _key, body, *_: self.sent.append(body)
+        )
         self.publisher.attach(channel, channel, number, lambda _secs, call: self.timers.append(call))
         self.publisher.drain()
 

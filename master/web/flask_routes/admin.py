@@ -132,8 +132,8 @@ def back_up() -> Response:
     except address.BadTarget as error:
         raise BadRequest(f"no backup can go there: {error}") from error
     call = MakeBackups(body.get("node"), body.get("target") or "")
-    members = parts.controller.call(call).result(CALL_SECS)
-    return ok({"members": members}, "backup started; GET /admin/backup tells how far it is", 202)
+    members, since = parts.controller.call(call).result(CALL_SECS)
+    return ok({"members": members, "since": since}, "backup started; GET /admin/backup tells how far it is", 202)
 
 
 def _texts(body: dict[object, object]) -> bool:
