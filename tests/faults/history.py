@@ -39,6 +39,10 @@ class Operation(NamedTuple):
     expected: int = 0  # of a SWAP: the value that it replaces
     refused: bool = False  # a SWAP whose condition did not hold, a DELETE of what was not there
 
+    def __str__(self) -> str:
+        value = f"{self.expected} -> {self.value}" if self.kind is Kind.SWAP else str(self.value or "")
+        return f"{self.called:.3f} {self.returned:.3f} {self.kind.name} {value} {'refused' if self.refused else ''}"
+
     def apply(self, state: int) -> int | None:
         """The value after this operation on a key with the value `state`; None when it can't have had this outcome."""
         match self.kind:
@@ -78,7 +82,7 @@ class History:
     def faults(self) -> list[str]:
         """The keys whose operations can't have happened one after the other, each with what was done."""
         return [
-            f"{key}: {[(one.kind.name, one.value or one.expected, one.refused) for one in operations]}"
+            "\n  ".join([key, *map(str, sorted(operations, key=lambda one: one.called))])
             for key, operations in self.by_key.items()
             if not linearizable(operations)
         ]

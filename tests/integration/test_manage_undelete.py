@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -12,7 +13,7 @@ from urllib.parse import quote
 import pytest
 
 from ops.cluster import Cluster
-from tests.faults.tools import settle
+from tests.faults.tools import COMPANION, processes, settle
 from tests.integration.test_manage import MANAGE, Managed, manage
 from tests.integration.wire import Client, good, payload, refused
 from tests.support import Clusters, clean_environment, unique, wait_for
@@ -110,18 +111,19 @@ def test_it_may_be_broken_off_and_begun_again(cluster: Cluster, master: Client) 
     folder = unique("broken/")
     there = deleted(master, 80, folder)
     command = [*MANAGE, "--data", str(cluster.directory), "undelete", "--prefix", folder, "--since", "1h", "--yes"]
+    # The agent of a node stands still, so that it is not over when the first key is back.
+    agent = processes(cluster.nodes[1].process, COMPANION)[-1]
+    os.kill(agent, signal.SIGSTOP)
     with subprocess.Popen(command, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        # It works for moments only, so that it is not over when the first key is back.
-        begun = False
-        while not begun and process.poll() is None:
-            time.sleep(0.02)
-            process.send_signal(signal.SIGSTOP)
-            begun = bool(good(master.request("GET", f"/keys?prefix={quote(folder)}&limit=1"))["keys"])
-            process.send_signal(signal.SIGINT if begun else signal.SIGCONT)
-        process.send_signal(signal.SIGCONT)
+        try:
+            wait_for(lambda: good(master.request("GET", f"/keys?prefix={quote(folder)}&limit=1"))["keys"], 60)
+            process.send_signal(signal.SIGINT)
+        finally:
+            os.kill(agent, signal.SIGCONT)
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, (output, errors)
     assert b"Traceback" not in errors
+    settle(cluster)
     done = run(cluster, "--prefix", folder, "--since", "1h", "--yes")
     assert done.status == 0, done
     for key, value in there.items():

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from ops.cluster import Cluster
+from ops.cluster.network import answers
 from tests.integration.wire import INLINE, Client, follow_to, good, payload, refused, sent_first
 from tests.support import Clusters, unique, wait_for
 
@@ -172,7 +173,9 @@ def test_a_node_that_dies_meanwhile_is_a_503_and_nothing_is_stored(make_cluster:
 
 def test_another_node_takes_what_one_can_not_be_reached_for(make_cluster: Clusters) -> None:
     cluster = make_cluster(nodes=2)
-    cluster.nodes[0].process.kill()  # for some seconds it counts as heard from
+    node = cluster.nodes[0]
+    node.process.kill()  # for some seconds it counts as heard from
+    wait_for(lambda: not answers(node.host, node.port), what="its data server to end")
     with Client(cluster.master_url) as client:
         for number in range(8):
             key, value = unique(), payload(2 * MIB, number)
