@@ -104,7 +104,7 @@ class KeyLocks:
     def _try_lock(self, byte: int) -> bool:
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
-        except BlockingIOError:
+        except BlockingIOError:  # another process has it
             return False
         return True
 
