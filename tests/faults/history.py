@@ -16,6 +16,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 NEVER = float("inf")
+UNREAD = -1  # any value that nobody has read
 MOST_STATES = 2_000_000  # that are looked at before the check is given up
 
 
@@ -27,6 +28,9 @@ class Kind(Enum):
     DELETE = auto()
     GET = auto()
     UNDO = auto()  # of a PUT without an answer, by the master
+
+
+_WRITES = (Kind.PUT, Kind.SWAP)
 
 
 class Operation(NamedTuple):
@@ -90,8 +94,17 @@ class History:
 
 def linearizable(operations: list[Operation]) -> bool:
     """Whether there is an order of the operations, each at a moment of its own, in which all outcomes make sense."""
-    rows = sorted(operations, key=lambda one: one.called)
+    rows = _alike(sorted(operations, key=lambda one: one.called))
     must = sum(1 << number for number, one in enumerate(rows) if one.returned != NEVER)
+    # Of operations without an answer that are alike, the one that was called first is the first to take effect.
+    before: dict[int, int] = {}  # number of such an operation → that of the one before it
+    last: dict[Operation, int] = {}
+    for number, one in enumerate(rows):
+        if one.returned == NEVER:
+            kind = one._replace(called=0.0)
+            if kind in last:
+                before[number] = last[kind]
+            last[kind] = number
     seen: set[tuple[int, int]] = set()
     stack = [(0, 0)]  # which operations have taken effect, and the value then
     while stack:
@@ -107,11 +120,27 @@ def linearizable(operations: list[Operation]) -> bool:
         for number, one in enumerate(rows):
             if one.called > first:
                 break
-            if not done >> number & 1 and (after := one.apply(state)) is not None:
+            if done >> number & 1 or (number in before and not done >> before[number] & 1):
+                continue
+            if (after := one.apply(state)) is not None:
                 following.append((one.returned, number, after))
         # The stack gives back the last one: what had to be over first is tried first.
         stack += [(done | 1 << number, after) for _, number, after in sorted(following, reverse=True)]
     return False
+
+
+def _alike(rows: list[Operation]) -> list[Operation]:
+    """The operations, where all values are one that nobody has read or expected, and that were put without an answer.
+
+    It makes no difference which of these is there.
+    """
+    known = {one.value for one in rows if one.kind is Kind.GET} | {one.expected for one in rows}
+    sure = {one.value for one in rows if one.kind in _WRITES and one.returned != NEVER}
+    named = known | sure
+    return [
+        one._replace(value=UNREAD) if one.returned == NEVER and one.value and one.value not in named else one
+        for one in rows
+    ]
 
 
 def now() -> float:

@@ -229,6 +229,8 @@ def test_no_read_is_stale_and_no_value_is_lost_whatever_dies(make_cluster: Clust
             for _ in range(min(ROUND, FAULTS - len(faults.done))):
                 faults.one()
         settle(cluster)
+        for node in cluster.nodes:  # a data server that was killed may not listen yet
+            wait_for(lambda host=node.host, port=node.port: answers(host, port), what="every data server")  # type: ignore[misc]
         ends = {key: get(cluster, key) for key in keys}
         for key, answer in ends.items():
             called = now()
@@ -247,8 +249,6 @@ def check_copies(cluster: Cluster, values: dict[str, bytes], told: str) -> None:
         row["key"]: row["nodes"] for row in http_request("GET", f"{cluster.master_url}/keys?limit=1000").data["keys"]
     }
     urls = {node.id: node.url for node in cluster.nodes}
-    for node in cluster.nodes:  # a data server that was killed may not listen yet
-        wait_for(lambda host=node.host, port=node.port: answers(host, port), what="every data server")  # type: ignore[misc]
     for key, value in values.items():
         assert len(rows[key]) >= 2, (key, told)
         for name in rows[key]:
