@@ -120,12 +120,13 @@ class Writer:
         newest = entry.version if entry else 0
         if entry and not entry.live(now_ms()):
             entry = None
-        check(entry)
-        if entry and not overwrite:
-            raise Conflict(f"the key {keys.decode(key)} exists; ?overwrite=1 replaces it")
+        # First: a condition says nothing of a value that the index does not know yet.
         if entry is None and self._nodes.may_lack_keys():
             raise missing(keys.decode(key), self._nodes)
         require_newest(key, self._replicas, self._nodes)
+        check(entry)
+        if entry and not overwrite:
+            raise Conflict(f"the key {keys.decode(key)} exists; ?overwrite=1 replaces it")
         return entry, newest
 
     def check_quota(self, key: bytes, size: int | None) -> None:
@@ -302,6 +303,7 @@ class Writer:
         source = self._index.get(copy.source)
         if source is None or not source.live(now_ms()):
             raise missing(keys.decode(copy.source), self._nodes)
+        require_newest(copy.source, self._replicas, self._nodes)
         copy.check(source)
         return source
 
@@ -350,6 +352,7 @@ class Writer:
                 if not (purge and self._was_deleted(key)):
                     raise missing(keys.decode(key), self._nodes)
                 entry = None
+            require_newest(key, self._replicas, self._nodes)
             check(entry)
             version = await self._delete(key, entry, deadline, purge=purge)
             if purge:

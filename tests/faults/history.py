@@ -42,10 +42,11 @@ class Operation(NamedTuple):
     value: int = 0  # put, or read
     expected: int = 0  # of a SWAP: the value that it replaces
     refused: bool = False  # a SWAP whose condition did not hold, a DELETE of what was not there
+    answer: str = ""  # for a person
 
     def __str__(self) -> str:
         value = f"{self.expected} -> {self.value}" if self.kind is Kind.SWAP else str(self.value or "")
-        return f"{self.called:.3f} {self.returned:.3f} {self.kind.name} {value} {'refused' if self.refused else ''}"
+        return f"{self.called:.3f} {self.returned:.3f} {self.kind.name} {value} {'refused' if self.refused else ''} {self.answer}"
 
     def apply(self, state: int) -> int | None:
         """The value after this operation on a key with the value `state`; None when it can't have had this outcome."""
@@ -101,7 +102,7 @@ def linearizable(operations: list[Operation]) -> bool:
     last: dict[Operation, int] = {}
     for number, one in enumerate(rows):
         if one.returned == NEVER:
-            kind = one._replace(called=0.0)
+            kind = one._replace(called=0.0, answer="")
             if kind in last:
                 before[number] = last[kind]
             last[kind] = number

@@ -114,11 +114,12 @@ class Load:
             if status == 200 and answer.body != body(value):
                 self.problems.append(f"{key}: wrong bytes of {value}")
             return Operation(kind, called, returned, value)
+        said = f"{status} {answer.url if answer else ''} {'' if answer is None or status < 400 else answer.msg}"
         if status in (200, 201):
-            return Operation(kind, called, returned, number, expected)
+            return Operation(kind, called, returned, number, expected, answer=said)
         if (kind, status) in ((Kind.SWAP, 412), (Kind.DELETE, 404)):
-            return Operation(kind, called, returned, number, expected, refused=True)
-        return Operation(kind, called, NEVER, number, expected)
+            return Operation(kind, called, returned, number, expected, refused=True, answer=said)
+        return Operation(kind, called, NEVER, number, expected, answer=f"{returned:.3f} {said}")
 
 
 class Faults:
@@ -172,7 +173,7 @@ class Faults:
         settle(self.cluster)
         index = self._node()
         self.cluster.kill_node(index)
-        shutil.rmtree(self.cluster.nodes[index].directory)
+        shutil.rmtree(self.cluster.nodes[index].directory, ignore_errors=True)  # it may not have made it yet
         self.cluster.start_node(index)
         settle(self.cluster)
         return f"node {index + 1} wiped"

@@ -19,11 +19,16 @@ from master.store.dispatcher import Failure, Ticket
 from master.store.key_locks import KeyLocks
 from master.store.quotas import Quotas
 from master.store.versions import Versions
-from master.store.writer import Copy, Put, StoredValue, Writer
+from master.store.writer import Check, Copy, Put, StoredValue, Writer
 
 KEY = keys.encode("key")
 OTHER = keys.encode("other")
 COPY = Copy(KEY, OTHER, lambda entry: None, overwrite=False, expires=None)
+
+
+def impossible(_entry: Entry | None) -> None:
+    """A condition that never holds."""
+    raise ConditionFailed("it does not hold")
 
 
 class FakeNetwork:
@@ -126,12 +131,15 @@ class Bench:
         replicas = Replicas([("", 1), ("two/", 2), ("three/", 3)], least)
         self.writer = Writer(*parts, quotas=self.quotas, timeout=timeout, replicas=replicas, secret=b"s")  # type: ignore[arg-type]
 
-    def put(self, overwrite: bool = False, key: bytes = KEY) -> StoredValue:
-        put = Put(key, 3, b"d" * 32, "", 0, overwrite, lambda entry: None, b"abc")
+    def put(self, overwrite: bool = False, key: bytes = KEY, check: Check = lambda entry: None) -> StoredValue:
+        put = Put(key, 3, b"d" * 32, "", 0, overwrite, check, b"abc")
         return asyncio.run(self.writer.put(put))
 
-    def delete(self, purge: bool = False) -> None:
-        asyncio.run(self.writer.delete(KEY, lambda entry: None, purge=purge))
+    def delete(self, purge: bool = False, key: bytes = KEY, check: Check = lambda entry: None) -> None:
+        asyncio.run(self.writer.delete(key, check, purge=purge))
+
+    def renew(self, key: bytes = KEY, check: Check = lambda entry: None) -> StoredValue:
+        return asyncio.run(self.writer.renew(key, check, 0))
 
     def copy(self, **changes: Any) -> tuple[StoredValue, Entry]:
         return asyncio.run(self.writer.copy(COPY._replace(**changes)))
@@ -498,9 +506,23 @@ def test_while_a_newer_value_may_be_on_nodes_that_the_index_has_not_read_nothing
     bench.network.lacking_nodes = ["b", "c"]
     with pytest.raises(Unavailable, match="may not know the newest value"):
         bench.put(key=TWO, overwrite=True)
+    # And no condition is judged by the value that it knows
+    for write in (bench.put, bench.delete, bench.renew):
+        with pytest.raises(Unavailable, match="may not know the newest value"):
+            write(key=TWO, check=impossible)
     # With one of them away, each value on two nodes was seen at the other one
     bench.network.lacking_nodes = ["b"]
     bench.put(key=TWO, overwrite=True)
+    for write in (bench.put, bench.delete, bench.renew):
+        with pytest.raises(ConditionFailed):
+            write(key=TWO, check=impossible)
+
+
+def test_no_condition_is_judged_while_the_index_may_lack_the_key(bench: Bench) -> None:
+    bench.network.lacking_nodes = ["a"]
+    for write in (bench.put, bench.delete, bench.renew):
+        with pytest.raises(Unavailable, match="being filled"):
+            write(check=impossible)
 
 
 def test_a_node_that_is_drained_gets_no_new_version(bench: Bench) -> None:
