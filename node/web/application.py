@@ -27,6 +27,7 @@ from broker.settings import Settings
 from node import identity
 from node.errors import Corrupt, StorageError, StorageUnavailable
 from node.storage.context import StorageLimits
+from node.storage.disk.damages import DamageReports
 from node.storage.reader import Reader
 from node.storage.staging import Staging
 from node.web.commit_request import Committer
@@ -48,6 +49,7 @@ class Application:
     """Sends each request to its handler, and the response to the client."""
 
     def __init__(self, settings: Settings, reader: Reader, staging: Staging) -> None:
+        damages = DamageReports(Path(settings.volume.dir))
         self._node = identity.load(settings)
         self._url = settings.url(settings.volume)
         self._browsers = Browsers(settings.server.cors, settings.names(settings.volume))
@@ -70,13 +72,14 @@ class Application:
             trusted,
             timeouts=self._timeouts,
             threads=threads,
+            damages=damages,
             scheme=settings.scheme(settings.server),
         )
         self._health_thread = ThreadPoolExecutor(1, "health")
         routes: dict[str, dict[str, Handler]] = {
             "/get_key/": {"GET": downloads, "HEAD": downloads},
             "/add_key/": {"PUT": uploads},
-            internal_addresses.VERIFY: {"GET": Verification(reader, self._secrets, self._node)},
+            internal_addresses.VERIFY: {"GET": Verification(reader, self._secrets, self._node, damages)},
             "/autodiscovery": {"GET": self._autodiscovery},
             "/health": {"GET": self._health, "HEAD": self._health},
             internal_addresses.DELETED: {"GET": DeletedVersions(reader, self._secrets, self._node)},

@@ -37,6 +37,12 @@ def holders(cluster: Cluster, key: str) -> set[str]:
     return set(row(cluster, key)["nodes"])
 
 
+def told(cluster: Cluster, node: str) -> dict[str, Any]:
+    """What a node says of itself."""
+    found: dict[str, Any] = http_request("GET", f"{cluster.master_url}/admin/network/{node}").data
+    return found
+
+
 def at_node(cluster: Cluster, node: str, key: str) -> Answer:
     url = next(each.url for each in cluster.nodes if each.id == node)
     return http_request("GET", f"{url}/get_key/{quote(key)}")
@@ -120,10 +126,33 @@ def test_a_damaged_copy_is_passed_over(cluster: Cluster, size: int, at: int) -> 
     assert put(cluster, key, value).status == 201
     bad = next(node for node in cluster.nodes if node.id in holders(cluster, key))
     flip(bad.directory, value, at)
+    healed = told(cluster, bad.id)["healed"]
     assert at_node(cluster, bad.id, key).status == 500
     for _ in range(12):
         read = get(cluster, key)
         assert (read.status, read.body == value) == (200, True)
+    # And the reader's node gets a good copy, by itself
+    wait_for(lambda: at_node(cluster, bad.id, key).body == value, what="a good copy")
+    wait_for(lambda: told(cluster, bad.id)["healed"] > healed, what="the node to say so")
+    assert told(cluster, bad.id)["damaged"] == 0
+
+
+def test_a_value_file_that_was_cut_is_replaced_and_one_with_a_single_holder_stays_damaged(cluster: Cluster) -> None:
+    two, one = "two/" + unique(), unique()
+    for key in (two, one):
+        assert put(cluster, key, body(key, LARGE)).status == 201
+        bad = next(node for node in cluster.nodes if node.id in holders(cluster, key))
+        file = flip(bad.directory, body(key, LARGE), 10)
+        with file.open("r+b") as opened:
+            opened.truncate(file.stat().st_size - 500)
+        assert at_node(cluster, bad.id, key).status == 500
+    (alone,) = holders(cluster, one)
+    wait_for(lambda: all(at_node(cluster, node, two).body == body(two, LARGE) for node in holders(cluster, two)))
+    wait_for(lambda: told(cluster, alone)["damaged"] == 1, what="its node to say so")
+    assert get(cluster, one).status == 500
+    # Until it is put again
+    assert put(cluster, one, b"new", "overwrite=1").status == 201
+    wait_for(lambda: told(cluster, alone)["damaged"] == 0, what="nothing to be damaged")
 
 
 def _refuses(cluster: Cluster) -> bool:
