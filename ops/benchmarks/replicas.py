@@ -105,9 +105,9 @@ def _large(bench: Bench, cluster: Cluster) -> None:
             bench.client.curl("-X", "DELETE", f"{cluster.master_url}/delete_key/{folder}large-{run}", expected=200)
     ratio = median(took["one node"]) / median(took["two nodes"])
     size = bench.plan.large // MIB
-    for name, seconds in took.items():
+    for name, times in took.items():
         last = name == "two nodes"
-        shown = f"{size / median(seconds):,.0f} MiB/s ({median(seconds):.2f} s)"
+        shown = f"{size / median(times):,.0f} MiB/s ({median(times):.2f} s)"
         bench.add(
             Row(
                 f"PUT {size:,} MiB on {name} by curl -L, fsynced",
@@ -115,7 +115,7 @@ def _large(bench: Bench, cluster: Cluster) -> None:
                 target=f"≥ {LEAST_LARGE} of one node" if last else "",
                 reached=ratio >= LEAST_LARGE if last else None,
                 commands=[commands[name]],
-                runs=seconds,
+                runs=times,
             )
         )
 
