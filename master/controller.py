@@ -28,12 +28,13 @@ from broker.messages.backups import BackupState
 from broker.messages.codec import decode_any, encode
 from broker.messages.horizon import Horizon
 from broker.messages.runs import NodeCatalog, Progress, Reports
-from broker.messages.store import Announce, Heartbeat, Result, Results
+from broker.messages.store import Announce, Damaged, Heartbeat, Result, Results
 from broker.refusals import Refused, Unavailable
 from broker.service.companion import run_companion
 from master.backup.schedule import BackupSchedule
 from master.channel import ControllerCall, ControllerServer, Drain, Forget, LaunchMany, MakeBackups, Restore
 from master.cluster.curves import Recorder
+from master.cluster.good_copies import GoodCopies
 from master.cluster.node_queues import NodeQueues
 from master.cluster.nodes import Nodes
 from master.cluster.repair import Repair
@@ -67,6 +68,7 @@ class _Messages(NamedTuple):
     apart: set[str]  # nodes with heartbeats that are users of their own in RabbitMQ
     jobs: list[Reports | Progress | NodeCatalog]
     backups: list[BackupState]
+    damaged: list[Damaged]
 
 
 class Controller:
@@ -106,9 +108,11 @@ class Controller:
             tombstone_days=config.general.tombstone_days,
             retention_days=config.general.retention_policy,
         )
+        nodes = Nodes(self._index, config.general.heartbeat)
+        self._good_copies = GoodCopies(self._index, nodes, self._link, config.secret())
         self._repair = Repair(
             self._index,
-            Nodes(self._index, config.general.heartbeat),
+            nodes,
             self._link,
             Replicas.of(config.general),
             secret=config.secret(),
@@ -221,6 +225,8 @@ class Controller:
         about_jobs = [call for call in calls if not self._do(call)]
         self._jobs.handle(about_jobs, messages.jobs, messages.heartbeats)
         self._backups.observe(messages.backups, now)
+        for damaged in messages.damaged:
+            self._good_copies.send_to(damaged)
         for delivery in deliveries:
             self._link.ack(delivery)
 
@@ -254,7 +260,7 @@ class Controller:
         return True
 
     def _sort(self, deliveries: list[Delivery]) -> _Messages:
-        messages = _Messages([], {}, set(), [], [])
+        messages = _Messages([], {}, set(), [], [], [])
         horizon = Horizon.now()
         for delivery in deliveries:
             try:
@@ -266,6 +272,8 @@ class Controller:
                     messages.jobs.append(message)
                 elif isinstance(message, BackupState) and delivery.queue == topology.RESULTS:
                     messages.backups.append(message)
+                elif isinstance(message, Damaged) and delivery.queue == topology.RESULTS:
+                    messages.damaged.append(message)
                 elif isinstance(message, Heartbeat) and delivery.queue == topology.HEARTBEATS:
                     if objection := horizon.objection(0, message.at):
                         raise MalformedMessage(f"heartbeat of {message.node}: {objection}")

@@ -23,6 +23,7 @@ from node.backups import Backups
 from node.command_executor import CommandExecutor
 from node.errors import Broken
 from node.fetcher import Fetcher
+from node.healer import Healer
 from node.heartbeat import Heartbeats
 from node.jobs.service import Jobs
 from node.replayer import Replayer
@@ -53,6 +54,7 @@ class Agent:
         self._commands = CommandExecutor(self.node, self._storage, self._link)
         staging = Staging(Path(config.volume.dir), config.volume.reserve)
         self._fetcher = Fetcher(config, staging, self._commands)
+        self._healer = Healer(Path(config.volume.dir), self.node, self._storage, self._link)
         self._replayer = Replayer(self.node, self._storage, self._link)
         self._maintenance = Maintenance(self._storage, config)
         self._jobs = Jobs(config, self.node, self._link, self._commands.store_values)
@@ -81,6 +83,7 @@ class Agent:
         self._heartbeats.start()
         self._replayer.start()
         self._fetcher.start()
+        self._healer.start()
         self._maintenance.start()
         self._backups.start()
         while not self._stopping.wait(twin.LOOK_SECS) and not (is_twin := self._link.taken_secs > twin.PATIENCE_SECS):
@@ -90,6 +93,7 @@ class Agent:
         self._maintenance.stop()
         self._jobs.stop()
         self._replayer.stop()
+        self._healer.stop()
         self._fetcher.stop()
         self._commands.closed = True
         self._link.stop()

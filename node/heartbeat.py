@@ -104,6 +104,8 @@ class Heartbeats:
             cert_until=int(self._certificate.until()),
             fence=jobs.fence,
             zone=self._zone,
+            damaged=len(storage.damages),
+            healed=storage.damages.healed,
         )
 
     def _run(self) -> None:

@@ -12,13 +12,14 @@ from broker.http.signing import Secrets
 GOOD_SECS = 60  # an address is good for so long: enough for clocks that differ a little
 
 DELETED = "/internal/deleted"  # of a node: the versions that it holds
+STAGED = "/internal/staged"  # of a node: an upload that another node sends on
 VERIFY = "/internal/verify"  # of a node: its values, read and compared with what was written
 
 
-def make(secret: bytes, path: str, parameters: Mapping[str, str], node: str) -> str:
-    """The path with a signed query, for a GET at `node` from now on."""
+def make(secret: bytes, path: str, parameters: Mapping[str, str], node: str, *, method: str = "GET") -> str:
+    """The path with a signed query, for a request at `node` from now on."""
     fields = {**parameters, signing.NODE: node}
-    query = signing.sign(secret, "GET", path.removeprefix("/"), fields, int(time.time()) + GOOD_SECS)
+    query = signing.sign(secret, method, path.removeprefix("/"), fields, int(time.time()) + GOOD_SECS)
     return f"{path}?{query}"
 
 
@@ -27,7 +28,7 @@ def check(secrets: Secrets, environ: Environ, node: str) -> dict[str, str]:
 
     Raises `BadSignature` when nobody of this cluster made it, or for another node than `node`.
     """
-    path, query = environ["PATH_INFO"], environ["QUERY_STRING"]
-    parameters = signing.verify(secrets, "GET", path.removeprefix("/"), query, time.time(), node=node)
+    method, path, query = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["QUERY_STRING"]
+    parameters = signing.verify(secrets, method, path.removeprefix("/"), query, time.time(), node=node)
     del parameters[signing.NODE]
     return parameters

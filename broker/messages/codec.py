@@ -7,6 +7,7 @@
 | `Replay`    | master → one node    | `pulzar.node.<id>`   | a request for the log from a seq on                |
 | `Announce`  | master → every node  | `pulzar.control`     | a request for a heartbeat                          |
 | `Results`   | node → controller    | `pulzar.results`     | outcomes of commands, or a part of a replay        |
+| `Damaged`   | node → controller    | `pulzar.results`     | values that can't be read there                    |
 | `Heartbeat` | node → controller    | `pulzar.heartbeats`  | identity, address and state of a node, its `seq`   |
 
 On the wire a message is one msgpack array `[PROTOCOL, code, field, …]`, with the fields in the order of the class.
@@ -24,11 +25,23 @@ import msgpack
 from broker.errors import InvalidKey, MalformedMessage, UnknownProtocol, Unsendable
 from broker.integers import short
 from broker.messages import backups, checks, runs, store
-from broker.messages.store import Announce, Commands, Delete, Fetch, Heartbeat, Kind, Replay, Result, Results, Store
+from broker.messages.store import (
+    Announce,
+    Commands,
+    Damaged,
+    Delete,
+    Fetch,
+    Heartbeat,
+    Kind,
+    Replay,
+    Result,
+    Results,
+    Store,
+)
 
 PROTOCOL = 1
 
-Message = Commands | Fetch | Replay | Announce | Results | Heartbeat | runs.RunMessage | backups.BackupMessage
+Message = Commands | Fetch | Replay | Announce | Results | Damaged | Heartbeat | runs.RunMessage | backups.BackupMessage
 
 CODES: dict[type[Message], int] = {
     Commands: 1,
@@ -46,6 +59,7 @@ CODES: dict[type[Message], int] = {
     backups.MakeBackup: 13,
     backups.BackupState: 14,
     Fetch: 15,
+    Damaged: 17,
 }
 _TYPES: dict[int, type[Message]] = {code: cls for cls, code in CODES.items()}
 
@@ -116,6 +130,8 @@ def _build(cls: type[Message], fields: list[object]) -> Message:
         return Replay(checks.text(fields[0]), checks.number(fields[1]))
     if cls is Fetch:
         return _fetch(*fields)
+    if cls is Damaged:
+        return _damaged(*fields)
     if cls is Announce:
         return Announce(checks.text(fields[0]))
     if cls in runs.BUILD:
@@ -178,6 +194,17 @@ def _fetch(origin: object, command: object, sources: object) -> Fetch:
     return Fetch(checks.text(origin), _store(fields), [checks.text(source) for source in checks.items(sources)])
 
 
+def _damaged(node: object, rows: object) -> Damaged:
+    values: list[tuple[bytes, int]] = []
+    for row in checks.items(rows):
+        key, version = checks.items(row)
+        if not isinstance(key, bytes):
+            raise TypeError(f"expected an encoded key, received {short(key)}")
+        checks.key(key)
+        values.append((key, checks.number(version)))
+    return Damaged(checks.node(node), values)
+
+
 _STATUSES = frozenset(map(int, store.Status))
 _KINDS = frozenset(map(int, Kind))
 
@@ -204,7 +231,7 @@ def _heartbeat(beat: Heartbeat) -> Heartbeat:
         checks.text(text)
     for number in (beat.at, beat.epoch_seq, beat.seq, beat.disk_total, beat.disk_free, beat.keys, beat.slots):
         checks.number(number)
-    for number in (beat.held_keys, beat.held_bytes, beat.cert_until):
+    for number in (beat.held_keys, beat.held_bytes, beat.cert_until, beat.damaged, beat.healed):
         checks.number(number)
     for entry in checks.items(beat.running):
         run, job, attempt = checks.items(entry)

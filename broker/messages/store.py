@@ -184,6 +184,13 @@ class Results(NamedTuple):
     items: list[Result]
 
 
+class Damaged(NamedTuple):
+    """Values that a node has damaged, or lacks. It asks for the good copies of other nodes."""
+
+    node: str
+    values: list[tuple[bytes, int]]  # key and version of each
+
+
 class Heartbeat(NamedTuple):
     """The identity and state of a node."""
 
@@ -208,3 +215,5 @@ class Heartbeat(NamedTuple):
     cert_until: int = 0  # when its certificate ends, in seconds since the epoch; 0: it has none
     fence: str = ""  # what keeps its runs apart from the rest of the machine: `user files signals`
     zone: str = ""  # what it shares with nodes that may fail together; "": nothing
+    damaged: int = 0  # values that can't be read, and have no good copy yet
+    healed: int = 0  # values that were replaced by a good copy since the agent started

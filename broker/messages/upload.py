@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from broker import MOST_REPLICAS, integers
 from broker.clock import DAY_MS
@@ -23,6 +23,33 @@ PATH = "/internal/commit/"  # of a commit; the key follows
 SIGNATURE = "X-Pulzar-Signature"  # the header with the HMAC of the commit
 MAX_BYTES = 65_536  # of a commit
 MAX_LIFETIME_DAYS = 36_500
+_FURTHER = "also"  # the parameter of a signed address with further nodes
+
+
+class FurtherNode(NamedTuple):
+    """A further node that is to have an upload: it gets the bytes while they come in."""
+
+    node: str
+    url: str  # http://host:port
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """What `text` was made of; raises `ValueError`."""
+        node, found, url = text.partition("@")
+        if not found:
+            raise ValueError(f"{text[:80]!r} is no node with its address")
+        return cls(checks.node(node), url)
+
+    def text(self) -> str:
+        """What stands in a signed address."""
+        return f"{self.node}@{self.url}"
+
+
+class StagedCopy(NamedTuple):
+    """A further node that has an upload, durable."""
+
+    node: str
+    staged: str  # the name of the upload there
 
 
 class UploadPermit(NamedTuple):
@@ -36,6 +63,7 @@ class UploadPermit(NamedTuple):
     by: str = ""  # the name of the token that it was made for
     node: str = ""  # that takes the body
     replicas: int = 0  # on so many nodes it is to be stored; 0: on as many as the settings say
+    further: tuple[FurtherNode, ...] = ()  # further nodes that are to have it
     page: str = ""  # the origin whose pages may use the address: that of the master's own page
 
     @classmethod
@@ -52,6 +80,7 @@ class UploadPermit(NamedTuple):
                 by=fields.get(signing.BY, ""),
                 node=fields.get(signing.NODE, ""),
                 replicas=integers.parse(fields.get("replicas", "0"), 0, MOST_REPLICAS),
+                further=tuple(map(FurtherNode.read, fields.get(_FURTHER, "").split())),
                 page=fields.get(signing.PAGE, ""),
             )
         except ValueError as error:
@@ -66,6 +95,7 @@ class UploadPermit(NamedTuple):
             "if_match": self.if_match,
             "size": self.length,
             "replicas": self.replicas or None,
+            _FURTHER: " ".join(other.text() for other in self.further) or None,
             signing.BY: self.by or None,
             signing.NODE: self.node or None,
             signing.PAGE: self.page or None,
@@ -97,17 +127,21 @@ class UploadCommit(NamedTuple):
     if_match: str | None  # conditions that the client gave to the node, as it gave them
     if_none_match: str | None
     if_unmodified_since: str | None
+    copies: tuple[StagedCopy, ...] = ()  # further nodes that have it
 
     def encode(self) -> bytes:
         """The commit as JSON."""
-        return json.dumps(self._asdict() | {"digest": self.digest.hex()}).encode("ascii")
+        fields = self._asdict() | {"digest": self.digest.hex()}
+        if not self.copies:
+            del fields["copies"]  # a master of before takes no other fields than it knows
+        return json.dumps(fields).encode("ascii")
 
     @classmethod
     def decode(cls, body: bytes) -> UploadCommit:
         """The commit that `encode` was given, checked; raises `MalformedMessage`."""
         try:
             fields = json.loads(body.decode("ascii"))
-            if not isinstance(fields, dict) or fields.keys() != set(cls._fields):
+            if not isinstance(fields, dict) or fields.keys() | {"copies"} != set(cls._fields):
                 raise ValueError(f"expected an object with {', '.join(cls._fields)}")
             staged = checks.text(fields["staged"])
             checks.token(staged)
@@ -123,9 +157,16 @@ class UploadCommit(NamedTuple):
                 if_match=_header(fields["if_match"]),
                 if_none_match=_header(fields["if_none_match"]),
                 if_unmodified_since=_header(fields["if_unmodified_since"]),
+                copies=tuple(map(_copy, checks.items(fields.get("copies", [])))),
             )
         except (TypeError, ValueError, RecursionError) as error:
             raise MalformedMessage(f"bad commit of an upload: {error}") from error
+
+
+def _copy(fields: object) -> StagedCopy:
+    node, staged = checks.items(fields)
+    checks.token(checks.text(staged))
+    return StagedCopy(checks.node(node), checks.text(staged))
 
 
 def _header(value: object) -> str | None:

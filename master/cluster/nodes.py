@@ -37,6 +37,8 @@ _AS_TOLD = (
     "running",
     "fence",
     "zone",
+    "damaged",
+    "healed",
 )
 
 Row = dict[str, Any]  # a node as `/admin/network` shows it

@@ -7,9 +7,10 @@ others fetch them from there. A node that fails is replaced by another one, as l
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 from broker import logs
@@ -35,6 +36,11 @@ class NewVersion(NamedTuple):
     wanted: int  # on so many nodes
     places: Sequence[str]  # nodes that alone can carry out the command, since the bytes are there; empty: all can
     holders: Sequence[str]  # nodes with the version before it: they come first
+    staged: Mapping[str, str] = MappingProxyType({})  # by node: the upload with its bytes, if not the command's
+
+    def command(self, node: str) -> Store:
+        """The command that makes it at a node."""
+        return self.store._replace(staged=self.staged.get(node, self.store.staged))
 
 
 @dataclass
@@ -83,7 +89,7 @@ class CopyWriter:
             tickets: list[Ticket] = []
             try:
                 for node in nodes:
-                    tickets.append(self._send(new.store, node, outcome.stored if fetches else ()))  # noqa: PERF401
+                    tickets.append(self._send(new.command(node), node, outcome.stored if fetches else ()))  # noqa: PERF401
             except LinkDown as error:
                 outcome.reason = str(error)
                 deadline = time.monotonic() + self._timeout * ATTEMPT_SHARE

@@ -7,8 +7,9 @@ the entry gone before `delete` returns. An error means that nothing was stored; 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 from broker import keys, logs, phases
@@ -47,7 +48,9 @@ class Put(NamedTuple):
     staged: str = ""
     source: Source | None = None  # instead of a value or an upload: a version on the node whose bytes it has
     moved: bytes | None = None  # the key that is deleted as soon as this is stored
-    others: Sequence[str] = ()  # further nodes where the source is
+    others: Sequence[str] = ()  # further nodes where the source is, or an upload of their own with the same bytes
+    staged_at: Mapping[str, str] = MappingProxyType({})  # these uploads, by node
+    failed: Collection[str] = ()  # nodes that did not take the bytes just now
     replicas: int = 0  # on so many nodes; 0: on as many as the settings say
 
     def command(self, ticket: int, version: int, created: int) -> Store:
@@ -133,6 +136,10 @@ class Writer:
         """Raises `NoRoom` when a value of `size` bytes would go beyond a quota; None: when there is no room at all."""
         self._quotas.check(key, size)
 
+    def wanted(self, key: bytes, replicas: int) -> int:
+        """On how many nodes a value is to be; `replicas` as in `Put`."""
+        return replicas or self._replicas.wanted(key)
+
     def check_nodes(self, key: bytes, replicas: int) -> None:
         """Raises `Unavailable` when too few nodes are heard for a value; `replicas` as in `Put`."""
         least = self._replicas.least(replicas or self._replicas.wanted(key))
@@ -157,8 +164,9 @@ class Writer:
             newest = version = self._versions.next(newest)
             created = now_ms()
             store = put.command(0, version, created)
-            holders = self._nodes.by_load(entry.nodes) if entry else []
-            outcome = await self._copies.store(NewVersion(store, wanted, places, holders), deadline)
+            holders = [node for node in self._nodes.by_load(entry.nodes) if node not in put.failed] if entry else []
+            new_version = NewVersion(store, wanted, places, holders, put.staged_at)
+            outcome = await self._copies.store(new_version, deadline)
             if outcome.enough:
                 return StoredValue(outcome.stored[0], version, created)
             again = outcome.stale and not outcome.stored and time.monotonic() < deadline

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from broker.clock import DAY_MS, DAY_SECS
 from broker.settings import Settings
 from node.storage.digests import Digests
+from node.storage.disk.damages import Damages
 from node.storage.disk.layout import Layout
 from node.storage.disk.removals import Removals
 from node.storage.disk.space import Space
@@ -64,3 +65,4 @@ class StorageContext:
     early_ends: int = 0  # how often records were held no longer for want of room
     owed: int = 0  # bytes of the log that compaction gives back of what was ended early
     damaged: set[bytes] = field(default_factory=set)  # uids of segments that compaction leaves alone
+    damages: Damages = field(default_factory=Damages)  # values that can't be read

@@ -42,12 +42,13 @@ class StagedUpload(NamedTuple):
 class Upload:
     """One upload. Use it as a context manager: an unfinished upload is removed at the end of the block."""
 
-    def __init__(self, directory: Path, md5: bool, take: Callable[[int], None] | None = None) -> None:
-        """`take` gets the number of bytes before each write, and -1 at the end; it may raise `DiskFull`.
+    def __init__(self, directory: Path, md5: bool, take: Callable[[int], None] | None = None, token: str = "") -> None:
+        """`token` is its name, "" for a new one.
 
+        `take` gets the number of bytes before each write, and -1 at the end; it may raise `DiskFull`.
         Raises `DiskFull` or `StorageError`.
         """
-        self.token = secrets.token_hex(16)
+        self.token = token or secrets.token_hex(16)
         self.size = 0
         self._behind = 0  # the kernel was told to write the bytes up to here
         self._path = directory / self.token
@@ -157,8 +158,8 @@ class Staging:
         with guarded("the staging directory can't be made"):
             self._directory.mkdir(parents=True, exist_ok=True)
 
-    def create(self, size: int | None = None, *, md5: bool = False) -> Upload:
-        """Begin an upload of `size` bytes, None: not known; `md5` asks for that sum, too.
+    def create(self, size: int | None = None, *, md5: bool = False, token: str = "") -> Upload:
+        """Begin an upload of `size` bytes, None: not known; `md5` asks for that sum, too. `token`: its name.
 
         Raises `DiskFull` when there is no room for it beside the unfinished uploads.
         """
@@ -184,10 +185,15 @@ class Staging:
             self._check(left)
             self._promised += left
         try:
-            return Upload(self._directory, md5, take)
+            return Upload(self._directory, md5, take, token)
         except BaseException:
             take(-1)
             raise
+
+    def remove(self, token: str) -> None:
+        """Remove an upload. Does nothing when it is not there, or has become a value file. Raises `StorageError`."""
+        with guarded("an upload can't be removed"):
+            remove(self._directory / token)
 
     def _ask_for(self, wanted: int) -> None:
         """Ask the agent for room if there is none, without keeping other uploads waiting."""

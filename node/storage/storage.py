@@ -30,6 +30,7 @@ from node.storage import (
 )
 from node.storage.context import StorageContext, StorageLimits
 from node.storage.digests import Digests
+from node.storage.disk.damages import Damage, Damages
 from node.storage.disk.files import guarded, remove
 from node.storage.disk.layout import Layout
 from node.storage.disk.space import Space
@@ -123,6 +124,38 @@ class Storage:
     def epochs(self) -> list[Epoch]:
         """The openings that this log is made of, oldest first: the newest 64."""
         return self._core.index.epochs
+
+    @property
+    def damages(self) -> Damages:
+        """The values that are known to be damaged."""
+        return self._core.damages
+
+    def note_damage(self, key: bytes, version: int, reason: str) -> bool:
+        """Note that a value can't be read; `version` 0 means the one that is here.
+
+        Returns False when the value is not here, and no newer one nor a deletion: then it should be fetched as well.
+        """
+        with self._core.index.snapshot() as view:
+            entry = view.entry(key)
+        if entry is None or (entry.kind == Kind.PUT and entry.version < version):
+            return version == 0
+        if entry.kind == Kind.PUT and not entry.expired and version in (0, entry.version):
+            self._core.damages.add(Damage(key, entry.version, "found by a reader", reason))
+        return True
+
+    def damaged_values(self) -> list[Damage]:
+        """The current values that are known to be damaged. What was overwritten or deleted meanwhile is forgotten."""
+        damages = self._core.damages
+        found = damages.all()
+        left = []
+        with self._core.index.snapshot() as view:
+            for damage in found:
+                entry = view.entry(damage.key)
+                if entry and entry.place == (damage.version, Kind.PUT) and not entry.expired:
+                    left.append(damage)
+                else:
+                    damages.drop(damage.key, damage.version)
+        return left
 
     def full(self) -> bool:
         """Whether there is hardly room for another value above the reserve."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,7 @@ class WriteBatch:
         self._adopted: dict[str, bool] = {}  # uploads that become value files → whether made here
         self._renamed: list[str] = []
         self._used: list[str] = []  # uploads that nobody needs after the commit
+        self._healed: list[tuple[bytes, Entry]] = []  # damaged values that a good copy takes the place of
 
     def plan(self, command: Store | Delete) -> None:
         """Take in a command. Raises `StorageError` when the disk refuses; call `take_back` then."""
@@ -92,7 +94,8 @@ class WriteBatch:
 
     def _store(self, command: Store) -> None:
         old = self._changes.entry(command.key)
-        if old is not None and old.version >= command.version:
+        heals = old is not None and self._heals(command, old)
+        if old is not None and old.version >= command.version and not heals:
             if old.version > command.version or old.kind == Kind.DELETE:
                 self._result(command, Status.STALE)
             else:
@@ -131,7 +134,17 @@ class WriteBatch:
         if token and not linked:
             self._write_head(token, header)
         self._append(header, b"" if token or value is None else value)
+        if old is not None and heals:
+            self._healed.append((command.key, old))
         self._result(command, Status.DONE, seq=seq, value=value)
+
+    def _heals(self, command: Store, old: Entry) -> bool:
+        """Whether the command brings a good copy of the value `old`, which is damaged."""
+        if (old.version, old.kind, old.expired) != (command.version, Kind.PUT, False):
+            return False
+        if (command.key, old.version) not in self._core.damages or old.seq > self._changes.view.totals.seq:
+            return False
+        return command.value is None or hashlib.sha256(command.value).digest() == command.digest
 
     def _append(self, header: Header, value: bytes) -> None:
         changes, active = self._changes, self._active
@@ -272,6 +285,12 @@ class WriteBatch:
             _unlink(value_files.path(self._places.values, token), self._core.removals.remove)
         values = self._places.values
         self._core.digests.unknown.extend(f"{values.name}/{token[:2]}/{token}" for token in self._renamed)
+        for key, old in self._healed:
+            core, stat = self._core, self._core.index.stats.get(old.segment)
+            core.damages.heal(key, old.version)
+            if stat is not None:
+                core.damaged.discard(stat.uid)  # perhaps it can be compacted now
+            log.warning("damaged value replaced by a good copy", key=key, version=old.version)
         for token in self._used:
             if value_files.is_token(token):
                 _unlink(self._places.staging / token)

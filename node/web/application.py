@@ -27,11 +27,14 @@ from broker.settings import Settings
 from node import identity
 from node.errors import Corrupt, StorageError, StorageUnavailable
 from node.storage.context import StorageLimits
+from node.storage.disk.damages import DamageReports
 from node.storage.reader import Reader
 from node.storage.staging import Staging
 from node.web.commit_request import Committer
 from node.web.deleted import DeletedVersions
 from node.web.downloads import Download, Downloads
+from node.web.staged_copies import StagedCopies
+from node.web.upload_body import UploadBodies
 from node.web.uploads import Uploads
 from node.web.verification import Verification
 
@@ -48,6 +51,7 @@ class Application:
     """Sends each request to its handler, and the response to the client."""
 
     def __init__(self, settings: Settings, reader: Reader, staging: Staging) -> None:
+        damages = DamageReports(Path(settings.volume.dir))
         self._node = identity.load(settings)
         self._url = settings.url(settings.volume)
         self._browsers = Browsers(settings.server.cors, settings.names(settings.volume))
@@ -55,14 +59,12 @@ class Application:
         self._timeouts = ClientTimeouts(settings.server.client_timeout, settings.server.client_rate)
         self._secrets = settings.secrets()
         trusted = Networks(settings.security.trust) if settings.open_reads else None
-        committer = Committer(
-            settings.secret(),
-            settings.server.put_timeout,
-            settings.scheme(settings.server),
-            tls.trust(settings.security.ca),
-        )
+        peers = tls.trust(settings.security.ca)
+        committer = Committer(settings.secret(), settings.server.put_timeout, settings.scheme(settings.server), peers)
         threads = settings.volume.threads
-        uploads = Uploads(self._node, staging, committer, self._secrets, threads)
+        bodies = UploadBodies(threads)
+        uploads = Uploads(self._node, staging, committer, self._secrets, bodies, trusted=peers)
+        staged = StagedCopies(self._node, staging, self._secrets, bodies)
         downloads = Downloads(
             self._node,
             reader,
@@ -70,13 +72,15 @@ class Application:
             trusted,
             timeouts=self._timeouts,
             threads=threads,
+            damages=damages,
             scheme=settings.scheme(settings.server),
         )
         self._health_thread = ThreadPoolExecutor(1, "health")
         routes: dict[str, dict[str, Handler]] = {
             "/get_key/": {"GET": downloads, "HEAD": downloads},
             "/add_key/": {"PUT": uploads},
-            internal_addresses.VERIFY: {"GET": Verification(reader, self._secrets, self._node)},
+            internal_addresses.VERIFY: {"GET": Verification(reader, self._secrets, self._node, damages)},
+            internal_addresses.STAGED: {"POST": staged.add, "DELETE": staged.remove},
             "/autodiscovery": {"GET": self._autodiscovery},
             "/health": {"GET": self._health, "HEAD": self._health},
             internal_addresses.DELETED: {"GET": DeletedVersions(reader, self._secrets, self._node)},

@@ -26,7 +26,8 @@ from broker.server.client_timeouts import ClientTimeouts
 from broker.server.granian_requests import AsgiSend
 from broker.server.networks import Networks
 from broker.server.request import Request
-from node.errors import StorageError
+from node.errors import Corrupt, StorageError
+from node.storage.disk.damages import DamageReport, DamageReports
 from node.storage.reader import Reader, StoredValue
 from node.storage.value_files import BLOCK_BYTES
 
@@ -71,9 +72,12 @@ class Downloads:
         *,
         timeouts: ClientTimeouts,
         threads: int,
+        damages: DamageReports,
         scheme: str = "http",
     ) -> None:
         """Reads of `trusted` clients need no signature. The disk is read on `threads` threads.
+
+        Values that can't be read are reported to `damages`.
 
         `scheme` is that of the master: https or http.
         """
@@ -83,6 +87,7 @@ class Downloads:
         self._secrets = secrets
         self._trusted = trusted
         self._timeouts = timeouts
+        self._damages = damages
         self._threads = ThreadPoolExecutor(threads, "read")
         self._streams = 0
 
@@ -129,12 +134,17 @@ class Downloads:
 
         Raises `_Newer` for a newer one.
         """
-        found = self._reader.get(keys.encode(key))
+        try:
+            found = self._reader.get(keys.encode(key))
+        except Corrupt as error:
+            self._report(keys.encode(key), 0, error)
+            raise
         if found is None and not version:
             raise NotFound(f"this node has no key {key}")
         if found is None or found.version < version:
             if found is not None:
                 found.close()
+            self._report(keys.encode(key), version, "a reader was sent here for it")
             raise Unavailable(f"this node does not have the version of {key} that it should have; try again")
         if version and found.version > version:
             found.close()
@@ -146,9 +156,17 @@ class Downloads:
                 found.close()
                 return Response(plan.status, plan.headers, body)
             return Download(self, request, found, plan)
+        except Corrupt as error:
+            found.close()
+            self._report(found.key, found.version, error)
+            raise
         except BaseException:
             found.close()
             raise
+
+    def _report(self, key: bytes, version: int, reason: object) -> None:
+        """Tell the agent of a value that can't be read."""
+        self._damages.report(DamageReport(key, version, str(reason)))
 
 
 def _body(found: StoredValue, plan: Plan) -> bytes | None:
@@ -196,6 +214,8 @@ class Download:
             log.error(
                 "value damaged; response cut short", key=self._found.key, version=self._found.version, reason=error
             )
+            owner, loop = self._owner, asyncio.get_running_loop()
+            await loop.run_in_executor(owner._threads, owner._report, self._found.key, self._found.version, error)
         except SlowClient:
             log.info("client took a value too slowly", key=self._found.key, client=self._request.client)
             await asyncio.get_running_loop().run_in_executor(self._owner._threads, _cut, self._request.client)

@@ -28,6 +28,7 @@ from broker.messages.verification import NodeValue
 from broker.refusals import BadRequest, Unavailable
 from broker.server.request import Request
 from node.errors import StorageError, StorageUnavailable
+from node.storage.disk.damages import DamageReport, DamageReports
 from node.storage.reader import Reader, StoredValue
 from node.storage.value_files import BLOCK_BYTES
 
@@ -51,8 +52,9 @@ class _HalfRead(NamedTuple):
 class Verification:
     """The handler of one data directory's verification."""
 
-    def __init__(self, reader: Reader, secrets: Secrets, node: str) -> None:
+    def __init__(self, reader: Reader, secrets: Secrets, node: str, damages: DamageReports) -> None:
         self._reader = reader
+        self._damages = damages
         self._node = node
         self._secrets = secrets
         self._thread = ThreadPoolExecutor(1, "verify", initializer=_lower_priority)
@@ -92,6 +94,8 @@ class Verification:
             if entry.kind == Kind.PUT and not entry.expired and not (0 < entry.expires <= now_ms()):
                 told = NodeValue(key, entry.version, entry.seq, entry.size, entry.expires, "", "")
                 row, half = self._checked(encoded, told, pace) if page.read else (told, None)
+                if row is not None and row.fault:
+                    self._damages.report(DamageReport(encoded, row.version, row.fault))
                 if half is not None:
                     within = {"key": key, "done": half.done, "size": entry.size}
                     more = True

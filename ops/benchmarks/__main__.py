@@ -56,6 +56,13 @@ SCALE = {
     "large": "one value of 20 GiB up and down, and the memory meanwhile",
     "nodes": "50 nodes, 48 of them played, beside 2",
 }
+REPLICAS = {
+    "put": "PUT of 1 KiB on two of three nodes, beside one",
+    "large": "1 GiB by curl on two of three nodes, beside one",
+    "failover": "GET by curl while a holder was just killed",
+    "memory": "the index's bytes for each key with two holders, beside one",
+    "repair": "a wiped node's 200,000 small values and some large ones copied again, beside rsync",
+}
 
 
 def main() -> int:
@@ -63,7 +70,7 @@ def main() -> int:
     options = _parse()
     signal.signal(signal.SIGTERM, _stop)
     # These need .venv; --help does not.
-    from ops.benchmarks import against, extensions, jobs, machine, page, peers, recovery, scale, store
+    from ops.benchmarks import against, extensions, jobs, machine, page, peers, recovery, replicas, scale, store
     from ops.benchmarks.bench import QUICK, Bench, Plan
     from ops.benchmarks.client import Client
     from ops.benchmarks.table import markdown
@@ -91,6 +98,8 @@ def main() -> int:
             complete = page.measure(bench, options.only or list(PAGE))
         elif options.what == "scale":
             complete = scale.measure(bench, options.only or list(SCALE))
+        elif options.what == "replicas":
+            complete = replicas.measure(bench, options.only or list(REPLICAS))
         elif options.what == "recovery":
             complete = recovery.measure(bench, options.only or list(RECOVERY))
         elif options.against:
@@ -135,6 +144,7 @@ def _parse() -> argparse.Namespace:
         ("extensions", EXTENSIONS, "extensions, and the store beside them"),
         ("page", PAGE, "the web page"),
         ("recovery", RECOVERY, "replay, lists of all keys, archives, backups"),
+        ("replicas", REPLICAS, "values on several nodes"),
         ("scale", SCALE, "many keys, jobs, schedules and nodes, beside few"),
     ):
         names = "; ".join(f"{name}: {said}" for name, said in measured.items())

@@ -30,6 +30,10 @@ class Rest(AbstractContextManager["Rest"]):
     ) -> None:
         self._connection.close()
 
+    def get(self, path: str) -> Any:
+        """`data` of the response to a GET."""
+        return self._ask("GET", path)
+
     def launch(self, script: str, arguments: dict[str, Any]) -> int:
         """Launch a job; its id."""
         data = self._ask("POST", f"/launch_job/{script}", json.dumps(arguments).encode())

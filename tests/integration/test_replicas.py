@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
+import requests
 
+from broker import settings
+from broker.http import internal_addresses
 from ops.cluster import Cluster
 from tests.faults.test_rot import flip
 from tests.support import Answer, Clusters, delete, get, http_request, put, unique, wait_for
@@ -35,6 +39,12 @@ def row(cluster: Cluster, key: str) -> dict[str, Any]:
 
 def holders(cluster: Cluster, key: str) -> set[str]:
     return set(row(cluster, key)["nodes"])
+
+
+def told(cluster: Cluster, node: str) -> dict[str, Any]:
+    """What a node says of itself."""
+    found: dict[str, Any] = http_request("GET", f"{cluster.master_url}/admin/network/{node}").data
+    return found
 
 
 def at_node(cluster: Cluster, node: str, key: str) -> Answer:
@@ -120,10 +130,151 @@ def test_a_damaged_copy_is_passed_over(cluster: Cluster, size: int, at: int) -> 
     assert put(cluster, key, value).status == 201
     bad = next(node for node in cluster.nodes if node.id in holders(cluster, key))
     flip(bad.directory, value, at)
+    healed = told(cluster, bad.id)["healed"]
     assert at_node(cluster, bad.id, key).status == 500
     for _ in range(12):
         read = get(cluster, key)
         assert (read.status, read.body == value) == (200, True)
+    # And the reader's node gets a good copy, by itself
+    wait_for(lambda: at_node(cluster, bad.id, key).body == value, what="a good copy")
+    wait_for(lambda: told(cluster, bad.id)["healed"] > healed, what="the node to say so")
+    assert told(cluster, bad.id)["damaged"] == 0
+
+
+def test_a_value_file_that_was_cut_is_replaced_and_one_with_a_single_holder_stays_damaged(cluster: Cluster) -> None:
+    two, one = "two/" + unique(), unique()
+    for key in (two, one):
+        assert put(cluster, key, body(key, LARGE)).status == 201
+        bad = next(node for node in cluster.nodes if node.id in holders(cluster, key))
+        file = flip(bad.directory, body(key, LARGE), 10)
+        with file.open("r+b") as opened:
+            opened.truncate(file.stat().st_size - 500)
+        assert at_node(cluster, bad.id, key).status == 500
+    (alone,) = holders(cluster, one)
+    wait_for(lambda: all(at_node(cluster, node, two).body == body(two, LARGE) for node in holders(cluster, two)))
+    wait_for(lambda: told(cluster, alone)["damaged"] == 1, what="its node to say so")
+    assert get(cluster, one).status == 500
+    # Until it is put again
+    assert put(cluster, one, b"new", "overwrite=1").status == 201
+    wait_for(lambda: told(cluster, alone)["damaged"] == 0, what="nothing to be damaged")
+
+
+class Upload:
+    """A PUT whose body comes slowly, straight to the node where the master sends it."""
+
+    def __init__(self, cluster: Cluster, key: str, size: int) -> None:
+        self.cluster = cluster
+        self.value = body(key, size)
+        url = urlsplit(http_request("GET", f"{cluster.master_url}/get_node/{key}").data["node"])
+        self.node = next(node.id for node in cluster.nodes if urlsplit(node.url).netloc == url.netloc)
+        self.also = [text.partition("@")[0] for text in parse_qs(url.query)["also"][0].split()]
+        self.connection = http.client.HTTPConnection(url.netloc, timeout=60)
+        self.connection.putrequest("PUT", f"{url.path}?{url.query}")
+        self.connection.putheader("Content-Length", str(size))
+        self.connection.endheaders()
+        self.sent = 0
+
+    def send(self, count: int | None = None) -> None:
+        stop = len(self.value) if count is None else self.sent + count
+        self.connection.send(self.value[self.sent : stop])
+        self.sent = stop
+
+    def answer(self) -> int:
+        return self.connection.getresponse().status
+
+    def wait_on(self, nodes: Iterable[str], size: int) -> None:
+        wait_for(lambda: all(sum(staged(self.cluster, node)) >= size for node in nodes), what="bytes at each node")
+
+
+def staged(cluster: Cluster, node: str) -> list[int]:
+    """The sizes of the uploads at a node."""
+    directory = next(each.directory for each in cluster.nodes if each.id == node)
+    return [file.stat().st_size for file in (directory / "staging").iterdir()]
+
+
+def nothing_staged(cluster: Cluster) -> bool:
+    return not any(staged(cluster, node.id) for node in cluster.nodes)
+
+
+class TestAnUploadIsSentOnWhileItComesIn:
+    def test_all_its_nodes_have_what_has_come_and_at_its_end_all_of_it(self, cluster: Cluster) -> None:
+        key = "three/" + unique()
+        upload = Upload(cluster, key, LARGE)
+        assert len(upload.also) == 2
+        upload.send(LARGE * 2 // 3)
+        upload.wait_on([upload.node, *upload.also], LARGE // 3)
+        upload.send()
+        assert upload.answer() == 201
+        assert holders(cluster, key) == {upload.node, *upload.also} == having(cluster, key)
+        assert {at_node(cluster, node, key).body for node in holders(cluster, key)} == {upload.value}
+        assert nothing_staged(cluster)
+
+    def test_a_body_of_unknown_length_goes_the_same_way(self, cluster: Cluster) -> None:
+        key = "two/" + unique()
+        value = body(key, LARGE)
+        pieces = (value[start : start + 100_000] for start in range(0, LARGE, 100_000))
+        assert requests.put(f"{cluster.master_url}/add_key/{key}", data=pieces, timeout=60).status_code == 201
+        assert {at_node(cluster, node, key).body for node in holders(cluster, key)} == {value}
+        assert len(holders(cluster, key)) == 2
+        assert nothing_staged(cluster)
+
+    def test_of_one_that_breaks_off_nothing_stays_anywhere(self, cluster: Cluster) -> None:
+        key = "three/" + unique()
+        upload = Upload(cluster, key, LARGE)
+        upload.send(LARGE // 2)
+        upload.wait_on([upload.node, *upload.also], LARGE // 4)
+        upload.connection.close()
+        wait_for(lambda: nothing_staged(cluster), what="no bytes of it anywhere")
+        assert get(cluster, key).status == 404
+
+    def test_of_one_that_is_refused_at_its_end_nothing_stays_anywhere(self, cluster: Cluster) -> None:
+        key = "two/" + unique()
+        upload = Upload(cluster, key, LARGE)
+        upload.send(LARGE // 2)
+        assert put(cluster, key, b"somebody was quicker").status == 201
+        upload.send()
+        assert upload.answer() == 409
+        assert nothing_staged(cluster)
+        assert get(cluster, key).body == b"somebody was quicker"
+
+    def test_a_node_that_is_killed_meanwhile_is_replaced_by_another(self, cluster: Cluster) -> None:
+        key = "two/" + unique()
+        upload = Upload(cluster, key, LARGE)
+        upload.send(LARGE // 2)
+        upload.wait_on([upload.node, *upload.also], LARGE // 4)
+        (killed,) = upload.also
+        number = next(number for number, node in enumerate(cluster.nodes) if node.id == killed)
+        cluster.kill_node(number)
+        try:
+            upload.send()
+            assert upload.answer() == 201
+            assert holders(cluster, key) == {node.id for node in cluster.nodes} - {killed}
+            assert {at_node(cluster, node, key).body for node in holders(cluster, key)} == {upload.value}
+        finally:
+            cluster.start_node(number)
+            cluster.wait_healthy()
+
+    def test_nobody_else_stages_anything(self, cluster: Cluster) -> None:
+        node = cluster.nodes[0]
+        secret = settings.load(environ={"PULZAR_GENERAL_SECRET": cluster.secret}).secret()
+
+        def ask(method: str, fields: dict[str, str], at: str = node.id, sent: str | None = None) -> int:
+            target = internal_addresses.make(secret, internal_addresses.STAGED, fields, at, method=method)
+            return http_request(sent or method, node.url + target, b"four").status
+
+        token = "ab" * 16
+        file = node.directory / "staging" / token
+        assert http_request("POST", f"{node.url}{internal_addresses.STAGED}?token={token}", b"four").status == 403
+        assert ask("POST", {"token": token, "size": "4"}, at="node-2") == 403
+        assert ask("GET", {"token": token, "size": "4"}, sent="POST") == 403
+        assert ask("POST", {"token": "../x", "size": "4"}) == 400
+        assert ask("POST", {"token": token, "size": "5"}) == 400
+        assert ask("POST", {"token": token, "size": "x"}) == 400
+        assert not file.exists()
+        assert ask("POST", {"token": token, "size": "4"}) == 201
+        assert file.exists()
+        assert [ask("DELETE", {"token": token}) for _ in range(2)] == [200, 200]
+        assert not file.exists()
 
 
 def _refuses(cluster: Cluster) -> bool:

@@ -16,6 +16,7 @@ from broker.messages.codec import PROTOCOL, Message, decode_any, encode
 from broker.messages.store import (
     Announce,
     Commands,
+    Damaged,
     Delete,
     Fetch,
     Heartbeat,
@@ -41,6 +42,7 @@ MESSAGES: list[Message] = [
     ),
     Fetch("3.ab", STORE._replace(value=None), ["http://h:1/get_key/key?x=1"]),
     Fetch("", STORE._replace(value=None, ticket=0), []),
+    Damaged("n", [(keys.encode("key"), 7), (keys.encode("other"), 8)]),
     Replay("ab", 17),
     Announce("here"),
     Results(

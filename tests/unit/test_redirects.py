@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -39,6 +40,13 @@ class StandInNodes:
 
     def any_alive(self, exclude: Collection[str] = ()) -> str | None:
         return next(iter(self.urls.keys() - self.silent - set(exclude)), None)
+
+    def takes(self, node: str) -> bool:
+        return node in self.urls and node not in self.silent
+
+    def choose_several(self, size: int, number: int, exclude: Collection[str], beside: Collection[str]) -> list[str]:
+        others = [node for node in sorted(self.urls) if node not in {*exclude, *beside, *self.silent}]
+        return others[:number] if size <= ROOM else []
 
     def choose(self, size: int, exclude: Collection[str] = ()) -> str | None:
         return self.any_alive(exclude) if size <= ROOM else None
@@ -104,6 +112,25 @@ def test_an_upload_is_signed_with_what_it_permits(redirects: Redirects) -> None:
     signed = verified(place.url, "PUT", "/add_key/", time.time() + UPLOAD_SECS - 1)
     assert UploadPermit.read(signed) == permit._replace(node=place.node)
     assert place.url.startswith(f"http://{place.node}:")
+
+
+def test_an_upload_of_a_value_for_several_nodes_names_the_others(redirects: Redirects, nodes: StandInNodes) -> None:
+    nodes.urls |= {"three": "http://three:3", "four": "http://four:4"}
+    nodes.silent |= {"two"}
+
+    def further(**options: Any) -> tuple[str, list[str]]:
+        place = redirects.upload(KEY, UploadPermit(MASTER), **options)
+        named = UploadPermit.read(verified(place.url, "PUT", "/add_key/", time.time())).further
+        assert all(nodes.urls[other.node] == other.url for other in named)
+        return place.node, [other.node for other in named]
+
+    assert further(wanted=1) in [(node, []) for node in nodes.urls]
+    for wanted, number in ((2, 1), (3, 2), (8, 2)):
+        first, others = further(wanted=wanted)
+        assert len({first, *others}) == 1 + number
+    # Nodes with the older value come first, if they are heard from.
+    first, others = further(wanted=2, exclude=["three"], holders=["two", "four", "one"])
+    assert {first, *others} == {"one", "four"}
 
 
 def test_an_upload_goes_to_no_node_that_was_tried(redirects: Redirects) -> None:

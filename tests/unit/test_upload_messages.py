@@ -9,13 +9,14 @@ import pytest
 
 from broker.clock import DAY_MS
 from broker.errors import MalformedMessage
-from broker.messages.upload import MAX_LIFETIME_DAYS, UploadCommit, UploadPermit
+from broker.messages.upload import MAX_LIFETIME_DAYS, FurtherNode, StagedCopy, UploadCommit, UploadPermit
 from broker.refusals import BadRequest
 
 PERMITS = [
     UploadPermit("m:1"),
     UploadPermit("m:1", 5, True, 0, ""),
     UploadPermit("m:1", MAX_LIFETIME_DAYS * DAY_MS, False, 7, '"x", "y"'),
+    UploadPermit("m:1", further=(FurtherNode("n2", "http://h:1"), FurtherNode("n3", "https://[::1]:2"))),
 ]
 COMMIT = UploadCommit("node", "0" * 32, 3, b"\xab" * 32, "text/plain\ngzip", "*", None, "no date")
 
@@ -41,6 +42,8 @@ def test_only_what_was_signed_replaces(fields: dict[str, str], may: bool) -> Non
 def test_a_permit_that_can_not_be_read_is_refused(fields: dict[str, str]) -> None:
     with pytest.raises(BadRequest, match="no integer from 0 to"):
         UploadPermit.read({"url": "m:1", **fields})
+    with pytest.raises(BadRequest, match="is no node with its address"):
+        UploadPermit.read({"url": "m:1", "also": "n2"})
 
 
 def test_a_length_that_was_signed_is_the_only_one() -> None:
@@ -53,6 +56,10 @@ def test_a_length_that_was_signed_is_the_only_one() -> None:
 
 def test_a_commit_is_read_as_it_was_written() -> None:
     assert UploadCommit.decode(COMMIT.encode()) == COMMIT
+    copied = COMMIT._replace(copies=(StagedCopy("n2", "1" * 32), StagedCopy("n3", "2" * 32)))
+    assert UploadCommit.decode(copied.encode()) == copied
+    # A master of before knows nothing of copies.
+    assert "copies" not in json.loads(COMMIT.encode())
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from broker.messages.store import Delete, Store
 from broker.messages.verification import NodeValue
 from broker.refusals import BadRequest
 from broker.server.request import Request
+from node.storage.disk.damages import DamageReports
 from node.storage.reader import Reader
 from node.web import verification
 from node.web.verification import Verification
@@ -40,7 +41,7 @@ class Server:
     @functools.cached_property
     def handler(self) -> Verification:
         self.reader = Reader(self.volume.directory)
-        return Verification(self.reader, SECRET, "node-1")
+        return Verification(self.reader, SECRET, "node-1", DamageReports(self.volume.directory))
 
     def apply(self, *commands: Store | Delete) -> None:
         with closing(self.volume.open()) as storage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from broker import keys, tls
 from broker.http import request_fields, signing
 from broker.http.environ import Environ
-from broker.messages.upload import UploadPermit
+from broker.messages.upload import FurtherNode, UploadPermit
 from broker.refusals import NoRoom, Unavailable
 from master.cluster.nodes import Nodes
 from master.index.index import Entry
@@ -104,9 +104,19 @@ class Redirects:
         base = (self._network.url(node) if self._direct else None) or self._master
         return f"{base}/get_key/{request_fields.quote_key(key)}"
 
-    def upload(self, key: str, permit: UploadPermit, size: int = 0, exclude: Collection[str] = ()) -> Place:
+    def upload(
+        self,
+        key: str,
+        permit: UploadPermit,
+        size: int = 0,
+        exclude: Collection[str] = (),
+        *,
+        wanted: int = 1,
+        holders: Sequence[str] = (),
+    ) -> Place:
         """Where to PUT a value of `size` bytes with a permit, at another node than those in `exclude`.
 
+        It is to be on `wanted` nodes: the first one sends the bytes on to the others, those with the older value first.
         Raises `Unavailable` or `NoRoom` when no node can take it.
         """
         key = keys.check(key)
@@ -116,6 +126,18 @@ class Redirects:
             if exclude or not self._network.any_alive():
                 raise Unavailable("no node was heard from lately, or can be reached; try again")
             raise NoRoom(f"no node has room for {size} bytes")
-        fields = permit._replace(node=node).fields()
+        fields = permit._replace(node=node, further=self._further(node, size, exclude, wanted, holders)).fields()
         query = signing.sign(self._secret, "PUT", key, fields, int(time.time()) + UPLOAD_SECS)
         return Place(node, f"{url}/add_key/{request_fields.quote_key(key)}?{query}")
+
+    def _further(
+        self, first: str, size: int, exclude: Collection[str], wanted: int, holders: Sequence[str]
+    ) -> tuple[FurtherNode, ...]:
+        """The further nodes that are to have an upload to `first`; fewer when there are no more."""
+        if wanted == 1:
+            return ()
+        near = [node for node in holders if node != first and node not in exclude and self._network.takes(node)]
+        near = near[: wanted - 1]
+        others = self._network.choose_several(size, wanted - 1 - len(near), exclude, [first, *near])
+        found = ((node, self._network.url(node)) for node in [*near, *others])
+        return tuple(FurtherNode(node, url) for node, url in found if url)

@@ -131,10 +131,13 @@ class Writes:
         What can be refused is refused now: the client has not sent the value yet. Raises `Refused`.
         """
         permit = parameters.permit(self._redirects.address, environ, given)
-        self._writer.admit(keys.encode(key), parameters.check_of(environ), permit.replaces)
+        entry, _ = self._writer.admit(keys.encode(key), parameters.check_of(environ), permit.replaces)
         self._writer.check_quota(keys.encode(key), length)
         self._writer.check_nodes(keys.encode(key), permit.replicas)
-        return self._redirects.upload(key, permit, length or 0, exclude)
+        wanted = self._writer.wanted(keys.encode(key), permit.replicas)
+        return self._redirects.upload(
+            key, permit, length or 0, exclude, wanted=wanted, holders=entry.nodes if entry else ()
+        )
 
     def _send_on(self, environ: Environ, location: str) -> Response:
         return self._respond(307, {"node": location}, parameters.sent_on(environ), [("Location", location)])
@@ -157,6 +160,11 @@ class Writes:
             raise BadRequest(str(error)) from error
         if commit.node != permit.node:
             raise BadSignature(f"the URL is for the node {permit.node}, and the node {commit.node} took the body")
+        permitted = {other.node for other in permit.further}
+        copies = {node: staged for node, staged in commit.copies if node in permitted}
+        failed = permitted - copies.keys()
+        for node in failed:
+            self._network.doubt(node)  # other nodes fetch the value first
         put = Put(
             key=keys.encode(key),
             size=commit.size,
@@ -167,6 +175,9 @@ class Writes:
             check=parameters.check_commit(permit, commit),
             node=commit.node,
             staged=commit.staged,
+            others=list(copies),
+            staged_at=copies,
+            failed=failed,
             replicas=permit.replicas,
         )
         return await self._store(key, put)

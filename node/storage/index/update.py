@@ -1,7 +1,8 @@
 """A change to the index: what records of the log mean for entries and figures.
 
 Others see nothing of it before `Index.commit`. Of the records of a key, the highest version counts. At equal versions
-the tombstone counts, and above all one that purges.
+the tombstone counts, and above all one that purges. Of two values of one version the later record counts: a good copy
+has taken the place of a damaged one.
 
 A record that is superseded is held for a while. Held records depend on nothing but the log, so that an index built
 from it has the same. The time at which a record was superseded never falls from version to version, whatever the
@@ -147,7 +148,10 @@ class IndexUpdate:
             else:
                 if entry.since < old.since:
                     entry = entry._replace(since=old.since)
-                self._supersede(key, old, entry.since)
+                if entry.place == old.place:
+                    self._drop(old)  # it is damaged
+                else:
+                    self._supersede(key, old, entry.since)
         self.place(key, entry, created)
 
     def place(self, key: bytes, entry: Entry, created: int) -> None:
@@ -328,4 +332,6 @@ def _beats(new: Entry, old: Entry) -> bool:
         return new.version > old.version
     if new.kind != old.kind:
         return new.kind == Kind.DELETE
+    if new.kind == Kind.PUT:
+        return new.seq > old.seq
     return new.purges and not old.purges
