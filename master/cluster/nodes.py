@@ -58,6 +58,7 @@ class Nodes:
         self._heard_at: dict[str, float] = {}  # by the monotonic clock
         self._candidates: list[Candidate] = []
         self._draining: frozenset[str] = frozenset()
+        self._unsure: frozenset[str] = frozenset()  # their copies may be gone
         self._doubted: dict[str, float] = {}  # node → until when, by the monotonic clock
         self._incomplete: list[str] | None = None  # nodes, see `master.index.index.Tables`
         self._read = float("-inf")
@@ -101,7 +102,7 @@ class Nodes:
         return chosen
 
     def by_load(self, nodes: Sequence[str]) -> list[str]:
-        """These nodes, those to ask first at the beginning: heard from, not in doubt, and hardly loaded."""
+        """These nodes, those to ask first at the beginning: heard from, sure to have their copies, hardly loaded."""
         if len(nodes) == 1:
             return list(nodes)
         self._refresh()
@@ -110,7 +111,8 @@ class Nodes:
             known = self._nodes.get(node)
             # By chance, too: until the next heartbeat, all readers see the same loads.
             load = (known.heartbeat.load if known else 0.0) + random.random()
-            rows.append((not self._heard(node), self._doubted.get(node, 0.0) > now, load, node))
+            unreached = self._doubted.get(node, 0.0) > now
+            rows.append((not self._heard(node), node in self._unsure, unreached, load, node))
         return [node for *_, node in sorted(rows)]
 
     def lacking(self) -> int | None:
@@ -231,6 +233,7 @@ class Nodes:
             "percent": round(100 * used / beat.disk_total) if beat.disk_total else 0,
             "synch": self._heard(beat.node),
             "draining": beat.node in self._draining,
+            "unsure": beat.node in self._unsure,
             "url": beat.url,
             "version": beat.version,
             "load": round(beat.load, 2),
@@ -250,6 +253,7 @@ class Nodes:
             with self._index.read() as tables:
                 nodes, self._incomplete = tables.nodes(), tables.incomplete()
                 self._draining = frozenset(tables.draining())
+                self._unsure = frozenset(tables.unsure().nodes)
             self._note_heard(nodes, now)
             self._nodes = nodes
             self._candidates = [

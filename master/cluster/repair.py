@@ -82,9 +82,10 @@ class Repair:
         with index.read() as tables:
             self._draining = frozenset(tables.draining())
         self._left: Counter[str] = Counter()  # by draining node: values that are not enough elsewhere
-        self._position: bytes | None = b""  # behind which key the look goes on; None: it is over
+        self._position: bytes | None = None  # behind which key the look goes on; None: it is over
         self._next = 0.0  # when the next look begins
         self._more = False  # some did not fit into the queue
+        self._began: int | None = None  # `Unsure.changes` when the look began; None: it will not say that all is known
         self._waiting: dict[int, deque[bytes]] = {}  # by the number of holders left: keys that lack copies
         self._known: set[bytes] = set()  # keys that wait or have orders
         self._orders: dict[bytes, dict[str, _Order]] = {}  # by key, then node
@@ -92,8 +93,8 @@ class Repair:
         self._number: Counter[str] = Counter()  # orders under way to each node
         self._later: dict[bytes, float] = {}  # keys that are not tried before, by the monotonic clock
         self._missing = 0  # values that lacked copies in the look that goes on
-        self._state = RepairState()
-        self._noted = 0.0
+        self._state = RepairState(needed=not self.idle)
+        self._noted = -STATE_SECS
         self._reasons: deque[tuple[float, str]] = deque(maxlen=10_000)  # when, and why a copy was not made
         self._copied: deque[tuple[float, int]] = deque()  # when, and bytes: those of the last 10 s
 
@@ -110,7 +111,8 @@ class Repair:
         log.warning("node is drained" if begin else "node is drained no more", node=node)
         self._draining = draining
         self._state.draining = dict.fromkeys(sorted(draining), -1)
-        self._position, self._next = None, 0.0
+        self._state.needed = not self.idle
+        self._look_again()
         if self.idle:
             self._begin_anew()
         with self._index.write() as tables:
@@ -119,7 +121,7 @@ class Repair:
 
     def _begin_anew(self) -> None:
         """Forget what is known to be missing, and what is under way."""
-        self._position, self._missing, self._more = b"", 0, False
+        self._missing, self._more = 0, False
         self._waiting.clear()
         self._known.clear()
         self._orders.clear()
@@ -130,22 +132,26 @@ class Repair:
 
     def tick(self) -> None:
         """Look at some entries, and have some copies made."""
-        if self.idle:
-            return
         now = time.monotonic()
-        self._note_lost(now)
-        with self._index.read() as tables:
-            lacking = tables.incomplete()
-            if lacking is None or not self._lost.issuperset(lacking):
-                return  # some holders may not be known yet
-            self._settle(tables, now)
-            self._look(tables, now)
-        if self._link.ready:
-            try:
-                self._send(now)
-            except LinkDown as error:
-                log.debug("no copies ordered", reason=error)
+        if not self.idle:
+            self._note_lost(now)
+            with self._index.read() as tables:
+                lacking = tables.incomplete()
+                known = lacking is not None and self._lost.issuperset(lacking)  # else some holders are not
+                if known:
+                    self._settle(tables, now)
+                    self._look(tables, now)
+            if known and self._link.ready:
+                try:
+                    self._send(now)
+                except LinkDown as error:
+                    log.debug("no copies ordered", reason=error)
         self._note_state(now)
+
+    def _look_again(self) -> None:
+        """Look at everything from the beginning: what is known to be missing may be too little."""
+        self._position, self._next = None, 0.0
+        self._state.looked = -1
 
     def observe(self, node: str, results: Collection[Result]) -> None:
         """Note the copies that a node could not make."""
@@ -163,17 +169,17 @@ class Repair:
 
     def _note_lost(self, now: float) -> None:
         """Notice nodes that count as lost, or no longer do; then everything is looked at again."""
-        names = self._names = frozenset(self._nodes.names())
+        names = frozenset(self._nodes.names())
         if not any(map(self._nodes.alive, names)):
             self._since = now  # RabbitMQ is away rather than all nodes
         lost = frozenset(node for node in names if now - max(self._since, self._nodes.heard_at(node)) > self._after)
-        if lost != self._lost:
+        if lost != self._lost or names != self._names:
             for node in sorted(lost - self._lost):
                 log.warning("node is lost; its values get other holders", node=node, after=self._after)
             for node in sorted(self._lost - lost):
                 log.info("node is back; its copies count again", node=node)
-            self._lost = lost
-            self._position, self._next = None, 0.0
+            self._lost, self._names = lost, names
+            self._look_again()
 
     def _counting(self, entry: Entry) -> list[str]:
         """The holders whose copies count."""
@@ -194,15 +200,20 @@ class Repair:
 
     def _look(self, tables: Tables, now: float) -> None:
         """Look for values that lack copies, for a moment."""
+        unsure = tables.unsure()
+        whole = self._state.looked == unsure.changes
         if self._position is None:
-            if now < self._next and not (self._more and not self._waiting):
+            if now < self._next and whole and not (self._more and not self._waiting):
                 return
             self._position, self._missing, self._more = b"", 0, False
+            self._began = None if unsure.nodes else unsure.changes
             self._left.clear()
         for number, (key, entry) in enumerate(tables.entries(self._position), 1):
             if self._lacks(key, entry):
                 self._left.update(self._draining.intersection(entry.nodes))
-                if not self._is_being_put(entry):
+                if self._is_being_put(entry):
+                    self._began = None  # perhaps it is not, and lacks a copy for another reason
+                else:
                     self._missing += 1
                     self._add(key, len(self._counting(entry)))
             if not number % 100 and time.monotonic() - now > SCAN_SECS:
@@ -210,6 +221,8 @@ class Repair:
                 return
         self._position, self._next = None, now + (SHORT_PAUSE_SECS if self._draining else PAUSE_SECS)
         self._state.lacking = self._missing
+        if self._began == unsure.changes:
+            self._state.looked = unsure.changes
         self._state.draining = {node: self._left[node] for node in sorted(self._draining)}
         self._later = {key: until for key, until in self._later.items() if until > now}
 

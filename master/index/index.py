@@ -12,7 +12,7 @@ one is filled again by replay. Only this module knows its tables:
 | nodes   | node                               | `Node`                                                 |
 | meta    | `cursor:<node>`                    | `Cursor`                                               |
 | meta    | `restoring`, `forgotten`, `draining` | nodes, see `Tables`                                    |
-| meta    | `repair`                           | `RepairState`                                          |
+| meta    | `repair`, `unsure`                 | `RepairState`, `Unsure`                                |
 | folders | "/" + folder                       | keys and bytes beneath it; see below                   |
 | meta    | `bytes`                            | bytes stored, for a Pulzar before `folders`            |
 
@@ -179,6 +179,15 @@ class RepairState:
         default_factory=dict
     )  # nodes → values that are not enough elsewhere; -1: not known
     reasons: Counter[str] = field(default_factory=Counter)  # why copies were not made, in the last two minutes
+    needed: bool = False  # there may be values on several nodes
+    looked: int = -1  # `Unsure.changes` when the last look at everything began in which nothing was uncertain; -1: none
+
+
+class Unsure(NamedTuple):
+    """The nodes whose copies the index names, and may have lost: each shows another log, or one not looked at yet."""
+
+    nodes: list[str]
+    changes: int  # rises whenever a node becomes one of them
 
 
 class Cursor(NamedTuple):
@@ -309,9 +318,24 @@ class Tables(Transaction):
         raw = self._get("meta", b"repair")
         if raw is None:
             return RepairState()
-        *numbers, lost, draining, reasons = msgpack.unpackb(raw)
-        lacking, under_way, copies, size, rate = numbers
-        return RepairState(lacking, under_way, copies, size, rate, lost, draining, Counter(reasons))
+        state = RepairState(*msgpack.unpackb(raw))  # an older Pulzar wrote fewer fields
+        state.reasons = Counter(state.reasons)
+        return state
+
+    def unsure(self) -> Unsure:
+        """The nodes whose copies may be gone."""
+        raw = self._get("meta", b"unsure")
+        return Unsure([], 0) if raw is None else Unsure(*msgpack.unpackb(raw))
+
+    def doubts(self) -> list[str]:
+        """Why values may lack copies that `RepairState.lacking` does not count, for a person."""
+        unsure, state = self.unsure(), self.repair()
+        if not state.needed:
+            return []
+        found = [f"node {node} may have lost its copies: its log is compared with the index" for node in unsure.nodes]
+        if not found and state.looked != unsure.changes:
+            found.append("values may lack copies: they are looked through just now")
+        return found
 
     def draining(self) -> list[str]:
         """The nodes whose values are moved away, and that take no new ones."""
@@ -472,6 +496,10 @@ class WritableTables(Tables):
     def set_repair(self, state: RepairState) -> None:
         """Note how far the repair of copies is."""
         self._put("meta", b"repair", pack([*vars(state).values()]))
+
+    def set_unsure(self, unsure: Unsure) -> None:
+        """Note the nodes whose copies may be gone."""
+        self._put("meta", b"unsure", pack(unsure))
 
     def set_forgotten(self, nodes: Sequence[str]) -> None:
         """Note the nodes that are gone for good and whose entries are being removed."""

@@ -14,7 +14,7 @@ from broker.messages.store import Commands, Fetch, Status
 from master.cluster import repair
 from master.cluster.repair import Repair
 from master.cluster.replicas import Replicas
-from master.index.index import Entry, Holder, Index
+from master.index.index import Entry, Holder, Index, Unsure
 
 OLD = now_ms() - 3_600_000
 
@@ -101,6 +101,14 @@ class World:
     def state(self) -> dict[str, object]:
         with self.index.read() as tables:
             return vars(tables.repair())
+
+    def doubts(self) -> list[str]:
+        with self.index.read() as tables:
+            return tables.doubts()
+
+    def unsure(self, nodes: list[str], count: int) -> None:
+        with self.index.write() as tables:
+            tables.set_unsure(Unsure(nodes, count))
 
 
 @pytest.fixture
@@ -268,3 +276,50 @@ def test_a_value_that_is_being_put_on_a_drained_node_is_left_over(world: World) 
     world.put("key", "a", created=now_ms())
     assert world.tick(3) == []
     assert world.state()["draining"] == {"a": 1}
+
+
+def test_what_lacks_copies_is_not_known_from_the_moment_a_node_is_unsure_to_the_end_of_a_whole_look(
+    world: World,
+) -> None:
+    world.put("key", "ab")
+    world.tick(3)
+    assert world.doubts() == []
+    # When a node is heard that may have lost its disk
+    world.unsure(["a"], 1)
+    assert "node a may have lost its copies" in world.doubts()[0]
+    world.tick(3)
+    assert len(world.doubts()) == 1
+    # Then it is not enough that its copies are struck off
+    key = world.put("key", "b")
+    world.unsure([], 1)
+    assert "looked through" in world.doubts()[0]
+    # But all has to be looked at
+    assert world.tick(3) == [("a", key, 10, ["b"])]
+    assert (world.doubts(), world.state()["lacking"]) == ([], 1)
+
+
+def test_a_look_during_which_a_node_became_unsure_or_a_value_was_young_is_no_whole_one(world: World) -> None:
+    world.tick(3)
+    world.put("key", "b", created=now_ms())
+    world.unsure([], 1)
+    for _ in range(3):
+        world.tick(3)
+        assert (len(world.doubts()), world.state()["lacking"]) == (1, 0)
+    world.put("key", "ab")
+    world.tick(3)
+    assert world.doubts() == []
+    # And a lost node, or a restart, begin from the start
+    for _ in range(7):
+        world.tick(8, beat="bcd")
+    world.start()
+    world.repair._look = lambda *_: None  # type: ignore[method-assign]
+    world.tick(3, beat="bcd")
+    assert len(world.doubts()) == 1
+
+
+def test_where_no_value_is_on_several_nodes_nothing_is_doubted(world: World) -> None:
+    world.replicas = Replicas()
+    world.start()
+    world.unsure(["a"], 1)
+    world.tick(3)
+    assert world.doubts() == []
