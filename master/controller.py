@@ -213,9 +213,8 @@ class Controller:
             # The outcomes first: somebody waits for them.
             self._channel.send(changes.outcomes)
             self._replays.observe(messages.results, messages.heartbeats, changes.gaps)
-            if not self._repair.idle:
-                for told in messages.results:
-                    self._repair.observe(told.node, told.items)
+            for told in messages.results:
+                self._repair.observe(told.node, told.items)
             self._tell(changes)
         # What runs have stored is in the index before it is said that they have ended.
         about_jobs = [call for call in calls if not self._do(call)]

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from broker import logs, topology
 from broker.clock import now_ms
 from broker.errors import LinkDown
+from broker.http import content_types
 from broker.link import Link
 from broker.messages.codec import encode
 from broker.messages.store import Commands, Fetch, Result, Status, Store
@@ -84,6 +85,8 @@ class Repair:
         self._left: Counter[str] = Counter()  # by draining node: values that are not enough elsewhere
         self._position: bytes | None = None  # behind which key the look goes on; None: it is over
         self._next = 0.0  # when the next look begins
+        self._plain = False  # the last look saw no value with a number of its own
+        self._seen = False  # this one has seen such a value
         self._more = False  # some did not fit into the queue
         self._began: int | None = None  # `Unsure.changes` when the look began; None: it will not say that all is known
         self._waiting: dict[int, deque[bytes]] = {}  # by the number of holders left: keys that lack copies
@@ -93,7 +96,7 @@ class Repair:
         self._number: Counter[str] = Counter()  # orders under way to each node
         self._later: dict[bytes, float] = {}  # keys that are not tried before, by the monotonic clock
         self._missing = 0  # values that lacked copies in the look that goes on
-        self._state = RepairState(needed=not self.idle)
+        self._state = RepairState(needed=self._needed())
         self._noted = -STATE_SECS
         self._reasons: deque[tuple[float, str]] = deque(maxlen=10_000)  # when, and why a copy was not made
         self._copied: deque[tuple[float, int]] = deque()  # when, and bytes: those of the last 10 s
@@ -101,7 +104,11 @@ class Repair:
     @property
     def idle(self) -> bool:
         """Whether no value is to be on several nodes and no node is drained, so that there is nothing to do."""
-        return self._replicas.most == 1 and not self._draining
+        return self._plain and self._replicas.most == 1 and not self._draining
+
+    def _needed(self) -> bool:
+        """Whether people should know how far it is."""
+        return self._replicas.most > 1 or bool(self._draining) or self._seen
 
     def drain(self, node: str, *, begin: bool) -> None:
         """Move all values of a node away, or no longer. What was moved stays where it is."""
@@ -111,7 +118,7 @@ class Repair:
         log.warning("node is drained" if begin else "node is drained no more", node=node)
         self._draining = draining
         self._state.draining = dict.fromkeys(sorted(draining), -1)
-        self._state.needed = not self.idle
+        self._state.needed = self._needed()
         self._look_again()
         if self.idle:
             self._begin_anew()
@@ -154,7 +161,9 @@ class Repair:
         self._state.looked = -1
 
     def observe(self, node: str, results: Collection[Result]) -> None:
-        """Note the copies that a node could not make."""
+        """Note the copies that a node could not make, and values that have a number of their own."""
+        if self._plain:
+            self._plain = not any(content_types.replicas(result.content_type) for result in results)
         for result in results if self._orders else ():
             order = self._orders.get(result.key, {}).get(node)
             if order and result.version == order.version and result.status != Status.DONE:
@@ -188,11 +197,15 @@ class Repair:
 
     def _lacks(self, key: bytes, entry: Entry) -> int:
         """How many copies a value lacks."""
-        wanted = self._replicas.wanted(key)
+        wanted = self._wanted(key, entry)
         if wanted == 1 and not (self._draining and self._draining.intersection(entry.nodes)):
             return 0  # nobody else has it
         lacks = wanted - len(self._counting(entry))
         return lacks if lacks > 0 and entry.live(now_ms()) else 0
+
+    def _wanted(self, key: bytes, entry: Entry) -> int:
+        """On how many nodes a value is to be."""
+        return content_types.replicas(entry.content_type) or self._replicas.wanted(key)
 
     def _is_being_put(self, entry: Entry) -> bool:
         """Whether its writer may still be making the copies of a value."""
@@ -208,6 +221,7 @@ class Repair:
             self._position, self._missing, self._more = b"", 0, False
             self._began = None if unsure.nodes else unsure.changes
             self._left.clear()
+            self._seen = False
         for number, (key, entry) in enumerate(tables.entries(self._position), 1):
             if self._lacks(key, entry):
                 self._left.update(self._draining.intersection(entry.nodes))
@@ -216,11 +230,14 @@ class Repair:
                 else:
                     self._missing += 1
                     self._add(key, len(self._counting(entry)))
+            self._seen |= bool(content_types.replicas(entry.content_type))
             if not number % 100 and time.monotonic() - now > SCAN_SECS:
                 self._position = key
                 return
         self._position, self._next = None, now + (SHORT_PAUSE_SECS if self._draining else PAUSE_SECS)
         self._state.lacking = self._missing
+        self._plain = not self._seen
+        self._state.needed = self._needed()
         if self._began == unsure.changes:
             self._state.looked = unsure.changes
         self._state.draining = {node: self._left[node] for node in sorted(self._draining)}

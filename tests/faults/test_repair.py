@@ -57,14 +57,26 @@ def state(cluster: Cluster) -> dict[str, object]:
     return found
 
 
+def set_replicas(cluster: Cluster, text: str) -> None:
+    """Start the master again with this setting."""
+    cluster.kill_master()
+    cluster.master.environment["PULZAR_GENERAL_REPLICAS"] = text
+    cluster.start_master()
+    cluster.wait_healthy()
+
+
 def test_values_with_too_few_copies_get_others_and_a_controller_that_is_killed_goes_on(cluster: Cluster) -> None:
-    values = filled(cluster, 4, "replicas=1")
+    set_replicas(cluster, "1")
+    values, own = filled(cluster, 4), filled(cluster, 1, "replicas=3")
     assert not any(len(holders(cluster, key)) > 1 for key in values)
+    set_replicas(cluster, "1, two/: 2")
     kill_part(cluster.master, COMPANION)
     names = {node.id for node in cluster.nodes}
     wait_for(lambda: whole(cluster, values, names), 60, "all have two holders")
     check_bytes(cluster, values, names)
     wait_for(lambda: state(cluster)["lacking"] == 0 and state(cluster)["under_way"] == 0, 30, "it says that it is done")
+    # And what was put with a number of its own has kept it
+    assert all(len(holders(cluster, key)) == 3 for key in own)
 
 
 def test_a_lost_node_is_replaced_and_when_it_is_back_nothing_old_is_read(cluster: Cluster) -> None:

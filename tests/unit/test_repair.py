@@ -9,8 +9,9 @@ import pytest
 
 from broker import keys
 from broker.clock import now_ms
+from broker.http import content_types
 from broker.messages.codec import decode_any
-from broker.messages.store import Commands, Fetch, Status
+from broker.messages.store import Commands, Fetch, Result, Status
 from master.cluster import repair
 from master.cluster.repair import Repair
 from master.cluster.replicas import Replicas
@@ -81,11 +82,21 @@ class World:
             case other:
                 raise AssertionError(other)
 
-    def put(self, name: str, holders: str, *, size: int = 3, created: int = OLD, value: bytes | None = None) -> bytes:
+    def put(
+        self,
+        name: str,
+        holders: str,
+        *,
+        size: int = 3,
+        created: int = OLD,
+        value: bytes | None = None,
+        own: int = 0,
+    ) -> bytes:
         key = keys.encode(name)
         first, *others = holders
         copies = tuple(Holder(node, 1) for node in others)
-        entry = Entry(10, first, 1, 1, created, 0, size, "", b"d" * 32, value, copies)
+        media = content_types.with_replicas("", own)
+        entry = Entry(10, first, 1, 1, created, 0, size, media, b"d" * 32, value, copies)
         with self.index.write() as tables:
             tables.put_entry(key, tables.entry(key), entry)
         return key
@@ -323,3 +334,24 @@ def test_where_no_value_is_on_several_nodes_nothing_is_doubted(world: World) -> 
     world.unsure(["a"], 1)
     world.tick(3)
     assert world.doubts() == []
+
+
+def test_a_number_of_its_own_counts_for_a_value_whatever_its_folder_says(world: World) -> None:
+    world.put("single", "a", own=1)
+    three = world.put("three", "ab", own=3)
+    assert world.tick(3) == [("c", three, 10, ["a", "b"])]
+
+
+def test_where_all_values_are_on_one_node_a_number_of_its_own_is_noticed(world: World) -> None:
+    world.replicas = Replicas()
+    world.start()
+    world.tick(3)
+    assert world.repair.idle
+    key = world.put("key", "a", own=2)
+    with world.index.read() as tables:
+        entry = tables.entry(key)
+    assert entry is not None
+    told = Result(0, Status.DONE, "", 1, 1, key, 10, OLD, 0, entry.content_type, b"", 3, None)  # type: ignore[arg-type]
+    world.repair.observe("a", [told])
+    assert not world.repair.idle
+    assert world.tick(11) == [("b", key, 10, ["a"])]
