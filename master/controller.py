@@ -28,7 +28,7 @@ from broker.messages.backups import BackupState
 from broker.messages.codec import decode_any, encode
 from broker.messages.horizon import Horizon
 from broker.messages.runs import NodeCatalog, Progress, Reports
-from broker.messages.store import Announce, Heartbeat, Result, Results
+from broker.messages.store import Announce, Confirmed, Heartbeat, Result, Results
 from broker.refusals import Refused, Unavailable
 from broker.service.companion import run_companion
 from master.backup.schedule import BackupSchedule
@@ -67,6 +67,7 @@ class _Messages(NamedTuple):
     apart: set[str]  # nodes with heartbeats that are users of their own in RabbitMQ
     jobs: list[Reports | Progress | NodeCatalog]
     backups: list[BackupState]
+    confirmed: list[Confirmed]
 
 
 class Controller:
@@ -216,6 +217,8 @@ class Controller:
             for told in messages.results:
                 self._repair.observe(told.node, told.items)
             self._tell(changes)
+        for answers in messages.confirmed:
+            self._repair.thinning.observe(answers)
         # What runs have stored is in the index before it is said that they have ended.
         about_jobs = [call for call in calls if not self._do(call)]
         self._jobs.handle(about_jobs, messages.jobs, messages.heartbeats)
@@ -253,7 +256,7 @@ class Controller:
         return True
 
     def _sort(self, deliveries: list[Delivery]) -> _Messages:
-        messages = _Messages([], {}, set(), [], [])
+        messages = _Messages([], {}, set(), [], [], [])
         horizon = Horizon.now()
         for delivery in deliveries:
             try:
@@ -263,6 +266,8 @@ class Controller:
                     messages.results.append(self._believed(delivery, message, horizon))
                 elif isinstance(message, Reports) and delivery.queue == topology.RESULTS:
                     messages.jobs.append(message)
+                elif isinstance(message, Confirmed) and delivery.queue == topology.RESULTS:
+                    messages.confirmed.append(message)
                 elif isinstance(message, BackupState) and delivery.queue == topology.RESULTS:
                     messages.backups.append(message)
                 elif isinstance(message, Heartbeat) and delivery.queue == topology.HEARTBEATS:

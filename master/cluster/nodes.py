@@ -125,6 +125,19 @@ class Nodes:
         now = time.monotonic()
         self._doubted = {name: until for name, until in self._doubted.items() if until > now} | {node: now + DOUBT_SECS}
 
+    def zone(self, node: str) -> str:
+        """What the node shares with nodes that may fail together; "": nothing."""
+        self._refresh()
+        known = self._nodes.get(node)
+        return known.heartbeat.zone if known else ""
+
+    def used(self, node: str) -> float:
+        """The share of the node's disk that is used; 0 for one that was never heard from."""
+        self._refresh()
+        known = self._nodes.get(node)
+        total = known.heartbeat.disk_total if known else 0
+        return 1 - known.heartbeat.disk_free / total if known and total else 0.0
+
     def alive(self, node: str) -> bool:
         """Whether the node was heard from lately."""
         self._refresh()

@@ -8,6 +8,8 @@ is remembered across a restart. Those with the fewest holders left come first. A
 A node is told to fetch a value from its holders. When it has it, its result makes it a holder. Small values, which the
 index has itself, go along with the command. What is asked of a node is bounded, so that neither its queue nor its
 memory fills up; `[volume] repair_bandwidth` bounds how fast it fetches.
+
+The same look finds what has too many copies (`master.cluster.thinning`).
 """
 
 from __future__ import annotations
@@ -26,13 +28,14 @@ from broker.messages.codec import encode
 from broker.messages.store import Commands, Fetch, Result, Status, Store
 from master.cluster.nodes import Nodes
 from master.cluster.replicas import FETCHED_BYTES, Replicas, source_addresses
+from master.cluster.thinning import Thinning
 from master.index.index import Entry, Index, RepairState, Tables
 
 log = logs.get(__name__)
 
 SCAN_SECS = 0.02  # of each look, between two batches of results
 PAUSE_SECS = 10.0  # from the end of one look at everything to the next, while nothing changes
-SHORT_PAUSE_SECS = 2.0  # the same while a node is drained, and somebody looks on
+SHORT_PAUSE_SECS = 2.0  # the same while a node is drained, or copies go
 MOST_WAITING = 50_000  # values that are known to lack copies, at once
 MOST_ORDERS = 2_000  # under way to one node
 MOST_BYTES = 256 << 20  # the same; a larger value goes alone
@@ -77,6 +80,15 @@ class Repair:
         self._secret = secret
         self._after = after
         self._put_ms = int(put_secs * 1000)
+        self.thinning = Thinning(
+            index,
+            nodes,
+            link,
+            secret=secret,
+            counting=self._counting,
+            surplus=self._surplus,
+            fill=nodes.used,
+        )
         self._names: frozenset[str] = frozenset()  # of all nodes
         self._since = time.monotonic()  # since when nodes are heard at all
         self._lost: frozenset[str] = frozenset()
@@ -85,10 +97,11 @@ class Repair:
         self._left: Counter[str] = Counter()  # by draining node: values that are not enough elsewhere
         self._position: bytes | None = None  # behind which key the look goes on; None: it is over
         self._next = 0.0  # when the next look begins
-        self._plain = False  # the last look saw no value with a number of its own
-        self._seen = False  # this one has seen such a value
         self._more = False  # some did not fit into the queue
         self._began: int | None = None  # `Unsure.changes` when the look began; None: it will not say that all is known
+        self._plain = False  # the last look saw no value with copies, or with a number of its own
+        self._seen = False  # this one has seen such a value
+        self._surpluses = 0  # values with too many copies in the look that goes on
         self._waiting: dict[int, deque[bytes]] = {}  # by the number of holders left: keys that lack copies
         self._known: set[bytes] = set()  # keys that wait or have orders
         self._orders: dict[bytes, dict[str, _Order]] = {}  # by key, then node
@@ -103,7 +116,7 @@ class Repair:
 
     @property
     def idle(self) -> bool:
-        """Whether no value is to be on several nodes and no node is drained, so that there is nothing to do."""
+        """Whether no value is on several nodes or is to be, and none is moved away, so that there is nothing to do."""
         return self._plain and self._replicas.most == 1 and not self._draining
 
     def _needed(self) -> bool:
@@ -111,7 +124,7 @@ class Repair:
         return self._replicas.most > 1 or bool(self._draining) or self._seen
 
     def drain(self, node: str, *, begin: bool) -> None:
-        """Move all values of a node away, or no longer. What was moved stays where it is."""
+        """Move all values of a node away, or no longer. Then its copies count again."""
         draining = self._draining | {node} if begin else self._draining - {node}
         if draining == self._draining:
             return
@@ -135,6 +148,7 @@ class Repair:
         self._load.clear()
         self._number.clear()
         self._left.clear()
+        self.thinning.clear()
         self._state = RepairState(draining=self._state.draining)
 
     def tick(self) -> None:
@@ -151,6 +165,10 @@ class Repair:
             if known and self._link.ready:
                 try:
                     self._send(now)
+                    if self._in_doubt():
+                        self.thinning.clear()
+                    else:
+                        self.thinning.tick(now)
                 except LinkDown as error:
                     log.debug("no copies ordered", reason=error)
         self._note_state(now)
@@ -203,6 +221,18 @@ class Repair:
         lacks = wanted - len(self._counting(entry))
         return lacks if lacks > 0 and entry.live(now_ms()) else 0
 
+    def _surplus(self, key: bytes, entry: Entry) -> int:
+        """How many copies of a value are too many."""
+        if not entry.copies or self._is_being_put(entry) or not entry.live(now_ms()):
+            return 0
+        return max(0, len(self._counting(entry)) - self._wanted(key, entry))
+
+    def _in_doubt(self) -> bool:
+        """Whether copies may be gone that the index names, so that none may be removed."""
+        with self._index.read() as tables:
+            unsure = tables.unsure()
+        return bool(unsure.nodes) or self._state.looked != unsure.changes
+
     def _wanted(self, key: bytes, entry: Entry) -> int:
         """On how many nodes a value is to be."""
         return content_types.replicas(entry.content_type) or self._replicas.wanted(key)
@@ -221,7 +251,7 @@ class Repair:
             self._position, self._missing, self._more = b"", 0, False
             self._began = None if unsure.nodes else unsure.changes
             self._left.clear()
-            self._seen = False
+            self._surpluses, self._seen = 0, False
         for number, (key, entry) in enumerate(tables.entries(self._position), 1):
             if self._lacks(key, entry):
                 self._left.update(self._draining.intersection(entry.nodes))
@@ -230,12 +260,16 @@ class Repair:
                 else:
                     self._missing += 1
                     self._add(key, len(self._counting(entry)))
-            self._seen |= bool(content_types.replicas(entry.content_type))
+            elif self._surplus(key, entry):
+                self._surpluses += 1
+                self.thinning.add(key)
+            self._seen |= bool(entry.copies) or bool(content_types.replicas(entry.content_type))
             if not number % 100 and time.monotonic() - now > SCAN_SECS:
                 self._position = key
                 return
-        self._position, self._next = None, now + (SHORT_PAUSE_SECS if self._draining else PAUSE_SECS)
-        self._state.lacking = self._missing
+        soon = self._draining or self._surpluses
+        self._position, self._next = None, now + (SHORT_PAUSE_SECS if soon else PAUSE_SECS)
+        self._state.lacking, self._state.surplus = self._missing, self._surpluses
         self._plain = not self._seen
         self._state.needed = self._needed()
         if self._began == unsure.changes:
@@ -346,6 +380,7 @@ class Repair:
             self._copied.popleft()
         state = self._state
         state.lost = sorted(self._lost)
+        state.removed = self.thinning.removed
         state.under_way = sum(self._number.values())
         state.rate = sum(size for _, size in self._copied) // 10
         if self._position is not None:

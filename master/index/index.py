@@ -156,6 +156,7 @@ class Discard(NamedTuple):
     # Not 0: a newer version has holders elsewhere, and has taken the place of this one on a node with that generation
     # of its log. It is told when one of them is sure to have the newer version, see `master.index.discards`.
     generation: int = 0
+    drop: bool = False  # other nodes have enough copies: this node alone forgets the version
 
 
 class Node(NamedTuple):
@@ -180,6 +181,8 @@ class RepairState:
     )  # nodes → values that are not enough elsewhere; -1: not known
     reasons: Counter[str] = field(default_factory=Counter)  # why copies were not made, in the last two minutes
     needed: bool = False  # there may be values on several nodes
+    surplus: int = 0  # values with more copies than they are to have, in the last look at everything
+    removed: int = 0  # copies that were too many and are gone, since the controller started
     looked: int = -1  # `Unsure.changes` when the last look at everything began in which nothing was uncertain; -1: none
 
 
@@ -459,7 +462,7 @@ class WritableTables(Tables):
 
     def add_discard(self, discard: Discard, due: int) -> None:
         """Put a row into the outbox; it leaves from `due` on, in ms since the epoch."""
-        row = pack(discard if discard.generation else discard[:-1])
+        row = pack(discard if discard.drop else discard[:-1] if discard.generation else discard[:-2])
         while not self._put("outbox", stamped(due, discard.version), row, overwrite=False):
             if self._get("outbox", stamped(due, discard.version)) == row:
                 break

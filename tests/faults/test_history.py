@@ -201,7 +201,7 @@ class Faults:
 
 
 def settle(cluster: Cluster, since: float = 0.0) -> None:
-    """Wait until all nodes have sent a heartbeat after `since`, and the master says that no value lacks a copy."""
+    """Wait until all nodes have sent a heartbeat after `since`, and the master says that every value is on two."""
 
     def calm() -> bool:
         with suppress(OSError, http.client.HTTPException):
@@ -215,8 +215,8 @@ def settle(cluster: Cluster, since: float = 0.0) -> None:
 
 
 def whole(repair: dict[str, Any]) -> bool:
-    """Whether repair says that no value lacks a copy, after a look at all of them."""
-    return repair["checked"] and not (repair["lacking"] or repair["under_way"] or repair["lost"])
+    """Whether repair says that no value lacks a copy or has too many, after a look at all of them."""
+    return repair["checked"] and not any(repair[name] for name in ("lacking", "surplus", "under_way", "lost"))
 
 
 @pytest.mark.timeout(600 + 90 * FAULTS)

@@ -65,18 +65,37 @@ def set_replicas(cluster: Cluster, text: str) -> None:
     cluster.wait_healthy()
 
 
-def test_values_with_too_few_copies_get_others_and_a_controller_that_is_killed_goes_on(cluster: Cluster) -> None:
-    set_replicas(cluster, "1")
-    values, own = filled(cluster, 4), filled(cluster, 1, "replicas=3")
-    assert not any(len(holders(cluster, key)) > 1 for key in values)
-    set_replicas(cluster, "1, two/: 2")
-    kill_part(cluster.master, COMPANION)
+def on(cluster: Cluster, values: dict[str, bytes], number: int) -> bool:
+    """Whether each value is on so many nodes, as the index says and as these say."""
+    return all(len(holders(cluster, key)) == number and having(cluster, key) == holders(cluster, key) for key in values)
+
+
+def test_values_follow_a_changed_number_and_a_controller_that_is_killed_goes_on(cluster: Cluster) -> None:
     names = {node.id for node in cluster.nodes}
-    wait_for(lambda: whole(cluster, values, names), 60, "all have two holders")
+    set_replicas(cluster, "1")
+    values, own = filled(cluster, 3), filled(cluster, 1, "replicas=3")
+    assert on(cluster, values, 1)
+    # When the number is raised
+    set_replicas(cluster, "1, two/: 3")
+    kill_part(cluster.master, COMPANION)
+    wait_for(lambda: on(cluster, values, 3), 90, "all have three holders")
     check_bytes(cluster, values, names)
     wait_for(lambda: state(cluster)["lacking"] == 0 and state(cluster)["under_way"] == 0, 30, "it says that it is done")
-    # And what was put with a number of its own has kept it
-    assert all(len(holders(cluster, key)) == 3 for key in own)
+    # And lowered again
+    set_replicas(cluster, "1, two/: 2")
+    kill_part(cluster.master, COMPANION)
+    wait_for(lambda: on(cluster, values, 2), 90, "all have two holders, and only these have the bytes")
+    check_bytes(cluster, values, names)
+    wait_for(lambda: state(cluster)["surplus"] == 0, 30, "it says that none is too many")
+    # Then what was put with a number of its own has kept it, also when the index is lost
+    assert on(cluster, own, 3)
+    cluster.kill_master()
+    shutil.rmtree(Path(cluster.master_directory) / "index")
+    cluster.start_master()
+    settle(cluster)
+    assert on(cluster, values, 2)
+    assert on(cluster, own, 3)
+    check_bytes(cluster, values | own, names)
 
 
 def test_a_lost_node_is_replaced_and_when_it_is_back_nothing_old_is_read(cluster: Cluster) -> None:

@@ -11,10 +11,11 @@ from broker import keys
 from broker.clock import now_ms
 from broker.http import content_types
 from broker.messages.codec import decode_any
-from broker.messages.store import Commands, Fetch, Result, Status
+from broker.messages.store import Commands, Confirm, Confirmed, Fetch, Result, Status
 from master.cluster import repair
 from master.cluster.repair import Repair
 from master.cluster.replicas import Replicas
+from master.cluster.thinning import DROP_DELAY_MS
 from master.index.index import Entry, Holder, Index, Unsure
 
 OLD = now_ms() - 3_600_000
@@ -27,6 +28,16 @@ class Network:
         self.world = world
         self.heard = dict.fromkeys("abcd", 0.0)
         self.full: set[str] = set()
+        self.zones: dict[str, str] = {}
+
+    def zone(self, node: str) -> str:
+        return self.zones.get(node, "")
+
+    def used(self, node: str) -> float:
+        return "abcd".index(node) / 10
+
+    def takes(self, node: str) -> bool:
+        return self.alive(node)
 
     def names(self) -> list[str]:
         return sorted(self.heard)
@@ -59,6 +70,7 @@ class World:
             tables.set_incomplete([])
         self.network = Network(self)
         self.sent: list[tuple[str, bytes, int, list[str]]] = []  # node, key, version, sources
+        self.asked: list[tuple[str, Confirm]] = []  # node, and what it is to confirm
         self.replicas = Replicas([("", replicas)])
         self.beat()
         self.start()
@@ -77,6 +89,8 @@ class World:
             case Fetch(origin="", store=store, sources=sources):
                 servers = [source.removeprefix("http://").partition("/")[0] for source in sources]
                 self.sent.append((node, store.key, store.version, servers))
+            case Confirm() as question:
+                self.asked.append((node, question))
             case Commands(origin="", items=items):
                 self.sent += [(node, item.key, item.version, []) for item in items]
             case other:
@@ -108,6 +122,26 @@ class World:
         self.sent.clear()
         self.repair.tick()
         return list(self.sent)
+
+    def confirm(self, reason: str = "", but: str = "") -> set[str]:
+        """Each node that was asked says that its copy is good, but for one with a reason; returns their names."""
+        asked, self.asked = self.asked, []
+        for node, question in asked:
+            said = reason if not but or node == but else ""
+            self.repair.thinning.observe(Confirmed(node, [(question.request, said)]))
+        return {node for node, _ in asked}
+
+    def holders(self, key: bytes) -> set[str]:
+        with self.index.read() as tables:
+            entry = tables.entry(key)
+        return set(entry.nodes) if entry else set()
+
+    def drops(self) -> list[tuple[str, bytes, int]]:
+        """What the outbox has to tell nodes."""
+        with self.index.read() as tables:
+            rows = tables.due_discards(now_ms() + DROP_DELAY_MS, 1_000)
+        assert all(discard.drop for _, discard in rows)
+        return sorted((discard.node, discard.key, discard.version) for _, discard in rows)
 
     def state(self) -> dict[str, object]:
         with self.index.read() as tables:
@@ -277,7 +311,10 @@ def test_a_drained_node_counts_for_nothing_and_says_how_much_is_left(tmp_path: P
     assert world.state()["draining"] == {"a": 0}
     # And when it is over, nothing is looked at any more
     world.repair.drain("a", begin=False)
-    assert (world.state()["draining"], world.repair.idle) == ({}, True)
+    assert world.state()["draining"] == {}
+    # Then the copy is one too many
+    world.tick(3)
+    assert world.state()["surplus"] == 1
 
 
 def test_a_value_that_is_being_put_on_a_drained_node_is_left_over(world: World) -> None:
@@ -336,10 +373,124 @@ def test_where_no_value_is_on_several_nodes_nothing_is_doubted(world: World) -> 
     assert world.doubts() == []
 
 
+def test_a_copy_that_is_too_many_goes_when_the_others_are_confirmed_and_not_before(world: World) -> None:
+    key = world.put("key", "abc")
+    world.tick(3)
+    assert {node for node, _ in world.asked} == {"a", "b"}
+    ((_, question), _) = world.asked
+    assert (question.store.key, question.store.version, question.store.value) == (key, 10, None)
+    assert question.source.startswith("http://a/")
+    assert world.state()["surplus"] == 1
+    # When one of two has answered, nothing happens
+    (first, second), world.asked = world.asked, []
+    for _ in range(2):
+        world.repair.thinning.observe(Confirmed(first[0], [(first[1].request, "")]))
+        world.tick(1)
+    assert (world.holders(key), world.drops(), world.asked) == (set("abc"), [], [])
+    # And when both have, the third is no holder, and is told so in the same transaction
+    world.repair.thinning.observe(Confirmed(second[0], [(second[1].request, "")]))
+    world.tick(1)
+    assert (world.holders(key), world.drops()) == (set("ab"), [("c", key, 10)])
+    world.tick(20)
+    assert (world.asked, world.state()["surplus"], world.state()["removed"]) == ([], 0, 1)
+
+
+def test_a_copy_that_is_not_confirmed_is_the_one_that_goes_if_enough_others_are(world: World) -> None:
+    key = world.put("key", "abc")
+    world.tick(3)
+    assert world.confirm("the node has other bytes", but="a") == {"a", "b"}
+    world.tick(11)
+    assert (world.holders(key), world.confirm()) == (set("abc"), {"b", "c"})
+    world.tick(1)
+    assert (world.holders(key), world.drops()) == (set("bc"), [("a", key, 10)])
+    # But never below the wanted number
+    other = world.put("other", "ab")
+    third = world.put("third", "abc")
+    world.tick(11)
+    world.confirm("damaged")
+    world.tick(11)
+    world.confirm("damaged")
+    world.tick(11)
+    assert (world.holders(other), world.holders(third), world.asked) == (set("ab"), set("abc"), [])
+
+
+def test_what_has_changed_since_it_was_confirmed_stays(world: World) -> None:
+    lost, fewer = world.put("lost", "abc"), world.put("fewer", "abc")
+    world.tick(3)
+    world.confirm()
+    world.put("fewer", "ac")
+    with world.index.write() as tables:
+        entry = tables.entry(lost)
+        assert entry is not None
+        tables.put_entry(lost, entry, entry._replace(version=11))
+    world.tick(1)
+    assert (world.holders(lost), world.holders(fewer), world.drops()) == (set("abc"), set("ac"), [])
+
+
+def test_while_copies_may_be_gone_or_a_controller_has_not_looked_nothing_is_removed(world: World) -> None:
+    key = world.put("key", "abc")
+    world.tick(3)
+    world.unsure(["d"], 1)
+    world.confirm()
+    world.tick(3)
+    assert world.holders(key) == set("abc")
+    # Answers to the questions of a controller that has ended count for nothing
+    world.unsure([], 1)
+    world.tick(3)
+    world.asked.clear()
+    world.start()
+    world.tick(3)
+    world.repair.thinning.observe(Confirmed("a", [("another-0", "")]))
+    assert world.confirm() == {"a", "b"}
+    world.tick(1)
+    assert world.holders(key) == set("ab")
+
+
+def test_copies_stay_in_different_zones_on_nodes_that_are_heard_and_not_drained(world: World) -> None:
+    world.network.zones = {"a": "rack", "b": "rack", "c": "other"}
+    key = world.put("key", "abc")
+    world.tick(3)
+    assert world.confirm() == {"a", "c"}
+    world.tick(1)
+    assert world.holders(key) == set("ac")
+    # A drained copy counts for nothing, so it is neither one too many nor one of those that stay
+    drained = world.put("drained", "bcd")
+    world.repair.drain("b", begin=True)
+    world.tick(3)
+    assert (world.asked, world.holders(drained)) == ([], set("bcd"))
+    world.repair.drain("b", begin=False)
+    # And while one of those that count is silent, the others are what stays
+    for _ in range(3):
+        world.tick(8, beat="abc")
+    assert world.confirm() == {"b", "c"}
+
+
+def test_a_question_that_is_not_answered_is_asked_again_and_few_are_asked_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("master.cluster.thinning.MOST_QUESTIONS", 2)
+    values = [world.put(f"key-{number}", "abc") for number in range(5)]
+    world.tick(3)
+    assert len(world.asked) == 4
+    world.asked.clear()
+    world.tick(70)
+    world.tick(11)
+    for _ in range(6):
+        world.confirm()
+        world.tick(11)
+    assert [world.holders(key) for key in values] == [set("ab")] * 5
+
+
 def test_a_number_of_its_own_counts_for_a_value_whatever_its_folder_says(world: World) -> None:
-    world.put("single", "a", own=1)
-    three = world.put("three", "ab", own=3)
+    single, three = world.put("single", "a", own=1), world.put("three", "ab", own=3)
     assert world.tick(3) == [("c", three, 10, ["a", "b"])]
+    world.put("three", "abc", own=3)
+    more = world.put("more", "ab", own=1)
+    world.tick(20)
+    world.tick(3)
+    assert world.confirm() == {"a"}
+    world.tick(1)
+    assert [world.holders(key) for key in (single, three, more)] == [set("a"), set("abc"), set("a")]
 
 
 def test_where_all_values_are_on_one_node_a_number_of_its_own_is_noticed(world: World) -> None:

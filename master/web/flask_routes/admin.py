@@ -105,7 +105,7 @@ def end_drain(node_id: str) -> Response:
     parts = context()
     _require_known(parts, node_id)
     parts.controller.call(Drain(node_id, False)).result(CALL_SECS)
-    return ok({"node": node_id}, f"node {node_id} takes values again; what was moved away stays where it is")
+    return ok({"node": node_id}, f"node {node_id} takes values again, and its copies count again")
 
 
 def _require_known(parts: Context, node_id: str) -> None:
