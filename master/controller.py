@@ -115,6 +115,7 @@ class Controller:
             secret=config.secret(),
             after=config.general.repair_after,
             put_secs=config.server.put_timeout,
+            rebalance=config.general.rebalance,
         )
         self._curves = Recorder(directory)
         self._backups = BackupSchedule(config, self._index, self._link, self._jobs.ledger)

@@ -138,6 +138,11 @@ class Nodes:
         total = known.heartbeat.disk_total if known else 0
         return 1 - known.heartbeat.disk_free / total if known and total else 0.0
 
+    def room(self) -> dict[str, int]:
+        """The free bytes of each node that takes new values, whether it has room or not."""
+        self._refresh()
+        return {candidate.node: candidate.disk_free for candidate in self._candidates}
+
     def alive(self, node: str) -> bool:
         """Whether the node was heard from lately."""
         self._refresh()

@@ -9,7 +9,8 @@ A node is told to fetch a value from its holders. When it has it, its result mak
 index has itself, go along with the command. What is asked of a node is bounded, so that neither its queue nor its
 memory fills up; `[volume] repair_bandwidth` bounds how fast it fetches.
 
-The same look finds what has too many copies (`master.cluster.thinning`).
+The same look finds what has too many copies (`master.cluster.thinning`) and what is to move to an emptier node
+(`master.cluster.rebalance`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from broker.link import Link
 from broker.messages.codec import encode
 from broker.messages.store import Commands, Fetch, Result, Status, Store
 from master.cluster.nodes import Nodes
+from master.cluster.rebalance import Rebalance
 from master.cluster.replicas import FETCHED_BYTES, Replicas, source_addresses
 from master.cluster.thinning import Thinning
 from master.index.index import Entry, Index, RepairState, Tables
@@ -68,6 +70,7 @@ class Repair:
         secret: bytes,
         after: float,
         put_secs: float,
+        rebalance: bool = False,
     ) -> None:
         """`after`: seconds without a word from a node until its copies count as lost.
 
@@ -80,6 +83,7 @@ class Repair:
         self._secret = secret
         self._after = after
         self._put_ms = int(put_secs * 1000)
+        self._rebalance = Rebalance(nodes, enabled=rebalance)
         self.thinning = Thinning(
             index,
             nodes,
@@ -87,7 +91,7 @@ class Repair:
             secret=secret,
             counting=self._counting,
             surplus=self._surplus,
-            fill=nodes.used,
+            fill=self._rebalance.fill,
         )
         self._names: frozenset[str] = frozenset()  # of all nodes
         self._since = time.monotonic()  # since when nodes are heard at all
@@ -101,6 +105,7 @@ class Repair:
         self._began: int | None = None  # `Unsure.changes` when the look began; None: it will not say that all is known
         self._plain = False  # the last look saw no value with copies, or with a number of its own
         self._seen = False  # this one has seen such a value
+        self._moving: deque[bytes] = deque()  # keys that get a copy on an emptier node
         self._surpluses = 0  # values with too many copies in the look that goes on
         self._waiting: dict[int, deque[bytes]] = {}  # by the number of holders left: keys that lack copies
         self._known: set[bytes] = set()  # keys that wait or have orders
@@ -117,11 +122,11 @@ class Repair:
     @property
     def idle(self) -> bool:
         """Whether no value is on several nodes or is to be, and none is moved away, so that there is nothing to do."""
-        return self._plain and self._replicas.most == 1 and not self._draining
+        return self._plain and self._replicas.most == 1 and not self._draining and not self._rebalance.enabled
 
     def _needed(self) -> bool:
         """Whether people should know how far it is."""
-        return self._replicas.most > 1 or bool(self._draining) or self._seen
+        return self._replicas.most > 1 or bool(self._draining) or self._rebalance.enabled or self._seen
 
     def drain(self, node: str, *, begin: bool) -> None:
         """Move all values of a node away, or no longer. Then its copies count again."""
@@ -148,6 +153,7 @@ class Repair:
         self._load.clear()
         self._number.clear()
         self._left.clear()
+        self._moving.clear()
         self.thinning.clear()
         self._state = RepairState(draining=self._state.draining)
 
@@ -252,6 +258,7 @@ class Repair:
             self._began = None if unsure.nodes else unsure.changes
             self._left.clear()
             self._surpluses, self._seen = 0, False
+            self._rebalance.begin()
         for number, (key, entry) in enumerate(tables.entries(self._position), 1):
             if self._lacks(key, entry):
                 self._left.update(self._draining.intersection(entry.nodes))
@@ -263,19 +270,33 @@ class Repair:
             elif self._surplus(key, entry):
                 self._surpluses += 1
                 self.thinning.add(key)
+            elif self._rebalance.enabled:
+                self._begin_move(key, entry)
+            if self._rebalance.enabled:
+                self._rebalance.note(entry)
             self._seen |= bool(entry.copies) or bool(content_types.replicas(entry.content_type))
             if not number % 100 and time.monotonic() - now > SCAN_SECS:
                 self._position = key
                 return
-        soon = self._draining or self._surpluses
+        soon = self._draining or self._surpluses or self._rebalance.move
         self._position, self._next = None, now + (SHORT_PAUSE_SECS if soon else PAUSE_SECS)
         self._state.lacking, self._state.surplus = self._missing, self._surpluses
         self._plain = not self._seen
         self._state.needed = self._needed()
+        if self._rebalance.enabled:
+            busy = self._orders or self._moving or self._surpluses or self._missing
+            self._rebalance.end(settled=not busy and self.thinning.idle and self._began == unsure.changes)
         if self._began == unsure.changes:
             self._state.looked = unsure.changes
         self._state.draining = {node: self._left[node] for node in sorted(self._draining)}
         self._later = {key: until for key, until in self._later.items() if until > now}
+
+    def _begin_move(self, key: bytes, entry: Entry) -> None:
+        """Note that a value gets a copy on an emptier node, if it is to move."""
+        later = key in self._known or self._later.get(key, 0.0) > time.monotonic()
+        if not later and entry.live(now_ms()) and not self._is_being_put(entry) and self._rebalance.takes(entry):
+            self._known.add(key)
+            self._moving.append(key)
 
     def _add(self, key: bytes, left: int) -> None:
         """Note that a value lacks copies, of which so many are left."""
@@ -343,10 +364,25 @@ class Repair:
                     self._more = True  # all nodes have enough to do
                     break
                 self._order(key, entry, targets, sources, small)
+            self._send_moves(tables, small)
         for node, stores in small.items():
             for start in range(0, len(stores), _BATCH):
                 commands = Commands("", [*stores[start : start + _BATCH]])
                 self._link.publish(topology.node_queue(node), encode(commands), ttl_ms=int(PATIENCE_SECS * 1000))
+
+    def _send_moves(self, tables: Tables, small: dict[str, list[Store]]) -> None:
+        """Order copies of values that are to move, until their node has enough to do."""
+        while self._moving:
+            entry = tables.entry(self._moving[0])
+            target = self._rebalance.target(entry) if entry else None
+            if target in self._busy():
+                return
+            key = self._moving.popleft()
+            sources = [node for node in self._nodes.by_load(entry.nodes) if self._nodes.alive(node)] if entry else []
+            if entry and target and self._nodes.takes(target) and (sources or entry.value is not None):
+                self._order(key, entry, [target], sources, small)
+            else:
+                self._known.discard(key)
 
     def _next_keys(self) -> Iterator[bytes]:
         """The keys that lack copies, with the fewest holders first."""
@@ -381,6 +417,8 @@ class Repair:
         state = self._state
         state.lost = sorted(self._lost)
         state.removed = self.thinning.removed
+        move = self._rebalance.move
+        state.move = (move.source, move.target, move.left) if move else None
         state.under_way = sum(self._number.values())
         state.rate = sum(size for _, size in self._copied) // 10
         if self._position is not None:

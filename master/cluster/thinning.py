@@ -94,6 +94,11 @@ class Thinning:
         self._later: dict[tuple[bytes, str], float] = {}  # copies that were not confirmed, until when
         self.removed = 0  # copies
 
+    @property
+    def idle(self) -> bool:
+        """Whether no copy is about to go."""
+        return not self._known
+
     def clear(self) -> None:
         """Forget what is under way: nothing is removed for it."""
         self._waiting.clear()

@@ -183,6 +183,7 @@ class RepairState:
     needed: bool = False  # there may be values on several nodes
     surplus: int = 0  # values with more copies than they are to have, in the last look at everything
     removed: int = 0  # copies that were too many and are gone, since the controller started
+    move: tuple[str, str, int] | None = None  # from which node to which values are moved, and bytes that are left
     looked: int = -1  # `Unsure.changes` when the last look at everything began in which nothing was uncertain; -1: none
 
 
@@ -323,6 +324,9 @@ class Tables(Transaction):
             return RepairState()
         state = RepairState(*msgpack.unpackb(raw))  # an older Pulzar wrote fewer fields
         state.reasons = Counter(state.reasons)
+        if state.move:
+            source, target, left = state.move
+            state.move = source, target, left
         return state
 
     def unsure(self) -> Unsure:

@@ -29,12 +29,16 @@ class Network:
         self.heard = dict.fromkeys("abcd", 0.0)
         self.full: set[str] = set()
         self.zones: dict[str, str] = {}
+        self.free = dict.fromkeys("abcd", 1_000)
 
     def zone(self, node: str) -> str:
         return self.zones.get(node, "")
 
     def used(self, node: str) -> float:
         return "abcd".index(node) / 10
+
+    def room(self) -> dict[str, int]:
+        return {node: free for node, free in self.free.items() if self.takes(node)}
 
     def takes(self, node: str) -> bool:
         return self.alive(node)
@@ -72,12 +76,13 @@ class World:
         self.sent: list[tuple[str, bytes, int, list[str]]] = []  # node, key, version, sources
         self.asked: list[tuple[str, Confirm]] = []  # node, and what it is to confirm
         self.replicas = Replicas([("", replicas)])
+        self.rebalance = False
         self.beat()
         self.start()
 
     def start(self) -> None:
         parts = self.index, self.network, self, self.replicas
-        self.repair = Repair(*parts, secret=b"s", after=60, put_secs=10)  # type: ignore[arg-type]
+        self.repair = Repair(*parts, secret=b"s", after=60, put_secs=10, rebalance=self.rebalance)  # type: ignore[arg-type]
 
     def beat(self, nodes: str = "abcd") -> None:
         self.network.heard |= dict.fromkeys(nodes, self.clock)
@@ -506,3 +511,40 @@ def test_where_all_values_are_on_one_node_a_number_of_its_own_is_noticed(world: 
     world.repair.observe("a", [told])
     assert not world.repair.idle
     assert world.tick(11) == [("b", key, 10, ["a"])]
+
+
+def test_values_move_from_the_fullest_node_to_the_emptiest_until_both_are_as_full(world: World) -> None:
+    world.rebalance, world.replicas = True, Replicas()
+    world.network.free = dict.fromkeys("ab", 1_000)
+    world.network.heard = dict.fromkeys("ab", world.clock)
+    names = [f"key-{number:02d}" for number in range(10)]
+    values = [world.put(name, "a", size=100) for name in names]
+    world.start()
+    moved: list[bytes] = []
+    for turn in range(12):
+        for node, key, *_ in world.tick(11, beat="ab"):
+            assert node == "b"
+            moved.append(key)
+            world.put(keys.decode(key), "ab", size=100)
+        assert world.confirm() <= {"b"}
+        if turn in (2, 4):
+            world.start()  # nothing is lost
+    assert 3 <= len(moved) <= 5
+    assert [world.holders(key) for key in values].count({"b"}) == len(moved)
+    assert (world.state()["move"], world.state()["surplus"]) == (None, 0)
+
+
+def test_no_value_moves_into_a_zone_that_has_it_or_while_the_difference_is_small(world: World) -> None:
+    world.rebalance = True
+    world.network.zones = {"a": "one", "b": "two", "c": "two", "d": "two"}
+    for number in range(5):
+        world.put(f"key-{number}", "ab", size=100)
+    world.network.free = dict.fromkeys("abcd", 5_000)
+    world.start()
+    for _ in range(2):
+        assert world.tick(11) == []
+    assert world.state()["move"] is None
+    world.network.free = dict.fromkeys("abcd", 1_000)
+    for _ in range(4):
+        assert world.tick(11) == []
+    assert world.state()["move"] == ("a", "c", 200)

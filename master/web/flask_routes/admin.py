@@ -39,8 +39,9 @@ def status() -> Response:
             "broker": {"connected": parts.link.ready, "problem": parts.link.problem},
             "controller": parts.controller.connected,
             "restoring": parts.network.awaited(),
-            "repair": {name: value for name, value in vars(repair).items() if name not in ("needed", "looked")}
-            | {"unsure": unsure.nodes, "checked": not doubts},
+            "repair": {name: value for name, value in vars(repair).items() if name not in ("needed", "looked", "move")}
+            | {"unsure": unsure.nodes, "checked": not doubts}
+            | {"move": dict(zip(("source", "target", "left"), repair.move, strict=True)) if repair.move else None},
         }
     )
 
