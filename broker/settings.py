@@ -207,6 +207,9 @@ class General:
         types.seconds(1, 30 * 86_400),
         "a node that is not heard from for so long counts as lost; its values get other holders (seconds)",
     )
+    rebalance: bool = setting(
+        False, types.flag, "whether values are moved from the fullest node to the emptiest one, slowly"
+    )
     restic_append_only: tuple[str, ...] = setting(
         (),
         types.repositories,

@@ -28,7 +28,7 @@ from broker.messages.backups import BackupState
 from broker.messages.codec import decode_any, encode
 from broker.messages.horizon import Horizon
 from broker.messages.runs import NodeCatalog, Progress, Reports
-from broker.messages.store import Announce, Damaged, Heartbeat, Result, Results
+from broker.messages.store import Announce, Confirmed, Damaged, Heartbeat, Result, Results
 from broker.refusals import Refused, Unavailable
 from broker.service.companion import run_companion
 from master.backup.schedule import BackupSchedule
@@ -69,6 +69,7 @@ class _Messages(NamedTuple):
     jobs: list[Reports | Progress | NodeCatalog]
     backups: list[BackupState]
     damaged: list[Damaged]
+    confirmed: list[Confirmed]
 
 
 class Controller:
@@ -118,6 +119,7 @@ class Controller:
             secret=config.secret(),
             after=config.general.repair_after,
             put_secs=config.server.put_timeout,
+            rebalance=config.general.rebalance,
         )
         self._curves = Recorder(directory)
         self._backups = BackupSchedule(config, self._index, self._link, self._jobs.ledger)
@@ -217,10 +219,11 @@ class Controller:
             # The outcomes first: somebody waits for them.
             self._channel.send(changes.outcomes)
             self._replays.observe(messages.results, messages.heartbeats, changes.gaps)
-            if not self._repair.idle:
-                for told in messages.results:
-                    self._repair.observe(told.node, told.items)
+            for told in messages.results:
+                self._repair.observe(told.node, told.items)
             self._tell(changes)
+        for answers in messages.confirmed:
+            self._repair.thinning.observe(answers)
         # What runs have stored is in the index before it is said that they have ended.
         about_jobs = [call for call in calls if not self._do(call)]
         self._jobs.handle(about_jobs, messages.jobs, messages.heartbeats)
@@ -260,7 +263,7 @@ class Controller:
         return True
 
     def _sort(self, deliveries: list[Delivery]) -> _Messages:
-        messages = _Messages([], {}, set(), [], [], [])
+        messages = _Messages([], {}, set(), [], [], [], [])
         horizon = Horizon.now()
         for delivery in deliveries:
             try:
@@ -270,6 +273,8 @@ class Controller:
                     messages.results.append(self._believed(delivery, message, horizon))
                 elif isinstance(message, Reports) and delivery.queue == topology.RESULTS:
                     messages.jobs.append(message)
+                elif isinstance(message, Confirmed) and delivery.queue == topology.RESULTS:
+                    messages.confirmed.append(message)
                 elif isinstance(message, BackupState) and delivery.queue == topology.RESULTS:
                     messages.backups.append(message)
                 elif isinstance(message, Damaged) and delivery.queue == topology.RESULTS:

@@ -16,7 +16,7 @@ from broker.link import Delivery, Link, roles
 from broker.messages.backups import MakeBackup
 from broker.messages.codec import decode_any
 from broker.messages.runs import AskCatalog, Named, Withdraw, Withdrawn
-from broker.messages.store import Announce, Commands, Fetch, Replay
+from broker.messages.store import Announce, Commands, Confirm, Fetch, Replay
 from broker.service.companion import run_companion
 from node import identity, twin
 from node.backups import Backups
@@ -129,8 +129,8 @@ class Agent:
                 case Commands() as commands:
                     self._commands.add(delivery, commands)
                     return
-                case Fetch() as fetch:
-                    self._fetcher.take(fetch)
+                case Fetch() | Confirm() as question:
+                    self._fetcher.take(question)
                 case Replay() as request:
                     self._replayer.ask(request)
                 case Named() | Withdrawn() as message:

@@ -12,8 +12,19 @@ from broker.errors import LinkDown
 from broker.link import Delivery, Link
 from broker.messages.codec import encode
 from broker.messages.horizon import Horizon
-from broker.messages.store import Commands, Delete, Kind, Result, Results, Status, Store
-from node.errors import Broken
+from broker.messages.store import (
+    Command,
+    Commands,
+    Confirm,
+    Confirmed,
+    Delete,
+    Kind,
+    Result,
+    Results,
+    Status,
+    Store,
+)
+from node.errors import Broken, StorageError
 from node.storage.storage import Storage
 
 log = logs.get(__name__)
@@ -27,7 +38,7 @@ class _Batch(NamedTuple):
 
     delivery: Delivery
     origin: str
-    items: list[Store | Delete]
+    items: list[Command]
     refused: list[Result]
 
 
@@ -42,7 +53,7 @@ class _Fetched(NamedTuple):
 class CommandExecutor:
     """Collects commands; `work` applies all of them at once.
 
-    Belongs to the link's thread, but for `store_values`, `store_fetched` and `report`.
+    Belongs to the link's thread, but for `store_values`, `store_fetched`, `report` and `answer`.
     """
 
     def __init__(self, node: str, storage: Storage, link: Link) -> None:
@@ -53,13 +64,14 @@ class CommandExecutor:
         self._values: deque[tuple[Sequence[Store], OnResults]] = deque()  # the node's own
         self._fetched: deque[_Fetched] = deque()
         self._reports: deque[tuple[str, Result]] = deque()  # by origin; of what was not stored
+        self._answers: deque[tuple[Confirm, str]] = deque()  # and why a value is not what was put; "": it is
         self._sent_seq = storage.epoch.seq  # the master asks for everything before by itself
         self.closed = False  # True: apply nothing more
 
     def add(self, delivery: Delivery, commands: Commands) -> None:
         """Take in a message; `work` acknowledges it."""
         horizon = Horizon.now()
-        items: list[Store | Delete] = []
+        items: list[Command] = []
         refused: list[Result] = []
         for item in commands.items:
             objection = horizon.objection(item.version, item.created if isinstance(item, Store) else 0)
@@ -89,6 +101,11 @@ class CommandExecutor:
         self._reports.append((origin, result))
         self._link.wake()
 
+    def answer(self, question: Confirm, reason: str) -> None:
+        """Say that a value is what was put, or why it is not, after the commands that came before the question."""
+        self._answers.append((question, reason))
+        self._link.wake()
+
     def forget(self) -> None:
         """Drop the messages of a lost connection: they come again."""
         self._batches.clear()
@@ -98,11 +115,12 @@ class CommandExecutor:
         while self._reports and not self.closed:
             origin, report = self._reports.popleft()
             self._send(origin, [report])
-        if self.closed or not (self._batches or self._values or self._fetched):
+        if self.closed or not (self._batches or self._values or self._fetched or self._answers):
             return
+        answers = [self._answers.popleft() for _ in range(len(self._answers))]
         batches, self._batches = self._batches, []
         values = [self._values.popleft() for _ in range(len(self._values))]
-        commands: list[Store | Delete] = [item for batch in batches for item in batch.items]
+        commands: list[Command] = [item for batch in batches for item in batch.items]
         for stores, _ in values:
             commands += stores
         fetched = [self._fetched.popleft() for _ in range(len(self._fetched))]
@@ -127,6 +145,24 @@ class CommandExecutor:
             self._send(origin, part)
             for one, result in zip(these, part, strict=True):
                 one.done(result)
+        self._send_answers(answers)
+
+    def _send_answers(self, answers: Sequence[tuple[Confirm, str]]) -> None:
+        """Say which values are what was put. One may have been overwritten or dropped since it was read."""
+        items: list[tuple[str, str]] = []
+        for question, objection in answers:
+            store, reason = question.store, objection
+            try:
+                if not reason and not self._storage.has(store.key, store.version, store.digest):
+                    reason = "the node has another version of it, or none"
+            except StorageError as error:
+                reason = str(error)
+            items.append((question.request, reason))
+        if items:
+            try:
+                self._link.publish(topology.RESULTS, encode(Confirmed(self._node, items)))
+            except LinkDown as error:
+                log.debug("answers not sent; the master will ask again", count=len(items), reason=error)
 
     def _send(self, origin: str, results: list[Result], sent: Callable[[bool], None] | None = None) -> None:
         """Send results to the controller. If they are lost, it asks for a replay."""

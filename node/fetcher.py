@@ -1,6 +1,7 @@
 """Carries out `Fetch`: gets the bytes of a value from another node, and has them stored under the same version.
 
 The bytes are compared with the digest of the value before they are stored: a copy is never worse than what was put.
+`Confirm` is carried out in the same way: the bytes come from this node's own data server, and are thrown away.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 
 from broker import logs, tls
 from broker.messages.horizon import Horizon
-from broker.messages.store import Fetch, Result, Status, Store
+from broker.messages.store import Confirm, Fetch, Result, Status, Store
 from broker.settings import Settings
 from node.command_executor import CommandExecutor
 from node.errors import DiskFull, StorageError
@@ -43,7 +44,7 @@ class Fetcher:
         self._staging = staging
         self._commands = commands
         self._trusted = tls.trust(config.security.ca)
-        self._orders: queue.SimpleQueue[Fetch | None] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[Fetch | Confirm | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._pace = threading.Lock()
         self._throttle = Throttle(config.volume.repair_bandwidth, self._stopping)  # for copies that nobody waits for
@@ -64,19 +65,38 @@ class Fetcher:
         for thread in self._threads:
             thread.join(5)
 
-    def take(self, order: Fetch) -> None:
-        """Fetch a value soon; any thread may call this. Its result is sent when it is stored, or can't be."""
+    def take(self, order: Fetch | Confirm) -> None:
+        """Fetch or read a value soon; any thread may call this. The result is sent when that is done, or can't be."""
         self._orders.put(order)
 
     def _run(self) -> None:
         peers = _Peers(self._trusted)
         while (order := self._orders.get()) is not None and not self._stopping.is_set():
             try:
-                self._fetch(order, peers)
+                if isinstance(order, Confirm):
+                    self._commands.answer(order, self._objection(order, peers))
+                else:
+                    self._fetch(order, peers)
             except Exception as error:  # whatever fails, the next value is fetched
                 log.exception("value can't be fetched", key=order.store.key, version=order.store.version)
-                self._refuse(order, Status.FAILED, repr(error))
+                if isinstance(order, Confirm):
+                    self._commands.answer(order, repr(error))
+                else:
+                    self._refuse(order, Status.FAILED, repr(error))
         peers.close()
+
+    def _objection(self, order: Confirm, peers: _Peers) -> str:
+        """Why the bytes of a value here are not what was put; "" when they are."""
+        digest = hashlib.sha256()
+        try:
+            for piece in peers.pieces(order.source, order.store.size):
+                digest.update(piece)
+                self._spend(order.store, len(piece))
+                if self._stopping.is_set():
+                    return "this node is being stopped"
+        except (_NotFetched, StorageError) as error:
+            return str(error)
+        return "" if digest.digest() == order.store.digest else "the node has other bytes"
 
     def _fetch(self, order: Fetch, peers: _Peers) -> None:
         store = order.store

@@ -2,6 +2,9 @@
 
 Messages, records and the index keep both in one text, the type first. A line feed stands between them, which no header
 can have. Without an encoding the text is the type alone.
+
+A third line says on how many nodes the value is to be. It is there only where the request asked for another number than
+the settings have for its key. So logs, backups and the index know it without a field of their own.
 """
 
 from __future__ import annotations
@@ -30,8 +33,20 @@ def pack(content_type: str, encoding: str) -> str:
 
 def unpack(packed: str) -> tuple[str, str]:
     """Content-Type and Content-Encoding that `pack` was given."""
-    content_type, _, encoding = packed.partition(_BETWEEN)
-    return content_type, encoding
+    content_type, _, rest = packed.partition(_BETWEEN)
+    return content_type, rest.partition(_BETWEEN)[0]
+
+
+def replicas(packed: str) -> int:
+    """On how many nodes the value is to be; 0: on as many as the settings say for its key."""
+    _, _, number = packed.partition(_BETWEEN)[2].partition(_BETWEEN)
+    return int(number) if number.isascii() and number.isdecimal() else 0
+
+
+def with_replicas(packed: str, number: int) -> str:
+    """The packed text of a value that is to be on `number` nodes; 0: on as many as the settings say."""
+    content_type, encoding = unpack(packed)
+    return _BETWEEN.join((content_type, encoding, str(number))) if number else pack(content_type, encoding)
 
 
 def read(environ: Environ) -> str:

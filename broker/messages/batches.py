@@ -8,7 +8,7 @@ import msgpack
 
 from broker.errors import InvalidKey, Unsendable
 from broker.messages.codec import CODES, PROTOCOL, packed, read_command
-from broker.messages.store import Commands, Delete, Store
+from broker.messages.store import Command, Commands
 
 
 class CommandPacker:
@@ -17,7 +17,7 @@ class CommandPacker:
     def __init__(self) -> None:
         self._packer = msgpack.Packer(use_bin_type=True)
 
-    def pack(self, command: Store | Delete) -> bytes:
+    def pack(self, command: Command) -> bytes:
         """One command. Raises `Unsendable` when no node could read it: a batch with it would be lost."""
         fields = [command.kind, *command]
         try:

@@ -2,12 +2,14 @@
 
 | message     | from → to            | queue                | carries                                            |
 | ----------- | -------------------- | -------------------- | -------------------------------------------------- |
-| `Commands`  | master → one node    | `pulzar.node.<id>`   | a batch of `Store` and `Delete` commands           |
+| `Commands`  | master → one node    | `pulzar.node.<id>`   | a batch of `Store`, `Delete` and `Drop` commands   |
 | `Fetch`     | master → one node    | `pulzar.node.<id>`   | a `Store` of a value that other nodes have         |
+| `Confirm`   | master → one node    | `pulzar.node.<id>`   | a question whether a copy is what was put          |
 | `Replay`    | master → one node    | `pulzar.node.<id>`   | a request for the log from a seq on                |
 | `Announce`  | master → every node  | `pulzar.control`     | a request for a heartbeat                          |
 | `Results`   | node → controller    | `pulzar.results`     | outcomes of commands, or a part of a replay        |
 | `Damaged`   | node → controller    | `pulzar.results`     | values that can't be read there                    |
+| `Confirmed` | node → controller    | `pulzar.results`     | answers to `Confirm`                               |
 | `Heartbeat` | node → controller    | `pulzar.heartbeats`  | identity, address and state of a node, its `seq`   |
 
 On the wire a message is one msgpack array `[PROTOCOL, code, field, …]`, with the fields in the order of the class.
@@ -27,9 +29,13 @@ from broker.integers import short
 from broker.messages import backups, checks, runs, store
 from broker.messages.store import (
     Announce,
+    Command,
     Commands,
+    Confirm,
+    Confirmed,
     Damaged,
     Delete,
+    Drop,
     Fetch,
     Heartbeat,
     Kind,
@@ -41,7 +47,8 @@ from broker.messages.store import (
 
 PROTOCOL = 1
 
-Message = Commands | Fetch | Replay | Announce | Results | Damaged | Heartbeat | runs.RunMessage | backups.BackupMessage
+StoreMessage = Commands | Fetch | Confirm | Confirmed | Replay | Announce | Results | Damaged | Heartbeat
+Message = StoreMessage | runs.RunMessage | backups.BackupMessage
 
 CODES: dict[type[Message], int] = {
     Commands: 1,
@@ -59,7 +66,9 @@ CODES: dict[type[Message], int] = {
     backups.MakeBackup: 13,
     backups.BackupState: 14,
     Fetch: 15,
-    Damaged: 17,
+    Confirm: 16,
+    Confirmed: 17,
+    Damaged: 18,
 }
 _TYPES: dict[int, type[Message]] = {code: cls for cls, code in CODES.items()}
 
@@ -132,6 +141,12 @@ def _build(cls: type[Message], fields: list[object]) -> Message:
         return _fetch(*fields)
     if cls is Damaged:
         return _damaged(*fields)
+    if cls is Confirm:
+        request, command, source = fields
+        return Confirm(checks.text(request), _bare_store(command), checks.text(source))
+    if cls is Confirmed:
+        node, answers = fields
+        return Confirmed(checks.node(node), [_answer(answer) for answer in checks.items(answers)])
     if cls is Announce:
         return Announce(checks.text(fields[0]))
     if cls in runs.BUILD:
@@ -153,7 +168,7 @@ _RESULTS = {
 }
 
 
-def read_command(fields: object) -> Store | Delete:
+def read_command(fields: object) -> Command:
     """A command from the list of its fields, its kind first; raises `TypeError`, `ValueError` or `InvalidKey`."""
     if not isinstance(fields, list):
         raise TypeError(f"no command looks like {short(fields)}")
@@ -175,6 +190,11 @@ def read_command(fields: object) -> Store | Delete:
         checks.key(delete.key)
         checks.numbers(delete.ticket, delete.version)
         return delete
+    if fields[0] == Kind.DROP and types == (int, bytes, int):
+        drop = Drop(*fields[1:])
+        checks.key(drop.key)
+        checks.numbers(drop.ticket, drop.version)
+        return drop
     raise ValueError(f"no command looks like {short(fields)}")
 
 
@@ -187,11 +207,20 @@ def _store(fields: list[object]) -> Store:
     return put
 
 
-def _fetch(origin: object, command: object, sources: object) -> Fetch:
+def _bare_store(command: object) -> Store:
     fields = checks.items(command)
     if tuple(map(type, fields)) not in _STORES or fields[-1] or fields[-2] is not None:
-        raise ValueError("a Fetch has a Store without a value")
-    return Fetch(checks.text(origin), _store(fields), [checks.text(source) for source in checks.items(sources)])
+        raise ValueError("a Fetch or a Confirm has a Store without a value")
+    return _store(fields)
+
+
+def _fetch(origin: object, command: object, sources: object) -> Fetch:
+    return Fetch(checks.text(origin), _bare_store(command), [checks.text(source) for source in checks.items(sources)])
+
+
+def _answer(answer: object) -> tuple[str, str]:
+    request, reason = checks.items(answer)
+    return checks.text(request), checks.text(reason)
 
 
 def _damaged(node: object, rows: object) -> Damaged:

@@ -19,6 +19,7 @@ class Kind(IntEnum):
     PUT = 1  # a value
     DELETE = 2  # a tombstone: every version of the key up to and including this one is gone
     EPOCH = 3  # the node's agent started; no key
+    DROP = 4  # the node no longer has a version, since enough other nodes have it; no deletion
 
 
 class Status(IntEnum):
@@ -85,6 +86,7 @@ class Source(NamedTuple):
 
 
 _SOURCE = "copy:"
+DROP = "drop"  # in place of the Content-Type in the record of a `Drop`, which is a tombstone for this node alone
 PURGE = "purge"  # in place of the Content-Type of a tombstone that no older version may be brought back from
 
 
@@ -110,6 +112,26 @@ class Delete(NamedTuple):
         return Result(self.ticket, status, reason, seq, Kind.DELETE, self.key, self.version, 0, 0, note, b"", 0, value)
 
 
+class Drop(NamedTuple):
+    """Forget a version on this node alone, if it is the newest here: other nodes have it."""
+
+    ticket: int
+    key: bytes
+    version: int
+
+    @property
+    def kind(self) -> Kind:
+        """`Kind.DROP`."""
+        return Kind.DROP
+
+    def result(self, status: Status, reason: str = "", seq: int = 0, value: None = None) -> Result:
+        """The result of this command; `seq` is 0 when nothing was written."""
+        return Result(self.ticket, status, reason, seq, Kind.DROP, self.key, self.version, 0, 0, "", b"", 0, value)
+
+
+Command = Store | Delete | Drop
+
+
 class Fetch(NamedTuple):
     """Store a version of a value that other nodes have. Its bytes come from one of them."""
 
@@ -126,7 +148,22 @@ class Commands(NamedTuple):
     """A batch for one node. `origin` names the process whose requests wait for it; "": none."""
 
     origin: str
-    items: list[Store | Delete]
+    items: list[Command]
+
+
+class Confirm(NamedTuple):
+    """Read a version of a value that this node has, and say whether it is what was put."""
+
+    request: str  # repeated in `Confirmed`
+    store: Store  # with neither a value nor an upload
+    source: str  # signed address of the value at this node
+
+
+class Confirmed(NamedTuple):
+    """What became of some `Confirm`."""
+
+    node: str
+    items: list[tuple[str, str]]  # request, and why the value is not there; "": it is
 
 
 class Replay(NamedTuple):

@@ -60,6 +60,7 @@ class Nodes:
         self._heard_at: dict[str, float] = {}  # by the monotonic clock
         self._candidates: list[Candidate] = []
         self._draining: frozenset[str] = frozenset()
+        self._unsure: frozenset[str] = frozenset()  # their copies may be gone
         self._doubted: dict[str, float] = {}  # node → until when, by the monotonic clock
         self._incomplete: list[str] | None = None  # nodes, see `master.index.index.Tables`
         self._read = float("-inf")
@@ -103,7 +104,7 @@ class Nodes:
         return chosen
 
     def by_load(self, nodes: Sequence[str]) -> list[str]:
-        """These nodes, those to ask first at the beginning: heard from, not in doubt, and hardly loaded."""
+        """These nodes, those to ask first at the beginning: heard from, sure to have their copies, hardly loaded."""
         if len(nodes) == 1:
             return list(nodes)
         self._refresh()
@@ -112,7 +113,8 @@ class Nodes:
             known = self._nodes.get(node)
             # By chance, too: until the next heartbeat, all readers see the same loads.
             load = (known.heartbeat.load if known else 0.0) + random.random()
-            rows.append((not self._heard(node), self._doubted.get(node, 0.0) > now, load, node))
+            unreached = self._doubted.get(node, 0.0) > now
+            rows.append((not self._heard(node), node in self._unsure, unreached, load, node))
         return [node for *_, node in sorted(rows)]
 
     def lacking(self) -> int | None:
@@ -124,6 +126,24 @@ class Nodes:
         """Prefer other nodes for a while: this one is heard from, but can't be reached over HTTP or stood still."""
         now = time.monotonic()
         self._doubted = {name: until for name, until in self._doubted.items() if until > now} | {node: now + DOUBT_SECS}
+
+    def zone(self, node: str) -> str:
+        """What the node shares with nodes that may fail together; "": nothing."""
+        self._refresh()
+        known = self._nodes.get(node)
+        return known.heartbeat.zone if known else ""
+
+    def used(self, node: str) -> float:
+        """The share of the node's disk that is used; 0 for one that was never heard from."""
+        self._refresh()
+        known = self._nodes.get(node)
+        total = known.heartbeat.disk_total if known else 0
+        return 1 - known.heartbeat.disk_free / total if known and total else 0.0
+
+    def room(self) -> dict[str, int]:
+        """The free bytes of each node that takes new values, whether it has room or not."""
+        self._refresh()
+        return {candidate.node: candidate.disk_free for candidate in self._candidates}
 
     def alive(self, node: str) -> bool:
         """Whether the node was heard from lately."""
@@ -233,6 +253,7 @@ class Nodes:
             "percent": round(100 * used / beat.disk_total) if beat.disk_total else 0,
             "synch": self._heard(beat.node),
             "draining": beat.node in self._draining,
+            "unsure": beat.node in self._unsure,
             "url": beat.url,
             "version": beat.version,
             "load": round(beat.load, 2),
@@ -252,6 +273,7 @@ class Nodes:
             with self._index.read() as tables:
                 nodes, self._incomplete = tables.nodes(), tables.incomplete()
                 self._draining = frozenset(tables.draining())
+                self._unsure = frozenset(tables.unsure().nodes)
             self._note_heard(nodes, now)
             self._nodes = nodes
             self._candidates = [

@@ -22,6 +22,13 @@ def decide(tables: WritableTables, due: list[tuple[bytes, Discard]], now: int) -
     sure: dict[Holder, bool] = {}
     send: list[tuple[bytes, Discard]] = []
     for row, discard in due:
+        if discard.drop:
+            entry = tables.entry(discard.key)
+            if entry and entry.version == discard.version and entry.on(discard.node):
+                tables.drop_discard(row)  # its copy counts again
+            else:
+                send.append((row, discard))
+            continue
         if not discard.generation or _is_deleted(discard, tables.deletion(discard.key)):
             send.append((row, discard))
             continue

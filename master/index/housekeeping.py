@@ -10,7 +10,7 @@ from broker import logs, topology
 from broker.clock import DAY_MS, DAY_SECS
 from broker.link import Link
 from broker.messages.codec import encode
-from broker.messages.store import Commands, Delete
+from broker.messages.store import Command, Commands, Delete, Drop
 from master.index import discards
 from master.index.index import Deletion, Discard, Index
 
@@ -75,19 +75,21 @@ class Housekeeping:
             return
         with self._index.read() as tables:
             due = tables.due_discards(now, BATCH)
-            unsure = any(discard.generation for _, discard in due)
+            unsure = any(discard.generation or discard.drop for _, discard in due)
         if unsure:
             with self._index.write() as tables:
                 due = discards.decide(tables, due, now)
-        by_node: dict[str, list[tuple[bytes, Delete]]] = {}
+        by_node: dict[str, list[tuple[bytes, Command]]] = {}
         for row, discard in due:
             if row not in self._sent:
-                command = Delete(0, discard.key, discard.version, discard.purge)
+                command: Command = Delete(0, discard.key, discard.version, discard.purge)
+                if discard.drop:
+                    command = Drop(0, discard.key, discard.version)
                 by_node.setdefault(discard.node, []).append((row, command))
         for node, items in by_node.items():
             self._send(node, [row for row, _ in items], [command for _, command in items])
 
-    def _send(self, node: str, rows: list[bytes], commands: list[Delete]) -> None:
+    def _send(self, node: str, rows: list[bytes], commands: list[Command]) -> None:
         self._sent.update(rows)
         self._link.publish(
             topology.node_queue(node),

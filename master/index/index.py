@@ -12,7 +12,7 @@ one is filled again by replay. Only this module knows its tables:
 | nodes   | node                               | `Node`                                                 |
 | meta    | `cursor:<node>`                    | `Cursor`                                               |
 | meta    | `restoring`, `forgotten`, `draining` | nodes, see `Tables`                                    |
-| meta    | `repair`                           | `RepairState`                                          |
+| meta    | `repair`, `unsure`                 | `RepairState`, `Unsure`                                |
 | folders | "/" + folder                       | keys and bytes beneath it; see below                   |
 | meta    | `bytes`                            | bytes stored, for a Pulzar before `folders`            |
 
@@ -156,6 +156,7 @@ class Discard(NamedTuple):
     # Not 0: a newer version has holders elsewhere, and has taken the place of this one on a node with that generation
     # of its log. It is told when one of them is sure to have the newer version, see `master.index.discards`.
     generation: int = 0
+    drop: bool = False  # other nodes have enough copies: this node alone forgets the version
 
 
 class Node(NamedTuple):
@@ -179,6 +180,18 @@ class RepairState:
         default_factory=dict
     )  # nodes → values that are not enough elsewhere; -1: not known
     reasons: Counter[str] = field(default_factory=Counter)  # why copies were not made, in the last two minutes
+    needed: bool = False  # there may be values on several nodes
+    surplus: int = 0  # values with more copies than they are to have, in the last look at everything
+    removed: int = 0  # copies that were too many and are gone, since the controller started
+    move: tuple[str, str, int] | None = None  # from which node to which values are moved, and bytes that are left
+    looked: int = -1  # `Unsure.changes` when the last look at everything began in which nothing was uncertain; -1: none
+
+
+class Unsure(NamedTuple):
+    """The nodes whose copies the index names, and may have lost: each shows another log, or one not looked at yet."""
+
+    nodes: list[str]
+    changes: int  # rises whenever a node becomes one of them
 
 
 class Cursor(NamedTuple):
@@ -309,9 +322,27 @@ class Tables(Transaction):
         raw = self._get("meta", b"repair")
         if raw is None:
             return RepairState()
-        *numbers, lost, draining, reasons = msgpack.unpackb(raw)
-        lacking, under_way, copies, size, rate = numbers
-        return RepairState(lacking, under_way, copies, size, rate, lost, draining, Counter(reasons))
+        state = RepairState(*msgpack.unpackb(raw))  # an older Pulzar wrote fewer fields
+        state.reasons = Counter(state.reasons)
+        if state.move:
+            source, target, left = state.move
+            state.move = source, target, left
+        return state
+
+    def unsure(self) -> Unsure:
+        """The nodes whose copies may be gone."""
+        raw = self._get("meta", b"unsure")
+        return Unsure([], 0) if raw is None else Unsure(*msgpack.unpackb(raw))
+
+    def doubts(self) -> list[str]:
+        """Why values may lack copies that `RepairState.lacking` does not count, for a person."""
+        unsure, state = self.unsure(), self.repair()
+        if not state.needed:
+            return []
+        found = [f"node {node} may have lost its copies: its log is compared with the index" for node in unsure.nodes]
+        if not found and state.looked != unsure.changes:
+            found.append("values may lack copies: they are looked through just now")
+        return found
 
     def draining(self) -> list[str]:
         """The nodes whose values are moved away, and that take no new ones."""
@@ -435,7 +466,7 @@ class WritableTables(Tables):
 
     def add_discard(self, discard: Discard, due: int) -> None:
         """Put a row into the outbox; it leaves from `due` on, in ms since the epoch."""
-        row = pack(discard if discard.generation else discard[:-1])
+        row = pack(discard if discard.drop else discard[:-1] if discard.generation else discard[:-2])
         while not self._put("outbox", stamped(due, discard.version), row, overwrite=False):
             if self._get("outbox", stamped(due, discard.version)) == row:
                 break
@@ -472,6 +503,10 @@ class WritableTables(Tables):
     def set_repair(self, state: RepairState) -> None:
         """Note how far the repair of copies is."""
         self._put("meta", b"repair", pack([*vars(state).values()]))
+
+    def set_unsure(self, unsure: Unsure) -> None:
+        """Note the nodes whose copies may be gone."""
+        self._put("meta", b"unsure", pack(unsure))
 
     def set_forgotten(self, nodes: Sequence[str]) -> None:
         """Note the nodes that are gone for good and whose entries are being removed."""

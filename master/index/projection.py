@@ -11,9 +11,9 @@ nothing stands behind them. The same is done when a restore is asked for. But th
 log all the while, and the cursor says up to where (`covered`).
 
 A value may have several holders. A result of the version that the entry has, from another node, adds that node as a
-holder. A newer version replaces the entry, and its node is the only holder until others say that they have it, too.
-Pruning removes one holder; the entry goes with the last one. What a node must forget is in `Discard` rows, see
-`master.index.discards`.
+holder. One of a node that has dropped that version removes it. A newer version replaces the entry, and its node is the
+only holder until others say that they have it, too. Pruning removes one holder; the entry goes with the last one. What
+a node must forget is in `Discard` rows, see `master.index.discards`.
 
 An index of an older Pulzar may have a version from beyond the horizon. Any other version replaces it.
 """
@@ -37,7 +37,7 @@ DISCARD_DELAY_MS = 60_000  # a client may be on its way to a superseded value
 _EPOCHS_KEPT = 64
 _KEY = attrgetter("key")
 # Looking up a member of an enumeration takes as long as a row of a table, and a replay brings a million records.
-_PUT, _EPOCH, _DONE = int(Kind.PUT), int(Kind.EPOCH), int(Status.DONE)
+_PUT, _EPOCH, _DROP, _DONE = int(Kind.PUT), int(Kind.EPOCH), int(Kind.DROP), int(Status.DONE)
 _WRITTEN = frozenset((_DONE, int(Status.STALE)))
 
 
@@ -202,6 +202,9 @@ def _apply_item(tables: WritableTables, node: str, generation: int, item: Result
         changes.events.append(Event("key.added", item.key, item.version, item.size))
         return True
     entry = tables.entry(item.key)
+    if item.kind == _DROP:
+        _lose(tables, node, item, entry)
+        return True
     deleted = deletion.version if deletion and deletion.version <= changes.highest else 0
     newer = entry is not None and item.version < entry.version <= changes.highest
     here = entry.generation_on(node) if entry else None  # None: this node is no holder of the entry
@@ -242,6 +245,17 @@ def _apply_item(tables: WritableTables, node: str, generation: int, item: Result
         _discard_elsewhere(tables, node, item.key, entry, changes)
     changes.events.append(Event("key.added", item.key, item.version, item.size))
     return True
+
+
+def _lose(tables: WritableTables, node: str, item: Result, entry: Entry | None) -> None:
+    """Note that a node has dropped the version of the entry."""
+    if item.status != _DONE or entry is None or entry.version != item.version or not entry.on(node):
+        return
+    if left := entry.without(node):
+        tables.put_entry(item.key, entry, left)
+    else:
+        tables.drop_entry(item.key, entry)
+        log.warning("value is gone from its node", key=item.key, version=item.version, node=node)
 
 
 def _hold(tables: WritableTables, entry: Entry, item: Result, holder: Holder) -> None:

@@ -23,7 +23,7 @@ from broker.link import Link
 from broker.messages.codec import encode
 from broker.messages.store import Heartbeat, Replay, Results
 from broker.refusals import Conflict
-from master.index.index import Cursor, Index
+from master.index.index import Cursor, Index, Unsure
 from master.index.projection import Projection, cursor_of
 
 log = logs.get(__name__)
@@ -81,6 +81,7 @@ class ReplayRequests:
         with index.read() as tables:
             self._incomplete = tables.incomplete()
             self._forgotten = tables.forgotten()
+            self._unsure = tables.unsure()
         for node in self._forgotten:
             self._log(node).pruning = _Pruning()
         for node in self._incomplete or ():
@@ -102,7 +103,7 @@ class ReplayRequests:
             self._heartbeat(node, heartbeat)
         if heartbeats and self._first is None:
             self._first = time.monotonic()
-        if heartbeats or self._incomplete or any(message.last for message in results):
+        if heartbeats or self._incomplete or self._unsure.nodes or any(message.last for message in results):
             self._note_incomplete()
 
     def restore(self, node: str | None) -> None:
@@ -243,15 +244,36 @@ class ReplayRequests:
         self._note_incomplete()
 
     def _note_incomplete(self) -> None:
-        """Tell the web workers of which nodes' logs the index may lack keys."""
+        """Tell the web workers of which nodes' logs the index may lack keys, and which nodes may lack their copies."""
+        with self._index.read() as tables:
+            cursors = {node: cursor_of(tables, node) for node in [*self._logs, *tables.nodes()]}
+        self._note_unsure([node for node, cursor in sorted(cursors.items()) if self._may_lack_copies(node, cursor)])
         if self._incomplete is None and not self.settles_in() <= 0:
             return  # nodes answer an announcement at once, but not all in the same moment
         logs_now = self._logs.items()
-        incomplete = [node for node, node_log in logs_now if self._lacks(node, self._cursor(node), node_log)]
+        incomplete = [node for node, node_log in logs_now if self._lacks(node, cursors[node], node_log)]
         if incomplete != self._incomplete:
             with self._index.write() as tables:
                 tables.set_incomplete(incomplete)
             self._incomplete = incomplete
+
+    def _note_unsure(self, nodes: list[str]) -> None:
+        """Note the nodes whose copies may be gone. In the transaction that frees one, nobody may take it for sure."""
+        if nodes != self._unsure.nodes:
+            more = not set(nodes) <= set(self._unsure.nodes)
+            self._unsure = Unsure(nodes, self._unsure.changes + more)
+            with self._index.write() as tables:
+                tables.set_unsure(self._unsure)
+
+    def _may_lack_copies(self, node: str, cursor: Cursor) -> bool:
+        """Whether a node may not have the copies that the index names: it may have an empty disk, or an older one."""
+        heartbeat = self._logs[node].heartbeat if node in self._logs else None
+        if node in self._forgotten:
+            return False
+        if heartbeat is None:
+            return node in self._unsure.nodes or (cursor.prune and not cursor.covered)
+        known = any(epoch == heartbeat.epoch for _, epoch in cursor.epochs)
+        return bool(cursor.complete_to or cursor.prune) and (not known or (cursor.prune and not cursor.covered))
 
     def _lacks(self, node: str, cursor: Cursor, node_log: _Log) -> bool:
         """Whether the index may lack keys of a node's log."""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from broker import keys, logs, phases
 from broker.clock import now_ms
 from broker.errors import LinkDown
+from broker.http import content_types
 from broker.messages.horizon import Horizon
 from broker.messages.store import Delete, Source, Status, Store
 from broker.refusals import Conflict, NoRoom, NotFound, Refused, Unavailable
@@ -149,7 +150,11 @@ class Writer:
     async def _attempts(self, put: Put, entry: Entry | None, newest: int, deadline: float) -> StoredValue:
         """Store a value within the quotas. Everything that is stored comes here, with its key's lock held."""
         with self._quotas.reserve(put.key, put.size, put.moved):
-            wanted = put.replicas or self._replicas.wanted(put.key)
+            usual = self._replicas.wanted(put.key)
+            wanted = put.replicas or usual
+            own = wanted if wanted != usual else 0
+            if own != content_types.replicas(put.content_type):
+                put = put._replace(content_type=content_types.with_replicas(put.content_type, own))
             if wanted > 1:
                 return await self._store_copies(put, entry, newest, wanted, deadline)
             return await self._try_nodes(put, entry, newest, deadline)
@@ -284,7 +289,8 @@ class Writer:
             source = self._source_of(copy, held)
             stored = self._copied_before(copy, source)
             if stored is None:
-                stored = await self._copied(copy, source, deadline, move=True)
+                own = content_types.replicas(source.content_type)
+                stored = await self._copied(copy, source, deadline, own, move=True)
             phases.announce("move.copied")
             try:
                 await self._delete(copy.source, source, max(deadline, time.monotonic() + self._timeout / 2), purge=True)
@@ -302,7 +308,8 @@ class Writer:
         deadline = time.monotonic() + self._timeout
         copy = Copy(key, key, check, overwrite=True, expires=expires)
         async with self._locks.hold(key, self._timeout / 2) as held:
-            return await self._copied(copy, self._source_of(copy, held), deadline)
+            source = self._source_of(copy, held)
+            return await self._copied(copy, source, deadline, content_types.replicas(source.content_type))
 
     def _source_of(self, copy: Copy, held: bool) -> Entry:
         """The live entry of what is to be copied, which fulfils the conditions."""
@@ -315,7 +322,9 @@ class Writer:
         copy.check(source)
         return source
 
-    async def _copied(self, copy: Copy, source: Entry, deadline: float, *, move: bool = False) -> StoredValue:
+    async def _copied(
+        self, copy: Copy, source: Entry, deadline: float, replicas: int = 0, *, move: bool = False
+    ) -> StoredValue:
         entry, newest = self.admit(copy.target, lambda _: None, copy.overwrite)
         put = Put(
             key=copy.target,
@@ -326,6 +335,7 @@ class Writer:
             overwrite=copy.overwrite,
             check=lambda _: None,
             moved=copy.source if move else None,
+            replicas=replicas,
         )
         alive = [node for node in source.nodes if self._nodes.alive(node)]
         if alive:
@@ -342,7 +352,8 @@ class Writer:
         found = self._index.get(copy.target)
         if found is None or not found.live(now_ms()) or found.created < source.created:
             return None
-        same = (found.size, found.content_type, found.digest) == (source.size, source.content_type, source.digest)
+        media = content_types.unpack(found.content_type) == content_types.unpack(source.content_type)
+        same = media and (found.size, found.digest) == (source.size, source.digest)
         lives = found.expires == source.expires if copy.expires is None else bool(found.expires) == bool(copy.expires)
         return StoredValue(found.node, found.version, found.created) if same and lives else None
 

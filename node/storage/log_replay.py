@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from broker.messages.store import Delete, Kind, Result, Status
+from broker.messages.store import Delete, Drop, Kind, Result, Status
 from node.storage.context import StorageContext
 from node.storage.index.rows import Entry, Stat
 from node.storage.index.snapshot import Snapshot
@@ -79,6 +79,8 @@ def _current(view: Snapshot, piece: Piece, cached: int) -> Result | None:
         return None
     if now_kind == Kind.DELETE:
         # Perhaps the record was a value when the segment was opened, and compaction has made a tombstone of it.
-        return Delete(0, key, version, Entry.unpack(raw).purges).result(Status.DONE, seq=seq)
+        entry = Entry.unpack(raw)
+        command = Drop(0, key, version) if entry.drops else Delete(0, key, version, entry.purges)
+        return command.result(Status.DONE, seq=seq)
     value = piece.value if size <= cached and not where else None
     return Result(0, Status.DONE, "", seq, Kind.PUT, key, version, created, expires, content_type, digest, size, value)

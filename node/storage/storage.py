@@ -15,7 +15,7 @@ import msgpack
 
 from broker import logs, process
 from broker.clock import now_ms
-from broker.messages.store import Delete, Epoch, Kind, Result, Status, Store
+from broker.messages.store import Command, Epoch, Kind, Result, Status, Store
 from broker.settings import Settings
 from node.errors import Broken, DiskFull, StorageError
 from node.storage import (
@@ -25,6 +25,7 @@ from node.storage import (
     recovery,
     scrub,
     snapshots,
+    sources,
     staging,
     value_file_repair,
 )
@@ -157,6 +158,17 @@ class Storage:
                     damages.drop(damage.key, damage.version)
         return left
 
+    def has(self, key: bytes, version: int, digest: bytes) -> bool:
+        """Whether a version is the newest of its key here, and its record says that it is this value.
+
+        Raises `StorageError`.
+        """
+        with self._core.lock, self._core.index.snapshot() as view:
+            entry = view.entry(key)
+            if entry is None or (entry.kind, entry.version, entry.expired) != (Kind.PUT, version, False):
+                return False
+            return sources.read_record(self._core.places, key, entry)[0].digest == digest
+
     def full(self) -> bool:
         """Whether there is hardly room for another value above the reserve."""
         return self._core.space.short(_ROOM_BYTES)
@@ -180,7 +192,7 @@ class Storage:
 
     # Work.
 
-    def apply(self, commands: Sequence[Store | Delete]) -> list[Result]:
+    def apply(self, commands: Sequence[Command]) -> list[Result]:
         """Carry out commands with one write, one flush and one commit; returns their results in the same order.
 
         A command that comes twice changes nothing. What the disk refuses is in the results; then none of the
@@ -212,7 +224,7 @@ class Storage:
                     refusal = Refusal(Status.FAILED, str(error))
                     refusals = Refusals(refusal, refusal)
 
-    def _make_room_for(self, commands: Sequence[Store | Delete]) -> None:
+    def _make_room_for(self, commands: Sequence[Command]) -> None:
         """End held values early if the disk has no room for these commands."""
         core = self._core
         if core.index.totals.held_keys and core.space.short(_NEAR_BYTES):
@@ -220,7 +232,7 @@ class Storage:
             if core.space.short(wanted):
                 held_versions.make_room(core, wanted)
 
-    def _end_held(self, commands: Sequence[Store | Delete]) -> bool:
+    def _end_held(self, commands: Sequence[Command]) -> bool:
         """End held values early, since the disk has refused a write. Returns whether there were any."""
         try:
             return held_versions.make_room(self._core, _bytes_of(commands) + _INDEX_BYTES)
@@ -228,7 +240,7 @@ class Storage:
             log.error("deleted values can't make room", error=error)
             return False
 
-    def _attempt(self, commands: Sequence[Store | Delete], refusals: Refusals) -> list[Result]:
+    def _attempt(self, commands: Sequence[Command], refusals: Refusals) -> list[Result]:
         core = self._core
         if core.active.size >= core.limits.segment and not refusals.deletes:
             self._begin_segment()
@@ -307,7 +319,7 @@ class Storage:
         snapshots.digest_new_files(self._core)
 
 
-def _bytes_of(commands: Sequence[Store | Delete]) -> int:
+def _bytes_of(commands: Sequence[Command]) -> int:
     """Bytes that a batch needs at most, nearly: uploads are on the disk already."""
     values = sum(len(one.value) for one in commands if isinstance(one, Store) and one.value)
     return values + _RECORD_BYTES * len(commands)

@@ -6,8 +6,8 @@ for one of two reasons:
 - The file came after `values/` was copied. Then the copy has the file of the value before it: that value was not
   superseded yet.
 - The file was removed before `values/` was copied: the key got another value, or was deleted, after the log was copied.
-  If the copy has the file of that other value, its head names the key. Else the key counts as deleted, so that no
-  older value comes back.
+  If the copy has the file of that other value, its head names the key. Else the version counts as dropped: no older
+  value comes back here. Other nodes may have it still, so it is no deletion.
 
 A held value whose file is missing can't be brought back, and that is all.
 """
@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from broker import logs
-from broker.messages.store import Delete, Kind, Result, Status, Store
+from broker.messages.store import Command, Drop, Kind, Result, Status
 from node.errors import StorageError
 from node.storage import value_files
 from node.storage.context import StorageContext
@@ -32,7 +32,7 @@ from node.storage.write_batch import entry_of
 
 log = logs.get(__name__)
 
-Apply = Callable[[Sequence[Store | Delete]], list[Result]]
+Apply = Callable[[Sequence[Command]], list[Result]]
 
 
 def reconcile(core: StorageContext, apply: Apply, rebuilt: bool) -> None:
@@ -71,7 +71,7 @@ def _repair(core: StorageContext, apply: Apply, missing: set[bytes], there: set[
         current = {key: entry for key in missing if (entry := view.entry(key))}
     newer = _newer(core, current, orphans)
     older = _older(core, current)
-    commands: list[Store | Delete] = []
+    commands: list[Command] = []
     with core.index.update() as changes:
         for key, entry in current.items():
             if header := newer.get(key):
@@ -88,8 +88,8 @@ def _repair(core: StorageContext, apply: Apply, missing: set[bytes], there: set[
                 outcome = "the value before it is here"
             else:
                 changes.expire(key, entry)  # not to be held
-                commands.append(Delete(0, key, entry.version))
-                outcome = "counts as deleted"
+                commands.append(Drop(0, key, entry.version))
+                outcome = "counts as dropped"
             log.warning("value file is missing", key=key, version=entry.version, token=entry.token, outcome=outcome)
     for result in apply(commands):
         if result.status != Status.DONE:

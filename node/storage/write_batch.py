@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from broker import logs
 from broker.clock import now_ms
-from broker.messages.store import PURGE, Delete, Kind, Result, Source, Status, Store
+from broker.messages.store import DROP, PURGE, Command, Delete, Drop, Kind, Result, Source, Status, Store
 from node.errors import Corrupt
 from node.storage import sources, value_files
 from node.storage.context import StorageContext
@@ -64,13 +64,15 @@ class WriteBatch:
         self._used: list[str] = []  # uploads that nobody needs after the commit
         self._healed: list[tuple[bytes, Entry]] = []  # damaged values that a good copy takes the place of
 
-    def plan(self, command: Store | Delete) -> None:
+    def plan(self, command: Command) -> None:
         """Take in a command. Raises `StorageError` when the disk refuses; call `take_back` then."""
         flaw = _flaw(command)
         if flaw:
             self._result(command, Status.FAILED, flaw)
         elif isinstance(command, Delete):
             self._delete(command)
+        elif isinstance(command, Drop):
+            self._drop(command)
         else:
             self._store(command)
 
@@ -80,7 +82,7 @@ class WriteBatch:
             self._result(command, Status.STALE)
         elif (
             old is not None
-            and (old.version, old.kind) == (command.version, Kind.DELETE)
+            and (old.version, old.kind, old.drops) == (command.version, Kind.DELETE, False)
             and old.purges >= command.purge
         ):
             self._result(command, Status.DONE, seq=old.seq)
@@ -92,10 +94,28 @@ class WriteBatch:
             self._append(header._replace(content_type=PURGE) if command.purge else header, b"")
             self._result(command, Status.DONE, seq=seq)
 
+    def _drop(self, command: Drop) -> None:
+        old = self._changes.entry(command.key)
+        if old is None or old.version < command.version:
+            self._result(command, Status.DONE)  # it was never here
+        elif old.version > command.version or (old.kind == Kind.DELETE and not old.drops):
+            self._result(command, Status.STALE)
+        elif old.drops:
+            self._result(command, Status.DONE, seq=old.seq)
+        elif self._refusals.deletes:
+            self._result(command, *self._refusals.deletes)
+        else:
+            seq = self._changes.seq + 1
+            header = Header.tombstone(command.key, command.version, seq, self._now)
+            # The records before it stay held for as long as with the value.
+            self._append(header._replace(content_type=DROP, expires=old.since), b"")
+            self._result(command, Status.DONE, seq=seq)
+
     def _store(self, command: Store) -> None:
         old = self._changes.entry(command.key)
         heals = old is not None and self._heals(command, old)
-        if old is not None and old.version >= command.version and not heals:
+        again = old is not None and old.drops and old.version == command.version
+        if old is not None and old.version >= command.version and not (heals or again):
             if old.version > command.version or old.kind == Kind.DELETE:
                 self._result(command, Status.STALE)
             else:
@@ -221,9 +241,9 @@ class WriteBatch:
                 os.close(fd)
 
     def _result(
-        self, command: Store | Delete, status: Status, reason: str = "", seq: int = 0, value: bytes | None = None
+        self, command: Command, status: Status, reason: str = "", seq: int = 0, value: bytes | None = None
     ) -> None:
-        if isinstance(command, Delete):
+        if not isinstance(command, Store):
             self.results.append(command.result(status, reason, seq))
         else:
             cached = value if command.size <= self._cached else None
@@ -301,9 +321,8 @@ def entry_of(header: Header, segment: int, offset: int, length: int) -> Entry:
     kind, _, version, seq, created, expires, _, _, size, where = header
     expired = False
     if kind == Kind.DELETE:
-        return Entry(
-            segment, offset, length, seq, version, 0, 0, kind, expired, "", since=header.since, purges=header.purges
-        )
+        entry = Entry(segment, offset, length, seq, version, 0, 0, kind, expired, "", since=header.since)
+        return entry._replace(purges=header.purges, drops=header.drops)
     return Entry(segment, offset, length, seq, version, expires, size, kind, expired, where, created)
 
 
@@ -314,7 +333,7 @@ def _unlink(path: Path, remove: Callable[[Path], None] = remove) -> None:
         log.error("file can't be removed; the next start will try again", file=path.name, error=error)
 
 
-def _flaw(command: Store | Delete) -> str:
+def _flaw(command: Command) -> str:
     """What is wrong with a command; "" when it is a good one."""
     if not 0 < len(command.key) <= _MAX_KEY:
         return f"the key has {len(command.key)} bytes; {_MAX_KEY} is the limit"

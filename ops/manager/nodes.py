@@ -99,7 +99,7 @@ def drain(master: Master, wanted: str, *, stop: bool) -> int:
     target = f"/admin/network/{quote(name, safe='')}/drain"
     if stop:
         master.ask("DELETE", target)
-        print(f"node {name} takes values again; what was moved away stays where it is")
+        print(f"node {name} takes values again, and its copies count again")
         return 0
     master.ask("POST", target)
     print(f"node {name} is being drained. Ctrl-C ends this line only; --stop ends the draining")

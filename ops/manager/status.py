@@ -110,13 +110,19 @@ def _master(state: Row) -> str:
 
 def _repair(state: Row) -> str:
     """What is copied, how much is left, how fast, and why not; nothing while no copies are missing."""
-    if not any(state.get(name) for name in ("lacking", "under_way", "lost", "draining")):
+    checked = state.get("checked", True)
+    if checked and not any(state.get(name) for name in ("lacking", "under_way", "lost", "draining", "surplus", "move")):
         return ""
     lost = f"; lost: {', '.join(state['lost'])}" if state["lost"] else ""
     lost += "".join(
         f"; {node} is being drained, {'some' if left < 0 else f'{left:,}'} left"
         for node, left in state["draining"].items()
     )
+    if state.get("surplus"):
+        lost += f"; {state['surplus']:,} have too many copies, {state['removed']:,} copies were removed"
+    if move := state.get("move"):
+        lost += f"; {size(move['left'])} are to be moved from {move['source']} to {move['target']}"
+    lost += "" if checked else "; more may be missing: they are looked through just now"
     reasons = "".join(f"\n           {count:,} not copied: {why}" for why, count in state["reasons"].items())
     return (
         f"\nrepair     {state['lacking']:,} values lack copies, {state['under_way']:,} are being made"

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -174,8 +175,9 @@ class Faults:
         index = self._node()
         self.cluster.kill_node(index)
         shutil.rmtree(self.cluster.nodes[index].directory, ignore_errors=True)  # it may not have made it yet
+        since = time.time()
         self.cluster.start_node(index)
-        settle(self.cluster)
+        settle(self.cluster, since)
         return f"node {index + 1} wiped"
 
     def master_killed(self) -> str:
@@ -199,21 +201,23 @@ class Faults:
         return f"data server {index + 1} killed"
 
 
-def settle(cluster: Cluster) -> None:
-    """Wait until all nodes are heard, all logs applied, and repair has had a whole look and says that it is done."""
+def settle(cluster: Cluster, since: float = 0.0) -> None:
+    """Wait until all nodes have sent a heartbeat after `since`, and the master says that every value is on two."""
 
     def calm() -> bool:
         with suppress(OSError, http.client.HTTPException):
             nodes = http_request("GET", f"{cluster.master_url}/admin/network").data
             status = http_request("GET", f"{cluster.master_url}/admin/status").data
-            keys = http_request("GET", f"{cluster.master_url}/keys?limit=1000").data["keys"]
-            repair = status["repair"]
-            whole = all(len(row["nodes"]) >= 2 for row in keys)
-            still = not (status["restoring"] or repair["lacking"] or repair["under_way"] or repair["lost"])
-            return whole and still and all(row["synch"] for row in nodes)
+            heard = all(row["synch"] and row["sent"] > since for row in nodes)
+            return heard and not status["restoring"] and whole(status["repair"])
         return False
 
     wait_for(calm, 180, "all is well and every value on two nodes", pause=0.5)
+
+
+def whole(repair: dict[str, Any]) -> bool:
+    """Whether repair says that no value lacks a copy or has too many, after a look at all of them."""
+    return repair["checked"] and not any(repair[name] for name in ("lacking", "surplus", "under_way", "lost"))
 
 
 @pytest.mark.timeout(600 + 90 * FAULTS)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 from ops.cluster import Cluster
+from tests.faults.test_history import settle
 from tests.faults.tools import COMPANION, kill_part
 from tests.integration.test_replicas import FILE, LARGE, SMALL, at_node, body, having, holders
 from tests.support import Clusters, delete, get, http_request, put, unique, wait_for
@@ -43,14 +45,6 @@ def whole(cluster: Cluster, values: dict[str, bytes], among: set[str]) -> bool:
     return all(len(holders(cluster, key) & among) >= 2 for key in values)
 
 
-def served(cluster: Cluster, values: dict[str, bytes]) -> bool:
-    """Whether each value can be read from two nodes; the index may not know yet that a disk is gone."""
-    return all(
-        sum(at_node(cluster, node, key).body == value for node in holders(cluster, key)) >= 2
-        for key, value in values.items()
-    )
-
-
 def check_bytes(cluster: Cluster, values: dict[str, bytes], among: set[str]) -> None:
     for key, value in values.items():
         for node in holders(cluster, key) & among:
@@ -63,14 +57,45 @@ def state(cluster: Cluster) -> dict[str, object]:
     return found
 
 
-def test_values_with_too_few_copies_get_others_and_a_controller_that_is_killed_goes_on(cluster: Cluster) -> None:
-    values = filled(cluster, 4, "replicas=1")
-    assert not any(len(holders(cluster, key)) > 1 for key in values)
-    kill_part(cluster.master, COMPANION)
+def set_replicas(cluster: Cluster, text: str) -> None:
+    """Start the master again with this setting."""
+    cluster.kill_master()
+    cluster.master.environment["PULZAR_GENERAL_REPLICAS"] = text
+    cluster.start_master()
+    cluster.wait_healthy()
+
+
+def on(cluster: Cluster, values: dict[str, bytes], number: int) -> bool:
+    """Whether each value is on so many nodes, as the index says and as these say."""
+    return all(len(holders(cluster, key)) == number and having(cluster, key) == holders(cluster, key) for key in values)
+
+
+def test_values_follow_a_changed_number_and_a_controller_that_is_killed_goes_on(cluster: Cluster) -> None:
     names = {node.id for node in cluster.nodes}
-    wait_for(lambda: whole(cluster, values, names), 60, "all have two holders")
+    set_replicas(cluster, "1")
+    values, own = filled(cluster, 3), filled(cluster, 1, "replicas=3")
+    assert on(cluster, values, 1)
+    # When the number is raised
+    set_replicas(cluster, "1, two/: 3")
+    kill_part(cluster.master, COMPANION)
+    wait_for(lambda: on(cluster, values, 3), 90, "all have three holders")
     check_bytes(cluster, values, names)
     wait_for(lambda: state(cluster)["lacking"] == 0 and state(cluster)["under_way"] == 0, 30, "it says that it is done")
+    # And lowered again
+    set_replicas(cluster, "1, two/: 2")
+    kill_part(cluster.master, COMPANION)
+    wait_for(lambda: on(cluster, values, 2), 90, "all have two holders, and only these have the bytes")
+    check_bytes(cluster, values, names)
+    wait_for(lambda: state(cluster)["surplus"] == 0, 30, "it says that none is too many")
+    # Then what was put with a number of its own has kept it, also when the index is lost
+    assert on(cluster, own, 3)
+    cluster.kill_master()
+    shutil.rmtree(Path(cluster.master_directory) / "index")
+    cluster.start_master()
+    settle(cluster)
+    assert on(cluster, values, 2)
+    assert on(cluster, own, 3)
+    check_bytes(cluster, values | own, names)
 
 
 def test_a_lost_node_is_replaced_and_when_it_is_back_nothing_old_is_read(cluster: Cluster) -> None:
@@ -104,12 +129,11 @@ def test_a_wiped_node_is_filled_again_and_another_disk_may_die_then(cluster: Clu
         # When a node loses its disk
         cluster.kill_node(index)
         shutil.rmtree(cluster.nodes[index].directory)
+        since = time.time()
         cluster.start_node(index)
-        cluster.wait_healthy()
-        wait_for(lambda: served(cluster, values), 60, "two nodes have each value")
-        wait_for(lambda: whole(cluster, values, {node.id for node in cluster.nodes}), 60, "all have two holders")
-        wait_for(lambda: state(cluster)["lacking"] == 0 and state(cluster)["under_way"] == 0, 30, "it is done")
-    # Then nothing is lost, nor when the index is
+        # Then no value lacks a copy when the master says so
+        settle(cluster, since)
+    # And nothing is lost, nor when the index is
     check_bytes(cluster, values, {node.id for node in cluster.nodes})
     cluster.kill_master()
     shutil.rmtree(Path(cluster.master_directory) / "index")

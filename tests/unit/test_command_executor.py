@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from broker import keys
-from broker.messages.store import Commands, Delete, Kind, Status, Store
+from broker.messages.store import Commands, Confirm, Confirmed, Delete, Drop, Kind, Status, Store
 from node.command_executor import CommandExecutor
 from node.errors import Broken
 from node.storage.storage import Storage
@@ -132,3 +132,23 @@ def test_a_closed_executor_applies_nothing(executor: CommandExecutor, link: Node
     executor.closed = True
     executor.work()
     assert (storage.totals.keys, link.sent) == (0, [])
+
+
+def test_a_question_is_answered_by_what_is_here_after_all_commands_before_it(
+    executor: CommandExecutor, link: NodeLink, storage: Storage
+) -> None:
+    kept, gone, bad = store("kept", 1), store("gone", 2), store("bad", 3)
+    assert storage.apply([kept, gone, bad])
+    message = Commands("", [Drop(0, gone.key, 2)])
+    executor.add(delivery(message), message)
+    for name, command, reason in (("1", kept, ""), ("2", gone, ""), ("3", bad, "the node has other bytes")):
+        executor.answer(Confirm(name, command._replace(value=None), "http://n1"), reason)
+    executor.work()
+    (answers,) = [sent for _, sent in link.sent if isinstance(sent, Confirmed)]
+    missing = "the node has another version of it, or none"
+    assert answers == Confirmed("n1", [("1", ""), ("2", missing), ("3", "the node has other bytes")])
+    # Without RabbitMQ nobody is told, and asked again later
+    link.ready = False
+    executor.answer(Confirm("4", kept._replace(value=None), "http://n1"), "")
+    executor.work()
+    assert len(link.sent) == 2

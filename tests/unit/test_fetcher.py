@@ -12,7 +12,7 @@ from typing import ClassVar
 import pytest
 
 from broker import keys
-from broker.messages.store import Fetch, Result, Status, Store
+from broker.messages.store import Confirm, Fetch, Result, Status, Store
 from broker.settings import Settings
 from node.command_executor import OnResult
 from node.fetcher import Fetcher
@@ -50,10 +50,14 @@ class Executor:
         self.stored: list[tuple[str, Store]] = []
         self.reports: list[tuple[str, Result]] = []
         self.status = Status.DONE
+        self.answers: list[tuple[Confirm, str]] = []
 
     def store_fetched(self, origin: str, store: Store, done: OnResult) -> None:
         self.stored.append((origin, store))
         done(store.result(self.status))
+
+    def answer(self, question: Confirm, reason: str) -> None:
+        self.answers.append((question, reason))
 
     def report(self, origin: str, result: Result) -> None:
         self.reports.append((origin, result))
@@ -71,6 +75,11 @@ class Bench:
         digest = hashlib.sha256(value).digest()
         store = Store(ticket, keys.encode("key"), 5, 1, 0, "", digest, len(value), None, "")
         self.fetcher.take(Fetch("w", store, [f"{self.url}/{path}" for path in paths]))
+
+    def confirm(self, value: bytes, path: str) -> None:
+        digest = hashlib.sha256(value).digest()
+        store = Store(0, keys.encode("key"), 5, 1, 0, "", digest, len(value), None, "")
+        self.fetcher.take(Confirm("r", store, f"{self.url}/{path}"))
 
     def staged(self) -> list[str]:
         return [file.name for file in (self.directory / "staging").iterdir()]
@@ -129,3 +138,17 @@ def test_an_upload_that_is_not_stored_is_removed(bench: Bench) -> None:
     bench.fetch(b"l" * LARGE, "large")
     wait_for(lambda: bench.executor.stored)
     wait_for(lambda: not bench.staged())
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"), [("large", ""), ("other", "length"), ("gone", "status 404"), ("large?cut", "broke off")]
+)
+def test_a_value_is_confirmed_when_its_bytes_are_what_was_put(bench: Bench, path: str, reason: str) -> None:
+    bench.confirm(b"l" * LARGE, path)
+    wait_for(lambda: bench.executor.answers)
+    ((question, told),) = bench.executor.answers
+    assert (question.request, bool(told)) == ("r", bool(reason))
+    assert reason in told
+    bench.confirm(b"m" * LARGE, "large")
+    wait_for(lambda: len(bench.executor.answers) == 2)
+    assert bench.executor.answers[1][1] == "the node has other bytes"

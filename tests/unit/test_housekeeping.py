@@ -9,7 +9,7 @@ import pytest
 
 from broker import keys
 from broker.clock import DAY_MS
-from broker.messages.store import Commands
+from broker.messages.store import Command, Commands, Drop
 from master.index import housekeeping
 from master.index.housekeeping import DELETIONS_SECS, Housekeeping
 from master.index.index import Deletion, Discard, Entry, Holder, Index
@@ -25,12 +25,15 @@ class Link:
     def __init__(self) -> None:
         self.ready = True
         self.sent: list[tuple[str, list[bytes]]] = []
+        self.items: list[Command] = []
         self.waiting: list[Callable[[bool], None]] = []
         self.expired: list[tuple[float, int]] = []
 
     def publish(self, queue: str, body: bytes, *, durable: bool, done: Callable[[bool], None]) -> None:
         assert durable
-        self.sent.append((queue.removeprefix("pulzar.node."), [item.key for item in decode(body, Commands).items]))
+        items = decode(body, Commands).items
+        self.items += items
+        self.sent.append((queue.removeprefix("pulzar.node."), [item.key for item in items]))
         self.waiting.append(done)
 
     def expire_dead(self, before: float, most: int) -> None:
@@ -183,3 +186,17 @@ def test_a_superseded_copy_is_forgotten_only_when_the_newer_version_is_sure(hous
     house.link.confirm(True)
     house.keeping.tick(NOW + 20)
     assert house.outbox() == 1
+
+
+def test_a_copy_that_is_too_many_is_dropped_unless_it_counts_again(house: House) -> None:
+    house.store(A, version=10, node="n2")
+    house.store(B, version=10, node="n1")
+    with house.index.write() as tables:
+        for node, key in (("n1", A), ("n1", B), ("n3", C)):
+            tables.add_discard(Discard(node, key, 10, drop=True), NOW)
+    house.keeping.tick(NOW + 10)
+    house.link.confirm(True)
+    house.keeping.tick(NOW + 20)
+    assert sorted(house.link.sent) == [("n1", [A]), ("n3", [C])]
+    assert {type(item) for item in house.link.items} == {Drop}
+    assert house.outbox() == 0

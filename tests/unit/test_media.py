@@ -93,3 +93,17 @@ def test_a_guessed_type_is_that_of_what_is_encoded(key: str, encoding: str, kind
 )
 def test_the_type_is_guessed_from_the_end_of_the_name(key: str, kind: str) -> None:
     assert content_types.guess_type(key) == kind
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip, br"])
+@pytest.mark.parametrize("content_type", ["", "text/plain"])
+def test_a_number_of_nodes_stands_behind_both_and_only_where_it_is_given(content_type: str, encoding: str) -> None:
+    packed = content_types.pack(content_type, encoding)
+    assert content_types.with_replicas(packed, 0) == packed
+    own = content_types.with_replicas(packed, 3)
+    assert (content_types.unpack(own), content_types.replicas(own)) == ((content_type, encoding), 3)
+    assert content_types.replicas(packed) == content_types.replicas(f"{content_type}\n{encoding}\nx") == 0
+    assert content_types.type_of("key.txt", own) == ("text/plain", encoding)
+    # Nobody but the server may say it
+    assert content_types.check(own) == packed
+    assert content_types.with_replicas(own, 0) == packed

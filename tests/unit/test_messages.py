@@ -16,8 +16,11 @@ from broker.messages.codec import PROTOCOL, Message, decode_any, encode
 from broker.messages.store import (
     Announce,
     Commands,
+    Confirm,
+    Confirmed,
     Damaged,
     Delete,
+    Drop,
     Fetch,
     Heartbeat,
     Kind,
@@ -43,6 +46,9 @@ MESSAGES: list[Message] = [
     Fetch("3.ab", STORE._replace(value=None), ["http://h:1/get_key/key?x=1"]),
     Fetch("", STORE._replace(value=None, ticket=0), []),
     Damaged("n", [(keys.encode("key"), 7), (keys.encode("other"), 8)]),
+    Commands("", [Drop(0, keys.encode("key"), 5)]),
+    Confirm("ab-1", STORE._replace(value=None, ticket=0), "http://h:1/get_key/key?x=1"),
+    Confirmed("n", [("ab-1", ""), ("ab-2", "the node has other bytes")]),
     Replay("ab", 17),
     Announce("here"),
     Results(

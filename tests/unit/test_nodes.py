@@ -12,7 +12,7 @@ from broker.refusals import Unavailable
 from master.cluster import nodes
 from master.cluster.nodes import Nodes, missing, require_newest
 from master.cluster.replicas import Replicas
-from master.index.index import Node
+from master.index.index import Node, Unsure
 
 BEAT_SECS = 2.0
 HOUR = 3600.0
@@ -21,10 +21,13 @@ HOUR = 3600.0
 class Tables:
     """A transaction of the index."""
 
-    def __init__(self, nodes: dict[str, Node], lacking: list[str] | None, draining: list[str]) -> None:
+    def __init__(self, world: World) -> None:
+        nodes, lacking, draining = dict(world.nodes), world.lacking, list(world.draining)
+        unsure = Unsure(list(world.unsure), 0)
         self.nodes = lambda: nodes
         self.incomplete = lambda: lacking
         self.draining = lambda: draining
+        self.unsure = lambda: unsure
 
 
 class World:
@@ -35,6 +38,7 @@ class World:
         self.nodes: dict[str, Node] = {}
         self.lacking: list[str] | None = []
         self.draining: list[str] = []
+        self.unsure: list[str] = []
 
     def beat(self, *names: str, zone: str = "", load: float = 0.1) -> None:
         for name in names:
@@ -49,7 +53,7 @@ class World:
         self.clock += seconds
 
     def read(self) -> nullcontext[Tables]:
-        return nullcontext(Tables(dict(self.nodes), self.lacking, list(self.draining)))
+        return nullcontext(Tables(self))
 
 
 @pytest.fixture
@@ -218,3 +222,12 @@ def test_a_drained_node_takes_nothing_new(world: World) -> None:
     assert [row["draining"] for row in network.describe()] == [True, False]
     world.draining = ["a", "b"]
     assert of(world).objection() == "all nodes that are heard from are being drained"
+
+
+def test_a_node_that_may_have_lost_its_copies_is_asked_last_of_those_that_are_heard(world: World) -> None:
+    world.beat("a", "b", "c")
+    world.unsure = ["a"]
+    network = of(world)
+    network.doubt("b")
+    assert {tuple(network.by_load(["a", "b", "c"])) for _ in range(5)} == {("c", "b", "a")}
+    assert [row["unsure"] for row in network.describe()] == [True, False, False]

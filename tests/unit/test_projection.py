@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker import keys
-from broker.messages.store import Delete, Heartbeat, Kind, Result, Results, Status
+from broker.messages.store import Delete, Drop, Heartbeat, Kind, Result, Results, Status
 from master.index import discards
 from master.index.index import Cursor, Discard, Entry, Index
 from master.index.projection import DISCARD_DELAY_MS, Changes, Projection, cursor_of
@@ -515,3 +515,21 @@ def test_in_whatever_order_results_come_the_same_holders_are_found(
     with feed.index.write() as tables:
         for row, _ in tables.due_discards(NOW * 2, 1000):
             tables.drop_discard(row)
+
+
+def test_a_node_that_has_dropped_a_version_is_no_holder_of_it_and_nothing_is_deleted(feed: Feed) -> None:
+    feed.apply(message(put(1, 10), after=0, upto=1), message(put(1, 10), node="n2", after=0, upto=1))
+    dropped = Drop(0, b"key", 10)
+    # What was not done, or is about another version, changes nothing
+    feed.apply(message(dropped.result(Status.STALE), after=1, upto=1))
+    feed.apply(message(Drop(0, b"key", 9).result(Status.DONE, seq=2), after=1, upto=2))
+    assert entry(feed.index).nodes == ["n1", "n2"]
+    for _ in range(2):
+        feed.apply(message(dropped.result(Status.DONE, seq=3), after=2, upto=3))
+        assert entry(feed.index).nodes == ["n2"]
+    assert (feed.outbox(), feed.cursor().seq) == ([], 3)
+    # And if it was the last one after all, its log is the truth
+    feed.apply(message(dropped.result(Status.DONE, seq=3), node="n2", after=1, upto=3))
+    assert feed.index.get(b"key") is None
+    with feed.index.read() as tables:
+        assert tables.deletion(b"key") is None

@@ -9,12 +9,14 @@ import pytest
 
 from broker import keys
 from broker.clock import now_ms
+from broker.http import content_types
 from broker.messages.codec import decode_any
-from broker.messages.store import Commands, Fetch, Status
+from broker.messages.store import Commands, Confirm, Confirmed, Fetch, Result, Status
 from master.cluster import repair
 from master.cluster.repair import Repair
 from master.cluster.replicas import Replicas
-from master.index.index import Entry, Holder, Index
+from master.cluster.thinning import DROP_DELAY_MS
+from master.index.index import Entry, Holder, Index, Unsure
 
 OLD = now_ms() - 3_600_000
 
@@ -26,6 +28,20 @@ class Network:
         self.world = world
         self.heard = dict.fromkeys("abcd", 0.0)
         self.full: set[str] = set()
+        self.zones: dict[str, str] = {}
+        self.free = dict.fromkeys("abcd", 1_000)
+
+    def zone(self, node: str) -> str:
+        return self.zones.get(node, "")
+
+    def used(self, node: str) -> float:
+        return "abcd".index(node) / 10
+
+    def room(self) -> dict[str, int]:
+        return {node: free for node, free in self.free.items() if self.takes(node)}
+
+    def takes(self, node: str) -> bool:
+        return self.alive(node)
 
     def names(self) -> list[str]:
         return sorted(self.heard)
@@ -58,13 +74,15 @@ class World:
             tables.set_incomplete([])
         self.network = Network(self)
         self.sent: list[tuple[str, bytes, int, list[str]]] = []  # node, key, version, sources
+        self.asked: list[tuple[str, Confirm]] = []  # node, and what it is to confirm
         self.replicas = Replicas([("", replicas)])
+        self.rebalance = False
         self.beat()
         self.start()
 
     def start(self) -> None:
         parts = self.index, self.network, self, self.replicas
-        self.repair = Repair(*parts, secret=b"s", after=60, put_secs=10)  # type: ignore[arg-type]
+        self.repair = Repair(*parts, secret=b"s", after=60, put_secs=10, rebalance=self.rebalance)  # type: ignore[arg-type]
 
     def beat(self, nodes: str = "abcd") -> None:
         self.network.heard |= dict.fromkeys(nodes, self.clock)
@@ -76,16 +94,28 @@ class World:
             case Fetch(origin="", store=store, sources=sources):
                 servers = [source.removeprefix("http://").partition("/")[0] for source in sources]
                 self.sent.append((node, store.key, store.version, servers))
+            case Confirm() as question:
+                self.asked.append((node, question))
             case Commands(origin="", items=items):
                 self.sent += [(node, item.key, item.version, []) for item in items]
             case other:
                 raise AssertionError(other)
 
-    def put(self, name: str, holders: str, *, size: int = 3, created: int = OLD, value: bytes | None = None) -> bytes:
+    def put(
+        self,
+        name: str,
+        holders: str,
+        *,
+        size: int = 3,
+        created: int = OLD,
+        value: bytes | None = None,
+        own: int = 0,
+    ) -> bytes:
         key = keys.encode(name)
         first, *others = holders
         copies = tuple(Holder(node, 1) for node in others)
-        entry = Entry(10, first, 1, 1, created, 0, size, "", b"d" * 32, value, copies)
+        media = content_types.with_replicas("", own)
+        entry = Entry(10, first, 1, 1, created, 0, size, media, b"d" * 32, value, copies)
         with self.index.write() as tables:
             tables.put_entry(key, tables.entry(key), entry)
         return key
@@ -98,9 +128,37 @@ class World:
         self.repair.tick()
         return list(self.sent)
 
+    def confirm(self, reason: str = "", but: str = "") -> set[str]:
+        """Each node that was asked says that its copy is good, but for one with a reason; returns their names."""
+        asked, self.asked = self.asked, []
+        for node, question in asked:
+            said = reason if not but or node == but else ""
+            self.repair.thinning.observe(Confirmed(node, [(question.request, said)]))
+        return {node for node, _ in asked}
+
+    def holders(self, key: bytes) -> set[str]:
+        with self.index.read() as tables:
+            entry = tables.entry(key)
+        return set(entry.nodes) if entry else set()
+
+    def drops(self) -> list[tuple[str, bytes, int]]:
+        """What the outbox has to tell nodes."""
+        with self.index.read() as tables:
+            rows = tables.due_discards(now_ms() + DROP_DELAY_MS, 1_000)
+        assert all(discard.drop for _, discard in rows)
+        return sorted((discard.node, discard.key, discard.version) for _, discard in rows)
+
     def state(self) -> dict[str, object]:
         with self.index.read() as tables:
             return vars(tables.repair())
+
+    def doubts(self) -> list[str]:
+        with self.index.read() as tables:
+            return tables.doubts()
+
+    def unsure(self, nodes: list[str], count: int) -> None:
+        with self.index.write() as tables:
+            tables.set_unsure(Unsure(nodes, count))
 
 
 @pytest.fixture
@@ -258,7 +316,10 @@ def test_a_drained_node_counts_for_nothing_and_says_how_much_is_left(tmp_path: P
     assert world.state()["draining"] == {"a": 0}
     # And when it is over, nothing is looked at any more
     world.repair.drain("a", begin=False)
-    assert (world.state()["draining"], world.repair.idle) == ({}, True)
+    assert world.state()["draining"] == {}
+    # Then the copy is one too many
+    world.tick(3)
+    assert world.state()["surplus"] == 1
 
 
 def test_a_value_that_is_being_put_on_a_drained_node_is_left_over(world: World) -> None:
@@ -268,3 +329,222 @@ def test_a_value_that_is_being_put_on_a_drained_node_is_left_over(world: World) 
     world.put("key", "a", created=now_ms())
     assert world.tick(3) == []
     assert world.state()["draining"] == {"a": 1}
+
+
+def test_what_lacks_copies_is_not_known_from_the_moment_a_node_is_unsure_to_the_end_of_a_whole_look(
+    world: World,
+) -> None:
+    world.put("key", "ab")
+    world.tick(3)
+    assert world.doubts() == []
+    # When a node is heard that may have lost its disk
+    world.unsure(["a"], 1)
+    assert "node a may have lost its copies" in world.doubts()[0]
+    world.tick(3)
+    assert len(world.doubts()) == 1
+    # Then it is not enough that its copies are struck off
+    key = world.put("key", "b")
+    world.unsure([], 1)
+    assert "looked through" in world.doubts()[0]
+    # But all has to be looked at
+    assert world.tick(3) == [("a", key, 10, ["b"])]
+    assert (world.doubts(), world.state()["lacking"]) == ([], 1)
+
+
+def test_a_look_during_which_a_node_became_unsure_or_a_value_was_young_is_no_whole_one(world: World) -> None:
+    world.tick(3)
+    world.put("key", "b", created=now_ms())
+    world.unsure([], 1)
+    for _ in range(3):
+        world.tick(3)
+        assert (len(world.doubts()), world.state()["lacking"]) == (1, 0)
+    world.put("key", "ab")
+    world.tick(3)
+    assert world.doubts() == []
+    # And a lost node, or a restart, begin from the start
+    for _ in range(7):
+        world.tick(8, beat="bcd")
+    world.start()
+    world.repair._look = lambda *_: None  # type: ignore[method-assign]
+    world.tick(3, beat="bcd")
+    assert len(world.doubts()) == 1
+
+
+def test_where_no_value_is_on_several_nodes_nothing_is_doubted(world: World) -> None:
+    world.replicas = Replicas()
+    world.start()
+    world.unsure(["a"], 1)
+    world.tick(3)
+    assert world.doubts() == []
+
+
+def test_a_copy_that_is_too_many_goes_when_the_others_are_confirmed_and_not_before(world: World) -> None:
+    key = world.put("key", "abc")
+    world.tick(3)
+    assert {node for node, _ in world.asked} == {"a", "b"}
+    ((_, question), _) = world.asked
+    assert (question.store.key, question.store.version, question.store.value) == (key, 10, None)
+    assert question.source.startswith("http://a/")
+    assert world.state()["surplus"] == 1
+    # When one of two has answered, nothing happens
+    (first, second), world.asked = world.asked, []
+    for _ in range(2):
+        world.repair.thinning.observe(Confirmed(first[0], [(first[1].request, "")]))
+        world.tick(1)
+    assert (world.holders(key), world.drops(), world.asked) == (set("abc"), [], [])
+    # And when both have, the third is no holder, and is told so in the same transaction
+    world.repair.thinning.observe(Confirmed(second[0], [(second[1].request, "")]))
+    world.tick(1)
+    assert (world.holders(key), world.drops()) == (set("ab"), [("c", key, 10)])
+    world.tick(20)
+    assert (world.asked, world.state()["surplus"], world.state()["removed"]) == ([], 0, 1)
+
+
+def test_a_copy_that_is_not_confirmed_is_the_one_that_goes_if_enough_others_are(world: World) -> None:
+    key = world.put("key", "abc")
+    world.tick(3)
+    assert world.confirm("the node has other bytes", but="a") == {"a", "b"}
+    world.tick(11)
+    assert (world.holders(key), world.confirm()) == (set("abc"), {"b", "c"})
+    world.tick(1)
+    assert (world.holders(key), world.drops()) == (set("bc"), [("a", key, 10)])
+    # But never below the wanted number
+    other = world.put("other", "ab")
+    third = world.put("third", "abc")
+    world.tick(11)
+    world.confirm("damaged")
+    world.tick(11)
+    world.confirm("damaged")
+    world.tick(11)
+    assert (world.holders(other), world.holders(third), world.asked) == (set("ab"), set("abc"), [])
+
+
+def test_what_has_changed_since_it_was_confirmed_stays(world: World) -> None:
+    lost, fewer = world.put("lost", "abc"), world.put("fewer", "abc")
+    world.tick(3)
+    world.confirm()
+    world.put("fewer", "ac")
+    with world.index.write() as tables:
+        entry = tables.entry(lost)
+        assert entry is not None
+        tables.put_entry(lost, entry, entry._replace(version=11))
+    world.tick(1)
+    assert (world.holders(lost), world.holders(fewer), world.drops()) == (set("abc"), set("ac"), [])
+
+
+def test_while_copies_may_be_gone_or_a_controller_has_not_looked_nothing_is_removed(world: World) -> None:
+    key = world.put("key", "abc")
+    world.tick(3)
+    world.unsure(["d"], 1)
+    world.confirm()
+    world.tick(3)
+    assert world.holders(key) == set("abc")
+    # Answers to the questions of a controller that has ended count for nothing
+    world.unsure([], 1)
+    world.tick(3)
+    world.asked.clear()
+    world.start()
+    world.tick(3)
+    world.repair.thinning.observe(Confirmed("a", [("another-0", "")]))
+    assert world.confirm() == {"a", "b"}
+    world.tick(1)
+    assert world.holders(key) == set("ab")
+
+
+def test_copies_stay_in_different_zones_on_nodes_that_are_heard_and_not_drained(world: World) -> None:
+    world.network.zones = {"a": "rack", "b": "rack", "c": "other"}
+    key = world.put("key", "abc")
+    world.tick(3)
+    assert world.confirm() == {"a", "c"}
+    world.tick(1)
+    assert world.holders(key) == set("ac")
+    # A drained copy counts for nothing, so it is neither one too many nor one of those that stay
+    drained = world.put("drained", "bcd")
+    world.repair.drain("b", begin=True)
+    world.tick(3)
+    assert (world.asked, world.holders(drained)) == ([], set("bcd"))
+    world.repair.drain("b", begin=False)
+    # And while one of those that count is silent, the others are what stays
+    for _ in range(3):
+        world.tick(8, beat="abc")
+    assert world.confirm() == {"b", "c"}
+
+
+def test_a_question_that_is_not_answered_is_asked_again_and_few_are_asked_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("master.cluster.thinning.MOST_QUESTIONS", 2)
+    values = [world.put(f"key-{number}", "abc") for number in range(5)]
+    world.tick(3)
+    assert len(world.asked) == 4
+    world.asked.clear()
+    world.tick(70)
+    world.tick(11)
+    for _ in range(6):
+        world.confirm()
+        world.tick(11)
+    assert [world.holders(key) for key in values] == [set("ab")] * 5
+
+
+def test_a_number_of_its_own_counts_for_a_value_whatever_its_folder_says(world: World) -> None:
+    single, three = world.put("single", "a", own=1), world.put("three", "ab", own=3)
+    assert world.tick(3) == [("c", three, 10, ["a", "b"])]
+    world.put("three", "abc", own=3)
+    more = world.put("more", "ab", own=1)
+    world.tick(20)
+    world.tick(3)
+    assert world.confirm() == {"a"}
+    world.tick(1)
+    assert [world.holders(key) for key in (single, three, more)] == [set("a"), set("abc"), set("a")]
+
+
+def test_where_all_values_are_on_one_node_a_number_of_its_own_is_noticed(world: World) -> None:
+    world.replicas = Replicas()
+    world.start()
+    world.tick(3)
+    assert world.repair.idle
+    key = world.put("key", "a", own=2)
+    with world.index.read() as tables:
+        entry = tables.entry(key)
+    assert entry is not None
+    told = Result(0, Status.DONE, "", 1, 1, key, 10, OLD, 0, entry.content_type, b"", 3, None)  # type: ignore[arg-type]
+    world.repair.observe("a", [told])
+    assert not world.repair.idle
+    assert world.tick(11) == [("b", key, 10, ["a"])]
+
+
+def test_values_move_from_the_fullest_node_to_the_emptiest_until_both_are_as_full(world: World) -> None:
+    world.rebalance, world.replicas = True, Replicas()
+    world.network.free = dict.fromkeys("ab", 1_000)
+    world.network.heard = dict.fromkeys("ab", world.clock)
+    names = [f"key-{number:02d}" for number in range(10)]
+    values = [world.put(name, "a", size=100) for name in names]
+    world.start()
+    moved: list[bytes] = []
+    for turn in range(12):
+        for node, key, *_ in world.tick(11, beat="ab"):
+            assert node == "b"
+            moved.append(key)
+            world.put(keys.decode(key), "ab", size=100)
+        assert world.confirm() <= {"b"}
+        if turn in (2, 4):
+            world.start()  # nothing is lost
+    assert 3 <= len(moved) <= 5
+    assert [world.holders(key) for key in values].count({"b"}) == len(moved)
+    assert (world.state()["move"], world.state()["surplus"]) == (None, 0)
+
+
+def test_no_value_moves_into_a_zone_that_has_it_or_while_the_difference_is_small(world: World) -> None:
+    world.rebalance = True
+    world.network.zones = {"a": "one", "b": "two", "c": "two", "d": "two"}
+    for number in range(5):
+        world.put(f"key-{number}", "ab", size=100)
+    world.network.free = dict.fromkeys("abcd", 5_000)
+    world.start()
+    for _ in range(2):
+        assert world.tick(11) == []
+    assert world.state()["move"] is None
+    world.network.free = dict.fromkeys("abcd", 1_000)
+    for _ in range(4):
+        assert world.tick(11) == []
+    assert world.state()["move"] == ("a", "c", 200)

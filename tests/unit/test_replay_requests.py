@@ -352,3 +352,43 @@ def test_a_node_whose_keys_were_lacking_lacks_them_until_a_new_controller_has_he
     assert desk.incomplete == ["n2"]
     desk.replays.forget("n2", entries=False)
     assert desk.incomplete == []
+
+
+def unsure(desk: Desk) -> tuple[list[str], int]:
+    with desk.index.read() as tables:
+        return tables.unsure()
+
+
+def test_a_node_whose_disk_may_be_another_one_is_unsure_from_its_first_heartbeat_to_the_end_of_the_pruning(
+    desk: Desk,
+) -> None:
+    filled(desk, "a", "b")
+    assert unsure(desk) == ([], 0)
+    # When a node is heard with an agent that the index does not know
+    desk.beat("a", 1, "wiped")
+    assert unsure(desk) == (["a"], 1)
+    # Then it stays so for a controller that starts meanwhile
+    desk.begin()
+    desk.beat("b", 3)
+    assert unsure(desk) == (["a"], 1)
+    desk.beat("a", 1, "wiped")
+    # And until its whole log is applied, and what that lacks is gone from the index
+    for _ in range(2):
+        node, request = desk.link.asked[-1]
+        desk.results(node, after=request.after, end=1, request=request.request, epoch="wiped")
+        assert (unsure(desk), desk.known(b"a-1")) == ((["a"], 1), True)
+    desk.replays.tick()
+    assert (unsure(desk), desk.known(b"a-1")) == (([], 1), False)
+
+
+def test_a_node_that_only_started_again_is_sure_when_it_has_said_so_and_a_new_one_always_is(desk: Desk) -> None:
+    filled(desk, "a")
+    desk.beat("a", 4, "e2")
+    assert unsure(desk) == (["a"], 1)
+    with desk.index.write() as tables:
+        message = Results("a", "", "", 3, 4, 4, False, [Result.of_epochs([(1, "e1"), (4, "e2")])])
+        desk.projection.apply(tables, [message], NOW)
+    desk.beat("a", 4, "e2")
+    desk.beat("new", 1)
+    desk.replays.restore("a")
+    assert unsure(desk) == ([], 1)

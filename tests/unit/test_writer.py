@@ -545,3 +545,25 @@ def test_a_client_hears_before_its_upload_that_too_few_nodes_are_there(bench: Be
             bench.writer.check_nodes(key, replicas)
     bench.network.nodes = []
     bench.writer.check_nodes(KEY, 0)
+
+
+def test_a_number_that_the_folder_does_not_have_stays_with_the_value(bench: Bench) -> None:
+    def kept(key: bytes, replicas: int) -> str:
+        bench.dispatcher.sent.clear()
+        put = Put(key, 3, b"d" * 32, "text/plain\ngzip\n7", 0, True, lambda entry: None, b"abc", replicas=replicas)
+        asyncio.run(bench.writer.put(put))
+        (text,) = {command.content_type for _, command in bench.dispatcher.sent if isinstance(command, Store)}
+        return text
+
+    assert kept(KEY, 2) == "text/plain\ngzip\n2"
+    assert kept(TWO, 1) == "text/plain\ngzip\n1"
+    # A number that is the folder's own is not kept, so that the folder's counts later
+    assert [kept(KEY, 1), kept(TWO, 2), kept(TWO, 0)] == ["text/plain\ngzip"] * 3
+    # A new lifetime and a move keep it; a copy goes by the settings of its folder
+    bench.known("a", content_type="text/plain\n\n2", copies=(Holder("b", 1),))
+    bench.dispatcher.sent.clear()
+    asyncio.run(bench.writer.renew(KEY, lambda entry: None, 0))
+    bench.move()
+    bench.copy(target=keys.encode("third"))
+    stores = [command for _, command in bench.dispatcher.sent if isinstance(command, Store)]
+    assert [store.content_type for store in stores] == ["text/plain\n\n2"] * 4 + ["text/plain"]

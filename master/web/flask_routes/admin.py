@@ -25,7 +25,7 @@ def status() -> Response:
     parts = context()
     stat = parts.index.stat()
     with parts.index.read() as tables:
-        usage, repair = tables.usage(), tables.repair()
+        usage, repair, unsure, doubts = tables.usage(), tables.repair(), tables.unsure(), tables.doubts()
         beats = [node.heartbeat for node in tables.nodes().values()]
     return ok(
         stat
@@ -39,7 +39,9 @@ def status() -> Response:
             "broker": {"connected": parts.link.ready, "problem": parts.link.problem},
             "controller": parts.controller.connected,
             "restoring": parts.network.awaited(),
-            "repair": vars(repair),
+            "repair": {name: value for name, value in vars(repair).items() if name not in ("needed", "looked", "move")}
+            | {"unsure": unsure.nodes, "checked": not doubts}
+            | {"move": dict(zip(("source", "target", "left"), repair.move, strict=True)) if repair.move else None},
         }
     )
 
@@ -104,7 +106,7 @@ def end_drain(node_id: str) -> Response:
     parts = context()
     _require_known(parts, node_id)
     parts.controller.call(Drain(node_id, False)).result(CALL_SECS)
-    return ok({"node": node_id}, f"node {node_id} takes values again; what was moved away stays where it is")
+    return ok({"node": node_id}, f"node {node_id} takes values again, and its copies count again")
 
 
 def _require_known(parts: Context, node_id: str) -> None:
@@ -149,6 +151,8 @@ def health() -> Response:
     """200 when a PUT would be stored, else 503 with the reason. With `?live=1` always 200."""
     parts = context()
     reason = _objection(parts)
+    with parts.index.read() as tables:
+        doubts = tables.doubts()
     data = {
         "live": True,
         "ready": not reason,
@@ -156,7 +160,7 @@ def health() -> Response:
         "controller": parts.controller.connected,
         "nodes": sum(row["synch"] for row in parts.network.describe()),
         "restoring": parts.network.awaited(),
-        "warnings": overview.warnings(parts.settings, _names(parts)) + parts.certificate_warnings(),
+        "warnings": overview.warnings(parts.settings, _names(parts)) + parts.certificate_warnings() + doubts,
     }
     if reason and not parameters.flag("live", request.args.get("live")):
         return ko(503, f"not ready: {reason}", data, [("Retry-After", "1")])

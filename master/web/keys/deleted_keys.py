@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 from broker import integers, keys, phases
-from broker.http import responses
+from broker.http import content_types, responses
 from broker.http.responses import Response
 from broker.messages.store import Source
 from broker.refusals import BadRequest, NotFound, Unavailable
@@ -79,6 +79,7 @@ class DeletedKeys:
             check=check,
             node=found.node,
             source=Source(keys.encode(key), found.version),
+            replicas=content_types.replicas(found.stored_type),
         )
         stored = await self._writer.put(put)
         phases.announce("undelete.stored")

@@ -53,7 +53,7 @@ def _values() -> dict[str, object]:
     names = [row["node"] for row in nodes]
     with context.index.read() as tables:
         usage = tables.usage()
-        beats = tables.nodes()
+        beats, doubts = tables.nodes(), tables.doubts()
     ready = depths(known).of(names)
     state = State(
         nodes,
@@ -65,6 +65,7 @@ def _values() -> dict[str, object]:
         context.certificate_warnings(),
         ready,
         {name: (node.heartbeat.at - node.received) / 1000 for name, node in beats.items()},
+        doubts,
     )
     with context.ledger.read() as view:
         waiting = view.count(List.PENDINGS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from broker import VERSION, topology
@@ -35,6 +35,7 @@ class State(NamedTuple):
     certificate_warnings: list[str]
     depths: Mapping[str, int]
     clocks: Mapping[str, float]  # node → seconds that its clock is ahead
+    doubts: Sequence[str] = ()  # why values may lack copies
 
 
 def find(state: State, now: float) -> list[Problem]:
@@ -53,6 +54,10 @@ def find(state: State, now: float) -> list[Problem]:
             "Replace its two files; the server takes them within seconds. `manage.py certificates` makes new ones.",
         )
         for sentence in state.certificate_warnings
+    ]
+    found += [
+        Problem("warn", f"{sentence[:1].upper()}{sentence[1:]}.", "Take no disk away until that is over.")
+        for sentence in state.doubts
     ]
     return sorted(found, key=lambda problem: _STEPS.index(problem.level))
 

@@ -18,6 +18,7 @@ EXPIRY = struct.Struct(">QQ")
 END = struct.Struct(">?QQ")
 _EXPIRED = 0x10
 _PURGES = 0x20
+_DROPS = 0x40
 _MARK_BYTES = 128  # of a tombstone, without its key
 
 
@@ -36,6 +37,7 @@ class Entry(NamedTuple):
     token: str  # of the value file, "" when the value is in the log
     since: int = 0  # ms since the epoch: when it took the place of the record before it
     purges: bool = False  # a tombstone that no older version may be brought back from
+    drops: bool = False  # a tombstone for this node alone: other nodes have its version
 
     @property
     def place(self) -> Place:
@@ -49,6 +51,8 @@ class Entry(NamedTuple):
             flags |= _EXPIRED
         if self.purges:
             flags |= _PURGES
+        if self.drops:
+            flags |= _DROPS
         return _ENTRY.pack(*self[:7], flags, self.since) + bytes.fromhex(self.token)
 
     @staticmethod
@@ -56,8 +60,9 @@ class Entry(NamedTuple):
         """The entry in bytes that `pack` made."""
         segment, offset, length, seq, version, expires, size, flags, since = _ENTRY.unpack_from(raw)
         token = raw[_ENTRY.size :].hex()
-        expired, purges = bool(flags & _EXPIRED), bool(flags & _PURGES)
-        return Entry(segment, offset, length, seq, version, expires, size, flags & 0xF, expired, token, since, purges)
+        expired, purges, drops = bool(flags & _EXPIRED), bool(flags & _PURGES), bool(flags & _DROPS)
+        kind = flags & 0xF
+        return Entry(segment, offset, length, seq, version, expires, size, kind, expired, token, since, purges, drops)
 
     @staticmethod
     def seq_and_kind(raw: bytes) -> tuple[int, int]:

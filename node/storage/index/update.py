@@ -2,7 +2,8 @@
 
 Others see nothing of it before `Index.commit`. Of the records of a key, the highest version counts. At equal versions
 the tombstone counts, and above all one that purges. Of two values of one version the later record counts: a good copy
-has taken the place of a damaged one.
+has taken the place of a damaged one. A value may be dropped on this node, and stored once more under the same version:
+of these records the newest counts, and the others are not held.
 
 A record that is superseded is held for a while. Held records depend on nothing but the log, so that an index built
 from it has the same. The time at which a record was superseded never falls from version to version, whatever the
@@ -148,8 +149,8 @@ class IndexUpdate:
             else:
                 if entry.since < old.since:
                     entry = entry._replace(since=old.since)
-                if entry.place == old.place:
-                    self._drop(old)  # it is damaged
+                if old.version == entry.version and (entry.drops or old.drops or entry.kind == Kind.PUT):
+                    self._drop(old)  # it is no older value
                 else:
                     self._supersede(key, old, entry.since)
         self.place(key, entry, created)
@@ -330,6 +331,10 @@ def _end_row(mark: bool, until: int) -> bytes:
 def _beats(new: Entry, old: Entry) -> bool:
     if new.version != old.version:
         return new.version > old.version
+    if new.drops:
+        return old.kind == Kind.PUT
+    if old.drops:
+        return True
     if new.kind != old.kind:
         return new.kind == Kind.DELETE
     if new.kind == Kind.PUT:

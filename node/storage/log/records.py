@@ -16,7 +16,7 @@ from typing import NamedTuple
 import google_crc32c
 import msgpack
 
-from broker.messages.store import PURGE, Kind, Store
+from broker.messages.store import DROP, PURGE, Kind, Store
 
 MAGIC = b"PZR1"
 PREFIX = struct.Struct("<4sIIII")
@@ -36,8 +36,9 @@ _unpack = msgpack.unpackb
 class Header(NamedTuple):
     """What a record says about its value.
 
-    A tombstone uses two fields in another way. `content_type` is `PURGE` when no older version may be brought back.
-    `expires` is not 0 when the tombstone stands for a value whose lifetime has ended: then it is when that was written.
+    A tombstone uses two fields in another way. `content_type` is `PURGE` when no older version may be brought back, and
+    `DROP` when other nodes have this version. `expires` is not 0 when the tombstone stands for a value whose lifetime
+    has ended, or that was dropped: then it is when that was written.
     """
 
     kind: int  # `broker.messages.store.Kind`
@@ -66,6 +67,11 @@ class Header(NamedTuple):
     def purges(self) -> bool:
         """Whether it is a tombstone whose key has no version that may be brought back."""
         return self.kind == Kind.DELETE and self.content_type == PURGE
+
+    @property
+    def drops(self) -> bool:
+        """Whether it is a tombstone for this node alone: other nodes have its version."""
+        return self.kind == Kind.DELETE and self.content_type == DROP
 
     @property
     def since(self) -> int:
