@@ -61,7 +61,7 @@ class _Stream:
         """The SHA-256 of what the node has, as it says; "" when it has nothing."""
         try:
             return str(json.loads(self.response.body)["data"]["digest"]) if self.response else ""
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError):  # no answer of a node
             return ""
 
     async def remove(self, trusted: ssl.SSLContext) -> None:
