@@ -29,6 +29,7 @@ from broker.messages.codec import decode_any, encode
 from broker.messages.horizon import Horizon
 from broker.messages.runs import NodeCatalog, Progress, Reports
 from broker.messages.store import Announce, Confirmed, Damaged, Heartbeat, Result, Results
+from broker.metrics.keeper import Keeper
 from broker.refusals import Refused, Unavailable
 from broker.service.companion import run_companion
 from master.backup.schedule import BackupSchedule
@@ -44,6 +45,7 @@ from master.index.index import Index
 from master.index.projection import Changes, Projection
 from master.index.replay_requests import ReplayRequests
 from master.jobs.service import Jobs
+from master.metrics import figures
 from master.security import tokens
 
 log = logs.get(__name__)
@@ -123,6 +125,7 @@ class Controller:
         )
         self._curves = Recorder(directory)
         self._backups = BackupSchedule(config, self._index, self._link, self._jobs.ledger)
+        self._figures = Keeper(figures.LAYOUT, directory, "controller", figures.PROCESS.of(self._link))
 
     def stop(self) -> None:
         """Make `run` return soon; from any thread."""
@@ -130,6 +133,7 @@ class Controller:
 
     def run(self) -> int:
         """Consume and keep house until stopped. Returns the exit status, 0."""
+        self._figures.start()
         self._link.start()
         next_tick = time.monotonic()
         while not self._stopping.is_set():
@@ -148,6 +152,7 @@ class Controller:
         self._link.stop()
         self._jobs.close()
         self._index.close()
+        self._figures.close()
         return 0
 
     def _up(self) -> None:
@@ -207,10 +212,14 @@ class Controller:
         messages = self._sort(deliveries)
         now = now_ms()
         if messages.results or messages.heartbeats:
+            began = time.monotonic()
             with self._index.write() as tables:
                 changes = self._projection.apply(tables, messages.results, now)
                 for heartbeat in messages.heartbeats.values():
                     tables.set_node(heartbeat, now)
+            if messages.results:
+                figures.PUT_STEPS.observe(time.monotonic() - began, figures.COMMIT)
+                figures.BATCHES.observe(len(messages.results), figures.RESULTS)
             self._curves.note(messages.heartbeats.values(), now)
             if not self._index.survives(messages.heartbeats):
                 # After a power cut the index must know of whose keys it may lack some.

@@ -16,6 +16,7 @@ from broker.http.environ import Environ
 from broker.http.router import Router
 from broker.link import Link, roles
 from broker.messages import upload
+from broker.metrics.keeper import Keeper
 from broker.server import connections
 from broker.server.client_timeouts import ClientTimeouts
 from broker.server.networks import Networks
@@ -31,6 +32,7 @@ from master.extensions.pool import Pool
 from master.extensions.route import Extensions
 from master.index.index import Index
 from master.jobs.ledger import Ledger
+from master.metrics import figures
 from master.security import restic_paths
 from master.security.audit import AuditLog
 from master.security.gate import Gate, open_tokens
@@ -130,11 +132,13 @@ def create() -> Application:
     )
     flask = create_app(context)
     extensions = _extensions(config, index, directory / bodies.FOLDER / str(versions.number), gate)
+    own_figures = Keeper(figures.LAYOUT, directory, "web", figures.PROCESS.of(link))
     link.on_up.append(network.connected)
     link.on_wake.append(dispatcher.work)
     link.on_down.append(dispatcher.fail_all)
 
     async def begin(loop: asyncio.AbstractEventLoop) -> None:
+        own_figures.start()
         controller.start(loop)
         link.start(loop)
         await link.opened(LINK_SECS)

@@ -17,15 +17,18 @@ from broker.messages.backups import MakeBackup
 from broker.messages.codec import decode_any
 from broker.messages.runs import AskCatalog, Named, Withdraw, Withdrawn
 from broker.messages.store import Announce, Commands, Confirm, Fetch, Replay
+from broker.metrics.keeper import Keeper
 from broker.service.companion import run_companion
 from node import identity, twin
 from node.backups import Backups
 from node.command_executor import CommandExecutor
 from node.errors import Broken
 from node.fetcher import Fetcher
+from node.gauges import Gauges
 from node.healer import Healer
 from node.heartbeat import Heartbeats
 from node.jobs.service import Jobs
+from node.metrics import figures
 from node.replayer import Replayer
 from node.storage.maintenance import Maintenance
 from node.storage.staging import Staging
@@ -60,6 +63,8 @@ class Agent:
         self._jobs = Jobs(config, self.node, self._link, self._commands.store_values)
         self._heartbeats = Heartbeats(config, self.node, self._storage, self._jobs, self._link)
         self._backups = Backups(config, self.node, self._storage, self._link)
+        gauges = Gauges(Path(config.volume.dir), self._storage, self._jobs, figures.PROCESS.of(self._link))
+        self._figures = Keeper(figures.LAYOUT, Path(config.volume.dir), "agent", gauges.measure)
         self._link.on_up += [self._heartbeats.send_catalog, self._jobs.link_up, self._backups.tell]
         self._link.on_wake += [self._jobs.work_link, self._work]
         self._link.on_down += [self._commands.forget, self._jobs.link_down]
@@ -79,6 +84,7 @@ class Agent:
             log.error("jobs can't be run", node=self.node, reason=error)
             return 2
         is_twin = False
+        self._figures.start()
         self._link.start()
         self._heartbeats.start()
         self._replayer.start()
@@ -98,6 +104,7 @@ class Agent:
         self._commands.closed = True
         self._link.stop()
         self._storage.close()
+        self._figures.close()
         if self._failure:
             # The log on the disk is good; what this process knows of it may not be.
             log.error("storage failed; the agent must start again", node=self.node, reason=self._failure)

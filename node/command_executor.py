@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import groupby, islice
@@ -25,6 +26,7 @@ from broker.messages.store import (
     Store,
 )
 from node.errors import Broken, StorageError
+from node.metrics import figures
 from node.storage.storage import Storage
 
 log = logs.get(__name__)
@@ -126,10 +128,16 @@ class CommandExecutor:
         fetched = [self._fetched.popleft() for _ in range(len(self._fetched))]
         commands += [one.store for one in fetched]
         try:
-            results = iter(self._storage.apply(commands))
+            began = time.perf_counter()
+            applied = self._storage.apply(commands)
         except Broken:
             self.closed = True
             raise
+        figures.APPLY.observe(time.perf_counter() - began)
+        figures.BATCHES.observe(len(commands))
+        for result in applied:
+            figures.COMMANDS.add(result.status)
+        results = iter(applied)
         for batch in batches:
             self._send(batch.origin, [*islice(results, len(batch.items)), *batch.refused])
             self._link.ack(batch.delivery)

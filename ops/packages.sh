@@ -1,6 +1,7 @@
 #!/bin/sh
 # As root: installs Debian packages that ops/up, ops/test and ops/bench need. The machine's RabbitMQ is not started, now
-# or at the next boot: Pulzar starts a private one. Nor is OpenSSH's server, which tests start on loopback.
+# or at the next boot: Pulzar starts a private one. Nor are OpenSSH's server, which tests start on loopback, and Prometheus,
+# of which they need promtool.
 set -eu
 
 policy=/usr/sbin/policy-rc.d
@@ -30,6 +31,8 @@ new=yes
 [ ! -e /usr/lib/rabbitmq/bin/rabbitmq-server ] || new=
 new_ssh=yes
 [ ! -e /usr/sbin/sshd ] || new_ssh=
+new_prometheus=yes
+[ ! -e /usr/bin/prometheus ] || new_prometheus=
 
 export DEBIAN_FRONTEND=noninteractive
 apt="apt-get -q -y -o DPkg::Lock::Timeout=300"
@@ -42,4 +45,7 @@ if [ -n "$new" ] && [ -e /usr/lib/rabbitmq/bin/rabbitmq-server ] && command -v s
 fi
 if [ -n "$new_ssh" ] && [ -e /usr/sbin/sshd ] && command -v systemctl >/dev/null; then
     systemctl disable ssh.service ssh.socket || echo "ssh.service stays enabled"
+fi
+if [ -n "$new_prometheus" ] && [ -e /usr/bin/prometheus ] && command -v systemctl >/dev/null; then
+    systemctl disable prometheus.service || echo "prometheus.service stays enabled"
 fi

@@ -87,6 +87,25 @@ def seeds(few: int, all_of_them: int) -> list[Any]:
     return [*range(few), *(pytest.param(number, marks=pytest.mark.soak) for number in range(few, all_of_them))]
 
 
+def metric_rows(body: bytes) -> dict[str, float]:
+    """The lines of a text for Prometheus: numbers by name and labels. Each line must be as the format has it."""
+    rows: dict[str, float] = {}
+    told = ""
+    for line in body.decode().splitlines():
+        if line.startswith("# HELP "):
+            told = line.split()[2]
+            continue
+        if line.startswith("# TYPE "):
+            assert line.split()[2] == told, line
+            assert line.split()[3] in ("counter", "gauge", "histogram"), line
+            continue
+        name, _, number = line.rpartition(" ")
+        assert name.startswith(told), line
+        assert name not in rows, f"twice: {line}"
+        rows[name] = float(number)
+    return rows
+
+
 class Answer(NamedTuple):
     """An HTTP answer, the one after all redirects."""
 

@@ -12,6 +12,7 @@ from broker.http.signing import Secrets
 GOOD_SECS = 60  # an address is good for so long: enough for clocks that differ a little
 
 DELETED = "/internal/deleted"  # of a node: the versions that it holds
+METRICS = "/metrics"  # of a node: its figures
 STAGED = "/internal/staged"  # of a node: an upload that another node sends on
 VERIFY = "/internal/verify"  # of a node: its values, read and compared with what was written
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 from broker.http import responses
@@ -10,6 +10,7 @@ from broker.http.responses import Response
 from broker.refusals import MethodNotAllowed
 
 Handler = TypeVar("Handler")
+Other = TypeVar("Other")
 
 
 class Router(Generic[Handler]):
@@ -34,6 +35,15 @@ class Router(Generic[Handler]):
             shown = f"{route}…" if route.endswith("/") else route
             raise MethodNotAllowed(method, shown, sorted({*handlers, "OPTIONS"}))
         return found
+
+    def mapped(self, change: Callable[[str, str, Handler], Other]) -> Router[Other]:
+        """The same routes with other handlers: what `change` makes of method, path and handler."""
+        return Router(
+            {
+                path: {method: change(method, path, handler) for method, handler in handlers.items()}
+                for path, handlers in self._routes.items()
+            }
+        )
 
     def has(self, path: str) -> bool:
         """Whether a path has a route."""

@@ -36,7 +36,7 @@ class Body(Protocol):
 class Request:
     """One request. Its body can be read once."""
 
-    __slots__ = ("_body", "_received", "_timeouts", "_waited", "environ", "spoiled", "unread")
+    __slots__ = ("_body", "_received", "_timeouts", "_waited", "environ", "route", "spoiled", "unread")
 
     def __init__(
         self,
@@ -63,6 +63,7 @@ class Request:
         request_headers.add_headers(environ, headers)
         environ["REMOTE_ADDR"], environ["SERVER_NAME"], environ["wsgi.url_scheme"] = client, server, scheme
         self.environ = environ
+        self.route = -1  # the row of its route among the figures; below 0: not known yet
         self.unread = request_fields.has_body(environ)  # there is a body, and its end was not read
         self.spoiled = False  # nothing more can be read: the body is broken, or its client too slow
         self._body = body

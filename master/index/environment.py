@@ -31,6 +31,13 @@ class Contents(NamedTuple):
     durable: bool  # whether a commit that returned survives a power cut
 
 
+class Room(NamedTuple):
+    """Bytes of an LMDB file."""
+
+    used: int  # up to its last page; pages before that may be free
+    most: int  # that it may have
+
+
 class Environment:
     """The LMDB files of one directory. One per process and path; never used across a fork.
 
@@ -61,6 +68,11 @@ class Environment:
         except (lmdb.Error, OSError) as error:
             advice = f"If it is damaged, stop the master and {contents.advice}"
             raise IndexUnusable(f"{problem}: {error}. {advice}") from error
+
+    def room(self) -> Room:
+        """How much of the file is in use."""
+        info = self.env.info()
+        return Room((info["last_pgno"] + 1) * self.env.stat()["psize"], info["map_size"])
 
     def copy(self, directory: Path) -> None:
         """Write a compact copy of this moment into an empty directory, while others read and write.

@@ -41,7 +41,7 @@ from broker.messages.store import Heartbeat, Result
 from master.errors import IndexUnusable
 from master.index import checkpoint_file, checkpoints, folders
 from master.index.checkpoints import Checkpoints
-from master.index.environment import Contents, Environment, Transaction, pack, stamped
+from master.index.environment import Contents, Environment, Room, Transaction, pack, stamped
 from master.index.folders import Usage
 
 log = logs.get(__name__)
@@ -666,6 +666,10 @@ class Index:
                     alone += not entry.copies
             after = stretch[-1][0] if stretch else None
         return NodeKeys(total, alone)
+
+    def room(self) -> Room:
+        """How much of the file is in use."""
+        return self._environment.room()
 
     def stat(self) -> dict[str, int]:
         """LMDB's statistics of the entries."""

@@ -38,7 +38,7 @@ import msgpack
 
 from broker.messages.runs import CatalogRow, NodeCatalog
 from master.errors import IndexUnusable
-from master.index.environment import Contents, Environment, Transaction, pack, stamped
+from master.index.environment import Contents, Environment, Room, Transaction, pack, stamped
 from master.jobs import model, rows
 from master.jobs.model import MAY_FOLLOW, AttemptId, Job, JobProgress, Schedule, lane
 from master.jobs.rows import Ids, List, Rows, id_key, lane_key, number_of
@@ -453,6 +453,10 @@ class Ledger:
             except IndexUnusable:
                 self.close()
                 raise
+
+    def room(self) -> Room:
+        """How much of the file is in use."""
+        return self._environment.room()
 
     def copy(self, directory: Path) -> None:
         """Write a copy of this moment into an empty directory, see `Environment.copy`; any thread may call this."""

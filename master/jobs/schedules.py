@@ -15,6 +15,7 @@ from master.jobs.effects import Effect
 from master.jobs.ledger import LedgerTables
 from master.jobs.model import CRON, Gap, Rhythm, Schedule, ScheduleState, arguments_text
 from master.jobs.transitions import NewJob, Transitions
+from master.metrics import figures
 
 log = logs.get(__name__)
 
@@ -54,8 +55,10 @@ class Schedules:
     def execute(self, tables: LedgerTables, schedule: Schedule, now: int) -> list[Effect]:
         """Launch the execution that is due, and set the next one."""
         new = schedule._replace(next=_next(schedule, now))
+        figures.LATENESS.observe((now - schedule.next) / 1000)
         if schedule.repeat and (missed := schedule.rhythm.number(schedule.created, schedule.next, now)):
             # The execution stands for the last of those that are due.
+            figures.LEFT_OUT.add(figures.MISSED, missed)
             log.warning("executions missed", schedule=schedule.id, executions=missed)
             new = new._replace(missed=schedule.missed + missed).with_gap(Gap(schedule.next, missed, "missed"))
         effects: list[Effect] = []
@@ -63,6 +66,7 @@ class Schedules:
         over = last is None or last.state.final
         # Executions that overlap can fill the ledger, others can't.
         if not over and (not schedule.options.overlap or self._capacity.full(tables)):
+            figures.LEFT_OUT.add(figures.OVERLAP)
             log.warning("execution skipped, the last one is not over", schedule=schedule.id, job=schedule.last)
             new = new._replace(skipped=schedule.skipped + 1, skipped_at=now).with_gap(Gap(schedule.next, 1, "overlap"))
         else:

@@ -21,6 +21,7 @@ from master.jobs.effects import Bury, Effect, JobEvent, NodeMessage, Publish
 from master.jobs.ledger import LedgerTables, LedgerView
 from master.jobs.model import Attempt, AttemptId, Job, JobProgress, JobState, arguments_text
 from master.jobs.routing import Router
+from master.metrics import figures
 
 log = logs.get(__name__)
 
@@ -107,6 +108,7 @@ class Transitions:
         lane: str = "",
     ) -> Job:
         number = tables.next_id()
+        figures.JOBS_LAUNCHED.add(figures.SOURCES.index(source))
         if order.options.unique:
             tables.save_token(order.options.unique, number)
         text = arguments_text(order.arguments) if arguments is None else arguments
@@ -225,6 +227,9 @@ class Transitions:
     def _end(self, tables: LedgerTables, old: Job, job: Job, end: RunEnd, now: int) -> list[Effect]:
         """The run of a job has ended: the end of the job, or another attempt."""
         state, reason, started, ended = end
+        figures.RUNS_ENDED.add(state)
+        figures.JOB_STEPS.observe((ended - started) / 1000, figures.RUN)
+        figures.JOB_STEPS.observe((now - ended) / 1000, figures.REPORT)
         job = _with_attempt(job, Attempt(job.attempt, job.node, job.run or old.run, end, late=False))
         job = job._replace(started=started, ended=ended)
         last = tables.progress(job.id)
@@ -314,6 +319,7 @@ class Transitions:
 
     def _close(self, tables: LedgerTables, old: Job | None, job: Job, now: int) -> list[Effect]:
         """Save a job that has got its final state."""
+        figures.JOBS_ENDED.add(figures.ENDS.index(job.state.name.lower()))
         job = job._replace(closed=now, lane="", due=0, confirmed=0, cancelling=False)
         tables.save(old, job)
         return [JobEvent(f"job.finished.{job.state.name.lower()}", job)]
@@ -326,6 +332,8 @@ def retry_delay(job: Job) -> float:
 
 def _running(job: Job, node: str, claim: Claimed, now: int) -> Job:
     """A job that this node has taken."""
+    if job.attempt == 1:
+        figures.JOB_STEPS.observe((claim.at - job.created) / 1000, figures.WAIT)
     return job._replace(
         state=JobState.RUNNING,
         node=node,

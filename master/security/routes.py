@@ -174,6 +174,8 @@ TABLE: Mapping[tuple[str, str], Row] = {
     ("GET", "/admin/scheduled_jobs/failed"): _OWN_LISTS,
     ("GET", "/admin/scheduled_jobs/failed/{number}"): _OWN_JOBS,
     ("GET", "/admin/job_catalog"): _OWN_LISTS,
+    ("GET", "/metrics"): _METRICS,
+    ("GET", "/metrics/{node_id}"): _METRICS,
     ("GET", "/admin/status"): _METRICS,
     ("GET", "/admin/network"): _METRICS,
     ("GET", "/admin/network/{node_id}"): _METRICS,
@@ -290,6 +292,7 @@ class Found(NamedTuple):
 
     row: Row
     prefix: str
+    path: str  # as in the table
 
 
 class Routes:
@@ -307,7 +310,7 @@ class Routes:
         self._paths: set[str] = set()
         for (method, path), row in table.items():
             prefix = path.partition("{")[0]
-            found = Found(row, prefix)
+            found = Found(row, prefix, path)
             if prefix == path:
                 self._plain[method, path] = found
             elif prefix.count("/") == 2:
@@ -337,12 +340,12 @@ class Routes:
 
 def require_rows(routes: Iterable[tuple[str, str]], table: Mapping[tuple[str, str], Row] = TABLE) -> None:
     """Raises `NoRow` for methods and paths, as a router has them, that the table lacks."""
-    known = {(method, _shape(path)) for method, path in table}
-    if missing := sorted(f"{method} {path}" for method, path in routes if (method, _shape(path)) not in known):
+    known = {(method, shape(path)) for method, path in table}
+    if missing := sorted(f"{method} {path}" for method, path in routes if (method, shape(path)) not in known):
         raise NoRow(f"these routes say nowhere which right they need (master/security/routes.py): {', '.join(missing)}")
 
 
-def _shape(path: str) -> str:
+def shape(path: str) -> str:
     """A path whose parts have no names; one that ends with a slash stands for all paths below it."""
     shape = re.sub(r"\{[^}]*\}|<[^>]*>", "{}", path)
     return f"{shape}{{}}" if shape.endswith("/") else re.sub(r"(/\{\})+$", "/{}", shape)

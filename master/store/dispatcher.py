@@ -30,6 +30,7 @@ from broker.link import Link
 from broker.messages.batches import CommandPacker, batch
 from broker.messages.codec import encode
 from broker.messages.store import Commands, Delete, Fetch, Outcome, Status, Store
+from master.metrics import figures
 
 MAX_ITEMS = 1_000
 MAX_BYTES = 4 << 20
@@ -127,11 +128,15 @@ class _Backlog:
         self.expected = len(taken)
         return taken
 
+    def waited(self, now: float) -> float:
+        """Seconds since the first command of the next batch was seen."""
+        return 0.0 if self.since is None else now - self.since
+
 
 class _Lane:
     """The way to one node: what is under way there, and commands that only it can carry out."""
 
-    __slots__ = ("_batches", "_number", "_under_way", "backlog", "queue", "sent")
+    __slots__ = ("_batches", "_left", "_number", "_under_way", "backlog", "queue", "sent")
 
     def __init__(self, node: str) -> None:
         self.queue = topology.node_queue(node)
@@ -139,6 +144,7 @@ class _Lane:
         self.sent = 0.0
         self._under_way: dict[int, int] = {}  # ticket → batch
         self._batches: dict[int, int] = {}  # batch → how many of its commands are under way
+        self._left: dict[int, float] = {}  # batch → when it left
         self._number = 0
 
     def note_sent(self, tickets: Collection[int], now: float) -> int:
@@ -146,16 +152,19 @@ class _Lane:
         self._number += 1
         self._under_way.update(dict.fromkeys(tickets, self._number))
         self._batches[self._number] = len(tickets)
+        self._left[self._number] = now
+        figures.BATCHES.observe(len(tickets), figures.COMMANDS)
         self.sent = now
         return self._number
 
-    def note_landed(self, ticket: int) -> None:
+    def note_landed(self, ticket: int, now: float) -> None:
         """Note that a command is under way no more, if it was here."""
         batch = self._under_way.pop(ticket, 0)
         if batch:
             self._batches[batch] -= 1
             if not self._batches[batch]:
                 del self._batches[batch]
+                figures.PUT_STEPS.observe(now - self._left.pop(batch), figures.NODE)
 
     def has(self, batch: int) -> bool:
         """Whether a batch is under way."""
@@ -234,6 +243,7 @@ class Dispatcher:
     def abandon(self, ticket: Ticket) -> None:
         """Note that nobody waits for this command any more."""
         if self._tickets.pop(ticket.number, None):
+            figures.STORE_OUTCOMES.add(figures.UNKNOWN)
             self._releases.append((ticket.node, ticket.number))
             self._link.wake()
 
@@ -253,6 +263,7 @@ class Dispatcher:
             if ticket:
                 self._releases.append((ticket.node, number))
                 settled.append((ticket, status, reason))
+                figures.STORE_OUTCOMES.add(figures.UNKNOWN if isinstance(status, Failure) else status)
         if settled:
             _settle(settled)
             self._link.wake()
@@ -266,7 +277,7 @@ class Dispatcher:
             node, number = self._releases.popleft()
             # Abandoned while its node was being chosen: it may be on any lane by now.
             for lane in [self._lane(node)] if node else self._lanes.values():
-                lane.note_landed(number)
+                lane.note_landed(number, now)
         while self._new:
             node, exclude, command = self._new.popleft()
             if node is None and exclude and (node := self._choose_other(command, exclude)) is None:
@@ -276,6 +287,7 @@ class Dispatcher:
         for lane in list(self._lanes.values()):
             if lane.backlog.commands and not lane.busy(now):
                 if lane.backlog.due(now):
+                    figures.PUT_STEPS.observe(lane.backlog.waited(now), figures.QUEUE)
                     self._publish(lane, lane.backlog.take(), now)
                 else:
                     waiting = True
@@ -325,6 +337,7 @@ class Dispatcher:
                     nowhere, self._pool = self._pool.commands, _Backlog()
                     self._fail([command.ticket for command in nowhere], Failure.NO_NODE)
                 return False
+            figures.PUT_STEPS.observe(self._pool.waited(now), figures.QUEUE)
             taking = self._pool.take()
             self._assign(taking, node)
             lane = self._lane(node)

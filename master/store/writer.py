@@ -22,6 +22,7 @@ from broker.refusals import Conflict, NoRoom, NotFound, Refused, Unavailable
 from master.cluster.nodes import Nodes, missing, require_newest
 from master.cluster.replicas import Replicas
 from master.index.index import Entry, Index
+from master.metrics import figures
 from master.store.copies import ATTEMPT_SHARE, CopyWriter, NewVersion
 from master.store.dispatcher import Command, Dispatcher, Failure, Ticket
 from master.store.key_locks import KeyLocks
@@ -108,8 +109,10 @@ class Writer:
 
     async def put(self, put: Put) -> StoredValue:
         """Store a value; raises `Conflict`, `ConditionFailed`, `NoRoom` or `Unavailable`."""
-        deadline = time.monotonic() + self._timeout
+        began = time.monotonic()
+        deadline = began + self._timeout
         async with self._locks.hold(put.key, self._timeout / 2) as held:
+            figures.PUT_STEPS.observe(time.monotonic() - began, figures.LOCK)
             if not held:
                 raise Unavailable("another client is writing this key; try again")
             entry, newest = self.admit(put.key, put.check, put.overwrite)

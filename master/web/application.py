@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Protocol
+from time import perf_counter
+from typing import NamedTuple, Protocol
 
 from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
 
@@ -21,8 +22,10 @@ from broker.server import lingering_close, request_headers
 from broker.server.client_timeouts import ClientTimeouts
 from broker.server.granian_requests import from_rsgi
 from broker.server.request import Request
+from master.metrics.figures import REQUESTS
 from master.security.audit import AuditLog
 from master.security.gate import Gate
+from master.security.routes import Routes, shape
 
 
 class ResponseStream(Protocol):
@@ -46,6 +49,13 @@ PageOfError = Callable[[Exception, Environ], Response | None]
 Begin = Callable[[asyncio.AbstractEventLoop], Coroutine[None, None, None]]
 
 
+class Route(NamedTuple):
+    """A hot route."""
+
+    handler: Handler
+    row: int  # among the figures, below 0 for one that stands for several routes
+
+
 class Application:
     """Sends each request to its handler, and the response to the client."""
 
@@ -67,7 +77,8 @@ class Application:
         `browsers` says what pages may do, `gate` what clients may. `audit`: where it is written down; None: nowhere.
         `on_loop` is called with the event loop, once it is there.
         """
-        self._router = router
+        self._routes = Routes()
+        self._router = router.mapped(self._counted)
         self._fallback = fallback
         self._begin = begin
         self._begun: asyncio.Task[None] | None = None
@@ -84,26 +95,42 @@ class Application:
         self._begun = loop.create_task(self._begin(loop))
 
     async def __rsgi__(self, scope: Scope, protocol: HTTPProtocol) -> None:
-        """Answer one request."""
+        """Answer one request, and count it."""
         if self._begun is not None:
             await asyncio.shield(self._begun)
             self._begun = None
+        began = perf_counter()
         request = from_rsgi(scope, protocol, self._timeouts)
         response = await self._response(request)
         response.headers.extend(self._browsers.headers(request.environ))
         if self._audit is not None:
             self._audit.note(request.environ, response.status)
-        if isinstance(response, Response):
-            if "HTTP_EXPECT" in request.environ and request.deaf:
-                response = response.bare()
-            headers = response.headers
-            if request.unread or request.spoiled:
-                headers = [*headers, *await lingering_close.headers(request, self._timeouts)]
-            protocol.response_bytes(response.status, headers, response.body)
-        else:
-            await response.send(protocol)
+        try:
+            if isinstance(response, Response):
+                if "HTTP_EXPECT" in request.environ and request.deaf:
+                    response = response.bare()
+                headers = response.headers
+                if request.unread or request.spoiled:
+                    headers = [*headers, *await lingering_close.headers(request, self._timeouts)]
+                protocol.response_bytes(response.status, headers, response.body)
+            else:
+                await response.send(protocol)
+        finally:
+            row = request.route if request.route >= 0 else self._row(request.environ)
+            REQUESTS.note(row, response.status, perf_counter() - began)
         if request.unread:
             await lingering_close.linger(request, self._timeouts)
+
+    def _counted(self, method: str, path: str, handler: Handler) -> Route:
+        """A route of the router with its row among the figures."""
+        known = [route for of, route in REQUESTS.routes if of == method and shape(route) == shape(path)]
+        return Route(handler, REQUESTS.row(method, known[0]) if len(known) == 1 else -1)
+
+    def _row(self, environ: Environ) -> int:
+        """The row of a request without a hot route, or that was refused before its handler was found."""
+        method = environ["REQUEST_METHOD"]
+        found = self._routes.find(method, environ["PATH_INFO"])
+        return REQUESTS.other if found is None else REQUESTS.row(method, found.path)
 
     async def _response(self, request: Request) -> Response | ResponseStream:
         path: str = request.environ["PATH_INFO"]
@@ -114,8 +141,12 @@ class Application:
             if method == "OPTIONS":
                 return await self._options(request, path)
             self._gate.admit(request.environ)
-            handler = self._router.handler(path, method) or self._fallback
-            response = handler(request)
+            route = self._router.handler(path, method)
+            if route is None:
+                response = self._fallback(request)
+            else:
+                request.route = route.row
+                response = route.handler(request)
             return response if isinstance(response, Response) else await response
         except Exception as error:  # noqa: BLE001 - whatever fails, the client gets a response
             shown = self._page_of_error(error, request.environ)

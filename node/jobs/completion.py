@@ -19,6 +19,7 @@ from node.jobs.artifacts import ArtifactStore, add_problem, build_report
 from node.jobs.claims import NO_ARTIFACT, Artifact, Claim, RunResult
 from node.jobs.context import JobContext
 from node.jobs.reports import GROUP_SECS, share, text
+from node.metrics import figures
 from node.runs.model import Outcome
 
 log = logs.get(__name__)
@@ -126,6 +127,7 @@ class Completion:
         finished = build_report(claim, result, outcomes)
         state, reason, started, ended = finished.end
         took, name = (ended - started) / 1000, state.name.lower()
+        figures.RUNS.observe(took, state)
         say = log.debug if state is RunState.COMPLETED and not reason else log.info
         say("run ended", job=claim.id, attempt=claim.attempt, run=claim.run, state=name, seconds=took, reason=reason)
         self._reports.add(finished)

@@ -8,6 +8,7 @@ import time
 from broker import logs, settings
 from broker.clock import DAY_SECS
 from node.errors import StorageError
+from node.metrics import figures
 from node.storage.storage import Storage
 
 log = logs.get(__name__)
@@ -49,9 +50,13 @@ class Maintenance:
         while not self._stopping.wait(FULL_EVERY_SECS):
             try:
                 if time.monotonic() >= due or self._storage.full():
-                    self._storage.compact()
+                    done = self._storage.compact()
+                    figures.COMPACTED_BYTES.add(number=done.freed)
+                    figures.COMPACTED_SEGMENTS.add(figures.WRITTEN, done.segments)
+                    figures.COMPACTED_SEGMENTS.add(figures.REMOVED, done.removed)
                     due = time.monotonic() + COMPACT_EVERY_SECS
             except (StorageError, OSError):
+                figures.COMPACTION_FAILURES.add()
                 log.exception("compaction failed")
 
     def _digest(self) -> None:
@@ -76,4 +81,7 @@ class Maintenance:
             except (StorageError, OSError):
                 log.exception("scrub failed")
             else:
+                if report.complete:
+                    figures.SCRUBBED_AT.set(time.time())
+                    figures.SCRUB_DAMAGED.set(len(report.damages))
                 log.info("scrub ended", values=report.records + report.files, damaged=len(report.damages))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from broker import logs
 from broker.messages.store import Kind
 from node.errors import Corrupt, StorageError, StorageUnavailable
+from node.metrics import figures
 from node.storage.context import StorageContext
 from node.storage.disk.damages import Damage
 from node.storage.disk.throttle import Throttle
@@ -62,7 +63,9 @@ def scrub(core: StorageContext, rate: float | None) -> ScrubReport:
             for length, damage, ends in steps:
                 counts[-1] += ends
                 size += length
+                figures.SCRUBBED_BYTES.add(number=length)
                 if damage is not None:
+                    figures.DAMAGES.add()
                     log.error("value is damaged", **damage._asdict())
                     damages.append(damage)
                     if damage.key:

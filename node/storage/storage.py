@@ -10,6 +10,7 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgpack
 
@@ -49,6 +50,16 @@ _ROOM_BYTES = 1 << 20  # a disk with less room than this above the reserve count
 _NEAR_BYTES = 64 << 20  # with more room than this above the reserve, a batch needs no look at its size
 _INDEX_BYTES = 1 << 18  # more than the pages of the index that a commit writes anew
 _RECORD_BYTES = 1024  # more than most records have beside their values
+
+
+class LogFigures(NamedTuple):
+    """The figures of the log, in bytes where nothing else is said."""
+
+    size: int
+    live: int  # values that can be read
+    garbage: int  # neither these, nor held values, nor tombstones
+    segments: int
+    damaged: int  # segments that compaction leaves alone
 
 
 class Storage:
@@ -168,6 +179,13 @@ class Storage:
             if entry is None or (entry.kind, entry.version, entry.expired) != (Kind.PUT, version, False):
                 return False
             return sources.read_record(self._core.places, key, entry)[0].digest == digest
+
+    def log_figures(self) -> LogFigures:
+        """The figures of the log as a whole, of this moment."""
+        stats = list(self._core.index.stats.values())
+        size, stays = sum(stat.size for stat in stats), sum(stat.live + stat.held + stat.tombs for stat in stats)
+        live = sum(stat.live for stat in stats)
+        return LogFigures(size, live, max(0, size - stays), len(stats), len(self._core.damaged))
 
     def full(self) -> bool:
         """Whether there is hardly room for another value above the reserve."""

@@ -7,6 +7,7 @@ was cut off from one with trailers.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from broker.http import internal_addresses, responses, signed_addresses, signing
 from broker.http.browsers import Browsers
 from broker.http.responses import Response
 from broker.http.router import Router
+from broker.metrics.keeper import Keeper
 from broker.refusals import NotFound, ServerError, Unavailable
 from broker.server import connections, lingering_close, request_headers
 from broker.server.client_timeouts import ClientTimeouts
@@ -26,6 +28,7 @@ from broker.server.request import Request
 from broker.settings import Settings
 from node import identity
 from node.errors import Corrupt, StorageError, StorageUnavailable
+from node.metrics import figures
 from node.storage.context import StorageLimits
 from node.storage.disk.damages import DamageReports
 from node.storage.reader import Reader
@@ -33,6 +36,7 @@ from node.storage.staging import Staging
 from node.web.commit_request import Committer
 from node.web.deleted import DeletedVersions
 from node.web.downloads import Download, Downloads
+from node.web.figures_page import FiguresPage
 from node.web.staged_copies import StagedCopies
 from node.web.upload_body import UploadBodies
 from node.web.uploads import Uploads
@@ -83,14 +87,34 @@ class Application:
             internal_addresses.STAGED: {"POST": staged.add, "DELETE": staged.remove},
             "/autodiscovery": {"GET": self._autodiscovery},
             "/health": {"GET": self._health, "HEAD": self._health},
+            internal_addresses.METRICS: {"GET": FiguresPage(settings, self._node)},
             internal_addresses.DELETED: {"GET": DeletedVersions(reader, self._secrets, self._node)},
         }
         self._router = Router(routes)
+        self._routes = {
+            method: {path: figures.REQUESTS.row(method, route) for path, route in figures.ROUTES.items()}
+            for method in ("GET", "HEAD", "PUT")
+        }
 
     async def __call__(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
-        """Answer one request."""
+        """Answer one request, and count it."""
+        began = time.perf_counter()
         request = from_asgi(scope, receive, self._timeouts)
         response = await self._response(request)
+        try:
+            await self._send(request, response, send)
+        finally:
+            figures.REQUESTS.note(self._row(request), response.status, time.perf_counter() - began)
+        if request.unread and not isinstance(response, Download):
+            await lingering_close.linger(request, self._timeouts)
+
+    def _row(self, request: Request) -> int:
+        """The row of its route among the figures."""
+        path, rows = request.environ["PATH_INFO"], self._routes.get(request.environ["REQUEST_METHOD"], {})
+        row = rows.get(path[: path.find("/", 1) + 1])
+        return rows.get(path, figures.REQUESTS.other) if row is None else row
+
+    async def _send(self, request: Request, response: Response | Download, send: AsgiSend) -> None:
         response.headers.extend(await lingering_close.headers(request, self._timeouts))
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.headers]
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
@@ -99,8 +123,6 @@ class Application:
             return
         body = b"" if request.environ["REQUEST_METHOD"] == "HEAD" else response.body
         await send({"type": "http.response.body", "body": body, "more_body": False})
-        if request.unread:
-            await lingering_close.linger(request, self._timeouts)
 
     async def _response(self, request: Request) -> Response | Download:
         environ = request.environ
@@ -169,5 +191,6 @@ def create() -> Application:
     reader = Reader(directory, undelete_ms=StorageLimits.of(settings).undelete_ms)
     patience = ROOM_SECS if settings.volume.undelete_days else 0.0
     made = Application(settings, reader, Staging(directory, settings.volume.reserve, patience))
+    Keeper(figures.LAYOUT, directory, "data", figures.PROCESS.of()).start()
     log.info("data server started", directory=directory)
     return made

@@ -65,7 +65,10 @@ class Composition:
 
 
 def read(path: Path, variables: Mapping[str, str]) -> Composition:
-    """The composition in a file. Raises `Unreadable` for an unknown key, or without a variable that has no default."""
+    """The composition in a file, without what only a profile runs.
+
+    Raises `Unreadable` for an unknown key, or without a variable that has no default.
+    """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
@@ -74,7 +77,9 @@ def read(path: Path, variables: Mapping[str, str]) -> Composition:
     document = {name: part for name, part in document.items() if not name.startswith("x-")}
     document = _filled(document, variables)
     _only(path.name, document, {"name", "services", "networks", "volumes"})
-    services = {name: _service(name, dict(content)) for name, content in document["services"].items()}
+    # Those of a profile run only when it is asked for.
+    always = {name: content for name, content in document["services"].items() if "profiles" not in content}
+    services = {name: _service(name, dict(content)) for name, content in always.items()}
     builds = {service.image: service.build for service in services.values() if service.build}
     services = {name: replace(service, build=builds.get(service.image)) for name, service in services.items()}
     volumes = tuple(document.get("volumes") or ())

@@ -33,6 +33,8 @@ ELSEWHERE = {
     "cd /opt/pulzar/current": "tests/integration/test_install.py and tests/integration/test_rights.py",
     "rabbitmqctl add_user": "it asks for a password; tests/integration/test_roles.py has such users",
     "sudo systemctl edit": "it opens an editor; tests/integration/test_install.py has a job inside this hardening",
+    "curl http://localhost:31414/metrics  ": "tests/integration/test_metrics.py asks for all of these",
+    "docker compose --profile": "it needs Docker; tests/unit/test_compose.py and tests/unit/test_monitoring.py",
     "ops/docker/users": "they need Docker; ops/test-images and tests/unit/test_compose.py",
     "./ops/bench": "it measures for an hour; ops/benchmarks/__main__.py is what it runs",
     "rabbitmqadmin": "rabbitmqadmin 2 comes with RabbitMQ 4.3; tests/integration/test_rabbitmq.py",

@@ -173,6 +173,7 @@ def test_every_service_is_limited_and_started_again_and_asked_how_it_is(composed
             assert "HEALTHCHECK" in stage
         else:
             assert content["healthcheck"]["test"][0] == "CMD", name
+        assert name in {service.name for service in composed.services} or content["profiles"] == ["monitoring"]
         # Pinned to one release
         if name == "rabbitmq":
             assert re.fullmatch(r"rabbitmq:4\.\d+\.\d+-management", content["image"])

@@ -19,7 +19,7 @@ from broker import topology
 from broker.messages.store import Heartbeat
 from broker.refusals import NotFound, Unauthorized
 from broker.settings import Broker, Settings
-from master.cluster import curves
+from master.cluster import curves, queue_depths
 from master.security import tokens
 from master.security.gate import NAME, RIGHTS
 from master.security.rights import ALL_RIGHTS, Right
@@ -447,8 +447,8 @@ def test_the_first_look_after_a_while_shows_the_queues_as_they_are_now(monkeypat
             if answers[0]:
                 threading.Timer(0.02, done, [dict(inside)]).start()  # RabbitMQ answers on another thread, soon
 
-    monkeypatch.setattr(queues, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    depths = queues.Depths(Told())  # type: ignore[arg-type]
+    monkeypatch.setattr(queue_depths, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    depths = queue_depths.Depths(Told())  # type: ignore[arg-type]
     assert depths.of([]) == {"dead": 0}
     # When a message has died since, and somebody looks an hour later
     inside["dead"] = 1
@@ -459,7 +459,7 @@ def test_the_first_look_after_a_while_shows_the_queues_as_they_are_now(monkeypat
     clock[0] += 5
     begun = time.perf_counter()
     assert depths.of([]) == {"dead": 1}
-    assert time.perf_counter() - begun < queues.ANSWER_SECS / 2
+    assert time.perf_counter() - begun < queue_depths.ANSWER_SECS / 2
 
 
 def test_the_console_is_asked_anew_by_the_first_look_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,7 +150,7 @@ def _names(parts: Context) -> list[str]:
 def health() -> Response:
     """200 when a PUT would be stored, else 503 with the reason. With `?live=1` always 200."""
     parts = context()
-    reason = _objection(parts)
+    reason = parts.objection()
     with parts.index.read() as tables:
         doubts = tables.doubts()
     data = {
@@ -165,15 +165,6 @@ def health() -> Response:
     if reason and not parameters.flag("live", request.args.get("live")):
         return ko(503, f"not ready: {reason}", data, [("Retry-After", "1")])
     return ok(data, f"alive, and not ready: {reason}" if reason else "ok")
-
-
-def _objection(parts: Context) -> str:
-    """Why a PUT would not be stored just now; "" when it would."""
-    if not parts.link.ready:
-        return f"no connection to RabbitMQ: {parts.link.problem}"
-    if not parts.controller.connected:
-        return "the controller is being started again"
-    return parts.network.objection()
 
 
 @blueprint.get("/openapi.json")

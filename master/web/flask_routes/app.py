@@ -20,6 +20,7 @@ from master.web.flask_routes import (
     dead,
     job_admin,
     job_history,
+    metrics,
     schedule_preview,
     token_admin,
     verification,
@@ -41,7 +42,7 @@ def create_app(parts: Context) -> Flask:
         loads=lambda: loads(parts.network.describe()),
         data_wait=parts.settings.jobs.data_wait,
     )
-    for room in (admin, dead, job_admin, job_history, schedule_preview, token_admin, verification):
+    for room in (admin, dead, job_admin, job_history, metrics, schedule_preview, token_admin, verification):
         app.register_blueprint(room.blueprint)
     app.register_error_handler(Exception, _failed)
     return app

@@ -37,10 +37,22 @@ class Context:
     certificate: CertificateEnd
     secrets: SecretFile  # hidden in arguments of jobs
 
+    def certificate_ends(self) -> dict[str, float]:
+        """When the certificates of master and nodes end, in seconds since the epoch; 0 for none."""
+        ends = {row["node"]: float(row["cert_until"]) for row in self.network.describe()}
+        return ends | {"the master": self.certificate.until()}
+
     def certificate_warnings(self) -> list[str]:
         """A sentence for each certificate of master and nodes that ends soon."""
-        ends = {row["node"]: float(row["cert_until"]) for row in self.network.describe()}
-        return certificates.warnings(ends | {"the master": self.certificate.until()}, time.time())
+        return certificates.warnings(self.certificate_ends(), time.time())
+
+    def objection(self) -> str:
+        """Why a PUT would not be stored just now; "" when it would."""
+        if not self.link.ready:
+            return f"no connection to RabbitMQ: {self.link.problem}"
+        if not self.controller.connected:
+            return "the controller is being started again"
+        return self.network.objection()
 
     @property
     def uptime(self) -> float:

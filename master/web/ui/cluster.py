@@ -8,6 +8,7 @@ from flask import Blueprint, Response, current_app
 
 from broker import topology
 from master.backup import overview
+from master.cluster.queue_depths import Depths
 from master.jobs.rows import List
 from master.web.ui import problems, queues
 from master.web.ui.console import Console
@@ -33,9 +34,9 @@ def now() -> Response:
     return fragment("cluster/now.html", **_values())
 
 
-def depths(of: Parts) -> queues.Depths:
+def depths(of: Parts) -> Depths:
     """The queues of this worker's RabbitMQ, as one object for all requests."""
-    found: queues.Depths = current_app.extensions.setdefault(_DEPTHS, queues.Depths(of.context.link))
+    found: Depths = current_app.extensions.setdefault(_DEPTHS, Depths(of.context.link))
     return found
 
 
