@@ -65,8 +65,6 @@ def main(arguments: list[str] | None = None) -> int:
     if completion.is_asked(given):
         print("\n".join(completion.candidates(given[1:], _keys_below)))
         return OK
-    # Whoever ends it by SIGTERM gets the same as by Ctrl-C: parts of files are removed.
-    signal.signal(signal.SIGTERM, _interrupt)
     options = parser.make().parse_args(given)
     if options.version:
         print(f"pulzar {pulzar.VERSION}")
@@ -77,6 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "completion":
         print(completion.script(options.shell), end="")
         return OK
+    # Whoever ends it by SIGTERM gets the same as by Ctrl-C: parts of files are removed.
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         status = _run(options)
         sys.stdout.flush()
@@ -90,6 +90,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("pulzar: interrupted", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -134,7 +134,9 @@ def test_addresses_of_a_cluster(url: str, origin: Origin) -> None:
     assert addresses.home(url) == origin
 
 
-@pytest.mark.parametrize("url", ["", "ftp://store", "http://", "http://a:b", "http://u:p@store", "http://a/path", "a b"])
+@pytest.mark.parametrize(
+    "url", ["", "ftp://store", "http://", "http://a:b", "http://u:p@store", "http://a/path", "a b"]
+)
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(BadRequest):
         addresses.home(url)

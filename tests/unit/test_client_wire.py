@@ -13,7 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from pulzar import BadRequest, Changed, Client, Conflict, Damaged, Forbidden, NotFound, Unavailable, UnknownOutcome
+from pulzar import (
+    BadRequest,
+    Changed,
+    Client,
+    Conflict,
+    Damaged,
+    Forbidden,
+    NotFound,
+    ServerError,
+    Unavailable,
+    UnknownOutcome,
+)
 from pulzar.wire import exchange
 
 VALUE = bytes(range(256)) * 400
@@ -167,7 +178,8 @@ def test_damaged_bytes_are_never_a_value(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(404, NotFound), (409, Conflict), (412, Conflict), (401, Forbidden), (403, Forbidden), (400, BadRequest)]
+    ("status", "kind"),
+    [(404, NotFound), (409, Conflict), (412, Conflict), (401, Forbidden), (403, Forbidden), (400, BadRequest)],
 )
 def test_each_status_has_its_error(status: int, kind: type[Exception]) -> None:
     with played(lambda n, text: ko(status, "the reason")) as server, client(server) as store:
@@ -269,17 +281,24 @@ def test_a_download_that_broke_off_is_resumed(tmp_path: Path, monkeypatch: pytes
 
 def test_a_body_in_chunks_is_read() -> None:
     body = b'{"data": 1, "msg": "", "status": "ok"}'
-    text = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n3\r\n   \r\n0\r\nX: y\r\n\r\n" % (len(body), body)
+    text = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n3\r\n   \r\n0\r\nX: y\r\n\r\n" % (
+        len(body),
+        body,
+    )
     with played(lambda n, _: text) as server, client(server) as store:
         assert store.catalog() == 1
 
 
 def test_what_is_no_pulzar_is_told() -> None:
-    with played(lambda n, text: response(200, b"<html>")) as server, client(server) as store:
-        with pytest.raises(Exception, match="no Pulzar"):
-            store.nodes()
-    with played(lambda n, text: b"SSH-2.0-x\r\n") as server, client(server, patience=0) as store:
-        with pytest.raises(Unavailable, match="no HTTP"):
+    for said, kind, message in (
+        (response(200, b"<html>"), ServerError, "no Pulzar"),
+        (b"SSH-2.0-x\r\n", Unavailable, "no HTTP"),
+    ):
+        with (
+            played(lambda n, text, said=said: said) as server,  # type: ignore[misc]
+            client(server, patience=0) as store,
+            pytest.raises(kind, match=message),
+        ):
             store.nodes()
 
 
