@@ -65,7 +65,10 @@ ENDED = "this command has ended with"
 
 # An answer that is an error is one for the shell, too; otherwise the last answer would run into the next prompt.
 PULZAR = 'pulzar() { python3 -m pulzar "$@"; }\n'
-CURL = PULZAR + 'curl() { command curl -sS --fail-with-body "$@" || { echo "status $?: curl $*" >&2; return 1; }; echo; }\n'
+CURL = (
+    PULZAR
+    + 'curl() { command curl -sS --fail-with-body "$@" || { echo "status $?: curl $*" >&2; return 1; }; echo; }\n'
+)
 
 
 class Block(NamedTuple):
