@@ -118,7 +118,7 @@ def _next(task: Task, key: str, known: str | None) -> str | None:
         try:
             if known is not None and not task.client.changed(key, known):
                 continue
-        except NotFound:
+        except NotFound:  # it was deleted, which is news
             return None
         if (state := _state(task, key)) != known:
             return state
@@ -127,7 +127,7 @@ def _next(task: Task, key: str, known: str | None) -> str | None:
 def _state(task: Task, key: str) -> str | None:
     try:
         return task.client.stat(key).digest
-    except NotFound:
+    except NotFound:  # no value is a state, too
         return None
 
 

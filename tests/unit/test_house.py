@@ -105,6 +105,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "jobs": (),
     "pulzar": ("pulzar.errors", "pulzar.wire"),
+    "pulzar.__main__": ("pulzar.command",),
     "pulzar.errors": (),
     "pulzar.wire": ("pulzar.errors",),
     "pulzar.command": ("pulzar", "pulzar.errors", "pulzar.wire"),
