@@ -167,9 +167,11 @@ def _drop(response: Response) -> None:
 
 
 def _refusal(ask: Ask, response: Response) -> PulzarError:
+    text = b""
     try:
-        text = response.read(_MESSAGE_BYTES)
-    except Broken:
+        while len(text) < _MESSAGE_BYTES and (piece := response.read(_MESSAGE_BYTES)):
+            text += piece
+    except Broken:  # the status says enough
         text = b""
     response.close()
     try:
