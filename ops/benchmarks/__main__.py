@@ -48,6 +48,10 @@ PAGE = {
     "screens": "every screen of the web page with 1,000,000 keys and 1,000,000 jobs",
     "open": "what an open page of the cluster costs the master",
 }
+CLIENT = {
+    "sync": "pulzar sync of 10,000 files of 10 KiB up, again without a change, and down",
+    "file": "pulzar put and get of 4 GiB, beside curl",
+}
 SCALE = {
     "keys": "10,000,000 keys: replay, memory, GET, pages and restart, beside 1,000",
     "jobs": "1,000,000 finished jobs: launch, lists and one job, beside 1,000",
@@ -70,7 +74,19 @@ def main() -> int:
     options = _parse()
     signal.signal(signal.SIGTERM, _stop)
     # These need .venv; --help does not.
-    from ops.benchmarks import against, extensions, jobs, machine, page, peers, recovery, replicas, scale, store
+    from ops.benchmarks import (
+        against,
+        command_line,
+        extensions,
+        jobs,
+        machine,
+        page,
+        peers,
+        recovery,
+        replicas,
+        scale,
+        store,
+    )
     from ops.benchmarks.bench import QUICK, Bench, Plan
     from ops.benchmarks.client import Client
     from ops.benchmarks.table import markdown
@@ -100,6 +116,8 @@ def main() -> int:
             complete = scale.measure(bench, options.only or list(SCALE))
         elif options.what == "replicas":
             complete = replicas.measure(bench, options.only or list(REPLICAS))
+        elif options.what == "client":
+            complete = command_line.measure(bench, options.only or list(CLIENT))
         elif options.what == "recovery":
             complete = recovery.measure(bench, options.only or list(RECOVERY))
         elif options.against:
@@ -143,6 +161,7 @@ def _parse() -> argparse.Namespace:
         ("jobs", JOBS, "the job system"),
         ("extensions", EXTENSIONS, "extensions, and the store beside them"),
         ("page", PAGE, "the web page"),
+        ("client", CLIENT, "the command line"),
         ("recovery", RECOVERY, "replay, lists of all keys, archives, backups"),
         ("replicas", REPLICAS, "values on several nodes"),
         ("scale", SCALE, "many keys, jobs, schedules and nodes, beside few"),

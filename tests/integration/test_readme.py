@@ -57,6 +57,8 @@ ELSEWHERE = {
     "ops/manage.py certificates": "tests/integration/test_tls.py makes such certificates",
     "curl --cacert": "it needs a certificate; tests/integration/test_tls.py runs curl so",
     "docker compose run": "it needs Docker, and volumes of before",
+    "python3 -m pip install": "it installs; tests/integration/test_installed_client.py does that",
+    "[office]": "tests/unit/test_command_settings.py has such a file",
     "docker build": "they need Docker; ops/test-images and tests/unit/test_dockerfiles.py",
 }
 FILE = re.compile(r"# ((?:extensions|jobs/mine)/[a-z_]+\.py)\n")  # its first line says where it goes
@@ -64,7 +66,11 @@ FENCE = re.compile(r"^ *(?:```|~~~)", re.MULTILINE)
 ENDED = "this command has ended with"
 
 # An answer that is an error is one for the shell, too; otherwise the last answer would run into the next prompt.
-CURL = 'curl() { command curl -sS --fail-with-body "$@" || { echo "status $?: curl $*" >&2; return 1; }; echo; }\n'
+PULZAR = 'pulzar() { python3 -m pulzar "$@"; }\n'
+CURL = (
+    PULZAR
+    + 'curl() { command curl -sS --fail-with-body "$@" || { echo "status $?: curl $*" >&2; return 1; }; echo; }\n'
+)
 
 
 class Block(NamedTuple):
@@ -99,7 +105,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in ("extensions", "jobs"):
         shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (place / "jobs" / "mine").mkdir()
-    (place / "ops").symlink_to(ROOT / "ops")
+    for folder in ("ops", "pulzar"):
+        (place / folder).symlink_to(ROOT / folder)
     for block in BLOCKS:
         if match := FILE.match(block.text):
             (place / match[1]).write_text(block.text)
@@ -125,6 +132,7 @@ def launch(cluster: Cluster) -> int:
 @pytest.fixture(autouse=True)
 def _in_place(cluster: Cluster, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
+    monkeypatch.setenv("PULZAR_URL", cluster.master_url)
 
 
 def here(text: str, cluster: Cluster) -> str:

@@ -14,9 +14,9 @@ from tests.support import imports
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("backup", "broker", "master", "node")
-FOLDERS = (*PACKAGES, "extensions", "jobs", "ops", "tests")
+FOLDERS = (*PACKAGES, "extensions", "jobs", "ops", "pulzar", "tests")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-OTHERS = sorted(path for package in ("jobs", "extensions", "ops") for path in (ROOT / package).rglob("*.py"))
+OTHERS = sorted(path for package in ("jobs", "extensions", "ops", "pulzar") for path in (ROOT / package).rglob("*.py"))
 EVERYTHING = sorted(
     path
     for folder in FOLDERS
@@ -105,6 +105,11 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "backup.targets",
     ),
     "jobs": (),
+    "pulzar": ("pulzar.errors", "pulzar.wire"),
+    "pulzar.__main__": ("pulzar.command",),
+    "pulzar.errors": (),
+    "pulzar.wire": ("pulzar.errors",),
+    "pulzar.command": ("pulzar", "pulzar.errors", "pulzar.wire"),
     "extensions": (*BASE, "broker.http", "broker.tls", "jobs"),
     "master": (),
     "master.errors": ("broker.errors",),
@@ -304,7 +309,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
 }
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for package in ("backup", "broker", "master", "node", "jobs", "extensions")
+    for package in ("backup", "broker", "master", "node", "jobs", "extensions", "pulzar")
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 

@@ -181,6 +181,7 @@ def _log(job: Job, live: JobProgress | None, files: Files, most: int) -> Row:
         "log": raw[-most:].decode(errors="replace"),
         "log_url": files.url(job.log_key) if job.log_key and raw else None,
         "log_cut": (live.end if live else len(raw)) > min(len(raw), most),
+        "log_end": live.end if live else None,  # bytes so far, while it runs
     }
 
 
