@@ -20,8 +20,13 @@ VERIFY = "/internal/verify"  # of a node: its values, read and compared with wha
 def make(secret: bytes, path: str, parameters: Mapping[str, str], node: str, *, method: str = "GET") -> str:
     """The path with a signed query, for a request at `node` from now on."""
     fields = {**parameters, signing.NODE: node}
-    query = signing.sign(secret, method, path.removeprefix("/"), fields, int(time.time()) + GOOD_SECS)
+    query = signing.sign(secret, _word(method), path.removeprefix("/"), fields, int(time.time()) + GOOD_SECS)
     return f"{path}?{query}"
+
+
+def _word(method: str) -> str:
+    """What is signed as the method: a redirect to the value of a key `internal/…` must be no such address."""
+    return f"internal {method}"
 
 
 def check(secrets: Secrets, environ: Environ, node: str) -> dict[str, str]:
@@ -30,6 +35,6 @@ def check(secrets: Secrets, environ: Environ, node: str) -> dict[str, str]:
     Raises `BadSignature` when nobody of this cluster made it, or for another node than `node`.
     """
     method, path, query = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["QUERY_STRING"]
-    parameters = signing.verify(secrets, method, path.removeprefix("/"), query, time.time(), node=node)
+    parameters = signing.verify(secrets, _word(method), path.removeprefix("/"), query, time.time(), node=node)
     del parameters[signing.NODE]
     return parameters

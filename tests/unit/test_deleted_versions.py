@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import pytest
 
 from broker import keys, settings
-from broker.http import internal_addresses, values
+from broker.http import internal_addresses, signing, values
 from broker.messages.store import Delete, Store
 from node import identity
 from node.storage.reader import Reader
@@ -185,6 +185,10 @@ def test_only_who_has_the_secret_may_ask(server: Server, monkeypatch: pytest.Mon
     assert server.ask(path, internal_addresses.make(b"another", path, {}, server.node).partition("?")[2])[0] == 403
     for other, node in (("/internal/other", server.node), (path, "another")):
         assert server.ask(path, internal_addresses.make(server.secret, other, {}, node).partition("?")[2])[0] == 403
+    # An address to read the value of a key of that name is none of these
+    read = {"prefix": "b", signing.NODE: server.node}
+    until = int(time.time()) + internal_addresses.GOOD_SECS
+    assert server.ask(path, signing.sign(server.secret, "GET", path.removeprefix("/"), read, until))[0] == 403
     assert server.ask(path, good, "POST")[0] == 405
     later = time.time() + internal_addresses.GOOD_SECS + 2
     monkeypatch.setattr(internal_addresses.time, "time", lambda: later)
