@@ -12,6 +12,7 @@ from ops.manager.screen import answer
 # operator's own, with scripts: only those of web workers below it are Pulzar's, which have numbers.
 MASTER_FILES = (
     "curves",
+    "metrics",
     "tls",
     "index",
     "ledger",
@@ -27,6 +28,7 @@ MASTER_FILES = (
     *(f"audit.log.{number}" for number in range(1, 9)),
 )
 NODE_FILES = (
+    "metrics",
     "tls",
     "log",
     "values",
