@@ -102,7 +102,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the top of a checkout is for a reader, with the extensions and the job that pages show."""
     place = tmp_path_factory.mktemp("readme")
     shutil.copy(ROOT / "README.md", place)
-    for folder in ("extensions", "jobs"):
+    for folder in ("docs", "extensions", "jobs"):
         shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (place / "jobs" / "mine").mkdir()
     for folder in ("ops", "pulzar"):
