@@ -23,7 +23,7 @@ def rows_of(url: str) -> dict[str, float]:
 
 def test_the_master_counts_requests_steps_and_jobs(cluster: Cluster, master: Client) -> None:
     # Given what was counted so far
-    url = f"{cluster.master.url}/metrics"
+    url = f"{cluster.master_url}/metrics"
     before = rows_of(url)
     # When values are stored and read, and a job has run
     key = unique()
@@ -64,7 +64,7 @@ def test_a_node_tells_of_itself_also_through_the_master(cluster: Cluster, master
     of_nodes = []
     for node in cluster.nodes:
         rows = rows_of(f"{node.url}/metrics")
-        through = rows_of(f"{cluster.master.url}/metrics/{node.id}")
+        through = rows_of(f"{cluster.master_url}/metrics/{node.id}")
         assert through.keys() >= {"pulzar_node_keys", "pulzar_node_log_bytes", "pulzar_node_disk_free_bytes"}
         assert rows['pulzar_broker_up{process="agent-0"}'] == 1
         assert 'pulzar_process_resident_bytes{process="data-0"}' in rows
