@@ -10,15 +10,12 @@ from broker import logs, topology
 from broker.errors import LinkDown
 from broker.link import Link
 from broker.messages.codec import encode
-from broker.messages.store import Damaged, Fetch, Store
+from broker.messages.store import Damaged, Fetch
 from master.cluster.nodes import Nodes
-from master.cluster.replicas import source_addresses
+from master.cluster.replicas import bare_store, patience, source_addresses
 from master.index.index import Index, Tables
 
 log = logs.get(__name__)
-
-PATIENCE_SECS = 60.0  # for an order, and more for a large value
-PATIENT_BYTES = 1 << 20  # in a second, at least
 
 
 class GoodCopies:
@@ -38,9 +35,9 @@ class GoodCopies:
             ]
         log.warning("node has damaged values", node=message.node, values=len(message.values), elsewhere=len(orders))
         for order in orders:
-            ttl_secs = PATIENCE_SECS + order.store.size / PATIENT_BYTES
+            ttl_ms = int(1000 * patience(order.store.size))
             try:
-                self._link.publish(topology.node_queue(message.node), encode(order), ttl_ms=int(1000 * ttl_secs))
+                self._link.publish(topology.node_queue(message.node), encode(order), ttl_ms=ttl_ms)
             except LinkDown as error:
                 log.debug("no good copies ordered", reason=error)
                 return
@@ -52,5 +49,4 @@ class GoodCopies:
             return None
         others = [other for other in self._nodes.by_load(entry.nodes) if other != node and self._nodes.alive(other)]
         sources = source_addresses(self._nodes.url, self._secret, key, others)
-        about = entry.expires, entry.content_type, entry.digest, entry.size
-        return Fetch("", Store(0, key, version, entry.created, *about, None, ""), sources) if sources else None
+        return Fetch("", bare_store(key, entry), sources) if sources else None

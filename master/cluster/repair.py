@@ -29,7 +29,7 @@ from broker.messages.codec import encode
 from broker.messages.store import Commands, Fetch, Result, Status, Store
 from master.cluster.nodes import Nodes
 from master.cluster.rebalance import Rebalance
-from master.cluster.replicas import FETCHED_BYTES, Replicas, source_addresses
+from master.cluster.replicas import FETCHED_BYTES, PATIENCE_SECS, Replicas, bare_store, patience, source_addresses
 from master.cluster.thinning import Thinning
 from master.index.index import Entry, Index, RepairState, Tables
 
@@ -41,8 +41,6 @@ SHORT_PAUSE_SECS = 2.0  # the same while a node is drained, or copies go
 MOST_WAITING = 50_000  # values that are known to lack copies, at once
 MOST_ORDERS = 2_000  # under way to one node
 MOST_BYTES = 256 << 20  # the same; a larger value goes alone
-PATIENCE_SECS = 60.0  # for an order, and more for a large value
-PATIENT_BYTES = 1 << 20  # in a second, at least
 AGAIN_SECS = 60.0  # after a node could not make a copy, until the value is tried again
 STATE_SECS = 2.0  # between two notes of the state
 REASON_SECS = 120.0  # for which it is told why copies could not be made
@@ -395,18 +393,17 @@ class Repair:
     def _order(
         self, key: bytes, entry: Entry, targets: list[str], sources: list[str], small: dict[str, list[Store]]
     ) -> None:
-        about = entry.expires, entry.content_type, entry.digest, entry.size
-        store = Store(0, key, entry.version, entry.created, *about, entry.value, "")
+        store = bare_store(key, entry)._replace(value=entry.value)
         # A small value goes along with the command, so nobody needs to sign an address for it.
         addresses = [] if entry.value is not None else source_addresses(self._nodes.url, self._secret, key, sources)
-        patience = PATIENCE_SECS + entry.size / PATIENT_BYTES
+        secs = patience(entry.size)
         for node in targets:
             if entry.value is None:
                 body = encode(Fetch("", store, addresses))
-                self._link.publish(topology.node_queue(node), body, ttl_ms=int(patience * 1000))
+                self._link.publish(topology.node_queue(node), body, ttl_ms=int(secs * 1000))
             else:
                 small.setdefault(node, []).append(store)
-            self._orders.setdefault(key, {})[node] = _Order(entry.version, entry.size, time.monotonic() + patience)
+            self._orders.setdefault(key, {})[node] = _Order(entry.version, entry.size, time.monotonic() + secs)
             self._load[node] += entry.size
             self._number[node] += 1
 

@@ -1,4 +1,4 @@
-"""On how many nodes values are to be, by their keys; and the addresses at which one node fetches a value of another."""
+"""On how many nodes values are to be, by their keys; and what an order to a node says of a value that is elsewhere."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from typing import Self
 
 from broker import keys
 from broker.http import request_fields, signing
+from broker.messages.store import Store
 from broker.settings import General
+from master.index.index import Entry
 
+PATIENCE_SECS = 60.0  # for an order in the background, and more for a large value
+_PATIENT_BYTES = 1 << 20  # in a second, at least
 FETCHED_BYTES = 20 << 20  # at least, in a second, from node to node while a client waits
 _GOOD_SECS = 3_600  # a large value may wait for its turn
 
@@ -46,6 +50,17 @@ class Replicas:
     def least(self, wanted: int) -> int:
         """On how many nodes a value must be that is to be on `wanted` of them, before its client hears of it."""
         return min(wanted, self._least or wanted)
+
+
+def patience(size: int) -> float:
+    """For how many seconds an order in the background for a value of `size` bytes is waited for."""
+    return PATIENCE_SECS + size / _PATIENT_BYTES
+
+
+def bare_store(key: bytes, entry: Entry) -> Store:
+    """The command that makes the version of an entry at another node, without the value. Nobody waits for it."""
+    about = entry.expires, entry.content_type, entry.digest, entry.size
+    return Store(0, key, entry.version, entry.created, *about, None, "")
 
 
 def source_addresses(url_of: Callable[[str], str | None], secret: bytes, key: bytes, nodes: Iterable[str]) -> list[str]:

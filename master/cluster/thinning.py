@@ -23,9 +23,9 @@ from broker import logs, topology
 from broker.clock import now_ms
 from broker.link import Link
 from broker.messages.codec import encode
-from broker.messages.store import Confirm, Confirmed, Store
+from broker.messages.store import Confirm, Confirmed
 from master.cluster.nodes import Nodes
-from master.cluster.replicas import source_addresses
+from master.cluster.replicas import bare_store, patience, source_addresses
 from master.index.index import Discard, Entry, Index, Tables, WritableTables
 
 log = logs.get(__name__)
@@ -34,8 +34,6 @@ MOST_WAITING = 50_000  # values that are known to have too many copies, at once
 MOST_LOOKED_AT = 5_000  # values in one tick
 MOST_QUESTIONS = 500  # under way to one node
 MOST_BYTES = 256 << 20  # the same; a larger value goes alone
-PATIENCE_SECS = 60.0  # for an answer, and more for a large value
-PATIENT_BYTES = 1 << 20  # in a second, at least
 AGAIN_SECS = 60.0  # after a node could not confirm its copy, until that is asked again
 DROP_DELAY_MS = 5_000  # a client may be on its way to a copy; its address names another one, too
 
@@ -186,20 +184,19 @@ class Thinning:
                 return
             self._waiting.popleft()
             request = f"{self._run}-{next(self._numbers)}"
-            patience = PATIENCE_SECS + entry.size / PATIENT_BYTES
-            case = _Case(key, entry.version, choice, set(choice.stay), entry.size, now + patience)
+            until = now + patience(entry.size)
+            case = _Case(key, entry.version, choice, set(choice.stay), entry.size, until)
             self._cases[request] = case
             self._number.update(choice.stay)
             for node in choice.stay:
                 self._load[node] += entry.size
-                self._publish(request, node, key, entry, patience)
+                self._publish(request, node, key, entry)
 
-    def _publish(self, request: str, node: str, key: bytes, entry: Entry, patience: float) -> None:
-        about = entry.expires, entry.content_type, entry.digest, entry.size
-        store = Store(0, key, entry.version, entry.created, *about, None, "")
+    def _publish(self, request: str, node: str, key: bytes, entry: Entry) -> None:
+        store, ttl_ms = bare_store(key, entry), int(1000 * patience(entry.size))
         for address in source_addresses(self._nodes.url, self._secret, key, [node]):
             question = encode(Confirm(request, store, address))
-            self._link.publish(topology.node_queue(node), question, ttl_ms=int(patience * 1000))
+            self._link.publish(topology.node_queue(node), question, ttl_ms=ttl_ms)
 
     def _busy(self, node: str) -> bool:
         return self._number[node] >= MOST_QUESTIONS or self._load[node] >= MOST_BYTES

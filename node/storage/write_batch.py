@@ -86,13 +86,8 @@ class WriteBatch:
             and old.purges >= command.purge
         ):
             self._result(command, Status.DONE, seq=old.seq)
-        elif self._refusals.deletes:
-            self._result(command, *self._refusals.deletes)
         else:
-            seq = self._changes.seq + 1
-            header = Header.tombstone(command.key, command.version, seq, self._now)
-            self._append(header._replace(content_type=PURGE) if command.purge else header, b"")
-            self._result(command, Status.DONE, seq=seq)
+            self._write_tombstone(command, content_type=PURGE if command.purge else "")
 
     def _drop(self, command: Drop) -> None:
         old = self._changes.entry(command.key)
@@ -102,14 +97,18 @@ class WriteBatch:
             self._result(command, Status.STALE)
         elif old.drops:
             self._result(command, Status.DONE, seq=old.seq)
-        elif self._refusals.deletes:
-            self._result(command, *self._refusals.deletes)
         else:
-            seq = self._changes.seq + 1
-            header = Header.tombstone(command.key, command.version, seq, self._now)
             # The records before it stay held for as long as with the value.
-            self._append(header._replace(content_type=DROP, expires=old.since), b"")
-            self._result(command, Status.DONE, seq=seq)
+            self._write_tombstone(command, content_type=DROP, expires=old.since)
+
+    def _write_tombstone(self, command: Delete | Drop, content_type: str, expires: int = 0) -> None:
+        if self._refusals.deletes:
+            self._result(command, *self._refusals.deletes)
+            return
+        seq = self._changes.seq + 1
+        header = Header.tombstone(command.key, command.version, seq, self._now)
+        self._append(header._replace(content_type=content_type, expires=expires), b"")
+        self._result(command, Status.DONE, seq=seq)
 
     def _store(self, command: Store) -> None:
         old = self._changes.entry(command.key)
