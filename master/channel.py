@@ -6,7 +6,8 @@ says so. Workers call the controller, which alone writes index and ledger. Frame
 
     worker → controller   ["hello", origin]                     outcomes for this origin go here
                           ["call", number, name, fields]        one of `REQUESTS`
-    controller → worker   ["outcomes", [[ticket, status, reason], …]]
+    controller → worker   ["welcome"]                           it knows the origin now
+                          ["outcomes", [[ticket, status, reason], …]]
                           ["reply", number, status, data]       200 and what came of a call, else why it was refused
 """
 
@@ -234,12 +235,14 @@ class ControllerServer:
         self._listener = Listener(str(path), "AF_UNIX", backlog=64)
         path.chmod(0o600)
         self._workers: dict[str, Connection] = {}
+        self._joining = threading.Lock()
         threading.Thread(target=self._accept, name="channel", daemon=True).start()
 
     def send(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
         """Tell every origin what became of its commands. An origin that is gone is left out."""
         for origin, rows in outcomes.items():
-            connection = self._workers.get(origin)
+            with self._joining:  # nothing goes to a worker before its welcome
+                connection = self._workers.get(origin)
             if connection is None or not rows:
                 continue
             try:
@@ -270,7 +273,9 @@ class ControllerServer:
                 kind, *fields = msgpack.unpackb(connection.recv_bytes())
                 if kind == "hello":
                     (origin,) = fields
-                    self._workers[origin] = connection
+                    with self._joining:
+                        self._workers[origin] = connection
+                        connection.send_bytes(_pack(["welcome"]))
                 else:
                     self._call(connection, origin, *fields)
         except (EOFError, OSError):
@@ -310,7 +315,7 @@ class ControllerClient:
 
     @property
     def connected(self) -> bool:
-        """Whether the controller is there."""
+        """Whether the controller is there, and knows this worker."""
         return self._connection is not None
 
     def call(self, request: Request) -> Future[Any]:
@@ -353,7 +358,8 @@ class ControllerClient:
             try:
                 connection = Client(str(self._path), "AF_UNIX")
                 connection.send_bytes(_pack(["hello", self._origin]))
-            except OSError:  # not there yet, or gone; it is being started again
+                connection.recv_bytes()  # the welcome: outcomes that came before it would be lost
+            except (EOFError, OSError):  # not there yet, or gone; it is being started again
                 time.sleep(_RETRY_SECS)
                 continue
             if loop is None:

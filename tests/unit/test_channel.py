@@ -36,6 +36,7 @@ from master.channel import (
 )
 from tests.support import wait_for
 
+WELCOME = msgpack.packb(["welcome"])
 REQUESTS: list[Request] = [
     Launch(b"order", None),
     Launch(b"order", ("hours", 2, True)),
@@ -175,6 +176,7 @@ def test_a_call_that_is_open_when_the_controller_ends_fails_and_the_next_one_rea
     worker = Worker(tmp_path / "socket", "w1", loop if on_loop else None)
     connection = listener.accept()
     assert msgpack.unpackb(connection.recv_bytes()) == ["hello", "w1"]
+    connection.send_bytes(WELCOME)
     wait_for(lambda: worker.connected)
     future = worker.call(Cancel(1))
     assert msgpack.unpackb(connection.recv_bytes()) == ["call", 1, "cancel", [1]]
@@ -190,6 +192,34 @@ def test_a_call_that_is_open_when_the_controller_ends_fails_and_the_next_one_rea
     ends.calls.get(timeout=10).reply("done")
     assert again.result(10) == "done"
     ends.server.close()
+
+
+def test_a_worker_sends_no_command_before_the_controller_knows_where_its_outcome_goes(tmp_path: Path) -> None:
+    # Given a controller that is slow to read the hello of a worker
+    with Listener(str(tmp_path / "socket"), "AF_UNIX") as listener:
+        worker = Worker(tmp_path / "socket", "w1")
+        connection = listener.accept()
+        connection.recv_bytes()
+        # Then the worker is not connected, and calls are refused
+        assert not worker.connected
+        assert "not there just now" in str(worker.call(Cancel(1)).exception(0))
+        # Until it is welcome
+        connection.send_bytes(WELCOME)
+        wait_for(lambda: worker.connected)
+        connection.close()
+
+
+def test_a_worker_whose_controller_ends_before_the_welcome_connects_again(tmp_path: Path) -> None:
+    with Listener(str(tmp_path / "socket"), "AF_UNIX") as listener:
+        worker = Worker(tmp_path / "socket", "w1")
+        first = listener.accept()
+        first.recv_bytes()
+        first.close()
+        second = listener.accept()
+        second.recv_bytes()
+        second.send_bytes(WELCOME)
+        wait_for(lambda: worker.connected)
+        second.close()
 
 
 def test_a_call_without_a_controller_fails_at_once(tmp_path: Path) -> None:
@@ -239,6 +269,7 @@ def test_calls_that_are_longer_than_the_socket_holds_arrive_whole_and_one_after_
         worker = Worker(tmp_path / "socket", "w1", loop)
         connection = listener.accept()
         assert msgpack.unpackb(connection.recv_bytes())[0] == "hello"
+        connection.send_bytes(WELCOME)
         wait_for(lambda: worker.connected)
         # When several threads call it with more than a socket holds
         orders = [os.urandom(1 << 20) for _ in range(4)]

@@ -139,7 +139,7 @@ def test_quick_runs_the_checks_and_the_unit_tests_without_a_rabbitmq(
     needed, *checks, tests = done.stdout.splitlines()
     assert needed == "rabbitmq="
     assert checks == ["-m ruff check", "-m ruff format --check", "-m mypy"]
-    assert tests.startswith("-m pytest -n 2 ")
+    assert tests.startswith("-m pytest -n 3 ")
     assert tests.endswith(f" tmp_path_retention_policy=failed {given}")
 
 
