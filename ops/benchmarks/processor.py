@@ -38,15 +38,25 @@ def seconds(cluster: Cluster) -> dict[str, float]:
 def below(pid: int) -> dict[str, float]:
     """The same for the processes below one that runs a whole cluster, as `ops/up` does."""
     found: dict[str, float] = {}
+    packages: dict[int, str] = {}  # of the processes that are modules
     for member in tree(pid):
         try:
-            times, command = member.cpu_times(), member.cmdline()
+            times, command, parent = member.cpu_times(), member.cmdline(), member.ppid()
         except psutil.NoSuchProcess:
             continue
         module = command[command.index("-m") + 1] if "-m" in command[:-1] else ""
         package, _, name = module.partition(".")
-        kind = f"{package} {name}" if name else "RabbitMQ" if "beam" in "".join(command[:1]) else "others"
+        if name:
+            kind = f"{package} {name}"
+        elif module or parent not in packages:
+            kind = "RabbitMQ" if "beam" in "".join(command[:1]) else "others"
+        else:
+            kind = f"{packages[parent]} web worker"
+        if module:
+            packages[member.pid] = package
         found[kind] = found.get(kind, 0.0) + times.user + times.system
+        if module == "node.runs.zygote":
+            found["runs"] = found.get("runs", 0.0) + times.children_user + times.children_system
     return found
 
 
