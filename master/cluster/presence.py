@@ -64,7 +64,7 @@ class Presence:
             return False
         self._nodes.note_server(node, there=True)
         try:
-            with suppress(OSError):
+            with suppress(OSError):  # its process was killed
                 while await reader.read(4096):  # what it may say as it closes it, such as a 408
                     pass
         finally:
