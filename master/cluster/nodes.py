@@ -65,7 +65,7 @@ class Nodes:
         self._draining: frozenset[str] = frozenset()
         self._unsure: frozenset[str] = frozenset()  # their copies may be gone
         self._doubted: dict[str, float] = {}  # node → until when, by the monotonic clock
-        self._no_server: frozenset[str] = frozenset()  # nothing listens at their addresses
+        self._no_server: dict[str, float] = {}  # nothing listens at their addresses, since so long
         self._incomplete: list[str] | None = None  # nodes, see `master.index.index.Tables`
         self._read = float("-inf")
         self._flowing = float("-inf")  # when heartbeats came in again after none did, from any node
@@ -75,14 +75,16 @@ class Nodes:
     def choose(self, size: int, exclude: Collection[str] = ()) -> str | None:
         """The node for a value of `size` bytes that is none of `exclude`; None when none that is heard from has room.
 
-        A node in doubt, or without a data server, is chosen when there is no other.
+        A node in doubt, or whose data server has ended, is chosen when there is no other.
         """
         self._refresh()
         doubted, no_server = self._doubted, self._no_server
         with self._guard:
             if doubted or no_server:
                 now = time.monotonic()
-                avoided = [*exclude, *no_server, *(node for node, until in doubted.items() if until > now)]
+                avoided = [*exclude, *(node for node, until in doubted.items() if until > now)]
+                # One that was heard from since then is being started, and commands reach it already.
+                avoided += [node for node, since in no_server.items() if self._heard_at.get(node, since) <= since]
                 found = self._placement.choose(self._candidates, size, avoided)
                 if found is not None:
                     return found
@@ -135,7 +137,8 @@ class Nodes:
         """Prefer other nodes while nothing listens at this one's address, even if it is still heard from."""
         if there == (node in self._no_server):
             log.info("a data server is back" if there else "a data server is gone", node=node)
-            self._no_server = self._no_server - {node} if there else self._no_server | {node}
+            others = {name: since for name, since in self._no_server.items() if name != node}
+            self._no_server = others if there else others | {node: time.monotonic()}
 
     def zone(self, node: str) -> str:
         """What the node shares with nodes that may fail together; "": nothing."""

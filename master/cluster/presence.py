@@ -52,7 +52,9 @@ class Presence:
                 self._nodes.note_server(node, there=False)
             # Its server may close a connection that is idle for long. It counts as there until the next attempt.
             if time.monotonic() - since < RETRY_SECS:
-                await asyncio.sleep(RETRY_SECS if self._nodes.alive(node) else AWAY_SECS)
+                await asyncio.sleep(RETRY_SECS)
+            while not (reached or self._nodes.alive(node)) and time.monotonic() - since < AWAY_SECS:
+                await asyncio.sleep(RETRY_SECS)
 
     async def _stay(self, node: str, url: str) -> bool:
         """Hold a connection until it is closed; False when there was none."""

@@ -199,8 +199,13 @@ def test_a_node_without_a_data_server_is_chosen_last_until_it_has_one(world: Wor
     assert {tuple(network.by_load(["a", "b"])) for _ in range(20)} == {("b", "a")}
     network.note_server("b", there=False)
     assert network.choose(1) in {"a", "b"}
-    network.note_server("a", there=True)
+    # A new value goes to one that is heard again, a reader only to one whose server is there
+    world.pass_secs(1)
+    world.beat("a")
+    assert {network.choose(1) for _ in range(20)} == {"a"}
     network.note_server("b", there=True)
+    assert {tuple(network.by_load(["a", "b"])) for _ in range(20)} == {("b", "a")}
+    network.note_server("a", there=True)
     assert {network.choose(1) for _ in range(50)} == {"a", "b"}
 
 
