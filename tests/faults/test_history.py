@@ -24,10 +24,9 @@ from urllib.parse import quote
 import pytest
 
 from ops.cluster import Cluster, Rabbit
-from ops.cluster.network import answers
 from tests.faults.history import NEVER, History, Kind, Operation, now
 from tests.faults.test_full import small_disk
-from tests.faults.tools import COMPANION, WORKER, family, kill_part
+from tests.faults.tools import COMPANION, WORKER, family, kill_part, serves
 from tests.support import Answer, Clusters, delete, get, http_request, put, wait_for
 
 FAULTS = int(os.environ.get("HISTORY_FAULTS", "20"))
@@ -359,8 +358,8 @@ def go_through(cluster: Cluster, seed: int) -> None:
             for _ in range(min(ROUND, FAULTS - len(faults.done))):
                 faults.one()
         settle(cluster)
-        for node in cluster.nodes:  # a data server that was killed may not listen yet
-            wait_for(lambda host=node.host, port=node.port: answers(host, port), what="every data server")  # type: ignore[misc]
+        # A data server that was killed may not be there yet.
+        wait_for(lambda: all(serves(cluster, node) for node in cluster.nodes), what="every data server")
         ends = {key: get(cluster, key) for key in keys}
         for key, answer in ends.items():
             called = now()
