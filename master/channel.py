@@ -115,7 +115,13 @@ class MakeBackups(NamedTuple):
     target: str  # "": the one in the settings
 
 
-Request = Launch | LaunchMany | Cancel | PauseSchedule | RunSchedule | Restore | Forget | Drain | MakeBackups
+class Listen(NamedTuple):
+    """Wait for an event behind the one with this number. The reply, the newest one's, comes when there is one."""
+
+    number: int
+
+
+Request = Launch | LaunchMany | Cancel | PauseSchedule | RunSchedule | Restore | Forget | Drain | MakeBackups | Listen
 REQUESTS: dict[str, type[Request]] = {
     "launch": Launch,
     "launch_many": LaunchMany,
@@ -126,6 +132,7 @@ REQUESTS: dict[str, type[Request]] = {
     "forget": Forget,
     "drain": Drain,
     "backup": MakeBackups,
+    "listen": Listen,
 }
 _NAMES = {kind: name for name, kind in REQUESTS.items()}
 
@@ -324,15 +331,15 @@ class ControllerClient:
         self._send(request, future)
         return future
 
-    async def ask(self, request: Request) -> Any:
+    async def ask(self, request: Request, secs: float | None = CALL_SECS) -> Any:
         """The reply to a request, on an event loop, which `call` would cost two wakes more. Raises as its future does.
 
-        `Unavailable` also when there is no reply in `CALL_SECS`.
+        `Unavailable` also when there is no reply in `secs`; None: it may take as long as the controller is there.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._send(request, future)
         try:
-            async with asyncio.timeout(CALL_SECS):
+            async with asyncio.timeout(secs):
                 return await future
         except TimeoutError:
             late = "the master's controller did not answer in time; look whether it was done"
