@@ -234,9 +234,7 @@ class General:
         types.seconds(0.1, 60),
         "time between two heartbeats of a node; three missed ones and it is out of synch (seconds)",
     )
-    events: bool = setting(
-        False, types.flag, "whether events are published to the exchange pulzar.events in RabbitMQ, too"
-    )
+    events: bool = setting(False, types.flag, "whether events are published in RabbitMQ, too")
     log_level: str = setting("info", types.choice("debug", "info", "warning", "error"), "least level that is logged")
 
 

@@ -331,19 +331,23 @@ class ControllerClient:
         self._send(request, future)
         return future
 
-    async def ask(self, request: Request, secs: float | None = CALL_SECS) -> Any:
+    async def ask(self, request: Request) -> Any:
         """The reply to a request, on an event loop, which `call` would cost two wakes more. Raises as its future does.
 
-        `Unavailable` also when there is no reply in `secs`; None: it may take as long as the controller is there.
+        `Unavailable` also when there is no reply in `CALL_SECS`.
         """
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._send(request, future)
         try:
-            async with asyncio.timeout(secs):
-                return await future
+            async with asyncio.timeout(CALL_SECS):
+                return await self.wait(request)
         except TimeoutError:
             late = "the master's controller did not answer in time; look whether it was done"
             raise Unavailable(late) from None
+
+    async def wait(self, request: Request) -> Any:
+        """The same, for a reply that may take as long as the controller is there."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._send(request, future)
+        return await future
 
     def _send(self, request: Request, future: Future[Any] | asyncio.Future[Any]) -> None:
         """Send a request, whose reply goes to the future."""

@@ -112,7 +112,7 @@ def create() -> Application:
         secret=config.secret(),
     )
     shape = CloudEvents(config.url(config.server))
-    hub = Hub(index, controller.ask, shape)
+    hub = Hub(index, controller.wait, shape)
     reads = Reads(index, network, redirects, replicas)
     listing = Listing(index, quotas)
     limits = WriteLimits(config.volume.inline, config.server.relay, timeout)

@@ -23,6 +23,11 @@ class Told(NamedTuple):
     data: Any  # `data` of the CloudEvent
 
     @property
+    def number(self) -> int:
+        """Its place in the stream."""
+        return int(self.id.partition("-")[2])
+
+    @property
     def key(self) -> str:
         """The key that it is about."""
         return str(self.data["key"])

@@ -117,7 +117,7 @@ class Page(NamedTuple):
 class Hub:
     """The events of one web worker."""
 
-    def __init__(self, index: Index, ask: Callable[[Listen, None], Awaitable[object]], shape: CloudEvents) -> None:
+    def __init__(self, index: Index, ask: Callable[[Listen], Awaitable[object]], shape: CloudEvents) -> None:
         """`ask` sends a call to the controller, without a limit of time."""
         self._index = index
         self._ask = ask
@@ -201,7 +201,7 @@ class Hub:
     async def _follow(self) -> None:
         while self._audiences or self._waiters:
             try:
-                await self._ask(Listen(self._position.number), None)
+                await self._ask(Listen(self._position.number))
                 while self._hand_out():
                     await asyncio.sleep(0)  # other requests have their turn
             except Refused as error:  # the controller is being started again

@@ -55,18 +55,19 @@ def listen(host: str, port: int, number: int) -> None:
             tails[stream] = text[-len(_MARK) + 1 :]
 
 
-def put(host: str, port: int, prefix: str, rate: float, seconds: float, size: int) -> None:
+def put(place: tuple[str, int], prefix: str, rate: float, seconds: float, size: int) -> None:
     """Put new keys at a rate, and time each."""
     times: list[list[float]] = [[] for _ in range(CONNECTIONS)]
     errors = [0] * CONNECTIONS
     began = time.monotonic()
 
     def run(own: int) -> None:
-        with socket.create_connection((host, port), 30) as connection, connection.makefile("rb") as file:
+        with socket.create_connection(place, 30) as connection, connection.makefile("rb") as file:
             number = 0
             while (due := began + (own + number * CONNECTIONS) / rate) < began + seconds:
                 time.sleep(max(0.0, due - time.monotonic()))
-                head = f"PUT /add_key/{prefix}{own}-{number} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {size}\r\n\r\n"
+                head = f"PUT /add_key/{prefix}{own}-{number} HTTP/1.1\r\nHost: {place[0]}\r\n"
+                head += f"Content-Length: {size}\r\n\r\n"
                 sent = time.perf_counter()
                 connection.sendall(head.encode() + bytes(size))
                 status, length = file.readline(), 0
@@ -94,4 +95,4 @@ if __name__ == "__main__":
     if command == "listen":
         listen(given_host, int(given_port), int(rest[0]))
     else:
-        put(given_host, int(given_port), rest[0], float(rest[1]), float(rest[2]), int(rest[3]))
+        put((given_host, int(given_port)), rest[0], float(rest[1]), float(rest[2]), int(rest[3]))

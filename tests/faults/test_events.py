@@ -134,7 +134,7 @@ def test_each_acknowledged_put_has_its_event_in_order_and_nothing_is_missed(clus
         wait_for(lambda: told().issuperset(last), 60, "the last events")
         assert follower.streams > 1
     # Every event came once, and no number is missing
-    numbers = [int(event.id.partition("-")[2]) for event in follower.events]
+    numbers = [event.number for event in follower.events]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     assert "reset" not in {event.type for event in follower.events}
     # And those of each key are what was acknowledged, in that order, with what nobody knows in between

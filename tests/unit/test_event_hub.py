@@ -40,7 +40,7 @@ class Controller:
             tables.tell(*happened)
         self._reply()
 
-    async def ask(self, call: Listen, _secs: float | None) -> None:
+    async def ask(self, call: Listen) -> None:
         self.calls.append(call)
         if self.away:
             raise Unavailable("it is being started")

@@ -202,7 +202,7 @@ def test_a_lifetime_that_ends_is_told_by_housekeeping_or_by_the_next_value(index
     now = now_ms()
     for seq, name in enumerate(("a", "b"), 1):
         with index.write() as tables:
-            item = put(seq, 10, keys.encode(name), expires=now - 10)
+            item = put(seq, 10 + seq, keys.encode(name), expires=now - 10)
             projection.apply(tables, [message(item, after=seq - 1)], now - 1000)
     with index.write() as tables:
         projection.apply(tables, [message(put(3, 20, keys.encode("b")), after=2)], now)

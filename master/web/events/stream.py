@@ -80,7 +80,7 @@ class Events:
         try:
             self._gate.admit(environ)
             token = self._gate.caller(environ)
-        except Refused:
+        except Refused:  # the listener is told, and so is the log
             return False
         return token is None or token.rights.all == (audience.rights.all if audience.rights else ())
 
