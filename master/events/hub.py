@@ -12,8 +12,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-import lmdb
-
 from broker import keys, logs
 from broker.refusals import Refused, Unavailable
 from master.channel import Listen
@@ -207,8 +205,8 @@ class Hub:
             except Refused as error:  # the controller is being started again
                 log.debug("no events just now", reason=error)
                 await asyncio.sleep(_AGAIN_SECS)
-            except lmdb.Error as error:
-                log.error("events can't be read; trying again", error=error)
+            except Exception:
+                log.exception("events can't be handed out; trying again")
                 await asyncio.sleep(_AGAIN_SECS)
             else:
                 await asyncio.sleep(PACE_SECS)

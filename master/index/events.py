@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import lmdb
 import msgpack
 
-KEPT = 100_000  # events, at least
+KEPT = 100_000  # events, at least; fewer in a file that may not grow to 160 MB
 _TRIM_EVERY = 256  # events; then what is too old is removed
 _ROW_EVENTS = 16  # in one row: LMDB gives longer rows pages of their own
+_BYTES = 200  # of an event, about
 _ID = re.compile(r"([0-9]{1,15})-([0-9]{1,18})", re.ASCII)
 
 RESET = "reset"
@@ -101,8 +102,13 @@ def is_time_to_trim(before: int, after: int) -> bool:
     return before // _TRIM_EVERY != after // _TRIM_EVERY
 
 
-def trim(cursor: lmdb.Cursor[bytes], newest: int) -> None:
-    """Remove the rows of which nothing is among the newest `KEPT` events."""
+def kept(map_size: int) -> int:
+    """How many events are kept, at least, in a file that may grow to so many bytes: they get an eighth of it."""
+    return min(KEPT, map_size // 8 // _BYTES)
+
+
+def trim(cursor: lmdb.Cursor[bytes], until: int) -> None:
+    """Remove the rows of which all events have a number up to this one."""
     found = cursor.first()
-    while found and int.from_bytes(cursor.key(), "big") <= newest - KEPT:
+    while found and int.from_bytes(cursor.key(), "big") <= until:
         found = cursor.delete()

@@ -414,10 +414,12 @@ class WritableTables(Tables):
     Entries are put and dropped by two methods only, which count them in their folders.
     """
 
-    __slots__ = ("_changes", "_counted", "_happened", "_pack")
+    __slots__ = ("_changes", "_counted", "_happened", "_kept", "_pack")
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, kept_events: int) -> None:
+        """`kept_events`: how many of them are kept, at least."""
         super().__init__(environment, write=True)
+        self._kept = kept_events
         self._changes = folders.Changes()
         self._happened: list[Event] = []
         self._pack = msgpack.Packer().pack  # `packb` makes a new one for each row
@@ -444,7 +446,7 @@ class WritableTables(Tables):
             self._txn.put(events.row_key(last), row, append=True, db=self._databases["events"])
         if events.is_time_to_trim(before, last):
             with self._cursor("events") as cursor:
-                events.trim(cursor, last)
+                events.trim(cursor, last - self._kept)
 
     def begin_stream(self, now: int) -> None:
         """Begin a stream of events, since some may be lost. Numbers go on; `now` is in ms since the epoch."""
@@ -618,6 +620,7 @@ class Index:
         self._environment = Environment(directory, map_size, _CONTENTS, write)
         self._env, self._entries = self._environment.env, self._environment.databases["entries"]
         self._folders = self._environment.databases["folders"]
+        self._kept_events = events.kept(map_size)
         self._checkpoints: Checkpoints | None = None
         if write:
             try:
@@ -686,7 +689,7 @@ class Index:
 
     def write(self) -> WritableTables:
         """A transaction that commits at the end of its block, or aborts when something is raised in it."""
-        return WritableTables(self._environment)
+        return WritableTables(self._environment, self._kept_events)
 
     def get(self, key: bytes) -> Entry | None:
         """The entry of an encoded key, also when its lifetime has ended."""

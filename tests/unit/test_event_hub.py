@@ -229,7 +229,7 @@ def test_a_slow_listener_is_cut_off_and_others_are_not(desk: Desk, monkeypatch: 
 
 
 def test_who_missed_events_is_cut_off_to_ask_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ring, "KEPT", 10)
+    monkeypatch.setattr(desk.index, "_kept_events", 10)
 
     async def run() -> None:
         listener, changed = desk.listen(), desk.hub.expect(b"key")

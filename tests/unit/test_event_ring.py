@@ -101,8 +101,14 @@ def test_what_is_not_known_is_told_from_what_has_no_event_behind_it(index: Index
     assert behind(index, Position(stream + 1, 1)) is None
 
 
-def test_the_last_ones_are_kept_and_older_ones_go(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_file_is_not_filled_by_events() -> None:
+    assert ring.kept(256 << 30) == ring.KEPT == 100_000
+    assert ring.kept(16 << 20) * 600 < (16 << 20) // 2  # an event of the longest key has some 600 bytes
+
+
+def test_the_last_ones_are_kept_and_older_ones_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ring, "KEPT", 1000)
+    index = Index(tmp_path / "index", 64 << 20, write=True)
     for _ in range(150):
         tell(index, *map(str, range(20)))
     last = newest(index).number
@@ -113,6 +119,7 @@ def test_the_last_ones_are_kept_and_older_ones_go(index: Index, monkeypatch: pyt
     assert rows is not None
     assert [number for number, _ in rows] == list(range(first + 1, last + 1))
     assert behind(index, first - 1) is None
+    index.close()
 
 
 def test_a_stream_goes_on_in_the_same_file(tmp_path: Path) -> None:

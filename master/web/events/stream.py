@@ -101,24 +101,25 @@ class Events:
     async def _past(self, stream: EventStream, client: _Client) -> None:
         """Send what came behind the event that the client got last, and begin to listen."""
         hub, listener, after = self._hub, stream.listener, stream.after
-        while after is not None and not listener.ended:
-            page = hub.page(after, listener.audience)
-            if page is None:
-                after = None
-                hub.add(listener)
-                await client.send(self._shape.lines(hub.position, cloud_events.reset(now_ms(), _UNKNOWN)))
-                return
-            await client.send(page.text)
-            after = page.until
-            if page.is_last:
-                break
-        hub.add(listener)
-        if after is not None and (page := hub.page(after, listener.audience)) is not None:
-            # Without a pause since it was added: from here on it gets what is behind this page.
-            listener.after = page.until.number
-            await client.send(page.text + _id(page.until))
-        else:
+        if after is None:
+            hub.add(listener)
             await client.send(_id(hub.position))
+            return
+        while not listener.ended and (page := hub.page(after, listener.audience)) is not None:
+            after = page.until
+            if not page.is_last:
+                await client.send(page.text)
+                continue
+            # From here on without a pause: what the hub hands out from now on comes behind these pages.
+            hub.add(listener)
+            text = page.text
+            while after.number < hub.position.number and (page := hub.page(after, listener.audience)) is not None:
+                text, after = text + page.text, page.until
+            listener.after = after.number
+            await client.send(text + _id(after))
+            return
+        hub.add(listener)
+        await client.send(self._shape.lines(hub.position, cloud_events.reset(now_ms(), _UNKNOWN)))
 
     async def _run(self, stream: EventStream, client: _Client) -> None:
         listener = stream.listener
