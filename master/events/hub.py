@@ -25,6 +25,8 @@ log = logs.get(__name__)
 PACE_SECS = 0.05  # between two looks at the ring
 STRETCH = 1_000  # events read at once
 LISTENER_BYTES = 1 << 20  # that may wait for one listener
+TOGETHER = 8  # listeners that are written to at once: all of them would hold other requests up
+_APART_SECS = 0.001
 _AGAIN_SECS = 0.2  # after the controller or the index could not be asked
 STOPPING = "the master is being stopped, or this process of it replaced; ask again"
 
@@ -200,7 +202,7 @@ class Hub:
         while self._audiences or self._waiters:
             try:
                 await self._ask(Listen(self._position.number))
-                while self._hand_out():
+                while await self._hand_out():
                     await asyncio.sleep(0)  # other requests have their turn
             except Refused as error:  # the controller is being started again
                 log.debug("no events just now", reason=error)
@@ -211,7 +213,7 @@ class Hub:
             else:
                 await asyncio.sleep(PACE_SECS)
 
-    def _hand_out(self) -> bool:
+    async def _hand_out(self) -> bool:
         """Hand out what is new; whether there may be more."""
         with self._index.read() as tables:
             newest = tables.newest_event()
@@ -233,13 +235,19 @@ class Hub:
                 for future in self._waiters.get(event.subject, ()):
                     _wake(future)
         stretch = _Stretch(self._shape, newest.stream, rows)
-        for audience, listeners in self._audiences.items():
+        # Who begins to listen meanwhile is not among these, and gets what comes behind this.
+        self._position = Position(newest.stream, rows[-1][0])
+        audiences = [(audience, list(listeners)) for audience, listeners in self._audiences.items()]
+        handed = 0
+        for audience, listeners in audiences:
             text = stretch.text(audience)
             for listener in listeners:
                 own = text if listener.after < stretch.first else stretch.text(audience, listener.after)
                 if own:
                     listener.add(own)
-        self._position = Position(newest.stream, rows[-1][0])
+                    handed += 1
+                    if handed % TOGETHER == 0:
+                        await asyncio.sleep(_APART_SECS)
         return len(rows) == STRETCH
 
     def _wake_all(self) -> None:

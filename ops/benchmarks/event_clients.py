@@ -64,7 +64,8 @@ def put(place: tuple[str, int], prefix: str, rate: float, seconds: float, size: 
     def run(own: int) -> None:
         with socket.create_connection(place, 30) as connection, connection.makefile("rb") as file:
             number = 0
-            while (due := began + (own + number * CONNECTIONS) / rate) < began + seconds:
+            # Where the rate is not reached, it ends at its time nevertheless.
+            while max(due := began + (own + number * CONNECTIONS) / rate, time.monotonic()) < began + seconds:
                 time.sleep(max(0.0, due - time.monotonic()))
                 head = f"PUT /add_key/{prefix}{own}-{number} HTTP/1.1\r\nHost: {place[0]}\r\n"
                 head += f"Content-Length: {size}\r\n\r\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -208,6 +208,27 @@ def test_pages_follow_each_other(desk: Desk, monkeypatch: pytest.MonkeyPatch) ->
         last = desk.hub.page(after, ALL)
         assert last == (b"", after, True)
         assert desk.hub.page(Position(after.stream - 1, 3), ALL) is None
+
+    asyncio.run(run())
+
+
+def test_many_listeners_all_get_everything_also_who_comes_in_between(desk: Desk) -> None:
+    async def run() -> None:
+        async with AsyncExitStack() as stack:
+            found = [await stack.enter_async_context(heard(desk.listen())) for _ in range(3 * module.TOGETHER + 1)]
+            for number in range(20):
+                desk.put(str(number))
+                # One more, in whatever state the handing out is
+                await asyncio.sleep(0.001 * (number % 4))
+                listener = Listener(ALL)
+                desk.hub.add(listener)
+                page = desk.hub.page(Position(desk.newest().stream, 0), ALL)
+                assert page is not None
+                listener.after = page.until.number
+                found.append(await stack.enter_async_context(heard(listener)))
+                found[-1] += names(page.text)
+            await until(lambda: all(len(each) >= 20 for each in found))
+            assert all(each == [str(number) for number in range(20)] for each in found)
 
     asyncio.run(run())
 
