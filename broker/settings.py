@@ -120,6 +120,12 @@ class Server:
     tls: bool = setting(
         False, types.flag, "whether the master is reached by https; on a node, which has no certificate of the master"
     )
+    listeners: int = setting(
+        1_000, types.integer(0, 20_000), "most clients that listen to events at each web worker at once"
+    )
+    waiters: int = setting(
+        10_000, types.integer(0, 20_000), "most requests that wait for a key at each web worker at once"
+    )
     hosts: tuple[str, ...] = setting(
         (), types.host_names, "other names that clients know master and nodes by, comma-separated"
     )
@@ -228,9 +234,7 @@ class General:
         types.seconds(0.1, 60),
         "time between two heartbeats of a node; three missed ones and it is out of synch (seconds)",
     )
-    events: bool = setting(
-        False, types.flag, "whether events (key.added, key.deleted, job.finished) are published, for users"
-    )
+    events: bool = setting(False, types.flag, "whether events are published in RabbitMQ, too")
     log_level: str = setting("info", types.choice("debug", "info", "warning", "error"), "least level that is logged")
 
 

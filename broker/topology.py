@@ -11,7 +11,7 @@
 | `pulzar.results` (durable)          | nodes                     | controller      | outcomes of commands; replays    |
 | `pulzar.progress` (bounded)         | nodes                     | controller      | progress and log of runs         |
 | `pulzar.heartbeats` (bounded, TTL)  | nodes                     | controller      | state of every node              |
-| `pulzar.events` (topic exchange)    | controller                | any binding     | `key.added`, `key.deleted`       |
+| `pulzar.events` (topic exchange)    | controller                | any binding     | events, see docs/events.md       |
 | `pulzar.dead` (bounded)             | nodes, controller         | people          | unusable messages, with a reason |
 
 Where each role is a user of its own in RabbitMQ (`broker/link/roles.py`), there are three more exchanges, all direct.

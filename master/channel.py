@@ -115,7 +115,13 @@ class MakeBackups(NamedTuple):
     target: str  # "": the one in the settings
 
 
-Request = Launch | LaunchMany | Cancel | PauseSchedule | RunSchedule | Restore | Forget | Drain | MakeBackups
+class Listen(NamedTuple):
+    """Wait for an event behind the one with this number. The reply, the newest one's, comes when there is one."""
+
+    number: int
+
+
+Request = Launch | LaunchMany | Cancel | PauseSchedule | RunSchedule | Restore | Forget | Drain | MakeBackups | Listen
 REQUESTS: dict[str, type[Request]] = {
     "launch": Launch,
     "launch_many": LaunchMany,
@@ -126,6 +132,7 @@ REQUESTS: dict[str, type[Request]] = {
     "forget": Forget,
     "drain": Drain,
     "backup": MakeBackups,
+    "listen": Listen,
 }
 _NAMES = {kind: name for name, kind in REQUESTS.items()}
 
@@ -329,14 +336,18 @@ class ControllerClient:
 
         `Unavailable` also when there is no reply in `CALL_SECS`.
         """
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._send(request, future)
         try:
             async with asyncio.timeout(CALL_SECS):
-                return await future
+                return await self.wait(request)
         except TimeoutError:
             late = "the master's controller did not answer in time; look whether it was done"
             raise Unavailable(late) from None
+
+    async def wait(self, request: Request) -> Any:
+        """The same, for a reply that may take as long as the controller is there."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._send(request, future)
+        return await future
 
     def _send(self, request: Request, future: Future[Any] | asyncio.Future[Any]) -> None:
         """Send a request, whose reply goes to the future."""

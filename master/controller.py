@@ -33,16 +33,26 @@ from broker.metrics.keeper import Keeper
 from broker.refusals import Refused, Unavailable
 from broker.service.companion import run_companion
 from master.backup.schedule import BackupSchedule
-from master.channel import ControllerCall, ControllerServer, Drain, Forget, LaunchMany, MakeBackups, Restore
+from master.channel import (
+    ControllerCall,
+    ControllerServer,
+    Drain,
+    Forget,
+    LaunchMany,
+    Listen,
+    MakeBackups,
+    Restore,
+)
 from master.cluster.curves import Recorder
 from master.cluster.good_copies import GoodCopies
 from master.cluster.node_queues import NodeQueues
 from master.cluster.nodes import Nodes
 from master.cluster.repair import Repair
 from master.cluster.replicas import Replicas
+from master.events.desk import EventDesk
 from master.index.housekeeping import Housekeeping
 from master.index.index import Index
-from master.index.projection import Changes, Projection
+from master.index.projection import Projection
 from master.index.replay_requests import ReplayRequests
 from master.jobs.service import Jobs
 from master.metrics import figures
@@ -86,7 +96,6 @@ class Controller:
         self._projection = Projection()
         self._inbox: queue.SimpleQueue[Delivery | ControllerCall | _Wake] = queue.SimpleQueue()
         self._channel = ControllerServer(directory / "controller.sock", self._inbox.put)
-        self._events = config.general.events
         self._stopping = threading.Event()
         sender = roles.of_master(config)
         self._roles = bool(sender.user)
@@ -125,6 +134,7 @@ class Controller:
         )
         self._curves = Recorder(directory)
         self._backups = BackupSchedule(config, self._index, self._link, self._jobs.ledger)
+        self._desk = EventDesk(config, self._index, self._link, self._jobs, self._backups)
         self._figures = Keeper(figures.LAYOUT, directory, "controller", figures.PROCESS.of(self._link))
 
     def stop(self) -> None:
@@ -142,6 +152,7 @@ class Controller:
                 calls = [item for item in taken if isinstance(item, ControllerCall)]
                 deliveries = [item for item in taken if isinstance(item, Delivery)]
                 self._persist(partial(self._handle_all, deliveries, calls))
+                self._persist(self._desk.tell)
             if self._replays.settles_in() <= 0:
                 self._persist(self._replays.settle)
             if time.monotonic() >= next_tick:
@@ -230,7 +241,7 @@ class Controller:
             self._replays.observe(messages.results, messages.heartbeats, changes.gaps)
             for told in messages.results:
                 self._repair.observe(told.node, told.items)
-            self._tell(changes)
+            self._desk.heard(messages.heartbeats)
         for answers in messages.confirmed:
             self._repair.thinning.observe(answers)
         # What runs have stored is in the index before it is said that they have ended.
@@ -263,6 +274,9 @@ class Controller:
                 case MakeBackups(member, target):
                     now = now_ms()
                     reply = [self._backups.start(member, target, now), now / 1000]
+                case Listen(number):
+                    self._desk.listen(call, number)
+                    return True
                 case _:
                     return False
         except Refused as error:
@@ -330,16 +344,6 @@ class Controller:
                 good.append(item)
         return message if len(good) == len(message.items) else message._replace(items=good)
 
-    def _tell(self, changes: Changes) -> None:
-        if not self._events:
-            return
-        for event in changes.events:
-            try:
-                self._link.publish(event.routing_key(), event.body(), exchange=topology.EVENTS)
-            except LinkDown as error:
-                log.debug("event not published", name=event.name, reason=error)
-                return
-
     def _tick(self) -> None:
         self._index.tick()
         self._node_queues.tick()
@@ -348,6 +352,7 @@ class Controller:
         self._repair.tick()
         self._jobs.tick(self._inbox.empty())
         self._backups.tick(now_ms())
+        self._desk.tick()
 
 
 def _launches(item: Delivery | ControllerCall | _Wake) -> int:

@@ -17,7 +17,7 @@ from broker.http.router import Router
 from broker.link import Link, roles
 from broker.messages import upload
 from broker.metrics.keeper import Keeper
-from broker.server import connections
+from broker.server import connections, stopping
 from broker.server.client_timeouts import ClientTimeouts
 from broker.server.networks import Networks
 from broker.service.arguments import web_workers
@@ -26,6 +26,8 @@ from master.channel import ControllerClient
 from master.cluster.nodes import Nodes
 from master.cluster.presence import Presence
 from master.cluster.replicas import Replicas
+from master.events.cloud_events import CloudEvents
+from master.events.hub import Hub
 from master.extensions import bodies
 from master.extensions.bodies import Bodies
 from master.extensions.frames import Caller, Setup
@@ -47,6 +49,8 @@ from master.store.quotas import Quotas
 from master.store.versions import Versions
 from master.store.writer import Writer
 from master.web.application import Application, Handler
+from master.web.events.stream import Events
+from master.web.events.waiting_reads import WaitingReads
 from master.web.flask_routes.app import create_app, flask_routes, secrets_of
 from master.web.flask_routes.bridge import Bridge
 from master.web.flask_routes.context import Context
@@ -108,6 +112,8 @@ def create() -> Application:
         replicas=replicas,
         secret=config.secret(),
     )
+    shape = CloudEvents(config.url(config.server))
+    hub = Hub(index, controller.wait, shape)
     reads = Reads(index, network, redirects, replicas)
     listing = Listing(index, quotas)
     limits = WriteLimits(config.volume.inline, config.server.relay, timeout)
@@ -146,6 +152,7 @@ def create() -> Application:
         link.start(loop)
         await link.opened(LINK_SECS)
         watching.append(loop.create_task(Presence(network).run()))
+        stopping.before(loop, hub.stop)
         process.collect_rarely()
         log.info("web worker started", origin=origin)
 
@@ -171,6 +178,8 @@ def create() -> Application:
         links=links,
         lifetimes=Lifetimes(writer),
         restic=restic,
+        events=Events(hub, gate, shape, most=config.server.listeners, secs=config.server.client_timeout),
+        waits=WaitingReads(reads, index, hub, gate.admit, most=config.server.waiters),
     )
     require_rows((method, path) for path, handlers in hot.items() for method in handlers)
     require_rows(flask_routes(flask))
@@ -262,11 +271,13 @@ def routes(
     links: Links,
     lifetimes: Lifetimes,
     restic: Repositories,
+    events: Events,
+    waits: WaitingReads,
 ) -> dict[str, dict[str, Handler]]:
     """The hot routes: the handlers of each path by method."""
     keys = deleted.beside(listing.page)
     return {
-        "/get_key/": {"GET": reads, "HEAD": reads},
+        "/get_key/": {"GET": waits, "HEAD": waits},
         "/add_key/": {"HEAD": reads, "PUT": writes.put},  # some clients look first whether it is there
         "/delete_key/": {"DELETE": writes.delete},
         "/get_node/": {"GET": writes.place, "PUT": writes.place},
@@ -275,6 +286,7 @@ def routes(
         "/stats/": {"GET": listing.stats, "HEAD": listing.stats},
         upload.PATH: {"POST": writes.commit},
         "/sign": {"POST": links.sign},
+        "/events": {"GET": events},
         "/archive/": {"GET": archives, "HEAD": archives},
         "/copy/": {"POST": transfers.copy},
         "/move/": {"POST": transfers.move},

@@ -19,6 +19,7 @@ from pulzar.errors import (
     Unavailable,
     UnknownOutcome,
 )
+from pulzar.events import Event
 from pulzar.models import Entry, Folder, Health, Job, Launched, Node, Page, Stored
 from pulzar.reading import Value
 
@@ -32,6 +33,7 @@ __all__ = [
     "Conflict",
     "Damaged",
     "Entry",
+    "Event",
     "Folder",
     "Forbidden",
     "Full",

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from pulzar.errors import ServerError
+from pulzar.events import Events
 from pulzar.jobs import Jobs
 from pulzar.keys import Keys
 from pulzar.models import Health, Node
@@ -22,8 +23,8 @@ TIMEOUT_SECS = 60.0
 PATIENCE_SECS = 30.0
 
 
-class Client(Keys, Jobs):
-    """A cluster: its keys, its jobs and its nodes. Any thread may use it. Close it, or use it in a `with`."""
+class Client(Keys, Jobs, Events):
+    """A cluster: its keys, jobs and nodes, and what happens. Any thread may use it. Close it, or use it in a `with`."""
 
     def __init__(
         self,

@@ -146,6 +146,18 @@ class Keys:
         with self._exchange.open(ask) as response:
             return response.status != 304
 
+    def wait_for_change(self, key: str, digest: str | None, secs: float) -> str | None:
+        """The SHA-256 (hex) of the key's value, None without one, as soon as it is not `digest` any more.
+
+        After `secs` seconds, up to 300, it may still be the same. A master of before events responds at once.
+        """
+        headers = {} if digest is None else {"If-None-Match": f'"{digest}"'}
+        ask = Ask("HEAD", addresses.target("get_key", key, wait=f"{secs:g}"), headers, accepted=(304, 404))
+        with self._exchange.open(ask) as response:
+            if response.status == 404:
+                return None
+            return digest if response.status == 304 else response.headers.get("etag", "").strip('"')
+
     def page(self, prefix: str = "", *, after: str = "", folders: bool = False, limit: int = PAGE) -> Page:
         """A page of keys that begin with the prefix; with `folders`, deeper keys are folded into their folders."""
         query = {"prefix": prefix, "after": after or None, "limit": limit, "delimiter": "/" if folders else None}

@@ -160,6 +160,7 @@ class Link:
         durable: bool = False,
         ttl_ms: int | None = None,
         headers: Mapping[str, object] | None = None,
+        content_type: str | None = None,
         done: Callable[[bool], None] | None = None,
     ) -> None:
         """Publish a message, from any thread.
@@ -174,7 +175,13 @@ class Link:
         exchange, user = exchange or self._sender.exchange, self._sender.user
         self._publisher.put(
             Publication.make(
-                *(exchange, routing_key, body), durable=durable, ttl_ms=ttl_ms, headers=headers, done=done, user=user
+                *(exchange, routing_key, body),
+                durable=durable,
+                ttl_ms=ttl_ms,
+                headers=headers,
+                done=done,
+                user=user,
+                content_type=content_type,
             )
         )
         self.wake()

@@ -52,6 +52,7 @@ class Publication(NamedTuple):
         done: Callable[[bool], None] | None,
         user: str = "",
         until_queued: bool = False,
+        content_type: str | None = None,
     ) -> Publication:
         """A message to publish. Raises `Unsendable` for one that pika can't write.
 
@@ -61,9 +62,10 @@ class Publication(NamedTuple):
             bytes(memoryview(body)[:0])  # text is none
             # Of a kind of message, all but the headers is checked once.
             properties = _checked(exchange, routing_key, durable, ttl_ms, user)
-            if done is not None or headers:
+            if done is not None or headers or content_type:
                 # The others share theirs: nobody writes into them.
                 properties = _properties(durable, ttl_ms, user, headers)
+                properties.content_type = content_type
                 if headers:
                     encode_table([], properties.headers)
         except (TypeError, ValueError, OverflowError, struct.error, pika.exceptions.AMQPError) as error:

@@ -5,7 +5,6 @@ For the controller's thread alone. The ledger is a member, too, and this process
 
 from __future__ import annotations
 
-import json
 import queue
 import secrets
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from broker.settings import Settings
 from master.backup import plan
 from master.backup.ledger_snapshots import LedgerSnapshots
 from master.backup.plan import Current, Member, Task
+from master.index.events import OF_BACKUPS, Event
 from master.index.index import Index, Node
 from master.jobs.ledger import Ledger
 
@@ -47,7 +47,7 @@ class BackupSchedule:
         self._directory = Path(config.server.dir)
         self._index = index
         self._link = link
-        self._events = config.general.events
+        self.events: list[Event] = []  # that the index has not told yet; whoever takes them clears this
         read = plan.read(self._directory)
         self._plan = plan.Plan(dict(read.members), list(read.waiting), read.current, read.due)
         self._started = 0  # when the first tick was
@@ -251,21 +251,8 @@ class BackupSchedule:
             log.error("backup failed", member=task.member, work=task.work, reason=reason, failures=member.failures)
         else:
             log.info("backup is good", member=task.member, work=task.work, snapshot=member.state.snapshot)
-        if self._events:
-            self._event(task, member.state, reason)
+        self.events.append(_event(task, member.state, reason, now))
         self._save(now)
-
-    def _event(self, task: Task, state: BackupState, reason: str) -> None:
-        name = "backup.failed" if reason else "backup.done"
-        fields: dict[str, object] = {
-            "event": name,
-            "member": task.member,
-            "work": task.work,
-            "target": task.target or None,
-        }
-        fields |= {"reason": reason} if reason else {"snapshot": state.snapshot, "size": state.size}
-        routing_key = f"{name}.{task.member.replace('.', '_')}"
-        self._link.publish(routing_key, json.dumps(fields).encode(), exchange=topology.EVENTS, durable=True)
 
     # Members.
 
@@ -292,3 +279,10 @@ class BackupSchedule:
             plan.write(self._directory, self._plan, durable=durable)
         except OSError as error:
             log.error("the plan of backups can't be written", reason=error)
+
+
+def _event(task: Task, state: BackupState, reason: str, now: int) -> Event:
+    """The event that a backup or its verification has ended; `reason`: why it failed, "" when it is good."""
+    fields: dict[str, object] = {"member": task.member, "work": task.work, "target": task.target or None}
+    fields |= {"reason": reason} if reason else {"snapshot": state.snapshot, "size": state.size}
+    return Event(OF_BACKUPS[bool(reason)], now, task.member, fields)

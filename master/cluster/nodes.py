@@ -21,7 +21,7 @@ from master.index.index import Index, Node
 
 log = logs.get(__name__)
 
-_FRESH_SECS = 0.25
+FRESH_SECS = 0.25
 _SOON_SECS = 0.005
 MISSED_HEARTBEATS = 3
 DOUBT_SECS = 15.0  # other nodes come before one that could not be reached
@@ -276,7 +276,7 @@ class Nodes:
             "sent": beat.at / 1000,
         }
 
-    def _refresh(self, oldest: float = _FRESH_SECS) -> None:
+    def _refresh(self, oldest: float = FRESH_SECS) -> None:
         now = time.monotonic()
         if now - self._read < oldest:
             return

@@ -56,7 +56,8 @@ class Checkpoints:
         self._environment = environment
         self._nodes = nodes
         before = checkpoint_file.read(directory) or Note()
-        self.unsure = before.nodes if before.unsure else ()  # nodes of whose logs commits were lost
+        self.lost = before.unsure  # whether commits were lost
+        self.unsure = before.nodes if before.unsure else ()  # nodes of whose logs they were
         self.nodes = frozenset(before.nodes)  # that survive a power cut
         self._failed = False
         self._pin: lmdb.Transaction[bytes] | None = None
@@ -91,8 +92,8 @@ class Checkpoints:
             self._thread.start()
 
     def settled(self) -> None:
-        """The nodes that were `unsure` are noted in the index now, and that is durable."""
-        self.unsure = ()
+        """What follows from commits that were lost is noted in the index now, and that is durable."""
+        self.lost, self.unsure = False, ()
         self.make()
 
     def close(self) -> None:
@@ -106,7 +107,7 @@ class Checkpoints:
         try:
             os.fdatasync(self._file)
             if not self._failed:
-                checkpoint_file.write(self._directory, _closed(self._directory, nodes, bool(self.unsure)))
+                checkpoint_file.write(self._directory, _closed(self._directory, nodes, self.lost))
         finally:
             os.close(self._file)
 
@@ -134,7 +135,7 @@ class Checkpoints:
                 at=now_ms(),
                 heads=heads,
                 nodes=tuple(self._nodes()),
-                unsure=bool(self.unsure),
+                unsure=self.lost,
             )
         except BaseException:
             pin.abort()

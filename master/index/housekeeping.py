@@ -12,7 +12,9 @@ from broker.link import Link
 from broker.messages.codec import encode
 from broker.messages.store import Command, Commands, Delete, Drop
 from master.index import discards
+from master.index.events import EXPIRED
 from master.index.index import Deletion, Discard, Index
+from master.index.projection import of_entry
 
 log = logs.get(__name__)
 
@@ -63,6 +65,7 @@ class Housekeeping:
                 if entry is None or entry.version != lifetime.version:
                     continue
                 tables.drop_entry(lifetime.key, entry)
+                tables.tell(of_entry(EXPIRED, now, lifetime.key, entry))
                 tables.set_deletion(lifetime.key, Deletion(entry.version, now))
                 for node in entry.nodes:
                     tables.add_discard(Discard(node, lifetime.key, entry.version), now)

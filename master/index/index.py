@@ -14,6 +14,9 @@ one is filled again by replay. Only this module knows its tables:
 | meta    | `restoring`, `forgotten`, `draining` | nodes, see `Tables`                                    |
 | meta    | `repair`, `unsure`                 | `RepairState`, `Unsure`                                |
 | folders | "/" + folder                       | keys and bytes beneath it; see below                   |
+| events  | number                             | what has happened, see `master.index.events`           |
+| meta    | `stream`, `jobs`                   | the stream of these, and how many of the ledger it has |
+| meta    | `away`, `published`                | nodes out of synch, and what RabbitMQ has of events    |
 | meta    | `bytes`                            | bytes stored, for a Pulzar before `folders`            |
 
 A transaction writes each folder in which it changed something once, at its end. It puts its own number into the row of
@@ -37,11 +40,13 @@ import lmdb
 import msgpack
 
 from broker import integers, keys, lmdb_files, logs
+from broker.clock import now_ms
 from broker.messages.store import Heartbeat, Result
 from master.errors import IndexUnusable
-from master.index import checkpoint_file, checkpoints, folders
+from master.index import checkpoint_file, checkpoints, events, folders
 from master.index.checkpoints import Checkpoints
 from master.index.environment import Contents, Environment, Room, Transaction, pack, stamped
+from master.index.events import Event, Position
 from master.index.folders import Usage
 
 log = logs.get(__name__)
@@ -50,7 +55,7 @@ _STRETCH = 10_000  # entries counted in one transaction
 _LAST = (1 << 64) - 1
 _OVERFLOWS = 1000  # bytes of a value; LMDB may give such a row pages of its own
 _ADVICE = "remove that directory: it fills itself again from the nodes"
-_TABLES = ("entries", "tombs", "expiry", "outbox", "nodes", "meta", "folders")
+_TABLES = ("entries", "tombs", "expiry", "outbox", "nodes", "meta", "folders", "events")
 # Not durable: a power cut leaves the last checkpoint, and replay brings the rest.
 _CONTENTS = Contents("index", "[server] index_map", _ADVICE, _TABLES, durable=False)
 
@@ -348,6 +353,56 @@ class Tables(Transaction):
         """The nodes whose values are moved away, and that take no new ones."""
         return self._names(b"draining") or []
 
+    def newest_event(self) -> Position:
+        """The newest event; the stream is 0 in an index that no writer has opened."""
+        with self._cursor("events") as cursor:
+            number = int.from_bytes(cursor.key(), "big") if cursor.last() else 0
+        stream, first = self._stream()
+        return Position(stream, max(number, first - 1))
+
+    def events(self, after: Position) -> Iterator[tuple[int, Event]] | None:
+        """The events behind one, the oldest first, each with its number.
+
+        None when that is not known, or some of those behind it are gone.
+        """
+        newest = self.newest_event()
+        if after.stream != newest.stream or after.number > newest.number:
+            return None
+        if after.number < newest.number:
+            with self._cursor("events") as cursor:
+                found = cursor.first() and next(events.unpacked(int.from_bytes(cursor.key(), "big"), cursor.value()))
+            if not found or found[0] > after.number + 1:
+                return None
+        return self._events(after.number)
+
+    def _events(self, after: int) -> Iterator[tuple[int, Event]]:
+        for key, row in self._up("events", start=events.row_key(after + 1)):
+            for number, event in events.unpacked(int.from_bytes(key, "big"), row):
+                if number > after:
+                    yield number, event
+
+    def _stream(self) -> tuple[int, int]:
+        """The stream of events, and the number of its first one."""
+        raw = self._get("meta", b"stream")
+        if raw is None:
+            return 0, 1
+        stream, first = msgpack.unpackb(raw)
+        return stream, first
+
+    def told_of_jobs(self) -> int:
+        """The number of the ledger's newest event that is among the events here."""
+        raw = self._get("meta", b"jobs")
+        return 0 if raw is None else int(msgpack.unpackb(raw))
+
+    def away(self) -> list[str]:
+        """The nodes of which the events say that they are out of synch."""
+        return self._names(b"away") or []
+
+    def published(self) -> Position | None:
+        """The newest event up to which RabbitMQ has all of them; None when they are not published."""
+        raw = self._get("meta", b"published")
+        return None if raw is None else Position(*msgpack.unpackb(raw))
+
     def _names(self, name: bytes) -> list[str] | None:
         raw = self._get("meta", name)
         return None if raw is None else list(msgpack.unpackb(raw))
@@ -359,11 +414,14 @@ class WritableTables(Tables):
     Entries are put and dropped by two methods only, which count them in their folders.
     """
 
-    __slots__ = ("_changes", "_counted", "_pack")
+    __slots__ = ("_changes", "_counted", "_happened", "_kept", "_pack")
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, kept_events: int) -> None:
+        """`kept_events`: how many of them are kept, at least."""
         super().__init__(environment, write=True)
+        self._kept = kept_events
         self._changes = folders.Changes()
+        self._happened: list[Event] = []
         self._pack = msgpack.Packer().pack  # `packb` makes a new one for each row
         self._counted = False  # all folders, in this transaction
 
@@ -371,10 +429,46 @@ class WritableTables(Tables):
         if error[0] is None:
             try:
                 self._settle()
+                if self._happened:
+                    self._write_events()
             except BaseException:
                 self._txn.abort()
                 raise
         super().__exit__(*error)
+
+    def tell(self, *happened: Event) -> None:
+        """Have these events behind all others, once the transaction is committed."""
+        self._happened += happened
+
+    def _write_events(self) -> None:
+        before = last = self.newest_event().number
+        for last, row in events.rows(self._happened, before):
+            self._txn.put(events.row_key(last), row, append=True, db=self._databases["events"])
+        if events.is_time_to_trim(before, last):
+            with self._cursor("events") as cursor:
+                events.trim(cursor, last - self._kept)
+
+    def begin_stream(self, now: int) -> None:
+        """Begin a stream of events, since some may be lost. Numbers go on; `now` is in ms since the epoch."""
+        stream, _ = self._stream()
+        first = self.newest_event().number + 1
+        self._txn.drop(self._databases["events"], delete=False)
+        self._put("meta", b"stream", pack((max(now, stream + 1), first)))
+
+    def set_told_of_jobs(self, number: int) -> None:
+        """Note the number of the ledger's newest event that is among the events here."""
+        self._put("meta", b"jobs", pack(number))
+
+    def set_away(self, nodes: Sequence[str]) -> None:
+        """Note the nodes of which the events say that they are out of synch."""
+        self._put("meta", b"away", pack(nodes))
+
+    def set_published(self, position: Position | None) -> None:
+        """Note up to which event RabbitMQ has all of them; None: they are not published."""
+        if position is None:
+            self._delete("meta", b"published")
+        else:
+            self._put("meta", b"published", pack(position))
 
     def _settle(self) -> None:
         """Write what has changed in the folders."""
@@ -526,6 +620,7 @@ class Index:
         self._environment = Environment(directory, map_size, _CONTENTS, write)
         self._env, self._entries = self._environment.env, self._environment.databases["entries"]
         self._folders = self._environment.databases["folders"]
+        self._kept_events = events.kept(map_size)
         self._checkpoints: Checkpoints | None = None
         if write:
             try:
@@ -537,9 +632,15 @@ class Index:
     def _begin_writing(self) -> None:
         try:
             self._checkpoints = Checkpoints(self.directory, self._env, self.read_nodes)
-            if self._checkpoints.unsure:
+            lost = self._checkpoints.lost
+            with self.read() as tables:
+                begin = lost or not tables.newest_event().stream
+            if begin:
                 with self.write() as tables:
-                    tables.set_incomplete(sorted({*self._checkpoints.unsure, *tables.nodes()}))
+                    tables.begin_stream(now_ms())
+                    if self._checkpoints.unsure:
+                        tables.set_incomplete(sorted({*self._checkpoints.unsure, *tables.nodes()}))
+            if lost:
                 self._checkpoints.settled()
         except (lmdb.Error, OSError) as error:
             raise IndexUnusable(f"there can be no checkpoint of the index in {self.directory}: {error}") from error
@@ -588,7 +689,7 @@ class Index:
 
     def write(self) -> WritableTables:
         """A transaction that commits at the end of its block, or aborts when something is raised in it."""
-        return WritableTables(self._environment)
+        return WritableTables(self._environment, self._kept_events)
 
     def get(self, key: bytes) -> Entry | None:
         """The entry of an encoded key, also when its lifetime has ended."""

@@ -20,15 +20,15 @@ An index of an older Pulzar may have a version from beyond the horizon. Any othe
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import NamedTuple
 
-from broker import keys, logs
+from broker import logs
+from broker.clock import now_ms
 from broker.messages.horizon import Horizon
 from broker.messages.store import PURGE, Epoch, Kind, Outcome, Result, Results, Status
+from master.index.events import ADDED, DELETED, EXPIRED, LOST, OVERWRITTEN, Event, KeyFacts
 from master.index.index import Cursor, Deletion, Discard, Entry, Holder, Tables, WritableTables
 
 log = logs.get(__name__)
@@ -39,25 +39,6 @@ _KEY = attrgetter("key")
 # Looking up a member of an enumeration takes as long as a row of a table, and a replay brings a million records.
 _PUT, _EPOCH, _DROP, _DONE = int(Kind.PUT), int(Kind.EPOCH), int(Kind.DROP), int(Status.DONE)
 _WRITTEN = frozenset((_DONE, int(Status.STALE)))
-
-
-class Event(NamedTuple):
-    """A change of a key, as users may listen for it."""
-
-    name: str  # key.added or key.deleted
-    key: bytes
-    version: int
-    size: int
-
-    def body(self) -> bytes:
-        """The event as JSON, which users read."""
-        fields = {"event": self.name, "key": keys.decode(self.key), "version": self.version, "size": self.size}
-        return json.dumps(fields).encode()
-
-    def routing_key(self) -> str:
-        """Its name, then the folders of the key; 255 bytes at most."""
-        folders = keys.decode(self.key).split("/")[:-1]
-        return ".".join([self.name, *(folder.replace(".", "_") for folder in folders)])[:255]
 
 
 @dataclass(slots=True)
@@ -101,6 +82,8 @@ class Projection:
         for message in results:
             cursor = cursor_of(tables, message.node)
             told = len(changes.events)
+            # A replay of what the index lacks is no news: the ring has a reset when that is over.
+            silent = bool(message.request) and _may_lack(tables, message.node)
             for item in message.items:
                 if item.kind == _EPOCH:
                     cursor = self._continue(tables, message.node, cursor, item.epochs())
@@ -113,9 +96,10 @@ class Projection:
                     status = Status.DONE if agrees else Status.STALE
                 if item.ticket:
                     outcomes.append((item.ticket, status, item.reason))
-            if message.request:
-                del changes.events[told:]  # a replay is no news
+            if silent:
+                del changes.events[told:]
             self._advance(tables, message, cursor, changes)
+        tables.tell(*changes.events)
         return changes
 
     def prune(self, tables: WritableTables, node: str, after: bytes, limit: int) -> tuple[bytes | None, int]:
@@ -141,6 +125,7 @@ class Projection:
             left = entry.without(node)
             if left is None:
                 tables.drop_entry(key, entry)
+                tables.tell(of_entry(LOST, now_ms(), key, entry))
                 log.warning("value is gone from its node", key=key, version=entry.version, node=node)
             else:
                 tables.put_entry(key, entry, left)
@@ -193,17 +178,34 @@ def _continues(chain: list[Epoch], cursor: Cursor) -> bool:
     return not following or following[0][0] > cursor.complete_to
 
 
+def of_entry(kind: str, now: int, key: bytes, entry: Entry) -> Event:
+    """The event that something became of the value of an encoded key; `now` is in ms since the epoch."""
+    return Event(kind, now, key, KeyFacts(entry.version, entry.size, entry.digest, entry.expires))
+
+
+def _put(kind: str, item: Result, changes: Changes) -> None:
+    """Tell that a value came."""
+    facts = KeyFacts(item.version, item.size, item.digest, item.expires)
+    changes.events.append(Event(kind, changes.now, item.key, facts))
+
+
+def _may_lack(tables: Tables, node: str) -> bool:
+    """Whether the index may lack keys of a node's log."""
+    incomplete = tables.incomplete()
+    return incomplete is None or node in incomplete
+
+
 def _apply_item(tables: WritableTables, node: str, generation: int, item: Result, changes: Changes) -> bool:
     """Write into the index what a result says; False when the index knows something newer."""
     deletion = tables.deletion(item.key)
     new = deletion is None and item.kind == _PUT and item.status == _DONE
     # Most keys are new, as each of a first replay is: so the table is searched once, not twice.
     if new and tables.add_entry(item.key, Entry.of(item, node, generation)):
-        changes.events.append(Event("key.added", item.key, item.version, item.size))
+        _put(ADDED, item, changes)
         return True
     entry = tables.entry(item.key)
     if item.kind == _DROP:
-        _lose(tables, node, item, entry)
+        _lose(tables, node, item, entry, changes)
         return True
     deleted = deletion.version if deletion and deletion.version <= changes.highest else 0
     newer = entry is not None and item.version < entry.version <= changes.highest
@@ -243,11 +245,14 @@ def _apply_item(tables: WritableTables, node: str, generation: int, item: Result
     tables.put_entry(item.key, entry, Entry.of(item, node, generation))
     if entry:
         _discard_elsewhere(tables, node, item.key, entry, changes)
-    changes.events.append(Event("key.added", item.key, item.version, item.size))
+    live = entry is not None and entry.live(changes.now)
+    if entry and not live:  # the clock was faster than housekeeping
+        changes.events.append(of_entry(EXPIRED, changes.now, item.key, entry))
+    _put(OVERWRITTEN if live else ADDED, item, changes)
     return True
 
 
-def _lose(tables: WritableTables, node: str, item: Result, entry: Entry | None) -> None:
+def _lose(tables: WritableTables, node: str, item: Result, entry: Entry | None, changes: Changes) -> None:
     """Note that a node has dropped the version of the entry."""
     if item.status != _DONE or entry is None or entry.version != item.version or not entry.on(node):
         return
@@ -255,6 +260,7 @@ def _lose(tables: WritableTables, node: str, item: Result, entry: Entry | None) 
         tables.put_entry(item.key, entry, left)
     else:
         tables.drop_entry(item.key, entry)
+        changes.events.append(of_entry(LOST, changes.now, item.key, entry))
         log.warning("value is gone from its node", key=item.key, version=item.version, node=node)
 
 
@@ -281,7 +287,7 @@ def _drop(tables: WritableTables, node: str, item: Result, entry: Entry, changes
     for holder in entry.holders:
         if holder.node != node:
             tables.add_discard(Discard(holder.node, item.key, item.version, purge), changes.now)
-    changes.events.append(Event("key.deleted", item.key, item.version, entry.size))
+    changes.events.append(of_entry(DELETED, changes.now, item.key, entry._replace(version=item.version)))
 
 
 def _merged(stretches: list[tuple[int, int]]) -> list[tuple[int, int]]:

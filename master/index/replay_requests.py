@@ -18,11 +18,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from broker import logs, topology
+from broker.clock import now_ms
 from broker.errors import LinkDown
 from broker.link import Link
 from broker.messages.codec import encode
 from broker.messages.store import Heartbeat, Replay, Results
 from broker.refusals import Conflict
+from master.index.events import RESET, Event
 from master.index.index import Cursor, Index, Unsure
 from master.index.projection import Projection, cursor_of
 
@@ -32,6 +34,7 @@ PATIENCE_SECS = 15.0  # without a message of a replay: ask again
 SETTLE_SECS = 1.0  # from the first heartbeat that a new index has seen until it may say what it does not know
 EMPTY_SECS = 0.2  # the same while every node that was heard is new, too, as in a new cluster
 PRUNE_BATCH = 20_000  # entries looked at in one transaction
+_FILLED = "the index was filled again: keys may have changed without an event"
 _NEAR = 5_000  # records; the index may lack keys of a node that is further behind
 
 
@@ -255,6 +258,8 @@ class ReplayRequests:
         if incomplete != self._incomplete:
             with self._index.write() as tables:
                 tables.set_incomplete(incomplete)
+                if not incomplete and tables.usage().keys:
+                    tables.tell(Event(RESET, now_ms(), "", {"reason": _FILLED}))
             self._incomplete = incomplete
 
     def _note_unsure(self, nodes: list[str]) -> None:

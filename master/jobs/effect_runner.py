@@ -15,7 +15,7 @@ from broker.messages import jobs
 from broker.messages.codec import encode
 from broker.messages.runs import RunMessage, Withdraw
 from master.channel import ControllerCall
-from master.jobs.effects import Bury, Effect, JobEvent, NodeMessage, Publish
+from master.jobs.effects import Bury, Effect, NodeMessage, Publish
 from master.jobs.model import AttemptId
 
 log = logs.get(__name__)
@@ -35,11 +35,10 @@ class _Launch(NamedTuple):
 class EffectRunner:
     """Carries out effects on the controller's thread. Only `_done` is called on the link's thread."""
 
-    def __init__(self, link: Link, secret: bytes, events: bool, wake: Callable[[], None]) -> None:
-        """`secret` seals messages, `events` says whether to publish events, `wake` is called after a confirm."""
+    def __init__(self, link: Link, secret: bytes, wake: Callable[[], None]) -> None:
+        """`secret` seals messages, `wake` is called after a confirm."""
         self._link = link
         self._secret = secret
-        self._events = events
         self._wake = wake
         self.under_way: set[AttemptId] = set()  # handed to the link and not confirmed yet
         self._landed: deque[tuple[AttemptId, bool]] = deque()  # and whether it reached a queue
@@ -58,8 +57,6 @@ class EffectRunner:
                     self.tell(effect.node, effect.message)
                 case Bury():
                     self._link.bury(_BY_HAND._replace(body=effect.order), effect.reason)
-                case JobEvent() if self._events:
-                    self._event(effect)
 
     def tell(self, node: str, message: RunMessage) -> None:
         """Send a message to one node."""
@@ -115,7 +112,3 @@ class EffectRunner:
             self._link.publish(queue, encode(message), exchange=exchange, ttl_ms=_MESSAGE_MS)
         except LinkDown as error:
             log.debug("nodes not told", message=type(message).__name__, reason=error)
-
-    def _event(self, event: JobEvent) -> None:
-        # Rather twice than not at all: somebody may wait for this event.
-        self._link.publish(event.routing_key(), event.body(), exchange=topology.EVENTS, durable=True)

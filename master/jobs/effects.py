@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import NamedTuple
 
 from broker.messages.jobs import Order
 from broker.messages.runs import Named, Withdraw
-from master.jobs.model import Job
 from master.jobs.routing import Route
 
 
@@ -33,21 +31,4 @@ class Bury(NamedTuple):
     reason: str
 
 
-class JobEvent(NamedTuple):
-    """Something users may listen for."""
-
-    name: str  # job.finished.completed, job.finished.failed or job.finished.cancelled
-    job: Job
-
-    def routing_key(self) -> str:
-        """Name of the event, folder and script."""
-        return f"{self.name}.{self.job.path.replace('/', '.')}"
-
-    def body(self) -> bytes:
-        """The event as JSON, which users read."""
-        job = self.job
-        fields = {"event": self.name, "job_id": job.id, "job_path": job.path, "attempt": job.attempt, "node": job.node}
-        return json.dumps(fields | {"reason": job.reason, "schedule": job.schedule or None}).encode()
-
-
-Effect = Publish | Withdraw | NodeMessage | Bury | JobEvent
+Effect = Publish | Withdraw | NodeMessage | Bury

@@ -21,6 +21,8 @@
 | meta       | `id`, `count:<list>`, `lane:<node>:`    | the last id given; how many there are                       |
 | meta       | `format`                                | that of the ledger, see `FORMAT`                            |
 | meta       | `bytes:p`, `bytes:s`                    | bytes of the arguments of pending jobs, of schedules        |
+| events     | number (8 bytes)                        | `Event`: a new state of a job that the index has not told   |
+| meta       | `event`                                 | number of the newest event                                  |
 
 A job or schedule has rows in `lists`, `executions`, `owned`, `history`, `due`, `open`, `waiting` and `closed`. They
 follow from its own row (`master.jobs.rows`), so they can't come apart. No other module names a table.
@@ -30,15 +32,18 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
 import lmdb
 import msgpack
 
+from broker.clock import now_ms
 from broker.messages.runs import CatalogRow, NodeCatalog
 from master.errors import IndexUnusable
 from master.index.environment import Contents, Environment, Room, Transaction, pack, stamped
+from master.index.events import Event
 from master.jobs import model, rows
 from master.jobs.model import MAY_FOLLOW, AttemptId, Job, JobProgress, Schedule, lane
 from master.jobs.rows import Ids, List, Rows, id_key, lane_key, number_of
@@ -53,9 +58,10 @@ _ADVICE = "put back a copy of that directory, or remove it: the jobs it knows ar
 FORMAT = 3  # 1: of the versions that wrote no number; 2: without `history`
 _WITHOUT_HISTORY = 2
 _FORMAT = b"format"
+_EVENT = b"event"
 _TABLES = (
     "jobs schedules lists executions owned history due open waiting closed tokens direct withdrawn live catalogs"
-    " scripts meta"
+    " scripts meta events"
 )
 _CONTENTS = Contents("ledger", "[jobs] ledger_map", _ADVICE, tuple(_TABLES.split()), durable=True)
 
@@ -181,6 +187,16 @@ class LedgerView(Transaction):
             attempt, time = msgpack.unpackb(raw)
             yield Withdrawal(AttemptId(number_of(key[-8:]), attempt), time)
 
+    # Events.
+
+    def events(self) -> list[tuple[int, Event]]:
+        """New states of jobs that may not be among the events of the index, the oldest first, with their numbers."""
+        return [(number_of(key), Event(*msgpack.unpackb(raw))) for key, raw in self._up("events")]
+
+    def newest_event(self) -> int:
+        """The number of the newest event that there ever was."""
+        return self._number("meta", _EVENT)
+
     # Counters.
 
     def count(self, which: List) -> int:
@@ -250,12 +266,13 @@ class LedgerTables(LedgerView):
     Counters, which every row of a batch changes, are written at its end. What it has looked up of the catalog it keeps.
     """
 
-    __slots__ = ("_counters", "_having")
+    __slots__ = ("_counters", "_having", "told")
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment, write=True)
         self._counters: dict[bytes, int] = {}
         self._having: dict[str, set[str]] = {}
+        self.told: list[tuple[int, Event]] = []  # that this transaction has added
 
     def __exit__(self, *error: object) -> None:
         if not any(error):
@@ -285,9 +302,22 @@ class LedgerTables(LedgerView):
         self._put("jobs", id_key(new.id), pack(new))
         if old is None or old.state != new.state:
             self._add(_PENDING, new.weight() - (old.weight() if old else 0))
+        if old is None or (old.state, old.attempt) != (new.state, new.attempt):
+            self._tell(new)
         listed = old is None or old.node != new.node  # of what `history` goes by, nothing else changes
         self._move(rows.of_job(old, listed) if old else set(), rows.of_job(new, listed))
         return new
+
+    def _tell(self, job: Job) -> None:
+        """Note that a job has got another state, until the index has that among its events."""
+        number, event = self._add(_EVENT, 1), model.event_of(job, now_ms())
+        self._put("events", id_key(number), pack(event))
+        self.told.append((number, event))
+
+    def drop_events(self, until: int) -> None:
+        """Forget the events up to a number: the index has them."""
+        for key in [key for key, _ in takewhile(lambda row: number_of(row[0]) <= until, self._up("events"))]:
+            self._delete("events", key)
 
     def save_schedule(self, old: Schedule | None, new: Schedule) -> Schedule:
         """Write a schedule, whose row was `old`, and return it."""

@@ -18,6 +18,7 @@ from cronsim import CronSim
 
 from broker.messages.jobs import Options, Order
 from broker.messages.runs import RunEnd, RunState
+from master.index.events import OF_JOBS, Event
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
@@ -173,6 +174,20 @@ class Job(NamedTuple):
     def weight(self) -> int:
         """Bytes of its arguments while it is pending, else 0."""
         return arguments_bytes(self.arguments) if self.state is JobState.PENDING else 0
+
+
+def event_of(job: Job, now: int) -> Event:
+    """The event that a job has got its state; `now` is in ms since the epoch."""
+    told = {
+        "job_id": job.id,
+        "job_path": job.path,
+        "state": job.state.name.lower(),
+        "attempt": job.attempt,
+        "node": job.node or None,
+        "reason": job.reason or None,
+        "schedule": job.schedule or None,
+    }
+    return Event(OF_JOBS[job.state], now, str(job.id), told, job.by)
 
 
 class Gap(NamedTuple):

@@ -83,11 +83,15 @@ class Jobs:
         self._schedules = Schedules(self._transitions, self._capacity)
         self._timers = Timers(self._transitions, self._schedules)
         self._leases = Leases(self._transitions, config.jobs.lease, time.monotonic())
-        self._effect_runner = EffectRunner(link, config.secret(), config.general.events, wake)
+        self._effect_runner = EffectRunner(link, config.secret(), wake)
         self._empty_queues = EmptyQueues(link)
         self._housekeeping = schedule.Scheduler()
         self._ticked = time.monotonic()
         self._safe: list[AttemptId] = []  # confirmed, and not noted in the ledger yet
+        with self._ledger.read() as view:
+            self.events = view.events()  # new states of jobs, the oldest first, with their numbers
+            self.newest_event = view.newest_event()  # its number
+        self._told = self._dropped = 0  # up to which number the index has them, and the ledger has forgotten them
         self._heartbeats: dict[str, Heartbeat] = {}  # by node, like the next two
         self._heard: dict[str, LastHeartbeat] = {}
         self._asked: dict[str, float] = {}  # when it was asked for its catalog
@@ -97,6 +101,16 @@ class Jobs:
     def ledger(self) -> Ledger:
         """The ledger, whose copies any thread may make."""
         return self._ledger
+
+    def told(self, until: int) -> None:
+        """The index has the events up to this number: the ledger forgets them in its next transaction."""
+        self._told = until
+        self.events = [row for row in self.events if row[0] > until]
+
+    def _drop_told(self, tables: LedgerTables) -> None:
+        if self._told > self._dropped:
+            tables.drop_events(self._told)
+            self._dropped = self._told
 
     def close(self) -> None:
         """Close the ledger."""
@@ -121,6 +135,7 @@ class Jobs:
         outcomes: list[tuple[ControllerCall, _Outcome | Refused]] = []
         effects: list[Effect] = []
         with self._ledger.write() as tables:
+            self._drop_told(tables)
             for message in messages:
                 effects += self._message(tables, message, now)
             for call in calls:
@@ -129,6 +144,7 @@ class Jobs:
                 except Refused as error:
                     outcomes.append((call, error))
             self._transitions.confirmed(tables, self._safe, now)
+        self.events += tables.told
         self._safe = []
         for call, outcome in outcomes:
             if isinstance(outcome, Refused):
@@ -150,6 +166,7 @@ class Jobs:
             self._leases.begin_anew(clock)
         self._ticked = clock
         with self._ledger.write() as tables:
+            self._drop_told(tables)
             self._transitions.confirmed(tables, self._safe, now)
             # First, since what the others publish now is not under way yet.
             effects = self._requeue.unconfirmed(tables, self._effect_runner.under_way) if self._link.ready else []
@@ -160,6 +177,7 @@ class Jobs:
                 for node, heartbeat in self._heard.items():
                     if self._leases.silent(heartbeat, clock):
                         effects += self._requeue.stranded(tables, node, now)
+        self.events += tables.told
         self._safe = []
         self._effect_runner.carry_out(effects)
         self._effect_runner.tick()

@@ -17,7 +17,7 @@ from broker.messages.jobs import Order
 from broker.messages.runs import Claimed, Finished, Named, Progress, Returned, RunEnd, RunState, Withdraw
 from broker.refusals import Conflict
 from master.jobs import script_catalog, unique_tokens
-from master.jobs.effects import Bury, Effect, JobEvent, NodeMessage, Publish
+from master.jobs.effects import Bury, Effect, NodeMessage, Publish
 from master.jobs.ledger import LedgerTables, LedgerView
 from master.jobs.model import Attempt, AttemptId, Job, JobProgress, JobState, arguments_text
 from master.jobs.routing import Router
@@ -91,7 +91,8 @@ class Transitions:
         job = self._new(tables, order, source, now, arguments, schedule=schedule, by=by, lane=lane)
         if route is None:
             reason = "" if without else script_catalog.lacking(tables, job.path)
-            return NewJob(job.id, self._close(tables, None, job._replace(state=JobState.FAILED, reason=reason), now))
+            _close(tables, None, job._replace(state=JobState.FAILED, reason=reason), now)
+            return NewJob(job.id, [])
         tables.save(None, job)
         return NewJob(job.id, [Publish(order._replace(id=job.id, attempt=job.attempt), route)])
 
@@ -129,11 +130,13 @@ class Transitions:
         problem, without = setback or Setback("")
         if job.published >= MAX_PUBLISHED:
             problem = f"given up: {job.published} messages with it came to nothing; {problem}"
-            return self._close(tables, old, job._replace(state=JobState.FAILED, reason=problem), now)
+            _close(tables, old, job._replace(state=JobState.FAILED, reason=problem), now)
+            return []
         route = self._router.choose(tables, order, without)
         if route is None:
             reason = problem if without else script_catalog.lacking(tables, job.path)
-            return self._close(tables, old, job._replace(state=JobState.FAILED, reason=reason), now)
+            _close(tables, old, job._replace(state=JobState.FAILED, reason=reason), now)
+            return []
         tables.save(old, job._replace(lane=route.lane, published=job.published + 1, confirmed=0, due=0))
         return [Publish(order, route)]
 
@@ -240,11 +243,13 @@ class Transitions:
         most = job.options.attempts or (self._lost_attempts if state is RunState.LOST else 1)
         retry = state in (RunState.FAILED, RunState.LOST) and job.attempt < most
         if job.cancelling and (retry or state is RunState.LOST):
-            return self._close(tables, old, job._replace(state=JobState.CANCELLED, reason="cancelled"), now)
+            _close(tables, old, job._replace(state=JobState.CANCELLED, reason="cancelled"), now)
+            return []
         if not retry:
             if state is RunState.LOST and job.attempt > 1:
                 reason = f"{reason} (attempt {job.attempt} of {most})"
-            return self._close(tables, old, job._replace(state=JobState.after(state), reason=reason), now)
+            _close(tables, old, job._replace(state=JobState.after(state), reason=reason), now)
+            return []
         delay = 0.0 if state is RunState.LOST else retry_delay(job)
         job = job._replace(state=JobState.PENDING, attempt=job.attempt + 1, run="", reason=reason)
         job = job._replace(lane="", published=0, confirmed=0, due=now + int(delay * 1000))
@@ -314,15 +319,14 @@ class Transitions:
         if job.lane:
             tables.withdraw(job, now)
             effects.append(withdrawal)
-        effects += self._close(tables, job, job._replace(state=JobState.CANCELLED, reason="cancelled"), now)
+        _close(tables, job, job._replace(state=JobState.CANCELLED, reason="cancelled"), now)
         return Cancellation(f"Job {job.id} cancelled", effects)
 
-    def _close(self, tables: LedgerTables, old: Job | None, job: Job, now: int) -> list[Effect]:
-        """Save a job that has got its final state."""
-        figures.JOBS_ENDED.add(figures.ENDS.index(job.state.name.lower()))
-        job = job._replace(closed=now, lane="", due=0, confirmed=0, cancelling=False)
-        tables.save(old, job)
-        return [JobEvent(f"job.finished.{job.state.name.lower()}", job)]
+
+def _close(tables: LedgerTables, old: Job | None, job: Job, now: int) -> None:
+    """Save a job that has got its final state."""
+    figures.JOBS_ENDED.add(figures.ENDS.index(job.state.name.lower()))
+    tables.save(old, job._replace(closed=now, lane="", due=0, confirmed=0, cancelling=False))
 
 
 def retry_delay(job: Job) -> float:

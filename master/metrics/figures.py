@@ -72,3 +72,8 @@ LEFT_OUT = LAYOUT.counter(
     ("cause",),
     [("missed",), ("overlap",)],
 )
+
+# Events, in web workers.
+LISTENERS = LAYOUT.gauge("pulzar_event_listeners", "Clients that listen to events.", own=True)
+WAITERS = LAYOUT.gauge("pulzar_key_waiters", "Requests that wait for a key.", own=True)
+CUT_OFF = LAYOUT.counter("pulzar_event_listeners_cut_off_total", "Clients that took events too slowly.")

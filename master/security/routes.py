@@ -66,6 +66,11 @@ def _whole_prefixes(query: str) -> Asked:
     return tuple(Right("read", keys.beginning(prefix)) for prefix in given)
 
 
+def _events(environ: Environ, _prefix: str) -> Asked:
+    """For a prefix, as a list of its keys. Without one: each event comes to who may know of it, so nothing."""
+    return _whole_prefixes(environ["QUERY_STRING"]) if "prefix=" in environ["QUERY_STRING"] else ()
+
+
 def _nothing(_environ: Environ, _prefix: str) -> Asked:
     """A token, whatever its rights."""
     return ()
@@ -140,6 +145,7 @@ TABLE: Mapping[tuple[str, str], Row] = {
     ("PUT", "/get_node/{key}"): _WRITE,
     ("GET", "/keys"): _LISTING,
     ("HEAD", "/keys"): _LISTING,
+    ("GET", "/events"): Row(_events),
     ("GET", "/stats"): _BELOW,
     ("HEAD", "/stats"): _BELOW,
     ("GET", "/stats/{prefix}"): _BELOW,

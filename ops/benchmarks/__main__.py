@@ -60,6 +60,10 @@ SCALE = {
     "large": "one value of 20 GiB up and down, and the memory meanwhile",
     "nodes": "50 nodes, 48 of them played, beside 2",
 }
+EVENTS = {
+    "fanout": "1,000 PUTs of 1 KiB a second while 100 clients listen to each event, beside the same without",
+    "waiters": "memory for 5,000 requests that wait for keys, and how soon they are answered",
+}
 REPLICAS = {
     "put": "PUT of 1 KiB on two of three nodes, beside one",
     "large": "1 GiB by curl on two of three nodes, beside one",
@@ -77,6 +81,7 @@ def main() -> int:
     from ops.benchmarks import (
         against,
         command_line,
+        events,
         extensions,
         jobs,
         machine,
@@ -116,6 +121,8 @@ def main() -> int:
             complete = scale.measure(bench, options.only or list(SCALE))
         elif options.what == "replicas":
             complete = replicas.measure(bench, options.only or list(REPLICAS))
+        elif options.what == "events":
+            complete = events.measure(bench, options.only or list(EVENTS))
         elif options.what == "client":
             complete = command_line.measure(bench, options.only or list(CLIENT))
         elif options.what == "recovery":
@@ -164,6 +171,7 @@ def _parse() -> argparse.Namespace:
         ("client", CLIENT, "the command line"),
         ("recovery", RECOVERY, "replay, lists of all keys, archives, backups"),
         ("replicas", REPLICAS, "values on several nodes"),
+        ("events", EVENTS, "listeners, and requests that wait for keys"),
         ("scale", SCALE, "many keys, jobs, schedules and nodes, beside few"),
     ):
         names = "; ".join(f"{name}: {said}" for name, said in measured.items())

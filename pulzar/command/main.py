@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pulzar
 from pulzar.client import PATIENCE_SECS, Client
-from pulzar.command import cluster, completion, jobs, listing, parser, settings, syncing, values
+from pulzar.command import cluster, completion, jobs, listing, parser, settings, syncing, values, watching
 from pulzar.command.screen import Screen, printable
 from pulzar.command.task import (
     CONFLICT,
@@ -33,7 +33,8 @@ COMMANDS: dict[str, Callable[[Task], int]] = {
     "put": values.put,
     "get": values.get,
     "cat": values.cat,
-    "watch": values.watch,
+    "watch": watching.watch,
+    "events": watching.events,
     "ls": listing.ls,
     "stat": listing.stat,
     "rm": listing.rm,

@@ -95,6 +95,11 @@ def _values(add: _Adder) -> None:
     watch.add_argument("key", metavar="KEY")
     watch.add_argument("--every", type=_seconds, default=2.0, metavar="SECONDS", help="between two looks (2)")
     watch.add_argument("--count", type=_positive, metavar="N", help="end after so many changes")
+    events = add("events", "print a line for each thing that happens")
+    events.add_argument("prefix", nargs="?", default="", metavar="PREFIX", help="only keys that begin so")
+    events.add_argument("--types", default="", metavar="TYPES", help="only these: key, job, node, backup, job.failed …")
+    events.add_argument("--after", default="", metavar="ID", help="go on behind the event with this id")
+    events.add_argument("--count", type=_positive, metavar="N", help="end after so many events")
 
 
 def _listing(add: _Adder) -> None:

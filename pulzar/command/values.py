@@ -1,11 +1,9 @@
-"""`put`, `get`, `cat`, `watch`: values in and out."""
+"""`put`, `get`, `cat`: values in and out."""
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +11,7 @@ from typing import BinaryIO
 from pulzar import names
 from pulzar.command.screen import size_text
 from pulzar.command.task import OK, Task, found, key_of, last_part
-from pulzar.errors import BadRequest, NotFound
+from pulzar.errors import BadRequest
 from pulzar.models import Stored
 from pulzar.wire.connection import CHUNK_BYTES
 
@@ -96,41 +94,3 @@ def _copy_out(task: Task, keys: list[str]) -> int:
                 for piece in value.pieces():
                     task.screen.raw(piece)
     return OK
-
-
-def watch(task: Task) -> int:
-    """Print a line whenever a key gets another value."""
-    options = task.options
-    key = key_of(options.key)
-    known = _state(task, key)
-    _told(task, key, known)
-    left = itertools.repeat(None, options.count) if options.count else itertools.repeat(None)
-    for _ in left:
-        known = _next(task, key, known)
-        _told(task, key, known)
-    return OK
-
-
-def _next(task: Task, key: str, known: str | None) -> str | None:
-    """The digest of the next value, None for no value."""
-    while True:
-        time.sleep(task.options.every)
-        try:
-            if known is not None and not task.client.changed(key, known):
-                continue
-        except NotFound:  # it was deleted, which is news
-            return None
-        if (state := _state(task, key)) != known:
-            return state
-
-
-def _state(task: Task, key: str) -> str | None:
-    try:
-        return task.client.stat(key).digest
-    except NotFound:  # no value is a state, too
-        return None
-
-
-def _told(task: Task, key: str, digest: str | None) -> None:
-    task.screen.line(f"{key}  {digest or 'is not there'}", {"key": key, "sha256": digest})
-    sys.stdout.flush()

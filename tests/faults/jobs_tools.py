@@ -316,7 +316,7 @@ class Finals:
         declarations = [
             topology.Exchange(topology.EVENTS, "topic"),
             topology.Queue(queue, {"x-queue-type": "classic"}, exclusive=True),
-            topology.Binding(topology.EVENTS, queue, "job.finished.#"),
+            *(topology.Binding(topology.EVENTS, queue, f"job.{end}.#") for end in ("completed", "failed", "cancelled")),
         ]
         self._link = Link(field.cluster.broker_url, "test of final states", lambda: declarations)
         self._link.consume(queue, self._heard, 1000)
@@ -338,7 +338,7 @@ class Finals:
     def _heard(self, delivery: Delivery) -> None:
         # Of a connection that was closed, the same may be told twice.
         told = json.loads(delivery.body)
-        self._states[told["job_id"]].add(json.dumps(told, sort_keys=True))
+        self._states[told["data"]["job_id"]].add(json.dumps(told, sort_keys=True))
         self._link.ack(delivery)
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from pulzar import Client, Conflict, Forbidden, NotFound
+from pulzar import Client, Conflict, Event, Forbidden, NotFound
 from pulzar.command.main import main
 from tests.integration.tokens_tools import Keys
-from tests.support import ROOT, Clusters, unique, wait_for
+from tests.support import ROOT, Clusters, http_request, unique, wait_for
 
 # Around the limits of the store: what the master keeps, what it takes itself, what goes to a node; and what is resumed.
 SIZES = (0, 1, 4096, 4097, 1 << 20, (1 << 20) + 1, 9 << 20)
@@ -330,6 +333,79 @@ def test_a_process_of_its_own_ends_cleanly(keys: Keys, client: Client, tmp_path:
         finally:
             watching.kill()
     assert (watching.returncode, err) == (130, "pulzar: interrupted\n")
+
+
+def test_changes_of_a_key_are_told_as_they_happen(client: Client) -> None:
+    key = unique()
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pulzar", "--json", "watch", key, "--count", "3"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout
+        digests = [json.loads(watching.stdout.readline())["sha256"]]
+        for value in (b"one", b"two"):
+            client.put(key, value, overwrite=True)
+            digests.append(json.loads(watching.stdout.readline())["sha256"])
+        client.delete(key)
+        digests.append(json.loads(watching.stdout.readline())["sha256"])
+        assert digests == [None, *(hashlib.sha256(value).hexdigest() for value in (b"one", b"two")), None]
+        assert watching.wait(60) == 0
+
+
+def test_events_are_told_as_they_happen_and_from_one_on(pulzar: Command, client: Client) -> None:
+    folder = unique("events") + "/"
+    with next_event(client, folder) as first:
+        client.put(folder + "a", b"x")
+        assert (first.result(60).type, first.result(60).subject) == ("key.added", folder + "a")
+    client.put(folder + "b", b"x")
+    client.delete(folder + "a")
+    after = first.result().id
+    said = good(pulzar("events", folder, "--after", after, "--count", "2"))
+    assert [line.split("  ")[1:] for line in said.out.splitlines()] == [
+        ["key.added", folder + "b"],
+        ["key.deleted", folder + "a"],
+    ]
+    [told] = good(pulzar("--json", "events", "--types", "key.deleted", "--after", after, "--count", "1")).data
+    assert (told["type"], told["subject"]) == ("key.deleted", folder + "a")
+    said = pulzar("events", "--types", "keys")
+    assert said.status == 2
+    assert "no type of events" in said.err
+
+
+def test_events_go_on_after_the_master_was_killed(keys: Keys, client: Client) -> None:
+    folder = unique("events") + "/"
+    with next_event(client, folder) as first:
+        client.put(folder + "a", b"x")
+        first.result(60)
+        after = first.result().id
+    happening = client.events(folder, after=after)
+    client.put(folder + "b", b"x")
+    assert next(happening).subject == folder + "b"
+    keys.cluster.kill_master()
+    keys.cluster.start_master()
+    keys.cluster.wait_healthy()
+    client.put(folder + "c", b"x", overwrite=True)
+    assert next(happening).subject == folder + "c"
+
+
+@contextmanager
+def next_event(client: Client, prefix: str) -> Iterator[Future[Event]]:
+    """The next event of keys with a prefix; somebody listens when the block begins."""
+    with ThreadPoolExecutor(1) as pool, Client(client.url, token=os.environ["PULZAR_TOKEN"]) as other:
+        found = pool.submit(lambda: next(other.events(prefix)))
+
+        def begun() -> bool:
+            lines = metrics(client).splitlines()
+            return (
+                sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("pulzar_event_listeners{")) >= 1
+            )
+
+        wait_for(begun, 60, "a listener", pause=0.3)
+        yield found
+
+
+def metrics(client: Client) -> str:
+    headers = {"Authorization": f"Bearer {os.environ['PULZAR_TOKEN']}"}
+    return http_request("GET", f"{client.url}/metrics", headers=headers).body.decode()
 
 
 def test_keys_are_completed(pulzar: Command, client: Client) -> None:

@@ -59,6 +59,9 @@ ELSEWHERE = {
     "docker compose run": "it needs Docker, and volumes of before",
     "python3 -m pip install": "it installs; tests/integration/test_installed_client.py does that",
     "[office]": "tests/unit/test_command_settings.py has such a file",
+    "$ curl -N": "it has no end; tests/integration/test_events.py listens so",
+    "$ curl -sL -H 'If-None-Match": "it waits for a change; tests/integration/test_waiting_reads.py makes one",
+    "channel.queue_declare(": "tests/integration/test_events.py binds such a queue",
     "docker build": "they need Docker; ops/test-images and tests/unit/test_dockerfiles.py",
 }
 FILE = re.compile(r"# ((?:extensions|jobs/mine)/[a-z_]+\.py)\n")  # its first line says where it goes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from broker.messages.jobs import Options, Order
 from broker.messages.runs import Claimed, Finished, RunEnd, RunState, Withdraw
 from master.jobs.capacity import Capacity
-from master.jobs.effects import Effect, JobEvent, Publish
+from master.jobs.effects import Effect, Publish
 from master.jobs.leases import LastHeartbeat, Leases
 from master.jobs.ledger import Ledger, LedgerTables, LedgerView
 from master.jobs.model import AttemptId, Job, lane
@@ -129,6 +129,12 @@ class Desk:
         with self.ledger.read() as view:
             return work(view)
 
+    def ends(self, number: int) -> list[str]:
+        """The events that a job has got its final state."""
+        told = self.read(lambda view: view.events())
+        finals = ("job.completed", "job.failed", "job.cancelled")
+        return [event.type for _, event in told if event.type in finals and event.data["job_id"] == number]
+
     def keys(self, name: str) -> list[bytes]:
         """Keys of a database of the ledger."""
         return self.read(lambda view: [key for key, _ in view._up(name)])
@@ -146,8 +152,3 @@ def published(effects: Iterable[Effect]) -> list[tuple[int, int, str]]:
 def withdrawn(effects: Iterable[Effect]) -> list[tuple[int, int, str]]:
     """Id, attempt and run of what is to be ended."""
     return [(effect.id, effect.attempt, effect.run) for effect in effects if isinstance(effect, Withdraw)]
-
-
-def events(effects: Sequence[Effect]) -> list[str]:
-    """Names of the events."""
-    return [effect.name for effect in effects if isinstance(effect, JobEvent)]

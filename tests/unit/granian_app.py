@@ -12,7 +12,7 @@ from typing import Any
 
 from granian.constants import Interfaces
 
-from broker.server import connections, request_headers
+from broker.server import connections, request_headers, stopping
 from broker.server.client_timeouts import ClientTimeouts
 from broker.server.granian_requests import from_asgi, from_rsgi
 from broker.server.request import BrokenBody, Request
@@ -70,9 +70,14 @@ class Rsgi:
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         connections.guard(int(os.environ["GRANIAN_TEST_PORT"]), SILENCE_SECS, 1)
         self._timeouts = ClientTimeouts(30, 1000)
+        self._stopped = asyncio.Event()
+        stopping.before(loop, self._stopped.set)
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         request = from_rsgi(scope, protocol, self._timeouts)
+        if request.environ["PATH_INFO"] == "/until-stopped":
+            ends.append("waits")
+            await self._stopped.wait()
         if request.environ["PATH_INFO"] == "/stream":
             transport = protocol.response_stream(200, [])
             for _ in range(PIECES):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from broker import settings, topology
+from broker import settings
 from broker.backups.engine import Ending, Engine
 from broker.clock import DAY_MS
 from broker.messages.backups import BackupState, MakeBackup, Outcome, Work
@@ -37,12 +37,8 @@ class Link:
     def __init__(self) -> None:
         self.ready, self.problem = True, ""
         self.orders: list[tuple[str, MakeBackup]] = []
-        self.events: list[dict[str, Any]] = []
 
-    def publish(self, routing_key: str, body: bytes, *, exchange: str = "", **_: object) -> None:
-        if exchange == topology.EVENTS:
-            self.events.append(json.loads(body) | {"routing_key": routing_key})
-            return
+    def publish(self, routing_key: str, body: bytes, **_: object) -> None:
         message = decode_any(body)
         assert isinstance(message, MakeBackup)
         self.orders.append((routing_key, message))
@@ -55,7 +51,7 @@ class Site:
         self.directory = directory
         chosen = {"active": True, "type": "directory", "address": directory / "target"} | values
         environ = {f"PULZAR_BACKUP_{name.upper()}": str(value) for name, value in chosen.items()}
-        environ |= {"PULZAR_SERVER_DIR": str(directory), "PULZAR_GENERAL_EVENTS": "True"}
+        environ |= {"PULZAR_SERVER_DIR": str(directory)}
         self.config: Settings = settings.load(None, environ)
         self.index = Index(directory / "index", 64 << 20, write=True)
         self.ledger = Ledger(directory / "ledger", True, 64 << 20)
@@ -164,10 +160,10 @@ def test_at_the_time_of_day_one_member_after_the_other_is_backed_up(make_site: M
     assert (site.row("n2")["error"], site.row("n2")["failures"]) == ("the disk is full", 1)
     assert site.row("master")["last_good"] is not None
     assert list((site.directory / "target" / "master" / "snapshots").iterdir())
-    assert [(event["event"], event["member"], event["routing_key"]) for event in site.link.events] == [
-        ("backup.done", "n1", "backup.done.n1"),
-        ("backup.failed", "n2", "backup.failed.n2"),
-        ("backup.done", "master", "backup.done.master"),
+    assert [(event.type, event.subject, event.data["member"]) for event in site.schedule.events] == [
+        ("backup.done", "n1", "n1"),
+        ("backup.failed", "n2", "n2"),
+        ("backup.done", "master", "master"),
     ]
 
 

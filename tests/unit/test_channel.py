@@ -29,6 +29,7 @@ from master.channel import (
     Frames,
     Launch,
     LaunchMany,
+    Listen,
     PauseSchedule,
     Request,
     Restore,
@@ -49,6 +50,7 @@ REQUESTS: list[Request] = [
     Restore(None),
     Forget("n1", True),
     Drain("n1", False),
+    Listen(7),
 ]
 
 

@@ -12,12 +12,12 @@ from broker import topology
 from broker.errors import LinkDown
 from broker.link import Delivery
 from broker.messages import jobs
-from broker.messages.jobs import Options, Order
+from broker.messages.jobs import Order
 from broker.messages.runs import Named, Withdraw
 from master.jobs import effect_runner as module
 from master.jobs.effect_runner import EffectRunner
-from master.jobs.effects import Bury, JobEvent, NodeMessage, Publish
-from master.jobs.model import AttemptId, Job
+from master.jobs.effects import Bury, NodeMessage, Publish
+from master.jobs.model import AttemptId
 from master.jobs.routing import Route
 from master.web.jobs.launch_request import launch_outcome
 
@@ -68,7 +68,7 @@ def link() -> FakeLink:
 
 @pytest.fixture
 def runner(link: FakeLink) -> EffectRunner:
-    return EffectRunner(link, SECRET, False, lambda: None)  # type: ignore[arg-type]
+    return EffectRunner(link, SECRET, lambda: None)  # type: ignore[arg-type]
 
 
 def test_a_job_is_published_with_the_masters_seal(link: FakeLink, runner: EffectRunner) -> None:
@@ -112,13 +112,8 @@ def test_what_nodes_cannot_be_told_is_left_to_the_rules(link: FakeLink, runner: 
     assert len(link.told) == 2
 
 
-@pytest.mark.parametrize("events", [True, False])
-def test_events_are_published_if_they_are_wanted_and_buried_jobs_always_are(link: FakeLink, events: bool) -> None:
-    job = Job(7, "example/job", "{}", Options(), "", "rest", 0, 1)
-    EffectRunner(link, SECRET, events, lambda: None).carry_out(  # type: ignore[arg-type]
-        [JobEvent("job.finished.failed", job), Bury(b"order", "no script")]
-    )
-    assert link.told == ([("job.finished.failed.example.job", topology.EVENTS)] if events else [])
+def test_a_job_by_hand_that_no_node_can_run_is_buried(link: FakeLink, runner: EffectRunner) -> None:
+    runner.carry_out([Bury(b"order", "no script")])
     assert link.buried == [(b"order", topology.JOBS, "no script")]
 
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,15 @@ def test_rsgi_takes_all_of_a_response_and_asgi_waits_for_the_client(served: Serv
         assert max(served.ask("/")["sent"] for _ in range(50)) < before + PIECES
         while served.ask("/")["sent"] < before + PIECES:
             connection.recv(1 << 20)
+
+
+def test_a_worker_that_is_to_stop_can_end_what_waits_and_then_stops() -> None:
+    server = Served("rsgi")
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.ask, "/until-stopped")
+        wait_for(lambda: server.ask("/")["ends"] == ["waits"], what="the request")
+        assert server.stop() == "stopped by a signal\n"
+        assert answer.result(30)["path"] == "/until-stopped"
 
 
 def test_a_worker_that_is_killed_twice_comes_back_and_the_server_stays() -> None:

@@ -11,7 +11,7 @@ from broker.messages.jobs import Options
 from broker.messages.runs import RunState
 from master.jobs.leases import LastHeartbeat
 from master.jobs.model import JobState
-from tests.unit.desk import START, Desk, events, published, token, withdrawn
+from tests.unit.desk import START, Desk, published, token, withdrawn
 
 LEASE = 30.0
 
@@ -111,7 +111,8 @@ def test_a_frozen_nodes_run_is_ended_also_when_no_attempt_followed(desk: Desk) -
     number = desk.launched(Options(attempts=1))
     desk.claim(number)
     desk.check(START)
-    assert events(desk.check(START + LEASE + 1)) == ["job.finished.failed"]
+    desk.check(START + LEASE + 1)
+    assert desk.ends(number) == ["job.failed"]
     assert withdrawn(desk.check(START + 60, n1=LastHeartbeat(names(number), START + 60))) == [(number, 1, token(1))]
 
 
@@ -137,9 +138,8 @@ def test_a_job_that_is_being_cancelled_on_a_lost_node_is_cancelled(desk: Desk) -
     number = running(desk)
     desk.cancel(number)
     desk.check(START)
-    actions = desk.check(START + LEASE + 1)
-    assert events(actions) == ["job.finished.cancelled"]
-    assert published(actions) == []
+    assert published(desk.check(START + LEASE + 1)) == []
+    assert desk.ends(number) == ["job.cancelled"]
 
 
 def test_while_nobody_can_be_heard_no_lease_ends(desk: Desk) -> None:

@@ -117,7 +117,7 @@ def test_a_value_becomes_an_entry_and_whoever_waits_is_told(feed: Feed) -> None:
     assert entry(feed.index).version == 10
     assert entry(feed.index).value == b"abc"
     assert feed.cursor().seq == 1
-    assert [event.name for event in applied.events] == ["key.added"]
+    assert [event.type for event in applied.events] == ["key.added"]
     assert feed.bytes() == 3
 
 
@@ -385,7 +385,7 @@ def test_a_deletion_reaches_every_holder_but_the_one_that_has_it(feed: Feed) -> 
     deleted = feed.apply(message(gone(2, 20), node="n2", after=1, upto=2))
     assert feed.index.get(b"key") is None
     assert feed.outbox() == [Discard("n1", b"key", 20), Discard("n3", b"key", 20)]
-    assert [event.name for event in deleted.events] == ["key.deleted"]
+    assert [event.type for event in deleted.events] == ["key.deleted"]
     assert feed.bytes() == 0
 
 

@@ -11,10 +11,10 @@ import pytest
 from broker.messages import jobs
 from broker.messages.jobs import Options, Order
 from broker.messages.runs import Claimed, Finished, Named, NodeCatalog, Progress, Returned, RunState
-from master.jobs.effects import Bury, JobEvent, NodeMessage
+from master.jobs.effects import Bury, NodeMessage
 from master.jobs.model import Job, JobState
 from master.jobs.transitions import LOG_TAIL_BYTES, MAX_PUBLISHED, retry_delay
-from tests.unit.desk import NOW, Desk, events, published, token, withdrawn
+from tests.unit.desk import NOW, Desk, published, token, withdrawn
 
 ORDER = Order("example/job", {"number": 5})
 
@@ -69,8 +69,8 @@ def test_a_job_bound_to_a_node_or_of_a_priority_waits_in_that_queue(desk: Desk) 
 
 def test_a_job_that_no_node_can_run_fails_and_says_so(desk: Desk) -> None:
     desk.nodes = []
-    _, actions = desk.launch(ORDER)
-    assert events(actions) == ["job.finished.failed"]
+    assert desk.launch(ORDER) == ([1], [])
+    assert desk.ends(1) == ["job.failed"]
     assert desk.job(1).reason == "no node has the script example/job"
 
 
@@ -107,14 +107,14 @@ def test_a_job_is_claimed_and_completed(desk: Desk) -> None:
     assert desk.claim(number, node="n2") == []
     job = desk.job(number)
     assert (job.state, job.node, job.run, job.claimed, job.lane) == (JobState.RUNNING, "n2", token(1), NOW, "")
-    actions = desk.finish(number, RunState.COMPLETED, node="n2")
+    assert desk.finish(number, RunState.COMPLETED, node="n2") == []
     job = desk.job(number)
     assert (job.state, job.ended, job.closed, job.log_key) == (JobState.COMPLETED, NOW + 1500, NOW, "log")
     assert [(attempt.attempt, attempt.node, attempt.end.state) for attempt in job.attempts] == [(1, "n2", 0)]
-    (event,) = actions
-    assert isinstance(event, JobEvent)
-    assert event.routing_key() == "job.finished.completed.example.job"
-    assert json.loads(event.body())["job_id"] == number
+    told = [event for _, event in desk.read(lambda view: view.events())]
+    assert [event.type for event in told] == ["job.pending", "job.running", "job.completed"]
+    assert {event.subject for event in told} == {str(number)}
+    assert told[-1].data["node"] == "n2"
 
 
 @pytest.mark.parametrize("attempt", [0, 2, 3, 99])
@@ -200,7 +200,8 @@ def test_an_end_told_twice_is_told_once(desk: Desk) -> None:
 def test_a_failed_job_is_not_retried_unless_attempts_are_given(desk: Desk) -> None:
     number = desk.launched()
     desk.claim(number)
-    assert events(desk.finish(number, RunState.FAILED, reason="ValueError")) == ["job.finished.failed"]
+    assert desk.finish(number, RunState.FAILED, reason="ValueError") == []
+    assert desk.ends(number) == ["job.failed"]
     assert desk.job(number).state is JobState.FAILED
 
 
@@ -209,7 +210,8 @@ def test_a_failed_job_is_retried_at_once_up_to_its_attempts(desk: Desk) -> None:
     desk.claim(number)
     assert published(desk.finish(number, RunState.FAILED, reason="first")) == [(number, 2, "")]
     desk.claim(number, attempt=2, run=2)
-    assert events(desk.finish(number, RunState.FAILED, attempt=2, run=2, reason="second")) == ["job.finished.failed"]
+    assert desk.finish(number, RunState.FAILED, attempt=2, run=2, reason="second") == []
+    assert desk.ends(number) == ["job.failed"]
     job = desk.job(number)
     assert (job.reason, job.attempt, [attempt.end.reason for attempt in job.attempts]) == (
         "second",
@@ -295,7 +297,7 @@ def test_a_job_that_waits_for_its_retry_is_cancelled_and_there_is_no_message_to_
     desk.claim(number)
     desk.finish(number, RunState.FAILED)
     _, actions = desk.cancel(number)
-    assert (withdrawn(actions), events(actions)) == ([], ["job.finished.cancelled"])
+    assert (actions, desk.ends(number)) == ([], ["job.cancelled"])
     desk.now += 60_000
     assert desk.tick() == []
 

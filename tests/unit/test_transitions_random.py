@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from broker.messages.jobs import Options, Order
 from broker.messages.runs import Named, RunState, Withdraw
-from master.jobs.effects import Effect, JobEvent, NodeMessage, Publish
+from master.jobs.effects import Effect, NodeMessage, Publish
 from master.jobs.model import Job, JobState
 from tests.unit.desk import Desk
 
@@ -56,8 +56,6 @@ class World:
                 self.queue.append(action.order)
                 if self.random.random() < 0.8:
                     self.desk.confirm(action.order.id, action.order.attempt)
-            elif isinstance(action, JobEvent):
-                self.told[action.job.id] += 1
             elif isinstance(action, Withdraw) and self.random.random() < 0.5:  # half of them don't arrive
                 for number, attempt, run in list(self.runs):
                     if number == action.id and attempt <= action.attempt and f"{run:032x}".endswith(action.run):
@@ -131,6 +129,9 @@ class World:
 
     def look(self) -> None:
         """What must be true after every step."""
+        finals = ("job.completed", "job.failed", "job.cancelled")
+        told = self.desk.read(lambda view: view.events())
+        self.told = Counter(event.data["job_id"] for _, event in told if event.type in finals)
         for job in self.jobs():
             known = self.final.get(job.id)
             if known:
