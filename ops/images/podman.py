@@ -49,7 +49,7 @@ class Podman:
         `anew`: nothing of an earlier build is taken. Every file and the image itself have the time `BUILT`.
         """
         options = ["--isolation", "chroot", "--format", "docker", "--pull-never", "-t", name, "--timestamp", str(BUILT)]
-        options.append("--no-cache" if anew else "--layers")
+        options += ["--layers", *(["--no-cache"] if anew else [])]
         for key, value in arguments.items():
             options += ["--build-arg", f"{key}={value}"]
         for source, path in mounts.items():
