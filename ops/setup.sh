@@ -79,7 +79,7 @@ make_venv() {
         || fail "$PWD/.venv can't be made; the reason is above."
 }
 
-# Prints a word that changes with the Python of .venv and with the requirements.
+# Prints a word that changes with the Python of .venv and with the locks.
 fingerprint() {
     .venv/bin/python - "$@" 2>/dev/null <<'END'
 import hashlib, pathlib, sys
@@ -89,7 +89,7 @@ print(hashlib.sha256(listed).hexdigest() if made_for.is_dir() else "stale")
 END
 }
 
-# install_requirements FILE [FILE IT INCLUDES]: installs them into .venv, unless it has these very files.
+# install_requirements LOCK [LOCK IT INCLUDES]: installs them into .venv, unless it has these very packages.
 install_requirements() {
     local stamp=.venv/.installed-$1 wanted
     wanted=$(fingerprint "$@") || wanted=stale
@@ -101,7 +101,8 @@ install_requirements() {
     fi
     # A .venv whose making was interrupted has a Python but no pip.
     .venv/bin/python -m pip --version >/dev/null 2>&1 || make_venv
-    step "installing $1" .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$1" \
+    step "installing $1" .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+        --require-hashes -r "$1" \
         || fail "pip could not install $1; the reason is above. Run the same command again to go on."
     local file
     for file in "$@"; do
@@ -125,7 +126,7 @@ install_rabbitmq() {
 
 # The packages of the extensions of the repository, and those that are promised to other extensions.
 install_extensions() {
-    install_requirements requirements-extensions.txt
+    install_requirements requirements-extensions.lock
     local packages=()
     command -v tesseract >/dev/null || packages+=(tesseract-ocr)
     command -v isql >/dev/null || packages+=(unixodbc)
@@ -152,7 +153,7 @@ install_backup() {
             "  Debian, Ubuntu: run this once as root or with sudo:  $PWD/ops/packages.sh $package"
 }
 
-# setup REQUIREMENTS [FILE IT INCLUDES]: does all of the above. Two at once wait for each other.
+# setup LOCK [LOCK IT INCLUDES]: does all of the above. Two at once wait for each other.
 setup() {
     if command -v flock >/dev/null; then
         exec 9<ops/setup.sh

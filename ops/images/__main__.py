@@ -16,6 +16,7 @@ from ops.cluster.processes import ROOT
 from ops.cluster.terminal import say, step
 from ops.images import base, composition, network
 from ops.images.composition import Build, Composition
+from ops.images.errors import TrialFailed
 from ops.images.podman import Podman
 from ops.images.trial import Trial
 from ops.installer import configuration
@@ -47,7 +48,7 @@ def main() -> int:
         services = composition.read(ROOT / "compose.yaml", {name: value for name, value in known.items() if value})
         try:
             podman.clear(images=False)
-            _build(podman, services, cache)
+            _build(podman, services, cache, twice=options.twice)
             network.leave()
             with tempfile.TemporaryDirectory() as scripts:
                 binds = {"./extensions": Path(scripts), "./ops/docker/definitions.json": made / "definitions.json"}
@@ -65,7 +66,7 @@ def main() -> int:
     return 0
 
 
-def _build(podman: Podman, services: Composition, cache: Path) -> None:
+def _build(podman: Podman, services: Composition, cache: Path, *, twice: bool) -> None:
     with step("making the base image from Debian's packages"):
         podman.import_image(base.make_root(cache), BASE)
     with step("downloading wheels"):
@@ -80,6 +81,13 @@ def _build(podman: Podman, services: Composition, cache: Path) -> None:
                 podman.build(ROOT, STAND_IN, f"docker.io/library/{image}", {}, {})
     for image in builds:
         say(f"  {image}: {podman.size(image) / 1e6:.0f} MB")
+    for image, build in builds.items():
+        if build and twice:
+            with step(f"building {image} again, from nothing"):
+                podman.build(ROOT, build, f"{image}-again", arguments, {wheels: "/wheels"}, anew=True)
+            first, second = podman.layers(image), podman.layers(f"{image}-again")
+            if differing := [str(number) for number, (a, b) in enumerate(zip(first, second, strict=True)) if a != b]:
+                raise TrialFailed(f"{image}, built twice: of {len(first)} layers these differ: {', '.join(differing)}")
 
 
 def _options() -> argparse.Namespace:
@@ -93,6 +101,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--caller", type=Path, default=Path.cwd(), help=argparse.SUPPRESS)
     parser.add_argument("--keep", action="store_true", help="keep the images: the next build is faster")
+    parser.add_argument("--twice", action="store_true", help="build each image twice: both must have the same files")
     return parser.parse_args()
 
 

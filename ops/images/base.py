@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ops.cluster.processes import ROOT
 from ops.images import commands
+from ops.locks.lock_file import PRODUCT
 
 SUITE = "trixie"
 PYTHON = "3.13"  # of that suite
@@ -47,15 +48,15 @@ def make_root(cache: Path) -> Path:
 
 
 def download_wheels(cache: Path) -> Path:
-    """Download the requirements for the Python of the images with this machine's pip; their folder.
+    """Download what the locks name for the Python of the images with this machine's pip; their folder.
 
     Raises `CommandFailed`.
     """
     wheels = cache / "wheels"
     wheels.mkdir(exist_ok=True)
-    wanted = ["-c", str(ROOT / "ops/docker/constraints.txt"), "-r", str(ROOT / "requirements.txt")]
-    if (extensions := ROOT / "requirements-extensions.txt").is_file():
-        wanted += ["-r", str(extensions)]
+    wanted = ["--require-hashes"]
+    for lock in PRODUCT:
+        wanted += ["-r", str(ROOT / lock)]
     pip = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--only-binary=:all:"]
     commands.run([*pip, "--python-version", PYTHON, *wanted, "-d", str(wheels)])
     return wheels

@@ -17,6 +17,7 @@ from ops.images.errors import TrialFailed
 # Debian's other runtime, crun, needs a cgroup that is delegated to it.
 RUNTIME = "/usr/sbin/runc"
 PROCESSES = 1024
+BUILT = 1767225600  # seconds since 1970: the time of all that is built, as in ops/docker/Dockerfile
 HEALTHY_SECS = 120.0
 _PAUSE_SECS = 0.5
 
@@ -34,10 +35,21 @@ class Podman:
         commands.run([*self._podman, "import", "-q", str(archive), name])
 
     def build(
-        self, top: Path, build: Build, name: str, arguments: Mapping[str, str], mounts: Mapping[Path, str]
+        self,
+        top: Path,
+        build: Build,
+        name: str,
+        arguments: Mapping[str, str],
+        mounts: Mapping[Path, str],
+        *,
+        anew: bool = False,
     ) -> None:
-        """Build an image. `mounts`: folders that the build may read, each with its path in the build."""
-        options = ["--isolation", "chroot", "--format", "docker", "--pull-never", "--layers", "-t", name]
+        """Build an image. `mounts`: folders that the build may read, each with its path in the build.
+
+        `anew`: nothing of an earlier build is taken. Every file and the image itself have the time `BUILT`.
+        """
+        options = ["--isolation", "chroot", "--format", "docker", "--pull-never", "-t", name, "--timestamp", str(BUILT)]
+        options += ["--layers", *(["--no-cache"] if anew else [])]
         for key, value in arguments.items():
             options += ["--build-arg", f"{key}={value}"]
         for source, path in mounts.items():
@@ -50,6 +62,10 @@ class Podman:
     def size(self, image: str) -> int:
         """The size of an image in bytes."""
         return int(self._inspect(image)["Size"])
+
+    def layers(self, image: str) -> list[str]:
+        """The digests of the files of each layer of an image, from the base on."""
+        return list(self._inspect(image)["RootFS"]["Layers"])
 
     def run(self, service: Service, names: Sequence[tuple[str, str]], binds: Mapping[str, Path]) -> None:
         """Start a service in the network of this process.

@@ -22,7 +22,9 @@ PARTS = (
     "jobs",
     "extensions",
     "requirements.txt",
+    "requirements.lock",
     "requirements-extensions.txt",
+    "requirements-extensions.lock",
     "README.md",
     "docs",
     "ops/__init__.py",
@@ -67,10 +69,10 @@ def make(places: Places, extensions: bool) -> Path:
         (folder / path).chmod(_mode(places.source / path))
     python = folder / "venv/bin/python"
     commands.run(f"making {folder}/venv", sys.executable, "-m", "venv", folder / "venv")
-    _pip(python, folder / "requirements.txt")
+    _pip(python, folder / "requirements.lock", "--require-hashes")
     if extensions:
         again = " Run the same command again to go on, or with --without-extensions."
-        _pip(python, folder / "requirements-extensions.txt", again)
+        _pip(python, folder / "requirements-extensions.lock", "--require-hashes", again=again)
     if places.requirements.exists():
         _pip(python, places.requirements)
     # The services may not write here.
@@ -101,9 +103,10 @@ def _mode(path: Path) -> int:
     return 0o755 if os.access(path, os.X_OK) else 0o644
 
 
-def _pip(python: Path, requirements: Path, again: str = " Run the same command again to go on.") -> None:
+def _pip(python: Path, requirements: Path, *options: str, again: str = " Run the same command again to go on.") -> None:
     commands.run(
         f"installing {requirements.name}",
-        *(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", requirements),
+        python,
+        *("-m", "pip", "install", "-q", "--disable-pip-version-check", *options, "-r", str(requirements)),
         advice=f"pip could not install {requirements}; the reason is above.{again}",
     )

@@ -1,10 +1,14 @@
-"""Completion in bash, zsh and fish. The shell asks `pulzar __complete WORD…`; the last word is the one to complete."""
+"""Completion in bash, zsh and fish. The shell asks `pulzar __complete WORD…`; the last word is the one to complete.
+
+bash asks `pulzar __complete_line COMMAND LINE BREAKS`, since it does not have the words as the command would get them.
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
 
+from pulzar.command import bash_line
 from pulzar.command import parser as parsers
 from pulzar.command.task import key_of
 
@@ -12,20 +16,23 @@ from pulzar.command.task import key_of
 _KEYS = {"KEY", "KEY… [PATH]", "PREFIX", "TO", "FILE… KEY", "SOURCE", "TARGET"}
 _FILES = {"FILE… KEY", "KEY… [PATH]", "SOURCE", "TARGET", "FILE"}
 _MOST = 200  # candidates
+FILES = "__files__"  # stands for files of this machine, which the shell finds itself
 
 SCRIPTS = {
     "bash": """\
 _pulzar() {
-    local word candidate
-    word=${COMP_WORDS[COMP_CWORD]}
+    local candidate
     COMPREPLY=()
     while IFS= read -r candidate; do
         if [ "$candidate" = __files__ ]; then
-            while IFS= read -r candidate; do COMPREPLY+=("$candidate"); done < <(compgen -f -- "$word")
+            while IFS= read -r candidate; do
+                [ ! -d "$candidate" ] || candidate+=/
+                COMPREPLY+=("$(printf %q "$candidate")")
+            done < <(compgen -f -- "$2")
         else
-            COMPREPLY+=("$(printf %q "$candidate")")
+            COMPREPLY+=("$candidate")
         fi
-    done < <(pulzar __complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
+    done < <(pulzar __complete_line "$1" "${COMP_LINE:0:COMP_POINT}" "$COMP_WORDBREAKS" 2>/dev/null)
     [[ ${#COMPREPLY[@]} != 1 || ${COMPREPLY[0]} != */ ]] || compopt -o nospace
 }
 complete -F _pulzar pulzar
@@ -34,7 +41,7 @@ complete -F _pulzar pulzar
 #compdef pulzar
 _pulzar() {
     local -a found
-    found=("${(@f)$(pulzar __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+    found=("${(@f)$(pulzar __complete "${(@Q)words[2,CURRENT]}" 2>/dev/null)}")
     if (( ${found[(I)__files__]} )); then
         found=("${(@)found:#__files__}")
         _files
@@ -45,7 +52,8 @@ compdef _pulzar pulzar
 """,
     "fish": """\
 function __pulzar_complete
-    set -l words (commandline -opc) (commandline -ct)
+    set -l word (string unescape -- (commandline -ct)); or set word (commandline -ct)
+    set -l words (commandline -opc) "$word"
     for candidate in (pulzar __complete $words[2..-1] 2>/dev/null)
         if test "$candidate" = __files__
             __fish_complete_path (commandline -ct)
@@ -62,7 +70,7 @@ KeysBelow = Callable[[list[str], str], list[str]]
 
 
 def candidates(words: list[str], keys: KeysBelow) -> list[str]:
-    """What the last word may become. `__files__` stands for files of this machine.
+    """What the last word may become. `FILES` stands for files of this machine.
 
     `keys` gets the words and a prefix, and gives keys and folders that begin so.
     """
@@ -104,7 +112,7 @@ def _of_value(action: argparse.Action, word: str, before: list[str], keys: KeysB
         mark = ":" if is_sync else ""
         found += [mark + key for key in keys(before, key_of(word))][:_MOST]
     if shown in _FILES and not word.startswith(":"):
-        found.append("__files__")
+        found.append(FILES)
     return found
 
 
@@ -113,6 +121,13 @@ def script(shell: str) -> str:
     return SCRIPTS[shell]
 
 
-def is_asked(arguments: list[str]) -> bool:
-    """Whether a shell asks for candidates."""
-    return arguments[:1] == ["__complete"]
+def answer(arguments: list[str], keys: KeysBelow) -> list[str] | None:
+    """What a shell that asks for candidates is told; None if the arguments are no such question."""
+    if arguments[:1] == ["__complete"]:
+        return candidates(arguments[1:], keys)
+    if arguments[:1] != ["__complete_line"] or len(arguments) != 4:
+        return None
+    command, text, breaks = arguments[1:]
+    line = bash_line.read(text, breaks)
+    before = line.words.index(command) + 1 if command in line.words else 1
+    return [each if each == FILES else line.written(each) for each in candidates(line.words[before:], keys)]

@@ -63,8 +63,8 @@ _STATUSES: tuple[tuple[type[PulzarError], int], ...] = (
 def main(arguments: list[str] | None = None) -> int:
     """Run the command that the arguments name; its exit status."""
     given = sys.argv[1:] if arguments is None else arguments
-    if completion.is_asked(given):
-        print("\n".join(completion.candidates(given[1:], _keys_below)))
+    if (told := completion.answer(given, _keys_below)) is not None:
+        print("\n".join(told))
         return OK
     options = parser.make().parse_args(given)
     if options.version:

@@ -53,6 +53,22 @@ def of_get(seen: Seen, value: bytes, read: bytes | None) -> str:
     return "tail" if value.endswith(read) else "wrong"
 
 
+def of_head(seen: Seen, size: int) -> str:
+    """The word for a HEAD of a value of so many bytes."""
+    if seen.status == 200 and re.search(rf"\b{size}\b", seen.said):
+        return "ok"
+    return "empty" if seen.status == 200 else _told(seen)
+
+
+def of_again(seen: Seen, value: bytes, read: bytes, stored: bytes | None) -> str:
+    """The word for a PUT that was refused, and a GET after it. `read` must be the value, which is still stored."""
+    if digest(stored) != digest(value):
+        return "wrong"
+    if seen.status != 200 or seen.hangs:
+        return _told(seen)
+    return "ok" if "409" in seen.said and digest(read) == digest(value) else "wrong"
+
+
 def _told(seen: Seen) -> str:
     """Of a request that has changed nothing, or whose user thinks so."""
     if seen.hangs:

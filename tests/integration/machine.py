@@ -86,8 +86,8 @@ def copy_checkout(to: Path) -> None:
             shutil.copy(ROOT / name, to / name)
 
 
-def download_wheels(suite: str, to: Path, requirements: Path = ROOT / "requirements.txt") -> None:
-    """What a file of requirements names, for the Python of the suite: the machine has no way out."""
+def download_wheels(suite: str, to: Path, requirements: Path = ROOT / "requirements.lock") -> None:
+    """What a file of requirements or a lock names, for the Python of the suite: the machine has no way out."""
     pip = [str(ROOT / ".venv" / "bin" / "python"), "-m", "pip", "download", "-q", "--only-binary=:all:"]
     wanted = ["--python-version", PYTHON[suite], "-r", str(requirements), "-d", str(to)]
     subprocess.run([*pip, *wanted], check=True, capture_output=True)

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
+import pulzar
 from broker import topology
 from broker.errors import SettingsError
 from broker.link import Link
@@ -27,7 +28,7 @@ from ops import certificates
 from ops.cluster import Cluster, Rabbit
 from ops.cluster.installation import Installation
 from ops.cluster.network import AMQP, CONSOLE, DISTRIBUTION, EPMD, free_base
-from tests.support import Clusters, unique, wait_for
+from tests.support import ROOT, Clusters, clean_environment, unique, wait_for
 
 LARGE = 3_000_000
 SCRIPT = """
@@ -127,10 +128,55 @@ def test_curl_follows_to_nodes_with_the_authority_alone(cluster: Cluster, author
     assert read.stdout == value
 
 
+def test_the_command_line_and_the_python_client_follow_to_nodes(
+    cluster: Cluster, authority: Path, tmp_path: Path
+) -> None:
+    ca, key = str(authority / "ca.pem"), unique()
+    # Given a client that knows the authority
+    with pulzar.Client(cluster.master_url, ca=ca) as client:
+        for value in (b"small", os.urandom(LARGE)):
+            # When it stores a value, from memory, from a file and as a stream
+            (tmp_path / "value").write_bytes(value)
+            for source in (value, tmp_path / "value", iter([value])):
+                client.put(key, source, overwrite=True)
+                # Then it reads it
+                assert client.get(key) == value
+    # And the command line does, told by the environment or by its file
+    config = tmp_path / "config"
+    config.write_text(f"[secure]\nurl = {cluster.master_url}\nca = {ca}\n")
+    config.chmod(0o600)
+    places: list[tuple[list[str], dict[str, str]]] = [
+        ([], {"PULZAR_URL": cluster.master_url, "PULZAR_SECURITY_CA": ca}),
+        (["--config", str(config), "--cluster", "secure"], {}),
+    ]
+    for number, (options, variables) in enumerate(places):
+        stored = command_line([*options, "put", "-f", str(tmp_path / "value"), key], variables)
+        assert stored.returncode == 0, stored.stderr
+        back = tmp_path / f"back-{number}"
+        read = command_line([*options, "get", key, str(back)], variables)
+        assert read.returncode == 0, read.stderr
+        assert back.read_bytes() == (tmp_path / "value").read_bytes()
+
+
+def command_line(arguments: list[str], variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pulzar", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=clean_environment() | variables, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
 def test_another_authority_is_not_trusted(cluster: Cluster, tmp_path: Path) -> None:
     certificates.make(tmp_path, ["other"], 1)
     with pytest.raises(StoreError, match="certificate verify failed"):
         Client(cluster.master_url, patience=0.5, ca=str(tmp_path / "ca.pem")).fetch("a/key")
+    with pytest.raises(pulzar.Unavailable, match="certificate is not trusted"):
+        pulzar.Client(cluster.master_url, patience=0.5, ca=str(tmp_path / "ca.pem")).get("a/key")
+    other = {"PULZAR_URL": cluster.master_url, "PULZAR_SECURITY_CA": str(tmp_path / "ca.pem")}
+    for variables in (other, {"PULZAR_URL": cluster.master_url}):
+        refused = command_line(["status", "--patience", "0.5"], variables)
+        assert refused.returncode == 69
+        assert "certificate is not trusted" in refused.stderr
+        assert "Traceback" not in refused.stderr
     # Nor is a name that the certificate does not have
     url = cluster.master_url.replace("127.0.0.1", "127.0.0.2")
     with pytest.raises((requests.exceptions.SSLError, requests.exceptions.ConnectionError)):

@@ -501,7 +501,7 @@ def test_from_nothing_and_with_a_half_made_environment(tmp_path: Path) -> None:
         up.close()
     # Then it has made the environment, and says so; its data is in the checkout, where git ignores it
     assert "making .venv" in up.text
-    assert "installing requirements.txt" in up.text
+    assert "installing requirements.lock" in up.text
     assert (checkout / "data" / "cluster.json").exists()
     # And the second time has nothing to install
     up = Up(checkout, tmp_path / "second", "--exit", "--ports", str(free_base()))

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from tests.clients import programs, table
-from tests.clients.outcomes import Seen, of_get, of_put
+from tests.clients.outcomes import Seen, of_again, of_get, of_head, of_put
 from tests.clients.rows import COLUMNS, NONE, ROWS
 from tests.support import ROOT
 
@@ -63,6 +63,34 @@ def test_a_get_has_one_word(seen: Seen, read: bytes | None, word: str) -> None:
     assert of_get(seen, SENT, read) == word
 
 
+@pytest.mark.parametrize(
+    ("seen", "word"),
+    [
+        (Seen(200, "Content-Length: 2097152"), "ok"),
+        (Seen(200, "Content-Length: 12097152"), "empty"),
+        (Seen(200, ""), "empty"),
+        (Seen(307, "2097152"), "307"),
+    ],
+)
+def test_a_head_has_one_word(seen: Seen, word: str) -> None:
+    assert of_head(seen, 2 << 20) == word
+
+
+@pytest.mark.parametrize(
+    ("seen", "read", "stored", "word"),
+    [
+        (Seen(200, "409"), OLD, OLD, "ok"),
+        (Seen(200, "409"), SENT, OLD, "wrong"),
+        (Seen(200, "201"), OLD, OLD, "wrong"),
+        (Seen(200, "409"), OLD, SENT, "wrong"),
+        (Seen(503, "409"), SENT, OLD, "503"),
+        (Seen(None, "ECONNRESET"), SENT, OLD, "EPIPE"),
+    ],
+)
+def test_a_get_after_a_refused_put_has_one_word(seen: Seen, read: bytes, stored: bytes, word: str) -> None:
+    assert of_again(seen, OLD, read, stored) == word
+
+
 def test_the_page_has_the_table_of_the_data() -> None:
     _, shown, _ = table.parts(table.PAGE.read_text())
     assert shown == table.generated(), "python -m tests.clients.table writes it"
@@ -88,8 +116,13 @@ def test_titles_name_the_versions_that_are_pinned() -> None:
     pins: dict[str, str] = json.loads((FOLDER / "package.json").read_text())["dependencies"]
     pins |= dict(line.split("==") for line in (FOLDER / "requirements.txt").read_text().splitlines() if "==" in line)
     development = (ROOT / "requirements-dev.txt").read_text()
+    pins = {name.replace("_", "-"): version for name, version in pins.items()}
     pins["requests"] = re.findall(r"^requests==(\S+)$", development, re.MULTILINE)[0]
-    named = [found for row in ROWS for found in re.findall(r"\b([a-z0-9-]+) (\d+\.\d+)\b", row.title.lower())]
+    named = [
+        found
+        for row in ROWS
+        for found in re.findall(r"\b([a-z0-9-]+) (\d+\.\d+)\b", row.title.lower().replace("_", "-"))
+    ]
     compared = {name for name, version in named if name in pins and pins[name].startswith(f"{version}.")}
     # Not named by a version of its own: the .NET Core runtime, and what only drives Chromium
     assert compared == set(pins) - {"dotnetcore2", "playwright-core"}

@@ -10,7 +10,7 @@ import pytest
 import broker
 import pulzar
 from broker.settings import load
-from pulzar.command import completion, settings
+from pulzar.command import bash_line, completion, settings
 from pulzar.command.main import COMMANDS, main
 from pulzar.command.parser import make
 from pulzar.command.screen import Screen, printable, size_text
@@ -139,6 +139,28 @@ def test_completion() -> None:
     assert candidates("sync", "doc") == ["__files__"]
     assert candidates("cat", "x") == []
     assert all("__complete" in text for text in completion.SCRIPTS.values())
+
+
+@pytest.mark.parametrize(
+    ("typed", "words", "word", "written"),
+    [
+        ("pulzar ca", ["pulzar", "ca"], "cat", "cat"),
+        ("pulzar cat ", ["pulzar", "cat", ""], "a b", "a\\ b"),
+        ("pulzar  sync :do", ["pulzar", "sync", ":do"], ":docs/", "docs/"),
+        ("pulzar cat a:b=c", ["pulzar", "cat", "a:b=c"], "a:b=cd e", "cd\\ e"),
+        ("pulzar cat a\\ b", ["pulzar", "cat", "a b"], "a bc", "a\\ bc"),
+        ("pulzar cat a\\", ["pulzar", "cat", "a"], "ab", "ab"),
+        ("pulzar cat 'a b'c", ["pulzar", "cat", "a bc"], "a bcd", "a\\ bcd"),
+        ("pulzar cat a'b c", ["pulzar", "cat", "ab c"], "ab cd", "b cd"),
+        ("pulzar cat 'a b", ["pulzar", "cat", "a b"], "a b & c", "a b & c"),
+        ('pulzar cat "a \\$', ["pulzar", "cat", "a $"], "a $HOME", "a $HOME"),
+        ("A=1 pulzar 'x' \"\" $(rm)", ["A=1", "pulzar", "x", "", "$(rm)"], "$(rm)", "rm\\)"),
+    ],
+)
+def test_a_line_of_bash_is_read_as_bash_would(typed: str, words: list[str], word: str, written: str) -> None:
+    line = bash_line.read(typed, " \t\n\"'@><=;|&(:")
+    assert line.words == words
+    assert line.written(word) == written
 
 
 def test_what_would_control_the_terminal_is_shown_as_text() -> None:

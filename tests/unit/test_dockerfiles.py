@@ -11,6 +11,7 @@ import pytest
 
 from broker import settings
 from ops.images.__main__ import BASE, STAND_IN
+from ops.images.podman import BUILT
 from tests.support import ROOT, imports
 
 DOCKERFILE = ROOT / "ops/docker/Dockerfile"
@@ -88,7 +89,7 @@ def test_it_runs_the_service_as_nobody_in_particular(role: str) -> None:
     made = " ".join(rest for name in ("python", role) for word, rest in stage(name) if word == "RUN")
     assert user == group
     assert re.search(rf"--uid {user} --user-group (--no-create-home )?--home-dir /var/lib/pulzar\b", made)
-    assert " tini" in made
+    assert "apt-install python3 tini " in made
 
 
 @pytest.mark.parametrize("role", SECTION)
@@ -109,7 +110,7 @@ def test_its_health_is_asked_by_a_module_that_it_has(role: str) -> None:
     assert match[2] == SECTION[role]
 
 
-@pytest.mark.parametrize("name", ["wheels", "extension-wheels", *SECTION])
+@pytest.mark.parametrize("name", ["python", "wheels", "extension-wheels", *SECTION])
 def test_what_it_copies_is_there_and_is_sent_to_the_builder(name: str) -> None:
     let_through = set(re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
     for source in copied(name):
@@ -124,8 +125,8 @@ def test_what_it_copies_is_there_and_is_sent_to_the_builder(name: str) -> None:
 def test_nothing_is_sent_to_the_builder_that_is_not_there_or_not_used() -> None:
     let_through = set(re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
     assert not [path for path in let_through if not (ROOT / path).exists()]
-    used = {path for name in ("wheels", "extension-wheels", *SECTION) for path in copied(name)}
-    assert let_through - used == {"requirements-extensions.txt"}  # by a pattern, so that it may be missing
+    used = {path for name in ("python", "wheels", "extension-wheels", *SECTION) for path in copied(name)}
+    assert let_through - used == {"requirements-extensions.lock"}  # by a pattern, so that it may be missing
 
 
 @pytest.mark.parametrize("role", SECTION)
@@ -147,16 +148,59 @@ def test_the_health_check_needs_what_both_have() -> None:
     assert "broker" in copied("node")
 
 
-def test_every_package_is_pinned_and_to_what_the_requirements_say() -> None:
-    pinned = pins(ROOT / "ops/docker/constraints.txt")
-    for path in (ROOT / "requirements.txt", ROOT / "requirements-extensions.txt"):
-        for name, version in pins(path).items():
-            assert pinned.get(name) == version, f"{name} in ops/docker/constraints.txt"
-    # And what is copied as requirements is installed with them
+def test_packages_are_installed_from_the_locks_alone_and_compiled_alike_each_time() -> None:
     for name in ("wheels", "extension-wheels"):
-        installing = [rest for word, rest in stage(name) if word == "RUN" and " install " in rest and "pip " in rest]
-        assert installing
-        assert all("-c constraints.txt" in rest and "--only-binary=:all:" in rest for rest in installing)
+        (installing,) = [rest for word, rest in stage(name) if word == "RUN" and " install --" in rest]
+        assert re.findall(r" -[rc] (\S+)", installing) == [f"requirements{'-extensions' * (name != 'wheels')}.lock"]
+        for option in ("--require-hashes", "--only-binary=:all:", "--no-compile"):
+            assert option in installing
+    for name in ("wheels", "extension-wheels", *SECTION):
+        compiling = [rest for word, rest in stage(name) if word == "RUN" and "compileall" in rest]
+        assert compiling
+        assert all("-hash " in rest for rest in compiling)  # else each file names the time of its source
+        assert ("ARG", "PYTHONHASHSEED=0") in stage(name)
+
+
+def test_debian_packages_are_installed_by_what_leaves_nothing_that_differs() -> None:
+    assert "apt-get" not in DOCKERFILE.read_text()
+    for name in ("python", "wheels", *SECTION):
+        assert any(word == "RUN" and re.search(r"\bapt-install \w", rest) for word, rest in stage(name)), name
+
+
+def test_the_time_of_users_and_of_the_image_is_the_one_of_a_trial() -> None:
+    times = {rest for word, rest in instructions(DOCKERFILE) if word == "ARG" and "SOURCE_DATE_EPOCH" in rest}
+    assert times == {f"SOURCE_DATE_EPOCH={BUILT}"}
+    for name in ("python", "master"):
+        assert any("useradd" in rest for word, rest in stage(name) if word == "RUN")
+        assert any("SOURCE_DATE_EPOCH" in rest for word, rest in stage(name) if word == "ARG")
+
+
+@pytest.mark.parametrize(
+    ("line", "then"),
+    [
+        ("URIs: http://deb.debian.org/debian", "URIs: http://snapshot.debian.org/archive/debian/20261101T000000Z"),
+        (
+            "URIs: http://deb.debian.org/debian-security",
+            "URIs: http://snapshot.debian.org/archive/debian-security/20261101T000000Z",
+        ),
+        (
+            "deb http://deb.debian.org/debian/ trixie main",
+            "deb http://snapshot.debian.org/archive/debian/20261101T000000Z trixie main",
+        ),
+        ("URIs: http://mirror.example/debian", "URIs: http://mirror.example/debian"),
+    ],
+)
+def test_a_snapshot_takes_the_place_of_debian_of_today(line: str, then: str, tmp_path: Path) -> None:
+    # Given the expression of apt-install; the rest of it would tidy up this machine
+    (expression,) = re.findall(r'"(s,https.*,)"', (ROOT / "ops/docker/apt-install").read_text())
+    file = tmp_path / "debian.sources"
+    file.write_text(f"{line}\n")
+    subprocess.run(
+        ["sh", "-euc", f'sed -i -E "{expression}" "$1"', "sh", str(file)],
+        env={"SNAPSHOT": "20261101T000000Z", "PATH": "/usr/bin:/bin"},
+        check=True,
+    )
+    assert file.read_text() == f"{then}\n"
 
 
 @pytest.mark.parametrize(
@@ -178,13 +222,6 @@ def test_a_service_that_does_not_answer_is_not_healthy(arguments: list[str], rea
     )
     assert done.returncode == 1
     assert reason in done.stdout
-
-
-def pins(path: Path) -> dict[str, str]:
-    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
-    found = [re.fullmatch(r"([A-Za-z0-9._-]+)==([\w.]+)", line) for line in lines]
-    assert all(found), f"{path}: NAME==VERSION in every line"
-    return {match[1].lower(): match[2] for match in found if match}
 
 
 def test_master_and_nodes_run_as_different_users() -> None:

@@ -20,7 +20,7 @@ install_rabbitmq() {{ echo "rabbitmq"; }}
 as_root() {{ echo "apt: ${{*:2}}"; {can}; }}
 command() {{ [ "$1" = -v ] && [[ " {programs} " == *" $2 "* ]]; }}
 needs_rabbitmq= needs_extensions={wanted}
-setup requirements.txt
+setup requirements.lock
 """
 
 
@@ -47,7 +47,7 @@ def checkout(tmp_path: Path) -> Path:
 def test_what_extensions_need_is_installed_when_it_is_missing(checkout: Path, programs: str, installed: str) -> None:
     done = setup(checkout, programs)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"pip: requirements.txt\npip: requirements-extensions.txt\n{installed}"
+    assert done.stdout == f"pip: requirements.lock\npip: requirements-extensions.lock\n{installed}"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_what_the_target_of_backups_needs_is_installed_when_it_is_missing(
 
 def test_without_extensions_nothing_of_theirs_is_installed(checkout: Path) -> None:
     done = setup(checkout, "apt-get", wanted="")
-    assert (done.returncode, done.stdout) == (0, "pip: requirements.txt\n")
+    assert (done.returncode, done.stdout) == (0, "pip: requirements.lock\n")
 
 
 @pytest.mark.parametrize(("programs", "can"), [("", "true"), ("apt-get", "false")])
@@ -86,7 +86,7 @@ def test_ops_up_looks_for_its_flag(tmp_path: Path, arguments: list[str], wanted:
     shutil.copy(ROOT / "ops" / "up", tmp_path / "ops")
     (tmp_path / "ops" / "setup.sh").write_text('setup() { echo "$* extensions=$needs_extensions"; exit 0; }\n')
     done = subprocess.run([tmp_path / "ops" / "up", *arguments], capture_output=True, text=True, check=True)
-    assert done.stdout == f"requirements.txt extensions={wanted}\n"
+    assert done.stdout == f"requirements.lock extensions={wanted}\n"
 
 
 def test_the_libraries_are_pinned() -> None:

@@ -127,6 +127,22 @@ class Clients
                 File.WriteAllBytes(file, await got.Content.ReadAsByteArrayAsync());
                 return "";
             }
+            if (operation == "head")
+            {
+                var told = await client.SendAsync(new HttpRequestMessage(HttpMethod.Head, url));
+                status = (int)told.StatusCode;
+                return told.Content.Headers.ContentLength.ToString();
+            }
+            if (operation == "again")
+            {
+                HttpResponseMessage first;
+                using (var source = File.OpenRead(file)) first = await client.PutAsync(url, new StreamContent(source));
+                await first.Content.ReadAsStringAsync();
+                var second = await client.GetAsync(url.Replace("/add_key/", "/get_key/"));
+                status = (int)second.StatusCode;
+                File.WriteAllBytes(file, await second.Content.ReadAsByteArrayAsync());
+                return ((int)first.StatusCode).ToString();
+            }
             HttpContent body = operation == "stream" ? (HttpContent)new Unknown() : new StreamContent(File.OpenRead(file));
             if (operation == "form")
             {

@@ -73,6 +73,10 @@ public class Clients {
 
     static Seen connection(String mode) throws Exception {
         HttpURLConnection connection = (HttpURLConnection) new URL(url).openConnection();
+        if (operation.equals("head")) {
+            connection.setRequestMethod("HEAD");
+            return new Seen(connection.getResponseCode(), connection.getHeaderField("Content-Length"));
+        }
         if (!operation.equals("get")) {
             connection.setRequestMethod("PUT");
             connection.setDoOutput(true);
@@ -98,6 +102,17 @@ public class Clients {
             var answer = client.send(request.GET().build(), BodyHandlers.ofByteArray());
             Files.write(file, answer.body());
             return new Seen(answer.statusCode(), "");
+        }
+        if (operation.equals("head")) {
+            var answer = client.send(request.method("HEAD", BodyPublishers.noBody()).build(), BodyHandlers.discarding());
+            return new Seen(answer.statusCode(), answer.headers().firstValue("Content-Length").orElse(""));
+        }
+        if (operation.equals("again")) {
+            var first = client.send(request.PUT(BodyPublishers.ofFile(file)).build(), BodyHandlers.ofString());
+            var reading = HttpRequest.newBuilder(URI.create(url.replace("/add_key/", "/get_key/"))).GET().build();
+            var answer = client.send(reading, BodyHandlers.ofByteArray());
+            Files.write(file, answer.body());
+            return new Seen(answer.statusCode(), String.valueOf(first.statusCode()));
         }
         // One stream, which can't be sent twice: ofInputStream may be asked for another one.
         InputStream once = new FileInputStream(file.toFile());

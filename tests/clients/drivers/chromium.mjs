@@ -30,6 +30,16 @@ async function toText(blob) {
 }
 
 async function byFetch(operation, url, from) {
+  if (operation === "head") {
+    const answer = await fetch(url, { method: "HEAD" });
+    return { status: answer.status, said: answer.headers.get("content-length") };
+  }
+  if (operation === "again") {
+    const first = await fetch(url, { method: "PUT", body: chosen() });
+    await first.text();
+    const answer = await fetch(url.replace("/add_key/", "/get_key/"));
+    return { status: answer.status, said: String(first.status), value: await toText(await answer.blob()) };
+  }
   const reads = operation === "get" || operation === "resume";
   const options = reads ? { headers: headers(operation, from) } : { method: "PUT", body: body(operation) };
   const answer = await fetch(url, options);
@@ -87,7 +97,7 @@ const CLIENTS = { fetch: byFetch, xhr: byXhr, node: byNode, audio: byAudio };
 async function inBrowser(page) {
   await page.goto(`http://127.0.0.1:${process.env.CLIENTS_PORT}/`);
   const from = fs.existsSync(file) ? fs.statSync(file).size : 0;
-  if (operation === "put" || operation === "form") await page.setInputFiles("input", file);
+  if (["put", "form", "again"].includes(operation)) await page.setInputFiles("input", file);
   const seen = await page.evaluate(
     async ([client, operation, url, from]) => {
       try {

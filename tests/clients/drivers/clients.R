@@ -13,6 +13,10 @@ run <- function() {
     writeBin(content(answer, "raw"), file)
     return(list(status = status_code(answer), said = ""))
   }
+  if (operation == "head") {
+    answer <- HEAD(url)
+    return(list(status = status_code(answer), said = headers(answer)[["content-length"]]))
+  }
   body <- if (operation == "form") {
     list(file = upload_file(file))
   } else if (client == "raw") {

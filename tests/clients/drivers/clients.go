@@ -7,13 +7,15 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 )
 
 var client, operation, url, file = os.Args[1], os.Args[2], os.Args[3], os.Args[4]
 
 func body() io.Reader {
-	if operation == "get" {
+	if operation == "get" || operation == "head" {
 		return nil
 	}
 	opened, err := os.Open(file)
@@ -31,9 +33,9 @@ func body() io.Reader {
 }
 
 func run() (int, string, error) {
-	method := "PUT"
-	if operation == "get" {
-		method = "GET"
+	method := map[string]string{"get": "GET", "head": "HEAD"}[operation]
+	if method == "" {
+		method = "PUT"
 	}
 	request, err := http.NewRequest(method, url, body())
 	if err != nil {
@@ -50,12 +52,27 @@ func run() (int, string, error) {
 		request.Header.Set("Expect", "100-continue")
 		transport.ExpectContinueTimeout = 5 * time.Second
 	}
-	answer, err := (&http.Client{Transport: transport}).Do(request)
+	asking := &http.Client{Transport: transport}
+	answer, err := asking.Do(request)
 	if err != nil {
 		return 0, "", err
 	}
 	defer answer.Body.Close()
 	value, err := io.ReadAll(answer.Body)
+	if err == nil && operation == "head" {
+		return answer.StatusCode, answer.Header.Get("Content-Length"), nil
+	}
+	if err == nil && operation == "again" {
+		second, err := asking.Get(strings.Replace(url, "/add_key/", "/get_key/", 1))
+		if err != nil {
+			return 0, "", err
+		}
+		defer second.Body.Close()
+		if value, err = io.ReadAll(second.Body); err != nil {
+			return 0, "", err
+		}
+		return second.StatusCode, strconv.Itoa(answer.StatusCode), os.WriteFile(file, value, 0o600)
+	}
 	if err == nil && operation == "get" {
 		return answer.StatusCode, "", os.WriteFile(file, value, 0o600)
 	}

@@ -13,6 +13,8 @@ const size = () => fs.statSync(file).size;
 const bytes = () => fs.readFileSync(file);
 const stream = () => fs.createReadStream(file);
 const blob = () => new Blob([bytes()]);
+// Where the value is read that is stored at this address.
+const ofValue = url.replace("/add_key/", "/get_key/");
 
 async function* blocks() {
   for await (const block of stream()) yield block;
@@ -32,6 +34,17 @@ function fetching(body, fetch, pipe = () => Readable.toWeb(stream()), FormData =
       fs.writeFileSync(file, Buffer.from(await answer.arrayBuffer()));
       return [answer.status, ""];
     }
+    if (operation === "head") {
+      const answer = await fetch(url, { method: "HEAD" });
+      return [answer.status, answer.headers.get("content-length")];
+    }
+    if (operation === "again") {
+      const first = await fetch(url, { method: "PUT", body: body() });
+      await first.text();
+      const answer = await fetch(ofValue);
+      fs.writeFileSync(file, Buffer.from(await answer.arrayBuffer()));
+      return [answer.status, String(first.status)];
+    }
     const chosen = { put: body, stream: pipe, form: () => form(FormData) }[operation]();
     const options = { method: "PUT", body: chosen };
     if (operation === "stream") options.duplex = "half";
@@ -42,7 +55,8 @@ function fetching(body, fetch, pipe = () => Readable.toWeb(stream()), FormData =
 
 async function ky(body) {
   const { default: ky } = await load("ky");
-  return fetching(body, async (url, options) => (operation === "get" ? ky.get(url) : ky.put(url, options)))();
+  const ask = { get: ky.get, head: ky.head }[operation] ?? ky.put;
+  return fetching(body, async (url, options) => ask(url, options))();
 }
 
 async function undiciRequest(follow) {
@@ -54,6 +68,17 @@ async function undiciRequest(follow) {
     const answer = await request(url, { dispatcher });
     fs.writeFileSync(file, Buffer.from(await answer.body.arrayBuffer()));
     return [answer.statusCode, ""];
+  }
+  if (operation === "head") {
+    const answer = await request(url, { dispatcher, method: "HEAD" });
+    return [answer.statusCode, answer.headers["content-length"]];
+  }
+  if (operation === "again") {
+    const first = await request(url, { dispatcher, method: "PUT", body: bytes() });
+    await first.body.text();
+    const answer = await request(ofValue, { dispatcher });
+    fs.writeFileSync(file, Buffer.from(await answer.body.arrayBuffer()));
+    return [answer.statusCode, String(first.statusCode)];
   }
   // It knows its own kind of form only
   const body = { put: bytes, stream, form: () => form(FormData) }[operation]();
@@ -67,6 +92,17 @@ async function axios(streamed) {
     const answer = await axios.get(url, { responseType: "arraybuffer" });
     fs.writeFileSync(file, answer.data);
     return [answer.status, ""];
+  }
+  if (operation === "head") {
+    const answer = await axios.head(url);
+    return [answer.status, answer.headers["content-length"]];
+  }
+  if (operation === "again") {
+    const one = axios.create({ httpAgent: new http.Agent({ keepAlive: true }) });
+    const first = await one.put(url, bytes()).catch((error) => error.response);
+    const answer = await one.get(ofValue, { responseType: "arraybuffer" });
+    fs.writeFileSync(file, answer.data);
+    return [answer.status, String(first.status)];
   }
   let answer;
   if (operation === "form") answer = await axios.putForm(url, { file: stream() });
@@ -83,6 +119,17 @@ async function got(streamed) {
     fs.writeFileSync(file, answer.rawBody);
     return [answer.statusCode, ""];
   }
+  if (operation === "head") {
+    const answer = await got.head(url);
+    return [answer.statusCode, answer.headers["content-length"]];
+  }
+  if (operation === "again") {
+    const one = got.extend({ agent: { http: new http.Agent({ keepAlive: true }) }, throwHttpErrors: false });
+    const first = await one.put(url, { body: bytes() });
+    const answer = await one(ofValue);
+    fs.writeFileSync(file, answer.rawBody);
+    return [answer.statusCode, String(first.statusCode)];
+  }
   const body = { put: streamed ? stream : bytes, stream, form }[operation]();
   const headers = streamed ? { "content-length": String(size()) } : {};
   const answer = await got.put(url, { body, headers });
@@ -95,6 +142,10 @@ async function superagent() {
     const answer = await superagent.get(url).buffer(true).parse(superagent.parse.image);
     fs.writeFileSync(file, answer.body);
     return [answer.status, ""];
+  }
+  if (operation === "head") {
+    const answer = await superagent.head(url);
+    return [answer.status, answer.headers["content-length"]];
   }
   if (operation === "stream") {
     return new Promise((resolve, reject) => {
@@ -118,6 +169,10 @@ async function needle(follow) {
     const answer = await needle("get", url, null, { follow_max: 3, parse: false });
     fs.writeFileSync(file, answer.body);
     return [answer.statusCode, ""];
+  }
+  if (operation === "head") {
+    const answer = await needle("head", url, null, { follow_max: 3 });
+    return [answer.statusCode, answer.headers["content-length"]];
   }
   if (operation === "form") {
     const data = { file: { file, content_type: "application/octet-stream" } };

@@ -6,13 +6,15 @@ function curl(string $client, string $operation, string $url, string $file): arr
 {
     $curl = curl_init($url);
     curl_setopt($curl, CURLOPT_RETURNTRANSFER, true);
-    curl_setopt($curl, CURLOPT_FOLLOWLOCATION, $operation == "get" || $client != "curl");
+    curl_setopt($curl, CURLOPT_FOLLOWLOCATION, in_array($operation, ["get", "head"]) || $client != "curl");
     if ($client == "curl-follow-unexpecting") {
         curl_setopt($curl, CURLOPT_HTTPHEADER, ["Expect:"]);
     }
     if ($operation == "form") {
         curl_setopt($curl, CURLOPT_CUSTOMREQUEST, "PUT");
         curl_setopt($curl, CURLOPT_POSTFIELDS, ["file" => new CURLFile($file)]);
+    } elseif ($operation == "head") {
+        curl_setopt($curl, CURLOPT_NOBODY, true);
     } elseif ($operation != "get") {
         curl_setopt($curl, CURLOPT_UPLOAD, true);
         curl_setopt($curl, CURLOPT_INFILE, fopen($file, "rb"));
@@ -27,6 +29,9 @@ function curl(string $client, string $operation, string $url, string $file): arr
     if ($operation == "get") {
         file_put_contents($file, $said);
         $said = "";
+    }
+    if ($operation == "head") {
+        $said = (string) curl_getinfo($curl, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T);
     }
     return [curl_getinfo($curl, CURLINFO_RESPONSE_CODE), $said];
 }

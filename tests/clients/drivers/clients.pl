@@ -18,6 +18,8 @@ sub opened {
 my $answer;
 if ($operation eq 'get') {
     $answer = $agent->get($url, ':content_file' => $file);
+} elsif ($operation eq 'head') {
+    $answer = $agent->head($url);
 } elsif ($operation eq 'form') {
     my $request = HTTP::Request::Common::POST($url, Content_Type => 'form-data', Content => [file => [$file]]);
     $request->method('PUT');
@@ -38,4 +40,5 @@ if ($operation eq 'get') {
 
 my $own = ($answer->header('Client-Warning') // '') eq 'Internal response'; # then there was none
 my $said = $operation eq 'get' && !$own ? '' : $answer->decoded_content;
+$said = $answer->header('Content-Length') . '' if $operation eq 'head' && !$own;
 print JSON::PP->new->ascii->encode({ status => $own ? undef : $answer->code + 0, said => $said }), "\n";

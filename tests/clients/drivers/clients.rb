@@ -10,6 +10,10 @@ def run(client, operation, url, file)
     return [answer[0].to_i, ""]
   end
   address = URI(url)
+  if operation == "head"
+    answer = Net::HTTP.start(address.host, address.port) { |http| http.head(address.request_uri) }
+    return [answer.code.to_i, answer["Content-Length"]]
+  end
   request = Net::HTTP::Put.new(address)
   request["Content-Type"] = "application/octet-stream"
   File.open(file, "rb") do |source|

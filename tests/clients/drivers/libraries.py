@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import importlib
 import json
 import os
@@ -11,6 +13,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 BLOCK_BYTES = 65536
 
@@ -47,6 +50,16 @@ def requests_like(name: str) -> Callable[[str, str, str], Seen]:
             have = os.path.getsize(file)
             answer = library.get(url, headers={"Range": f"bytes={have}-"})
             append(file, answer.content)
+        elif operation == "head":
+            answer = library.head(url)
+            return answer.status_code, answer.headers.get("Content-Length", "")
+        elif operation == "again":
+            with library.Session() as session:
+                with open(file, "rb") as source:
+                    first = session.put(url, data=source)
+                answer = session.get(of_value(url))
+            Path(file).write_bytes(answer.content)
+            return answer.status_code, str(first.status_code)
         else:
             answer = library.get(url)
             Path(file).write_bytes(answer.content)
@@ -55,18 +68,25 @@ def requests_like(name: str) -> Callable[[str, str, str], Seen]:
     return run
 
 
+def of_value(url: str) -> str:
+    """Where the value is read that is stored at this address."""
+    return url.replace("/add_key/", "/get_key/")
+
+
 def append(file: str, rest: bytes) -> None:
     """The part that was missing."""
     with open(file, "ab") as target:
         target.write(rest)
 
 
-def httpx(follow: bool, as_bytes: bool = False) -> Callable[[str, str, str], Seen]:
-    """Httpx, which follows a redirect only when it is told to."""
+def httpx(follow: bool, as_bytes: bool = False, name: str = "httpx") -> Callable[[str, str, str], Seen]:
+    """Httpx and httpx2, which follow a redirect only when they are told to."""
 
     def run(operation: str, url: str, file: str) -> Seen:
-        import httpx
-
+        httpx = importlib.import_module(name)
+        if operation == "head":
+            answer = httpx.head(url, follow_redirects=follow)
+            return answer.status_code, answer.headers.get("Content-Length", "")
         with httpx.Client(follow_redirects=follow) as client, open(file, "a+b") as source:
             source.seek(0)
             if operation == "put":
@@ -75,6 +95,11 @@ def httpx(follow: bool, as_bytes: bool = False) -> Callable[[str, str, str], See
                 answer = client.put(url, content=blocks(file))
             elif operation == "form":
                 answer = client.put(url, files={"file": source})
+            elif operation == "again":
+                first = client.put(url, content=source)
+                answer = client.get(of_value(url))
+                Path(file).write_bytes(answer.content)
+                return answer.status_code, str(first.status_code)
             else:
                 answer = client.get(url)
                 Path(file).write_bytes(answer.content)
@@ -94,6 +119,16 @@ def aiohttp(expect: bool) -> Callable[[str, str, str], Seen]:
                 async with session.get(url) as answer:
                     Path(file).write_bytes(await answer.read())
                     return answer.status, ""
+            if operation == "head":
+                async with session.head(url) as answer:
+                    return answer.status, answer.headers.get("Content-Length", "")
+            if operation == "again":
+                with open(file, "rb") as source:
+                    async with session.put(url, data=source) as answer:
+                        first = answer.status
+                async with session.get(of_value(url)) as answer:
+                    Path(file).write_bytes(await answer.read())
+                    return answer.status, str(first)
             with open(file, "rb") as source:
                 data: Any = {"put": source, "form": {"file": source}}.get(operation) or async_blocks(file)
                 async with session.put(url, data=data, expect100=expect) as answer:
@@ -118,6 +153,14 @@ def urllib3(length: bool) -> Callable[[str, str, str], Seen]:
                 answer = pool.request("PUT", url, body=blocks(file))
             elif operation == "form":
                 answer = pool.request("PUT", url, fields={"file": ("value", source.read())})
+            elif operation == "head":
+                answer = pool.request("HEAD", url)
+                return answer.status, answer.headers.get("Content-Length", "")
+            elif operation == "again":
+                first = pool.request("PUT", url, body=source)
+                answer = pool.request("GET", of_value(url))
+                Path(file).write_bytes(answer.data)
+                return answer.status, str(first.status)
             else:
                 answer = pool.request("GET", url)
                 Path(file).write_bytes(answer.data)
@@ -132,6 +175,9 @@ def urllib_request(operation: str, url: str, file: str) -> Seen:
         with urllib.request.urlopen(url) as answer:
             Path(file).write_bytes(answer.read())
             return answer.status, ""
+    if operation == "head":
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD")) as answer:
+            return answer.status, answer.headers.get("Content-Length", "")
     with open(file, "rb") as source:
         headers = {"Content-Type": "application/octet-stream"}
         if operation == "put":
@@ -139,6 +185,66 @@ def urllib_request(operation: str, url: str, file: str) -> Seen:
         body: Any = source if operation == "put" else blocks(file)
         with urllib.request.urlopen(urllib.request.Request(url, body, headers, method="PUT")) as answer:
             return answer.status, answer.read().decode()
+
+
+def http_client(operation: str, url: str, file: str) -> Seen:
+    """What the standard library's own is made of: one connection, which follows nothing."""
+    parts = urlsplit(url)
+    with contextlib.closing(http.client.HTTPConnection(parts.netloc)) as connection:
+        if operation in ("get", "head"):
+            connection.request(operation.upper(), parts.path)
+        else:
+            with open(file, "rb") as source:
+                connection.request(
+                    "PUT",
+                    parts.path,
+                    blocks(file) if operation == "stream" else source,
+                    encode_chunked=operation == "stream",
+                )
+        answer = connection.getresponse()
+        said = answer.read()
+        if operation == "again":
+            first = str(answer.status)
+            connection.request("GET", of_value(parts.path))
+            answer = connection.getresponse()
+            Path(file).write_bytes(answer.read())
+            return answer.status, first
+        if operation == "head":
+            return answer.status, answer.headers.get("Content-Length", "")
+        if operation == "get":
+            Path(file).write_bytes(said)
+            said = b""
+        return answer.status, said.decode()
+
+
+def curl_cffi(follow: bool) -> Callable[[str, str, str], Seen]:
+    """Libcurl with the functions of requests; it sends bytes alone."""
+
+    def run(operation: str, url: str, file: str) -> Seen:
+        from curl_cffi import CurlMime, requests
+
+        with requests.Session(allow_redirects=follow) as session:
+            if operation == "head":
+                answer = session.head(url)
+                return answer.status_code, answer.headers.get("Content-Length", "")
+            if operation == "get":
+                answer = session.get(url)
+                Path(file).write_bytes(answer.content)
+                return answer.status_code, ""
+            if operation == "form":
+                with contextlib.closing(CurlMime()) as form:
+                    form.addpart(name="file", filename="value", local_path=file)
+                    answer = session.put(url, multipart=form)
+                return answer.status_code, answer.text
+            answer = session.put(url, data=Path(file).read_bytes())
+            if operation == "again":
+                first = str(answer.status_code)
+                answer = session.get(of_value(url))
+                Path(file).write_bytes(answer.content)
+                return answer.status_code, first
+            return answer.status_code, answer.text
+
+    return run
 
 
 def pycurl(follow: bool, expect: bool = True) -> Callable[[str, str, str], Seen]:
@@ -161,6 +267,8 @@ def pycurl(follow: bool, expect: bool = True) -> Callable[[str, str, str], Seen]
                 curl.setopt(pycurl.READDATA, source)
                 if operation == "put":
                     curl.setopt(pycurl.INFILESIZE_LARGE, os.path.getsize(file))
+            elif operation == "head":
+                curl.setopt(pycurl.NOBODY, True)
             elif operation == "form":
                 curl.setopt(pycurl.HTTPPOST, [("file", (pycurl.FORM_FILE, file))])
                 curl.setopt(pycurl.CUSTOMREQUEST, "PUT")
@@ -168,6 +276,8 @@ def pycurl(follow: bool, expect: bool = True) -> Callable[[str, str, str], Seen]
         if operation == "get":
             Path(file).write_bytes(b"".join(said))
             said.clear()
+        if operation == "head":
+            said = [str(int(curl.getinfo(pycurl.CONTENT_LENGTH_DOWNLOAD))).encode()]
         return curl.getinfo(pycurl.RESPONSE_CODE), b"".join(said).decode()
 
     return run
@@ -179,6 +289,11 @@ CLIENTS = {
     "httpx": httpx(False),
     "httpx-follow": httpx(True),
     "httpx-bytes": httpx(True, as_bytes=True),
+    "httpx2": httpx(False, name="httpx2"),
+    "httpx2-follow": httpx(True, name="httpx2"),
+    "http.client": http_client,
+    "curl_cffi": curl_cffi(True),
+    "curl_cffi-plain": curl_cffi(False),
     "aiohttp": aiohttp(False),
     "aiohttp-expect": aiohttp(True),
     "urllib3": urllib3(False),

@@ -28,6 +28,8 @@ def curl(options: str) -> dict[str, str]:
         "form": f'{CURL} {options} -X PUT -F "file=@$2" "$1"',
         "get": f'{CURL} {options} -o "$2" "$1"',
         "resume": f'{CURL} {options} -C - -o "$2" "$1"',
+        "head": f'{CURL} {options} -I "$1"',
+        "again": f'{CURL} {options} -T "$2" "$1" --next {CURL[5:]} {options} -o "$2" "${{1/add_key/get_key}}"',
     }
 
 
@@ -39,6 +41,7 @@ def httpie(options: str) -> dict[str, str]:
         "form": f'{HTTP} {options} -f PUT "$1" "file@$2"',
         "get": f'{HTTP} {options} --download -o "$2" "$1"'.replace("--print=hb ", "--print=h "),
         "resume": f'{HTTP} {options} --download --continue -o "$2" "$1"'.replace("--print=hb ", "--print=h "),
+        "head": f'{HTTP} {options} HEAD "$1"',
     }
 
 
@@ -62,8 +65,9 @@ COMMANDS: dict[str, dict[str, str]] = {
         "put": 'wget -S -O - --method=PUT --body-file="$2" "$1"',
         "get": 'wget -S -O "$2" "$1"',
         "resume": 'wget -S -c -O "$2" "$1"',
+        "head": 'wget -S --spider "$1"',
     },
-    "wget2": {"get": 'wget2 -S -O "$2" "$1"', "resume": 'wget2 -S -c -O "$2" "$1"'},
+    "wget2": {"head": 'wget2 -S --spider "$1"', "get": 'wget2 -S -O "$2" "$1"', "resume": 'wget2 -S -c -O "$2" "$1"'},
     "wget2-chunks": {"get": 'wget2 -S --chunk-size=512K -O "$2" "$1"'},
     "httpie": httpie(""),
     "httpie-follow": httpie("--follow"),

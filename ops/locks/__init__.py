@@ -1,0 +1,1 @@
+"""What Pulzar is made of: locks of its Python packages, their audit, and a bill of materials."""
