@@ -421,7 +421,7 @@ def routes() -> set[tuple[str, str]]:
     app = create_app(
         SimpleNamespace(settings=settings.load(environ={}), ledger=Mock(), job_files=Mock(), secrets=Mock())
     )  # type: ignore[arg-type]
-    names = ("archives", "transfers", "deleted", "links", "lifetimes", "restic")
+    names = ("archives", "transfers", "deleted", "links", "lifetimes", "restic", "events", "waits")
     hot = worker.routes(Mock(), Mock(), Mock(), Mock(), Mock(), **{name: Mock() for name in names})
     of_page = Values(*[Mock()] * 4, 1.0).routes() | Uploads(*[Mock()] * 3).routes()
     page = set(flask_routes(create_page(Mock()))) | {("GET", path) for path in ("/", "/ui", "/ui/static/<file>")}
