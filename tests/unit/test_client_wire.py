@@ -102,7 +102,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "_PAUSES_SECS", (0.0, 0.01))
 
 
-def client(server: Played, patience: float = 5, token: str = "") -> Client:
+def client(server: Played, patience: float = 30, token: str = "") -> Client:
     return Client(server.url, token=token, ca="", patience=patience)
 
 
