@@ -24,6 +24,7 @@ from broker.service.arguments import web_workers
 from broker.tls.certificates import CertificateEnd
 from master.channel import ControllerClient
 from master.cluster.nodes import Nodes
+from master.cluster.presence import Presence
 from master.cluster.replicas import Replicas
 from master.events.cloud_events import CloudEvents
 from master.events.hub import Hub
@@ -143,12 +144,15 @@ def create() -> Application:
     link.on_wake.append(dispatcher.work)
     link.on_down.append(dispatcher.fail_all)
 
+    watching: list[asyncio.Task[None]] = []  # a task that nobody holds may be collected
+
     async def begin(loop: asyncio.AbstractEventLoop) -> None:
         own_figures.start()
         controller.start(loop)
         link.start(loop)
         await link.opened(LINK_SECS)
         stopping.before(loop, hub.stop)
+        watching.append(loop.create_task(Presence(network).run()))
         process.collect_rarely()
         log.info("web worker started", origin=origin)
 

@@ -12,11 +12,14 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from broker import logs
 from broker.clock import now_ms
 from broker.refusals import NotFound, Refused, Unavailable
 from master.cluster.placement import Candidate, Placement
 from master.cluster.replicas import Replicas
 from master.index.index import Index, Node
+
+log = logs.get(__name__)
 
 FRESH_SECS = 0.25
 _SOON_SECS = 0.005
@@ -62,6 +65,7 @@ class Nodes:
         self._draining: frozenset[str] = frozenset()
         self._unsure: frozenset[str] = frozenset()  # their copies may be gone
         self._doubted: dict[str, float] = {}  # node → until when, by the monotonic clock
+        self._no_server: dict[str, float] = {}  # nothing listens at their addresses, since so long
         self._incomplete: list[str] | None = None  # nodes, see `master.index.index.Tables`
         self._read = float("-inf")
         self._flowing = float("-inf")  # when heartbeats came in again after none did, from any node
@@ -71,14 +75,16 @@ class Nodes:
     def choose(self, size: int, exclude: Collection[str] = ()) -> str | None:
         """The node for a value of `size` bytes that is none of `exclude`; None when none that is heard from has room.
 
-        A node in doubt is chosen when there is no other.
+        A node in doubt, or whose data server has ended, is chosen when there is no other.
         """
         self._refresh()
-        doubted = self._doubted
+        doubted, no_server = self._doubted, self._no_server
         with self._guard:
-            if doubted:
+            if doubted or no_server:
                 now = time.monotonic()
                 avoided = [*exclude, *(node for node, until in doubted.items() if until > now)]
+                # One that was heard from since then is being started, and commands reach it already.
+                avoided += [node for node, since in no_server.items() if self._heard_at.get(node, since) <= since]
                 found = self._placement.choose(self._candidates, size, avoided)
                 if found is not None:
                     return found
@@ -113,7 +119,7 @@ class Nodes:
             known = self._nodes.get(node)
             # By chance, too: until the next heartbeat, all readers see the same loads.
             load = (known.heartbeat.load if known else 0.0) + random.random()
-            unreached = self._doubted.get(node, 0.0) > now
+            unreached = node in self._no_server or self._doubted.get(node, 0.0) > now
             rows.append((not self._heard(node), node in self._unsure, unreached, load, node))
         return [node for *_, node in sorted(rows)]
 
@@ -126,6 +132,13 @@ class Nodes:
         """Prefer other nodes for a while: this one is heard from, but can't be reached over HTTP or stood still."""
         now = time.monotonic()
         self._doubted = {name: until for name, until in self._doubted.items() if until > now} | {node: now + DOUBT_SECS}
+
+    def note_server(self, node: str, *, there: bool) -> None:
+        """Prefer other nodes while nothing listens at this one's address, even if it is still heard from."""
+        if there == (node in self._no_server):
+            log.info("a data server is back" if there else "a data server is gone", node=node)
+            others = {name: since for name, since in self._no_server.items() if name != node}
+            self._no_server = others if there else others | {node: time.monotonic()}
 
     def zone(self, node: str) -> str:
         """What the node shares with nodes that may fail together; "": nothing."""

@@ -9,9 +9,9 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -58,7 +58,7 @@ class _Run:
 
     figures: Figures
     processor_us: float  # of all processes of the cluster, for each operation
-    around_ms: float = 0.0  # of those around a run, for each job
+    roles: Mapping[str, float] = field(default_factory=dict)  # the same by role, in ms; of jobs alone
 
 
 def measure(bench: Bench, commit: str, names: list[str]) -> bool:
@@ -102,39 +102,48 @@ def measure_jobs(bench: Bench, commit: str, names: list[str]) -> bool:
                     for side, rest in sides if number % 2 else reversed(sides):
                         runs[side.name].append(run(bench, side, rest))
                 row = _row(what, runs[old.name], runs[new.name], commit)
-                if name == "many":
-                    around, before = (median(each.around_ms for each in runs[side.name]) for side in (new, old))
-                    row = replace(row, note=f"{row.note}; of it around a run {around:.2f} ms, before {before:.2f} ms")
-                bench.add(row)
+                bench.add(replace(row, note=f"{row.note}; {_by_role(runs[old.name], runs[new.name])}"))
     except (BenchError, OSError, subprocess.SubprocessError) as error:
         bench.say(f"the comparison failed: {error}")
         return False
     return True
 
 
+def _by_role(old: list[_Run], new: list[_Run]) -> str:
+    """The processor time of each role in ms, with that of the older build."""
+    roles = sorted({role for run in (*old, *new) for role in run.roles})
+    found = [(role, *(median(run.roles.get(role, 0.0) for run in runs) for runs in (new, old))) for role in roles]
+    return ", ".join(f"{role} {now:.2f} ms (before {before:.2f})" for role, now, before in found if now + before > 0.05)
+
+
+def _measured(side: _Side, count: int | None, work: Callable[[], Figures]) -> _Run:
+    """What some work costs for each of `count` jobs, None: for each that it launched."""
+    before, roles = side.processor_secs(), processor.below(side.pid)
+    figures = work()
+    done = max(1, int(figures.details["operations"]) if count is None else count)
+    took = processor.each(roles, processor.below(side.pid), done)
+    return _Run(figures, (side.processor_secs() - before) / done * 1e6, took)
+
+
 def _job_by_job(bench: Bench, side: _Side, rest: Rest) -> _Run:
-    before = side.processor_secs()
-    figures = jobs.one_by_one(rest, jobs.NOOP, bench.plan.one)
-    return _Run(figures, (side.processor_secs() - before) / bench.plan.one * 1e6)
+    return _measured(side, bench.plan.one, lambda: jobs.one_by_one(rest, jobs.NOOP, bench.plan.one))
 
 
 def _jobs_at_once(bench: Bench, side: _Side, rest: Rest) -> _Run:
     count, url = bench.plan.jobs, f"{side.url}/launch_job/{jobs.NOOP}"
-    before, roles, began = side.processor_secs(), processor.below(side.pid), time.perf_counter()
-    figures = bench.client.load("launch", url, jobs.IN_FLIGHT, count=count)
-    rest.wait_for_all()
-    rate = count / (time.perf_counter() - began)
-    took = processor.each(roles, processor.below(side.pid), count)
-    around = sum(took.get(role, 0.0) for role in jobs.PIPELINE)
-    return _Run(replace(figures, rate=rate), (side.processor_secs() - before) / count * 1e6, around)
+
+    def work() -> Figures:
+        began = time.perf_counter()
+        figures = bench.client.load("launch", url, jobs.IN_FLIGHT, count=count)
+        rest.wait_for_all()
+        return replace(figures, rate=count / (time.perf_counter() - began))
+
+    return _measured(side, count, work)
 
 
 def _launches(bench: Bench, side: _Side, _rest: Rest) -> _Run:
-    before = side.processor_secs()
     url = f"{side.url}/launch_job/{jobs.NOOP}"
-    figures = bench.client.load("launch", url, jobs.IN_FLIGHT, seconds=bench.plan.seconds)
-    done = max(1, int(figures.details["operations"]))
-    return _Run(figures, (side.processor_secs() - before) / done * 1e6)
+    return _measured(side, None, lambda: bench.client.load("launch", url, jobs.IN_FLIGHT, seconds=bench.plan.seconds))
 
 
 def _keep_busy(bench: Bench, sides: Iterable[Rest]) -> None:

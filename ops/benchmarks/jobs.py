@@ -51,8 +51,11 @@ def _measure(bench: Bench, names: list[str]) -> None:
     if not names:
         return
     slots = 1 if names == ["launch"] else SLOTS
+    settings = {"DIR": str(SCRIPTS), "SLOTS": str(slots), "MAX_PENDING": "1000000"}
     with (
-        bench.cluster(f"jobs-{names[0]}", PULZAR_JOBS_DIR=str(SCRIPTS), PULZAR_JOBS_SLOTS=str(slots)) as cluster,
+        bench.cluster(
+            f"jobs-{names[0]}", **{f"PULZAR_JOBS_{name}": value for name, value in settings.items()}
+        ) as cluster,
         Rest(cluster.master_url) as rest,
     ):
         for script in (NOOP, WARM_NOOP, ECHO, SLEEP):
@@ -110,6 +113,7 @@ def many(bench: Bench, cluster: Cluster, rest: Rest) -> None:
     count, peers = bench.plan.jobs, _peers(bench, cluster)
     ours: list[Batch] = []
     warm: list[Batch] = []
+    warm_together: list[Batch] = []
     celery: list[Batch] = []
     rq: list[Batch] = []
     errors: dict[str, int] = {}
@@ -119,6 +123,7 @@ def many(bench: Bench, cluster: Cluster, rest: Rest) -> None:
     for _ in range(bench.plan.runs):
         ours.append(_at_once(bench, cluster, rest, NOOP, count, errors=errors))
         warm.append(_at_once(bench, cluster, rest, WARM_NOOP, count, errors=warm_errors))
+        warm_together.append(_at_once(bench, cluster, rest, WARM_NOOP, count, errors=warm_errors, together=True))
         for peer, batches in ((peers.celery, celery), (peers.rq, rq)):
             with peer() as started:
                 batches.append(started.many(count))
@@ -137,19 +142,20 @@ def many(bench: Bench, cluster: Cluster, rest: Rest) -> None:
         runs=[asdict(batch) for batch in ours],
     )
     bench.add(row)
-    beside_celery = _rate(warm) / _rate(celery)
-    bench.add(
-        Row(
-            name=f"{count:,} warm no-op jobs at once, {nodes} nodes × {SLOTS} slots",
-            figure=_figure(warm),
-            target=f"≥ {TIMES_CELERY} × Celery",
-            reached=beside_celery >= TIMES_CELERY and not warm_errors,
-            note=f"{beside_celery:.2f} × Celery; {warm[-1].processor}",
-            errors=warm_errors,
-            commands=[warm[-1].command],
-            runs=[asdict(batch) for batch in warm],
+    for batches, how in ((warm, ""), (warm_together, f", launched by requests of {TOGETHER:,}")):
+        beside_celery = _rate(batches) / _rate(celery)
+        bench.add(
+            Row(
+                name=f"{count:,} warm no-op jobs at once{how}, {nodes} nodes × {SLOTS} slots",
+                figure=_figure(batches),
+                target=f"≥ {TIMES_CELERY} × Celery",
+                reached=beside_celery >= TIMES_CELERY and not warm_errors,
+                note=f"{beside_celery:.2f} × Celery; {batches[-1].processor}",
+                errors=warm_errors,
+                commands=[batches[-1].command],
+                runs=[asdict(batch) for batch in batches],
+            )
         )
-    )
     for name, batches in (
         (f"RQ: the same, {WORKERS} workers, a process for each job", rq),
         (f"Celery: the same, {WORKERS} prefork processes, acks_late", celery),
@@ -178,12 +184,26 @@ def _pipeline(batches: list[Batch], errors: dict[str, int]) -> Row:
 
 
 def _at_once(
-    bench: Bench, cluster: Cluster, rest: Rest, script: str, count: int, *, errors: dict[str, int], body: str = "{}"
+    bench: Bench,
+    cluster: Cluster,
+    rest: Rest,
+    script: str,
+    count: int,
+    *,
+    errors: dict[str, int],
+    body: str = "{}",
+    together: bool = False,
 ) -> Batch:
-    """Launch `count` jobs and wait until none is pending. Jobs that are not completed go to `errors`."""
+    """Launch `count` jobs, one by one or `together`, and wait until none is pending.
+
+    Jobs that are not completed go to `errors`.
+    """
     before, used = rest.newest(), processor.seconds(cluster)
     began = time.perf_counter()
-    launched = _launch(bench, cluster, script, count=count, body=body)
+    if together:
+        launched = many_launched(bench, cluster.master_url, count, script)
+    else:
+        launched = _launch(bench, cluster, script, count=count, body=body)
     rest.wait_for_all()
     took = time.perf_counter() - began
     now = processor.seconds(cluster)
@@ -252,7 +272,7 @@ def together(bench: Bench, cluster: Cluster, rest: Rest) -> None:
     settled: list[float] = []
     for _ in range(bench.plan.runs):
         began, first, queued = time.monotonic(), rest.newest(), _queued(cluster)
-        found = many_launched(bench, cluster.master_url, bench.plan.jobs * 10 // TOGETHER)
+        found = many_launched(bench, cluster.master_url, bench.plan.jobs * 10)
         kept = rest.newest() - first
         if not wait_until(partial(_holds, cluster, queued + kept), 60):
             raise RunFailed("RabbitMQ has not got all jobs after a minute")
@@ -270,13 +290,12 @@ def together(bench: Bench, cluster: Cluster, rest: Rest) -> None:
     bench.add(replace(row, note=note))
 
 
-def many_launched(bench: Bench, url: str, requests: int) -> Figures:
-    """Launch by so many requests of `TOGETHER` jobs each; the rate is that of requests."""
-    body = json.dumps({"jobs": [{"job": NOOP}] * TOGETHER}, separators=(",", ":"))
-    found = bench.client.load("launch", f"{url}/launch_jobs", TOGETHER_IN_FLIGHT, count=max(1, requests), body=body)
-    return replace(
-        found, command=found.command.replace(body, f'{{"jobs": [{{"job": "{NOOP}"}}, … {TOGETHER} of them]}}')
-    )
+def many_launched(bench: Bench, url: str, count: int, script: str = NOOP) -> Figures:
+    """Launch by requests of up to `TOGETHER` jobs each; the rate is that of requests."""
+    size = min(count, TOGETHER)
+    body = json.dumps({"jobs": [{"job": script}] * size}, separators=(",", ":"))
+    found = bench.client.load("launch", f"{url}/launch_jobs", TOGETHER_IN_FLIGHT, count=count // size, body=body)
+    return replace(found, command=found.command.replace(body, f'{{"jobs": [{{"job": "{script}"}}, … {size} of them]}}'))
 
 
 def _holds(cluster: Cluster, jobs: int) -> bool:

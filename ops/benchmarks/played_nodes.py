@@ -3,12 +3,14 @@
     python -m ops.benchmarks.played_nodes FILE
 
 FILE is JSON: the name of each node, and its URL of RabbitMQ with a user of its own. Each node sends a heartbeat every
-second, and says of every command that it is done, as a real node does after its flush. It runs until it is stopped.
+second, and says of every command that it is done, as a real node does after its flush. Its data server takes
+connections and answers nothing. It runs until it is stopped.
 """
 
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import time
 from pathlib import Path
@@ -31,8 +33,9 @@ _DISK = 1 << 40  # bytes, half of them free
 class PlayedNode:
     """One of them. All but `beat` belongs to its link's thread."""
 
-    def __init__(self, name: str, url: str) -> None:
+    def __init__(self, name: str, url: str, data_url: str) -> None:
         self._name = name
+        self._data_url = data_url
         self._epoch = Epoch(1, uuid4().hex)
         self._seq = self._sent = 1
         self._keys = 0
@@ -47,7 +50,7 @@ class PlayedNode:
         """Send a heartbeat, if there is a connection."""
         beat = Heartbeat(
             node=self._name,
-            url="http://127.0.0.1:1",
+            url=self._data_url,
             at=now_ms(),
             version=VERSION,
             epoch=self._epoch.id,
@@ -101,12 +104,15 @@ class PlayedNode:
 
 def main() -> None:
     """Play the nodes of the file."""
-    nodes = [PlayedNode(name, url) for name, url in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")).items()]
-    while True:
-        began = time.monotonic()
-        for node in nodes:
-            node.beat()
-        time.sleep(max(0.0, HEARTBEAT_SECS - (time.monotonic() - began)))
+    places = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as server:  # the master looks whether it is there
+        data_url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        nodes = [PlayedNode(name, url, data_url) for name, url in places.items()]
+        while True:
+            began = time.monotonic()
+            for node in nodes:
+                node.beat()
+            time.sleep(max(0.0, HEARTBEAT_SECS - (time.monotonic() - began)))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ _SHOWN_MS = 0.01
 
 
 def seconds(cluster: Cluster) -> dict[str, float]:
-    """Processor time so far, in seconds. The process of a run counts when it has ended, as the zygote's child."""
+    """Processor time so far, in seconds, by role. Those of runs are together, whether they have ended or not."""
     found: dict[str, float] = {}
     agents = _agents(cluster)
+    zygotes: set[int] = set()
     broker = cluster.rabbit.children if cluster.rabbit else []
     for process in cluster.processes:
         whose = "RabbitMQ" if process in broker else "master" if process is cluster.master else "node"
@@ -28,25 +29,42 @@ def seconds(cluster: Cluster) -> dict[str, float]:
                 times, command, parent = member.cpu_times(), member.cmdline(), member.ppid()
             except psutil.NoSuchProcess:
                 continue
-            kind = whose if process in broker else f"{whose} {role(command)}"
+            kind = whose if process in broker else "runs" if parent in zygotes else f"{whose} {role(command)}"
             found[kind] = found.get(kind, 0.0) + times.user + times.system
             if "node.runs.zygote" in command and parent in agents:
+                zygotes.add(member.pid)
                 found["runs"] = found.get("runs", 0.0) + times.children_user + times.children_system
     return found
 
 
 def below(pid: int) -> dict[str, float]:
-    """The same for the processes below one that runs a whole cluster, as `ops/up` does."""
+    """The same for the processes below one that runs a whole cluster, as `ops/up` does. A spare process is a run."""
     found: dict[str, float] = {}
+    packages: dict[int, str] = {}  # of the processes that are modules
+    zygotes: set[int] = set()
     for member in tree(pid):
         try:
-            times, command = member.cpu_times(), member.cmdline()
+            times, command, parent = member.cpu_times(), member.cmdline(), member.ppid()
         except psutil.NoSuchProcess:
             continue
         module = command[command.index("-m") + 1] if "-m" in command[:-1] else ""
         package, _, name = module.partition(".")
-        kind = f"{package} {name}" if name else "RabbitMQ" if "beam" in "".join(command[:1]) else "others"
+        if parent in zygotes:
+            kind = "runs"
+        elif name:
+            kind = f"{package} {name}"
+        elif "beam" in "".join(command[:1]):
+            kind = "RabbitMQ"
+        elif module or parent not in packages:
+            kind = "others"
+        else:
+            kind = f"{packages[parent]} web worker"
+        if module:
+            packages[member.pid] = package
         found[kind] = found.get(kind, 0.0) + times.user + times.system
+        if module == "node.runs.zygote" and parent not in zygotes:
+            zygotes.add(member.pid)
+            found["runs"] = found.get("runs", 0.0) + times.children_user + times.children_system
     return found
 
 

@@ -1,6 +1,6 @@
-"""Clients put, replace, delete and read values on two nodes each while nodes and master die, stand still and lose disks.
+"""Clients put, replace, delete and read values on two nodes each while what they need dies, stands still and loses disks.
 
-Afterwards no read may have been stale or have seen a deleted value, and every value is on two nodes byte for byte.
+That is nodes, the master, RabbitMQ and disks: full ones, older ones, empty ones, damaged bytes. Afterwards no read may have been stale or have seen a deleted value, and every value is on two nodes byte for byte.
 `HISTORY_FAULTS` and `HISTORY_SEED` in the environment say how many faults and which; `ops/soak` has many.
 """
 
@@ -12,23 +12,28 @@ import os
 import random
 import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
-from ops.cluster import Cluster
-from ops.cluster.network import answers
+from ops.cluster import Cluster, Rabbit
 from tests.faults.history import NEVER, History, Kind, Operation, now
-from tests.faults.tools import COMPANION, WORKER, family, kill_part
+from tests.faults.test_full import small_disk
+from tests.faults.tools import COMPANION, WORKER, family, kill_part, serves
 from tests.support import Answer, Clusters, delete, get, http_request, put, wait_for
 
 FAULTS = int(os.environ.get("HISTORY_FAULTS", "20"))
 ROUND = 5  # faults, then all is brought back and looked at
 CLIENTS, KEYS = 4, 5
+DISK_BYTES = 96 << 20  # of a node
+ON_SMALL_DISKS = os.geteuid() == 0  # only root can mount them
 SIZES = (40, 3_000, 120_000)  # in the index, in the log, in a file that goes straight to a node
 ENV = {
     "PULZAR_GENERAL_REPLICAS": "2",
@@ -36,6 +41,8 @@ ENV = {
     "PULZAR_SERVER_PUT_TIMEOUT": "4",
     "PULZAR_SERVER_CACHED": "100",
     "PULZAR_VOLUME_INLINE": "20000",
+    "PULZAR_VOLUME_RESERVE": "2M",
+    "PULZAR_VOLUME_SEGMENT": "1M",
 }
 
 
@@ -138,6 +145,12 @@ class Faults:
             self.master_killed,
             self.controller_killed,
             self.data_server_killed,
+            self.broker_killed,
+            self.broker_frozen,
+            self.everything_killed,
+            self.older_disk,
+            self.byte_flipped,
+            *([self.disk_full] if ON_SMALL_DISKS else []),
         ]
 
     def one(self) -> None:
@@ -160,13 +173,7 @@ class Faults:
         """A node stands still, with all that it has taken in."""
         index = self._node()
         process = self.cluster.nodes[index].process
-        frozen = [*([process.pid] if process.pid else []), *family(process)]
-        for signal_number in (signal.SIGSTOP, signal.SIGCONT):
-            for pid in frozen:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal_number)
-            if signal_number == signal.SIGSTOP:
-                time.sleep(self.chance.choice((0.5, 3.0, 8.0)))
+        _freeze([*([process.pid] if process.pid else []), *family(process)], self.chance.choice((0.5, 3.0, 8.0)))
         return f"node {index + 1} frozen"
 
     def node_wiped(self) -> str:
@@ -200,6 +207,112 @@ class Faults:
         kill_part(self.cluster.nodes[index].process, WORKER)
         return f"data server {index + 1} killed"
 
+    def broker_killed(self) -> str:
+        """RabbitMQ is killed, and comes back after a while."""
+        self._rabbit.kill()
+        time.sleep(self.chance.choice((0.1, 3.0)))
+        self._rabbit.start()
+        return "RabbitMQ killed"
+
+    def broker_frozen(self) -> str:
+        """RabbitMQ stands still with its connections open."""
+        pids = [pid for child in self._rabbit.children for pid in (child.pid, *family(child)) if pid]
+        _freeze(pids, self.chance.choice((0.5, 3.0, 8.0)))
+        return "RabbitMQ frozen"
+
+    def everything_killed(self) -> str:
+        """All processes are killed in one moment."""
+        self.cluster.kill()
+        self._rabbit.start()
+        self.cluster.start_master()
+        for index in range(len(self.cluster.nodes)):
+            self.cluster.start_node(index)
+        return "everything killed"
+
+    def older_disk(self) -> str:
+        """A node comes back with what was on its disk some time ago, when every value is on two nodes."""
+        index = self._node()
+        directory = self.cluster.nodes[index].directory
+        with tempfile.TemporaryDirectory() as place:
+            self.cluster.kill_node(index)
+            shutil.copytree(directory, f"{place}/copy")
+            self.cluster.start_node(index)
+            time.sleep(self.chance.random() * 3)
+            settle(self.cluster)
+            self.cluster.kill_node(index)
+            for part in directory.iterdir():
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
+            shutil.copytree(f"{place}/copy", directory, dirs_exist_ok=True)
+        since = time.time()
+        self.cluster.start_node(index)
+        settle(self.cluster, since)
+        return f"node {index + 1} back with an older disk"
+
+    def byte_flipped(self) -> str:
+        """A byte of one of two copies changes on the disk; whoever reads it there makes the node replace it."""
+        settle(self.cluster)
+        rows = http_request("GET", f"{self.cluster.master_url}/keys?limit=1000").data["keys"]
+        shared = [row for row in rows if len(row["nodes"]) > 1 and row["size"] > SIZES[0] + 40]
+        if not shared:
+            return "no byte to flip"
+        row = self.chance.choice(shared)
+        node = next(node for node in self.cluster.nodes if node.id == row["nodes"][0])
+        value = get(self.cluster, row["key"]).body
+        changed = bool(value) and flipped(node.directory, value, self.chance.randrange(len(value)))
+        url = f"{node.url}/get_key/{quote(row['key'])}"
+        # A client may have put or deleted the key meanwhile.
+        wait_for(
+            lambda: is_sound(self.cluster, url, row["key"]), 60, "a sound copy in place of the damaged one", pause=0.2
+        )
+        return f"a byte of {row['key']} on {node.id} {'flipped' if changed else 'not found'}"
+
+    def disk_full(self) -> str:
+        """The disk of a node has no room for a while."""
+        index = self._node()
+        filler = self.cluster.nodes[index].directory / "filler"
+        with filler.open("wb") as file, suppress(OSError):  # when it is full
+            while True:
+                file.write(bytes(1 << 20))
+                file.flush()
+        time.sleep(self.chance.choice((1.0, 4.0)))
+        filler.unlink()
+        return f"disk {index + 1} full"
+
+    @property
+    def _rabbit(self) -> Rabbit:
+        assert self.cluster.rabbit
+        return self.cluster.rabbit
+
+
+def _freeze(pids: list[int], seconds: float) -> None:
+    """Stop processes for so long."""
+    for signal_number in (signal.SIGSTOP, signal.SIGCONT):
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal_number)
+        if signal_number == signal.SIGSTOP:
+            time.sleep(seconds)
+
+
+def flipped(directory: Path, value: bytes, at: int) -> bool:
+    """Change one byte of a value wherever it is below a node's directory; whether it is there."""
+    for file in sorted([*(directory / "log").rglob("*"), *(directory / "values").rglob("*")]):
+        with suppress(FileNotFoundError, IsADirectoryError), file.open("r+b") as opened:  # compaction may be quicker
+            start = opened.read().find(value)
+            if start >= 0:
+                opened.seek(start + at)
+                opened.write(bytes([value[at] ^ 0x40]))
+                return True
+    return False
+
+
+def is_sound(cluster: Cluster, url: str, key: str) -> bool:
+    """Whether a node gives the same value for a key as the cluster, or the cluster has none, or another node's."""
+    with suppress(OSError, http.client.HTTPException):
+        there, here = get(cluster, key), http_request("GET", url)
+        return there.status == 404 or (there.status, there.body) == (here.status, here.body)
+    return False
+
 
 def settle(cluster: Cluster, since: float = 0.0) -> None:
     """Wait until all nodes have sent a heartbeat after `since`, and the master says that every value is on two."""
@@ -224,8 +337,19 @@ def whole(repair: dict[str, Any]) -> bool:
 def test_no_read_is_stale_and_no_value_is_lost_whatever_dies(make_cluster: Clusters) -> None:
     seed = int(os.environ.get("HISTORY_SEED", random.randrange(1 << 32)))
     print(f"HISTORY_SEED={seed} HISTORY_FAULTS={FAULTS}")
+    cluster = make_cluster(nodes=3, env=ENV, own_broker=True, start=False)
+    with ExitStack() as stack:
+        if ON_SMALL_DISKS:
+            for node in cluster.nodes:
+                stack.enter_context(small_disk(node.directory, DISK_BYTES))
+        cluster.start()
+        stack.callback(cluster.stop)
+        go_through(cluster, seed)
+
+
+def go_through(cluster: Cluster, seed: int) -> None:
+    """Do all the faults under load, and look at the history and the copies after each round."""
     chance = random.Random(seed)
-    cluster = make_cluster(nodes=3, env=ENV)
     faults = Faults(cluster, chance)
     while len(faults.done) < FAULTS:
         # Each round has keys of its own, so that its history can be checked in little time.
@@ -234,8 +358,8 @@ def test_no_read_is_stale_and_no_value_is_lost_whatever_dies(make_cluster: Clust
             for _ in range(min(ROUND, FAULTS - len(faults.done))):
                 faults.one()
         settle(cluster)
-        for node in cluster.nodes:  # a data server that was killed may not listen yet
-            wait_for(lambda host=node.host, port=node.port: answers(host, port), what="every data server")  # type: ignore[misc]
+        # A data server that was killed may not be there yet.
+        wait_for(lambda: all(serves(cluster, node) for node in cluster.nodes), what="every data server")
         ends = {key: get(cluster, key) for key in keys}
         for key, answer in ends.items():
             called = now()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import shutil
@@ -16,9 +17,9 @@ import psutil
 from broker.clock import now_ms
 from master.errors import IndexUnusable
 from master.index.index import Cursor, Index
+from ops import http_client
 from ops.cluster import Cluster, Node
 from ops.cluster.errors import ConsoleError
-from ops.cluster.network import answers
 from ops.cluster.processes import Child
 from tests.faults.load import Client
 from tests.support import wait_for
@@ -103,14 +104,14 @@ def settle(cluster: Cluster, timeout: float = 30.0, *, full: bool = False) -> No
     asked = now_ms()
     if full:
         nodes = [node for node in cluster.nodes if node.process.wanted]
-        wait_for(lambda: all(answers(node.host, node.port) for node in nodes), timeout, "all nodes to listen")
+        wait_for(lambda: all(serves(cluster, node) for node in nodes), timeout, "all nodes to serve")
     else:
         cluster.wait_healthy(timeout)
     started = [node.id for node in cluster.nodes if node.process.wanted]
 
     def applied() -> bool:
-        if not all(answers(node.host, node.port) for node in cluster.nodes if node.process.wanted):
-            return False  # its agent may be there before its data server
+        if not all(serves(cluster, node) for node in cluster.nodes if node.process.wanted):
+            return False  # its agent may be there before its data server, and the log before the index
         try:
             index = Index(cluster.master_directory / "index", 1 << 38)
         except IndexUnusable:
@@ -129,6 +130,14 @@ def settle(cluster: Cluster, timeout: float = 30.0, *, full: bool = False) -> No
         )
 
     wait_for(applied, timeout, "an index with all that the nodes logged")
+
+
+def serves(cluster: Cluster, node: Node) -> bool:
+    """Whether values can be read from a node."""
+    try:
+        return http_client.ask("GET", f"{node.url}/health", timeout=5, ca=cluster.ca).status == 200
+    except (OSError, http.client.HTTPException):  # it is not there yet
+        return False
 
 
 def network(cluster: Cluster) -> dict[str, dict[str, Any]]:

@@ -190,6 +190,25 @@ def test_a_reader_is_sent_to_a_holder_that_is_heard_and_has_little_to_do(world: 
     assert network.by_load(["gone"]) == ["gone"]
 
 
+def test_a_node_without_a_data_server_is_chosen_last_until_it_has_one(world: World) -> None:
+    network = of(world)
+    world.beat("a", "b")
+    network.note_server("a", there=False)
+    assert {network.choose(1) for _ in range(20)} == {"b"}
+    assert network.choose_several(1, 2, (), ()) == ["b", "a"]
+    assert {tuple(network.by_load(["a", "b"])) for _ in range(20)} == {("b", "a")}
+    network.note_server("b", there=False)
+    assert network.choose(1) in {"a", "b"}
+    # A new value goes to one that is heard again, a reader only to one whose server is there
+    world.pass_secs(1)
+    world.beat("a")
+    assert {network.choose(1) for _ in range(20)} == {"a"}
+    network.note_server("b", there=True)
+    assert {tuple(network.by_load(["a", "b"])) for _ in range(20)} == {("b", "a")}
+    network.note_server("a", there=True)
+    assert {network.choose(1) for _ in range(50)} == {"a", "b"}
+
+
 @pytest.mark.parametrize(
     ("lacking", "wanted", "least", "trusted"),
     [
