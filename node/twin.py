@@ -7,7 +7,6 @@ too, until RabbitMQ has missed its heartbeats.
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import ssl
@@ -50,14 +49,10 @@ def check(config: Settings, node: str) -> None:
 def _answers(known: str, node: str, trusted: ssl.SSLContext) -> bool:
     """Whether the node of this name listens at a URL; in directories of older versions it is `host:port`."""
     try:
-        connection = tls.connection(known if "://" in known else f"http://{known}", _ANSWER_SECS, trusted)
-        try:
-            connection.request("GET", "/autodiscovery")
-            body = json.loads(connection.getresponse().read())
-        finally:
-            connection.close()
-        return bool(body["data"]["node"] == node)
-    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+        url = known if "://" in known else f"http://{known}"
+        _, body = tls.get(url, "/autodiscovery", _ANSWER_SECS, trusted)
+        return bool(json.loads(body)["data"]["node"] == node)
+    except (OSError, ValueError, LookupError, TypeError):
         return False  # nobody is there, or somebody else
 
 

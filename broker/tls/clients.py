@@ -6,6 +6,7 @@ import asyncio
 import functools
 import http.client
 import ssl
+from contextlib import closing
 from urllib.parse import urlsplit
 
 from broker.errors import SettingsError
@@ -39,6 +40,23 @@ def connection(url: str, secs: float, trusted: ssl.SSLContext) -> http.client.HT
     if scheme == "https":
         return http.client.HTTPSConnection(host, port, timeout=secs, context=trusted)
     return http.client.HTTPConnection(host, port, timeout=secs)
+
+
+def get(
+    url: str, target: str, secs: float, trusted: ssl.SSLContext, *, login: str = "", most: int | None = None
+) -> tuple[int, bytes]:
+    """The status and the body, at most `most` bytes of it, of a GET from the server of an http or https address.
+
+    `target` is path and query, `login` the header Authorization. The server may stand still for `secs`. Raises
+    `OSError`, also for a response that is no HTTP, and `ValueError` for another address.
+    """
+    with closing(connection(url, secs, trusted)) as made:
+        try:
+            made.request("GET", target, headers={"Authorization": login} if login else {})
+            response = made.getresponse()
+            return response.status, response.read(most)
+        except http.client.HTTPException as error:
+            raise ConnectionError(f"the response is no HTTP, or not whole: {error!r}") from error
 
 
 async def open_streams(url: str, limit: int, trusted: ssl.SSLContext) -> Streams:

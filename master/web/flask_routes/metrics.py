@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-
 from flask import Blueprint, Response, current_app
 
 from broker import tls
@@ -46,17 +44,11 @@ def of_node(node_id: str) -> Response:
 def _ask(parts: Context, node: str) -> bytes:
     """The body of the node's answer. Raises `Unavailable`."""
     url = parts.network.url(node) or ""
-    connection = tls.connection(url, NODE_SECS, tls.trust(parts.settings.security.ca))
+    target = internal_addresses.make(parts.settings.secret(), internal_addresses.METRICS, {}, node)
     try:
-        connection.request(
-            "GET", internal_addresses.make(parts.settings.secret(), internal_addresses.METRICS, {}, node)
-        )
-        response = connection.getresponse()
-        body = response.read()
-        if response.status != 200:
-            raise Unavailable(f"node {node} answers {response.status}: {body[:200].decode(errors='replace')}")
-        return body
-    except (OSError, http.client.HTTPException) as error:
+        status, body = tls.get(url, target, NODE_SECS, tls.trust(parts.settings.security.ca))
+    except OSError as error:
         raise Unavailable(f"node {node} at {url} does not answer as it should: {error!r}") from error
-    finally:
-        connection.close()
+    if status != 200:
+        raise Unavailable(f"node {node} answers {status}: {body[:200].decode(errors='replace')}")
+    return body

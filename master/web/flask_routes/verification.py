@@ -6,7 +6,6 @@ delete meanwhile are none. With `files=1` the LMDB files of the node, or of the 
 
 from __future__ import annotations
 
-import http.client
 import json
 import time
 from pathlib import Path
@@ -183,16 +182,12 @@ def _index_side(parts: Context, node: str, seen: _Range) -> IndexSide:
 def _ask(parts: Context, node: str, query: dict[str, str], secs: float) -> Any:
     """The `data` of the node's answer to `GET /internal/verify`. Raises `Unavailable`."""
     url = parts.network.url(node) or ""
-    connection = tls.connection(url, secs, tls.trust(parts.settings.security.ca))
+    target = internal_addresses.make(parts.settings.secret(), internal_addresses.VERIFY, query, node)
     try:
-        target = internal_addresses.make(parts.settings.secret(), internal_addresses.VERIFY, query, node)
-        connection.request("GET", target)
-        response = connection.getresponse()
-        answer = json.loads(response.read())
-        if response.status != 200:
-            raise Unavailable(f"node {node} answers {response.status}: {answer['msg']}")
+        status, body = tls.get(url, target, secs, tls.trust(parts.settings.security.ca))
+        answer = json.loads(body)
+        if status != 200:
+            raise Unavailable(f"node {node} answers {status}: {answer['msg']}")
         return answer["data"]
-    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise Unavailable(f"node {node} at {url} does not answer as it should: {error!r}") from error
-    finally:
-        connection.close()

@@ -7,7 +7,6 @@ answer is old. No page waits long for it.
 from __future__ import annotations
 
 import base64
-import http.client
 import json
 import threading
 import time
@@ -73,7 +72,7 @@ class Console:
     def _ask(self) -> None:
         try:
             found = Numbers(self._fetch(), "")
-        except (OSError, ValueError, http.client.HTTPException) as error:
+        except (OSError, ValueError) as error:
             found = Numbers({}, f"RabbitMQ's console does not tell: {error}")
         if found.problem and found.problem != self._numbers.problem:
             log.warning("the console can't be asked", reason=found.problem)
@@ -81,30 +80,25 @@ class Console:
         self._answered.set()
 
     def _fetch(self) -> dict[str, int]:
-        """Raises `OSError`, `ValueError`, `HTTPException`."""
+        """Raises `OSError` and `ValueError`."""
         parts, broker = urlsplit(self._address), urlsplit(self._broker)
         owner = parts if parts.username else broker
         user, password = unquote(owner.username or "guest"), unquote(owner.password or "guest")
         login = base64.b64encode(f"{user}:{password}".encode()).decode()
         virtual = quote(unquote(broker.path[1:]) or "/", safe="")
         columns = "name,messages_unacknowledged"
-        connection = tls.connection(
-            f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", _TIMEOUT_SECS, tls.trust(self._ca)
+        address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        target = f"{parts.path.rstrip('/')}/api/queues/{virtual}?columns={columns}"
+        status, body = tls.get(
+            address, target, _TIMEOUT_SECS, tls.trust(self._ca), login=f"Basic {login}", most=_MOST_BYTES
         )
-        try:
-            path = f"{parts.path.rstrip('/')}/api/queues/{virtual}?columns={columns}"
-            connection.request("GET", path, headers={"Authorization": f"Basic {login}"})
-            response = connection.getresponse()
-            body = response.read(_MOST_BYTES)
-        finally:
-            connection.close()
-        if response.status in (401, 403):
+        if status in (401, 403):
             raise ValueError(
                 f"it refuses the user {user}; give that user the tag monitoring, or put another one's "
                 "name and password into [broker] console"
             )
-        if response.status != 200:
-            raise ValueError(f"it answered {response.status}")
+        if status != 200:
+            raise ValueError(f"it answered {status}")
         rows = json.loads(body)
         if not isinstance(rows, list):
             raise ValueError("its answer is no list of queues")
