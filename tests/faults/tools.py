@@ -64,7 +64,7 @@ def kill_part(child: Child, kind: str) -> None:
     os.kill(before[-1], signal.SIGKILL)
     wait_for(
         lambda: len(now := processes(child, kind)) >= len(before) and before[-1] not in now,
-        10,
+        30,
         f"another {kind} of {child.name}",
     )
 
