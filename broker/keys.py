@@ -21,7 +21,8 @@ _TO_ORDERED = bytes.maketrans(_STANDARD, _ORDERED)
 TO_STANDARD = bytes.maketrans(_ORDERED, _STANDARD)  # from encoded keys to plain base64, for `bytes.translate`
 
 # No empty segment, no "." or "..", printable ASCII only.
-_GOOD = re.compile(r"(?!\.{1,2}(?:/|$))[ -.0-~]+(?:/(?!\.{1,2}(?:/|$))[ -.0-~]+)*")
+PATTERN = r"(?!\.{1,2}(?:/|$))[ -.0-~]+(?:/(?!\.{1,2}(?:/|$))[ -.0-~]+)*"
+_GOOD = re.compile(PATTERN)
 
 _GOOD_BYTES = re.compile(_GOOD.pattern.encode())
 

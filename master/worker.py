@@ -194,7 +194,7 @@ def create() -> Application:
     web_page.flask.extensions[READER] = reader
     require_rows(flask_routes(web_page.flask))
     return Application(
-        Router(hot | web_page.routes()),
+        Router(hot | web_page.routes(), {restic_paths.PREFIX: restic_paths.methods}),
         behind,
         begin,
         timeouts,

@@ -126,6 +126,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "every_mode: a fault test of jobs that is run in each mode, always")
     config.addinivalue_line("markers", "targets: every fault of every backup target; minutes. Only with -m targets")
     config.addinivalue_line("markers", "clients: the HTTP clients of docs/clients.md; minutes. Only with -m clients")
+    config.addinivalue_line(
+        "markers", "contract: requests by the thousand for each route; minutes. Only with -m contract"
+    )
     config.pluginmanager.register(report)  # prints the table of clients, if any were tried
 
 
@@ -133,7 +136,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if not item.get_closest_marker("timeout") and config.getoption("timeout", None) is None:
             item.add_marker(pytest.mark.timeout(TIMEOUT_SECS, method="signal"))
-        for marker in ("clean", "install", "clients", "libraries", "modes", "soak", "targets"):
+        for marker in ("clean", "contract", "install", "clients", "libraries", "modes", "soak", "targets"):
             found = item.get_closest_marker(marker)
             if found and not found.kwargs.get("always") and marker not in (config.option.markexpr or ""):
                 item.add_marker(pytest.mark.skip(reason=f"minutes; only with -m {marker}"))

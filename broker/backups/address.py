@@ -13,6 +13,7 @@ from broker.settings import Backup
 _PASSWORD = re.compile(r"//([^/@:\[\s]*):(?!\d+(?:[/?]|$))\S*@")
 _OPTION = re.compile(r"((?:pass|secret|token|key)\w*)=(?:\"[^\"]*\"|'[^']*'|[^,:]*)")  # of a remote of rclone
 TYPES = ("directory", "sftp", "s3", "restic", "rclone")
+PATTERN = rf"/[ -~]*|(?:{'|'.join(TYPES)}):[ -~]*"  # of a text that names one
 
 
 # What addresses with a host are like: schemes, options, an example.

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from typing import NamedTuple
 
 from broker.http.environ import Environ
 from broker.refusals import BadRequest
+
+MD5, SHA256 = "[A-Za-z0-9+/]{22}==", "[0-9A-Fa-f]{64}"  # how they are written
+_SHA256 = re.compile(SHA256)
 
 
 class BadChecksum(BadRequest):
@@ -48,10 +52,6 @@ def _md5(given: str) -> bytes:
 
 
 def _sha256(given: str) -> bytes:
-    try:
-        raw = bytes.fromhex(given.strip())
-    except ValueError:
-        raw = b""
-    if len(raw) != 32:
+    if not _SHA256.fullmatch(given.strip()):
         raise BadChecksum(f"X-Checksum-Sha256 {given[:80]!r} is no SHA-256; give its 64 hexadecimal digits")
-    return raw
+    return bytes.fromhex(given.strip())

@@ -9,6 +9,7 @@ from broker.http import dates
 from broker.http.environ import Environ
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
+LIST = r'\*|(?:W/)?"[!#-~]*"(?:, ?(?:W/)?"[!#-~]*")*'  # of entity tags, as clients write it
 # One element of a list, which may be empty, and its end. There is one way to match, so no backtracking.
 _ELEMENT = re.compile(rf"[ \t]*(?:({_TAG})[ \t]*)?(?:,|\Z)")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeVar
 
 from broker.http import responses
@@ -20,8 +20,14 @@ class Router(Generic[Handler]):
     Every path has OPTIONS.
     """
 
-    def __init__(self, routes: Mapping[str, Mapping[str, Handler]]) -> None:
+    def __init__(
+        self,
+        routes: Mapping[str, Mapping[str, Handler]],
+        methods: Mapping[str, Callable[[str], Iterable[str]]] | None = None,
+    ) -> None:
+        """`methods` gives those that a path below a route has, for routes whose paths do not all have the same."""
         self._routes = routes
+        self._methods = methods or {}
         self._deep = [path for path in routes if path.endswith("/") and path.count("/") > 2]
 
     def handler(self, path: str, method: str) -> Handler | None:
@@ -42,7 +48,8 @@ class Router(Generic[Handler]):
             {
                 path: {method: change(method, path, handler) for method, handler in handlers.items()}
                 for path, handlers in self._routes.items()
-            }
+            },
+            self._methods,
         )
 
     def has(self, path: str) -> bool:
@@ -51,7 +58,10 @@ class Router(Generic[Handler]):
 
     def options(self, path: str, page: bool) -> Response:
         """The response to OPTIONS; `page`: that of a browser whose page may send requests."""
-        return responses.options(self._routes.get(self._route(path), responses.ALL_METHODS), page)
+        route = self._route(path)
+        if route in self._methods:
+            return responses.options(self._methods[route](path), page)
+        return responses.options(self._routes.get(route, responses.ALL_METHODS), page)
 
     def _route(self, path: str) -> str:
         """The route of a path: its first segment, a longer beginning of it or the whole path."""

@@ -9,7 +9,8 @@ from broker import keys
 from broker.integers import MAX, bounded
 
 _MAX_TEXT = 2_000
-_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NODE = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+_NODE = re.compile(NODE)
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 
 

@@ -29,11 +29,15 @@ MAX_DEPTH = 32  # of lists and objects in each other
 MAX_ATTEMPTS = 100
 MAX_SECS = 30 * DAY_SECS
 MAX_TOKEN = 200  # characters
+MAX_MEMORY_MB = 1 << 24
 PRIORITIES = ("high", "normal", "low")
 SEAL = "pulzar-seal"  # the header with the seal
 DATA = "pulzar_data"  # may stand among the arguments, as in a launch by REST
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # the same as in jobs/scripts.py
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"  # the same as in jobs/scripts.py
+SCRIPT_PATTERN = rf"{NAME_PATTERN}(?:\.py)?"
+PATH_PATTERN = f"{NAME_PATTERN}/{SCRIPT_PATTERN}"
+_NAME = re.compile(NAME_PATTERN)
 _GROWTH_BYTES = 64  # for the id that the master gives it
 _ADVICE = "store what is large under a key and name that"
 _FIELDS = ("job", "arguments", "options", "data", "id", "attempt")
@@ -89,7 +93,7 @@ def read_options(given: object) -> Options:
     _seconds("timeout", options.timeout)
     _seconds("retry_delay", options.retry_delay)
     _integer("attempts", options.attempts, MAX_ATTEMPTS)
-    _integer("memory_mb", options.memory_mb, 1 << 24)
+    _integer("memory_mb", options.memory_mb, MAX_MEMORY_MB)
     _integer("overlap", options.overlap, 1)
     if options.priority not in PRIORITIES:
         raise MalformedMessage(f"priority = {short(options.priority)} is none of {', '.join(PRIORITIES)}")

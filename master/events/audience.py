@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from broker import keys
-from broker.refusals import BadRequest
+from broker.contract.kinds import Beginning, Text
+from broker.contract.parameters import Parameter
 from master.index.events import OF_BACKUPS, OF_JOBS, OF_KEYS, OF_NODES, RESET, TYPES, Event
 from master.security.rights import Right, Rights
 
 GROUPS: Mapping[str, tuple[str, ...]] = {"key": OF_KEYS, "job": OF_JOBS, "node": OF_NODES, "backup": OF_BACKUPS}
+_NAMES = [*GROUPS, *TYPES]
+_ONE = f" *(?:{'|'.join(map(re.escape, _NAMES))}) *"
+PREFIX = Parameter(
+    "prefix", Beginning(), "The beginning of the keys. With a prefix and no types, only events of keys come.", ""
+)
+OF_TYPES = Parameter(
+    "types",
+    Text(pattern=f"{_ONE}(?:,{_ONE})*", what=f"list of types of events: some of {', '.join(_NAMES)}, with commas"),
+    "Types with commas between them: key, job, node and backup stand for all of these.",
+    "",
+)
 # What a token needs to know of what is not about a key. Of jobs that it has launched, it may know without.
 _NEEDED = (
     dict.fromkeys(OF_JOBS, Right("jobs"))
@@ -43,18 +55,10 @@ def asked(given: Mapping[str, str]) -> Audience:
 
     With a prefix and no types, only events of keys come.
     """
-    prefix = keys.beginning(given.get("prefix", ""))
-    if not prefix.isascii() or not prefix.isprintable():
-        raise BadRequest(f"prefix={prefix[:80]!r} is no beginning of a key; only printable ASCII can be in it")
-    if "types" not in given:
+    prefix, wanted = PREFIX.read(given), OF_TYPES.read(given)
+    if not wanted:
         return Audience(prefix, frozenset(OF_KEYS if prefix else TYPES))
     types: set[str] = set()
-    for name in given["types"].split(","):
-        name = name.strip()
-        if name not in GROUPS and name not in TYPES:
-            raise BadRequest(
-                f"types={given['types'][:80]!r}: {name[:40]!r} is no type of events;"
-                f" give some of {', '.join([*GROUPS, *TYPES])}, with commas between them"
-            )
-        types.update(GROUPS.get(name, (name,)))
+    for name in wanted.split(","):
+        types.update(GROUPS.get(name.strip(), (name.strip(),)))
     return Audience(prefix, frozenset(types))

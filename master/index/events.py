@@ -22,7 +22,8 @@ KEPT = 100_000  # events, at least; fewer in a file that may not grow to 160 MB
 _TRIM_EVERY = 256  # events; then what is too old is removed
 _ROW_EVENTS = 16  # in one row: LMDB gives longer rows pages of their own
 _BYTES = 200  # of an event, about
-_ID = re.compile(r"([0-9]{1,15})-([0-9]{1,18})", re.ASCII)
+ID = "([0-9]{1,15})-([0-9]{1,18})"  # a pattern
+_ID = re.compile(ID, re.ASCII)
 
 RESET = "reset"
 ADDED, OVERWRITTEN, DELETED, EXPIRED, LOST = (

@@ -18,7 +18,11 @@ LOCKS = "locks"
 KINDS = ("data", "index", "keys", LOCKS, "snapshots")
 _SEGMENT = re.compile(r"[A-Za-z0-9_@-][A-Za-z0-9._@-]{0,63}")
 _SEGMENTS = 4  # of the path of a repository, at most
-_NAME = re.compile(r"[0-9a-f]{64}")
+NAME = r"[0-9a-f]{64}"
+_NAME = re.compile(NAME)
+_PART = rf"(?!(?:{'|'.join((*KINDS, CONFIG))})(?:/|$)){_SEGMENT.pattern}"
+REPOSITORY = rf"{_PART}(?:/{_PART}){{0,{_SEGMENTS - 1}}}"
+MOST = 64 * _SEGMENTS + _SEGMENTS - 1  # characters of a repository's path
 
 
 class Place(NamedTuple):
@@ -34,12 +38,24 @@ class Place(NamedTuple):
         return bool(self.name) or self.kind == CONFIG
 
     @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that it has, besides OPTIONS."""
+        if self.is_file:
+            return ("DELETE", "GET", "HEAD", "POST")
+        return ("GET", "HEAD") if self.kind else ("POST",)
+
+    @property
     def key(self) -> str:
         """The key of a file, or what the keys of all files there begin with."""
         folder = f"{PREFIX[1:]}{self.repository}/"
         if self.kind == CONFIG:
             return folder + CONFIG
         return f"{folder}{self.kind}/{self.name}" if self.kind else folder
+
+
+def methods(path: str) -> tuple[str, ...]:
+    """The methods of a path. Raises `BadRequest`."""
+    return parse(path).methods
 
 
 def parse(path: str) -> Place:

@@ -16,6 +16,10 @@ ON_NAMES = ("launch", "extension")
 PARTS = ("jobs", "metrics", "backup")
 ADMIN = "admin"
 KINDS = (*ON_KEYS, *ON_NAMES, *PARTS, ADMIN)
+# How people write one, see `Right.make`.
+PATTERN = (
+    rf"(?:{'|'.join((*PARTS, ADMIN))})|(?:{'|'.join(ON_KEYS)}):(?:(?!/)[ -~]*[ -)+-~])?|(?:{'|'.join(ON_NAMES)}):[ -~]+"
+)
 ALL_RIGHTS = "read: write: delete: launch:* extension:* admin"  # as the file of tokens has them
 
 _SAFE = "/-._~!$&'()*+,;=:@"

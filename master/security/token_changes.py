@@ -14,12 +14,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from broker.contract.kinds import Text, digits_up_to
 from broker.errors import PulzarError
 from master.security import tokens
 from master.security.rights import Right, Rights
 
 MAX_DAYS = 36_500
 _DAYS = re.compile(r"([0-9]{1,5})d", re.ASCII)
+DAYS = Text(
+    len("36500d"),
+    f"0*{digits_up_to(MAX_DAYS)}d",
+    f"time that a token is good for; give days from 1d to {MAX_DAYS}d, like 90d: text",
+)
 
 
 class TokenError(PulzarError):

@@ -288,8 +288,8 @@ def test_the_routes(cluster: Any, master: Client) -> None:
         ("GET", "/admin/dead?limit=0", None, "no integer from 1 to 500"),
         ("POST", "/admin/dead/send", b"[]", "as JSON"),
         ("POST", "/admin/dead/send", b'{"ids": [5]}', "as JSON"),
-        ("POST", "/admin/dead/send", b'{"ids": []}', "give 1 to 1000 ids"),
-        ("POST", "/admin/dead/send", b'{"ids": ["a"], "body": 5}', "are texts"),
+        ("POST", "/admin/dead/send", b'{"ids": []}', "a list of 0 was received; give 1 to 1000"),
+        ("POST", "/admin/dead/send", b'{"ids": ["a"], "body": 5}', "body = 5 is no text"),
         ("POST", "/admin/dead/drop", b'{"ids": ["a"], "queue": "x"}', "no field 'queue' here"),
     ],
 )

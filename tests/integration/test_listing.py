@@ -285,9 +285,9 @@ def test_counters_follow_every_change_and_agree_with_the_status(master: Client) 
 
 
 def test_a_prefix_that_is_no_key_is_refused_or_counts_nothing(master: Client) -> None:
-    for bad in ("%C3%BC", "a%C3%BC/", "%FF", "k" * 384):
+    for bad in ("%C3%BC", "a%C3%BC/", "%FF", "%00", "%00/", "k" * 384):
         assert "prefix" in refused(master.request("GET", f"/stats/{bad}"), 400)
-    for empty in ("%00", "%00/", "a/../", "k" * 383):
+    for empty in ("a/../", "k" * 383):
         assert good(master.request("GET", f"/stats/{empty}"), 200, "ok") == {"keys": 0, "bytes": 0}
 
 
@@ -319,7 +319,7 @@ def test_head_has_the_headers_of_get(master: Client, tree: str) -> None:
         "after=%C3%A9",
         "delimiter=%C3%A9",
         "prefix=" + "k" * 384,
-        "after=" + "k" * 384,
+        "after=" + "k" * 404,  # with the version of a deleted one
     ],
 )
 def test_a_bad_parameter_is_refused_with_its_name(master: Client, query: str) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from master.web.flask_routes import contract
 from ops.cluster import Cluster
 from tests.support import Clusters, http_request, put, wait_for
 
@@ -48,6 +49,8 @@ ELSEWHERE = {
     "curl -u ci:$PULZAR_TOKEN http": "tests/integration/test_links.py makes such links",
     "curl -u ci:$PULZAR_TOKEN -L": "tests/integration/test_tokens.py sends tokens so",
     "[backup]\nactive = True": "settings for a file; tests/unit/test_settings.py reads them",
+    "pip install openapi-python-client": "it downloads; tests/integration/test_generated_client.py",
+    "from io import BytesIO": "tests/integration/test_generated_client.py generates such a package",
     '{"data": [{"code": 202': "what the command before it shows; tests/integration/test_jobs_launch_many.py",
     "export RESTIC_REPOSITORY": "it forgets and prunes; tests/integration/test_restic.py does all of that",
     "cd /mnt/backup/pulzar": "it needs a backup; tests/unit/test_backup_directory.py runs it",
@@ -199,7 +202,7 @@ def test_every_block_is_run_here_or_elsewhere() -> None:
 
 def test_every_route_is_named() -> None:
     text = "".join((ROOT / page).read_text() for page in PAGES)
-    routes = json.loads((ROOT / "master" / "web" / "flask_routes" / "openapi.json").read_text())["paths"]
+    routes = contract.api()["paths"]
     missing = [route for route in routes if not re.search(rf"(?<=[ `]){re.escape(route)}(?=[`?])", text)]
     assert {route for route in missing if not route.startswith("/internal/")} == set()
 

@@ -146,7 +146,7 @@ def test_the_end_of_a_lifetime_is_a_change(master: Client, waiters: Waiters) -> 
     refused(waiters.begin(key, etag_of(master.get(key))).result(60), 404)
 
 
-@pytest.mark.parametrize("wait", ["0", "0.0", "301", "-1", "x", "", "1e2", "٣", "30s", "9999999999"])
+@pytest.mark.parametrize("wait", ["0", "0.0", "301", "-1", "x", "", "1e3", "٣", "30s", "9999999999"])
 def test_times_that_are_none_are_refused_in_words(master: Client, wait: str) -> None:
     key = unique()
     good(master.put(key, b"one"), 201)

@@ -30,7 +30,7 @@ def test_rights_are_those_of_the_table() -> None:
 def test_fields_are_those_of_query_header_and_body_with_types_in_words() -> None:
     fields = {field.name: field for field in of("PUT", "/add_key/{key}").fields}
     assert fields["temporal"].type == "integer from 1 to 36500"
-    assert fields["overwrite"].type == "0 or 1"
+    assert fields["overwrite"].type == "string like 0, 1"
     assert fields["key"].required
     launched = {field.name: field for field in of("POST", "/launch_job/{folder}/{script}").fields}
     assert launched["pulzar_options.priority"] == Field(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import datetime
-import json
 import re
 import time
 from pathlib import Path
@@ -26,14 +25,14 @@ from master.security.gate import Gate, open_tokens
 from master.security.rights import Right
 from master.security.routes import TABLE, NoRow, Routes, require_rows
 from master.security.signed_requests import SignedRequests
+from master.web.flask_routes import contract
 from master.web.flask_routes.app import create_app, flask_routes
 from master.web.ui.app import create_app as create_page
 from master.web.ui.keys.uploads import Uploads
 from master.web.ui.keys.values import Values
-from tests.support import ROOT
 
 SECRET = b"s" * 32
-DOCUMENT = json.loads((ROOT / "master/web/flask_routes/openapi.json").read_text())
+DOCUMENT = contract.api()
 
 
 def asked(method: str, target: str, authorization: str | None = None, client: str = "10.0.0.5:1") -> dict[str, str]:

@@ -75,6 +75,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "broker.rights": ("broker.topology", "broker.messages"),
     "broker.messages": (*BASE, "broker.http"),
     "broker.tls": ("broker.errors",),
+    "broker.contract": (*BASE,),
     "broker.http": (*BASE, "broker.tls"),
     "broker.server": (*BASE, "broker.http", "broker.tls"),
     "broker.link": (*BASE, "broker.topology", "broker.settings", "broker.tls"),
@@ -173,6 +174,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "master.web.keys",
         "master.web.jobs",
         "master.web.metrics",
+        "master.web.restic",
     ),
     "master.web.restic": (
         "*",

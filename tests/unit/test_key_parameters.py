@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from broker.clock import DAY_MS
+from broker.contract.kinds import Integer
+from broker.contract.parameters import Parameter
 from broker.http import dates
 from broker.messages.upload import UploadCommit, UploadPermit
 from broker.refusals import BadRequest, ConditionFailed
@@ -135,17 +137,18 @@ def test_what_is_no_lifetime_is_refused(given: dict[str, str], words: str) -> No
     ("given", "value"), [(None, False), ("", True), ("1", True), ("TRUE", True), ("0", False), ("false", False)]
 )
 def test_a_flag_is_one_or_zero(given: str | None, value: bool) -> None:
-    assert parameters.flag("overwrite", given) is value
+    assert parameters.OVERWRITE.read({} if given is None else {"overwrite": given}) is value
 
 
 def test_what_is_no_flag_and_no_integer_is_refused_with_its_name() -> None:
     with pytest.raises(BadRequest, match="overwrite='yes' is neither 1 nor 0"):
-        parameters.flag("overwrite", "yes")
-    assert parameters.integer("limit", None, 7, 10) == 7
-    assert parameters.integer("limit", "10", 7, 10) == 10
+        parameters.OVERWRITE.read({"overwrite": "yes"})
+    limit = Parameter("limit", Integer(10), "Rows.", 7)
+    assert limit.read({}) == 7
+    assert limit.read({"limit": "10"}) == 10
     for given in ("0", "11", "x", ""):
         with pytest.raises(BadRequest, match=f"limit='{given}' is no integer from 1 to 10"):
-            parameters.integer("limit", given, 7, 10)
+            limit.read({"limit": given})
 
 
 @pytest.mark.parametrize("header", ["x", "", "*, *", '"a', "W/*"])

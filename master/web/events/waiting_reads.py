@@ -7,15 +7,16 @@ thread. It is woken when something became of its own key, and then is a read lik
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 
 from broker import keys
 from broker.clock import now_ms
+from broker.contract.kinds import Seconds
+from broker.contract.parameters import Parameter
 from broker.http import request_fields
 from broker.http.environ import Environ
 from broker.http.responses import Response
-from broker.refusals import BadRequest, NotFound, Unavailable
+from broker.refusals import NotFound, Unavailable
 from broker.server.request import Request
 from master.events.hub import STOPPING, Hub
 from master.index.index import Index
@@ -27,7 +28,15 @@ from master.web.keys.reads import Reads
 MOST_SECS = 300.0
 BUSY_SECS = 10  # after which to ask again
 _PATH = "/get_key/"
-_SECS = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3})?", re.ASCII)
+
+WAIT = Parameter(
+    "wait",
+    Seconds(MOST_SECS),
+    "Seconds to wait for another value than the client has: while the response would be 304, or, without a condition, "
+    "while the key is unknown. Then the response is that of a plain read. 503 when the master is stopped meanwhile, or "
+    "too many wait.",
+    0.0,
+)
 
 
 class WaitingReads:
@@ -47,7 +56,7 @@ class WaitingReads:
         """Respond to one request; raises `Refused` or `InvalidKey`."""
         query = request.environ["QUERY_STRING"]
         if "wait" in query and (given := parameters.parameters(query).get("wait")) is not None:
-            return self._wait(request, _seconds(given))
+            return self._wait(request, WAIT.of_text(given))
         return self._reads(request)
 
     async def _wait(self, request: Request, secs: float) -> Response:
@@ -117,9 +126,3 @@ async def _first(changed: asyncio.Future[None], gone: asyncio.Future[None], secs
     finally:
         timer.cancel()
         gone.remove_done_callback(wake)
-
-
-def _seconds(text: str) -> float:
-    if not _SECS.fullmatch(text) or not 0 < float(text) <= MOST_SECS:
-        raise BadRequest(f"wait={text[:40]!r} is no time to wait; give seconds, more than 0 and up to {MOST_SECS:g}")
-    return float(text)

@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
 
-from flask import Blueprint, Response, request, send_file
+from flask import Blueprint, Response, current_app, request
 
 from broker import VERSION
 from broker.backups import address
+from broker.contract import document
+from broker.contract.bodies import Body, OrNull, Record
+from broker.contract.kinds import Flag, Text
+from broker.contract.parameters import Parameter
 from broker.http.responses import NO_FRAMES
 from broker.refusals import BadRequest, Conflict, NotFound
 from master.backup import overview
 from master.channel import CALL_SECS, Drain, Forget, MakeBackups, Restore
 from master.index.index import Cursor
 from master.web.flask_routes.context import Context, context, ko, ok
-from master.web.keys import parameters
 
 blueprint = Blueprint("admin", __name__)
+
+API = "pulzar api"  # key of the OpenAPI document in the application's extensions
+_TARGET = Text(pattern=address.PATTERN, what="target: give a path like /mnt/backup, or one like rclone:remote:path")
+_NODE_CHARS = 100
+_API_SECS = 300  # how long a client may keep it
+ENTRIES = Parameter(
+    "entries", Flag(), "1: also `entries`, how many keys of the index are there; reads the whole index.", default=False
+)
+KEYS = Parameter("keys", Flag(), "1: its keys leave the index; else they stay and answer 503.", default=False)
+LIVE = Parameter("live", Flag(), "1: 200 whenever the master answers.", default=False)
+BACK_UP = Body(
+    Record(
+        {
+            "node": (
+                OrNull(Text(_NODE_CHARS, "[ -~]+", "name of a node")),
+                "Name of a node, or master for the ledger; without it: all.",
+            ),
+            "target": (OrNull(_TARGET), "Where to, instead of [backup] type and address."),
+        }
+    ),
+    '{"node": "<its name>", "target": "<where to>"}, each of them or none,',
+    empty={},
+)
+RESTORE = Body(
+    Record({"node": (Text(), "Name of a node; without it: all.")}), '{"node": "<its name>"}, or {} for all nodes,'
+)
+READY = Parameter("ready", Flag(), "1: as without it.", default=False)
 
 
 @blueprint.get("/admin/status")
@@ -57,7 +87,7 @@ def network_node(node_id: str) -> Response:
     """One node."""
     for row in context().network.describe():
         if row["node"] == node_id:
-            if parameters.flag("entries", request.args.get("entries")):
+            if ENTRIES.read(request.args):
                 row["entries"] = context().index.count_of(node_id).total
             row["backup"] = overview.member(context().settings, node_id)
             return ok(row)
@@ -68,7 +98,7 @@ def network_node(node_id: str) -> Response:
 def forget(node_id: str) -> Response:
     """Forget a node that is gone for good. Its keys answer 503; with `?keys=1` they leave the index."""
     parts = context()
-    entries = parameters.flag("keys", request.args.get("keys"))
+    entries = KEYS.read(request.args)
     with parts.index.read() as tables:
         applied = tables.cursor(node_id)
     if parts.network.url(node_id) is None and applied is None:
@@ -125,9 +155,7 @@ def backups() -> Response:
 def back_up() -> Response:
     """Back up one node (`{"node": "…"}`, `master` for the ledger) or all, to `target` or the one in the settings."""
     parts = context()
-    body: object = request.get_json(force=True, silent=True) if request.get_data() else {}
-    if not isinstance(body, dict) or set(body) - {"node", "target"} or not _texts(body):
-        raise BadRequest('give {"node": "<its name>", "target": "<where to>"}, each of them or none, as JSON')
+    body = BACK_UP.read(request.get_data())
     try:
         # What its machine alone knows, such as programs that are missing, is told by the backup.
         address.check(address.chosen(parts.settings.backup, body.get("target")))
@@ -136,10 +164,6 @@ def back_up() -> Response:
     call = MakeBackups(body.get("node"), body.get("target") or "")
     members, since = parts.controller.call(call).result(CALL_SECS)
     return ok({"members": members, "since": since}, "backup started; GET /admin/backup tells how far it is", 202)
-
-
-def _texts(body: dict[object, object]) -> bool:
-    return all(value is None or (isinstance(value, str) and value) for value in body.values())
 
 
 def _names(parts: Context) -> list[str]:
@@ -162,7 +186,9 @@ def health() -> Response:
         "restoring": parts.network.awaited(),
         "warnings": overview.warnings(parts.settings, _names(parts)) + parts.certificate_warnings() + doubts,
     }
-    if reason and not parameters.flag("live", request.args.get("live")):
+    READY.read(request.args)
+    live = LIVE.read(request.args)
+    if reason and not live:
         return ko(503, f"not ready: {reason}", data, [("Retry-After", "1")])
     return ok(data, f"alive, and not ready: {reason}" if reason else "ok")
 
@@ -170,8 +196,12 @@ def health() -> Response:
 @blueprint.get("/openapi.json")
 def openapi() -> Response:
     """The OpenAPI document of this API."""
-    response = send_file(Path(__file__).parent / "openapi.json", mimetype="application/json", max_age=300)
-    response.headers.extend([NO_FRAMES])
+    config = context().settings
+    made = document.at(current_app.extensions[API], config.url(config.server), tokens=bool(config.security.tokens))
+    response = Response(json.dumps(made), mimetype="application/json", headers=[NO_FRAMES])
+    response.cache_control.max_age = _API_SECS
+    response.add_etag()
+    response.make_conditional(request)
     return response
 
 
@@ -179,10 +209,7 @@ def openapi() -> Response:
 def restore() -> Response:
     """Apply the log of one node (`{"node": "…"}`) or of all (`{}`) to the index from its beginning."""
     parts = context()
-    body: object = request.get_json(force=True, silent=True)
-    if not isinstance(body, dict) or set(body) - {"node"} or not isinstance(body.get("node", ""), str):
-        raise BadRequest('give {"node": "<its name>"}, or {} for all nodes, as JSON')
-    node = body.get("node") or None
+    node = RESTORE.read(request.get_data()).get("node") or None
     if node and parts.network.url(node) is None:
         raise NotFound(f"no node is called {node!r}; GET /admin/network lists them")
     silent = [row["node"] for row in parts.network.describe() if not row["synch"] and node in (None, row["node"])]

@@ -17,6 +17,7 @@ from master.jobs.routing import loads
 from master.web.flask_routes import (
     admin,
     context,
+    contract,
     dead,
     job_admin,
     job_history,
@@ -33,8 +34,10 @@ log = logs.get(__name__)
 def create_app(parts: Context) -> Flask:
     """The application with all its blueprints."""
     app = Flask("master", static_folder=None)
+    app.url_map.converters["letter"] = dead.LetterId
     app.url_map.merge_slashes = False  # a redirect to a similar path would not be in the envelope
     app.extensions[context.EXTENSION] = parts
+    app.extensions[admin.API] = contract.api()
     app.extensions[job_admin.EXTENSION] = job_admin.JobParts(
         parts.ledger,
         parts.job_files.read,

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flask import Blueprint, Response, current_app, request
+from werkzeug.routing import BaseConverter
 
-from broker import integers
+from broker.contract.bodies import Body, Fields, ListOf, OrNull, Record
+from broker.contract.kinds import Integer, Text
+from broker.contract.parameters import Parameter
 from broker.link import roles
-from broker.refusals import BadRequest, Conflict, NotFound
+from broker.refusals import Conflict, NotFound
 from broker.topology import MASTER_USER
 from master.dead_letters import letter
-from master.dead_letters.desk import GONE, DeadLetters, Done
+from master.dead_letters.desk import GONE, MOST_AT_ONCE, DeadLetters, Done
 from master.dead_letters.letter import Letter
 from master.security.audit import ABOUT
 from master.web.flask_routes.context import Context, context, ok
@@ -21,9 +24,24 @@ blueprint = Blueprint("dead", __name__)
 
 EXTENSION = "pulzar dead letters"
 LIMIT, MAX_LIMIT = 50, 500
+ROWS = Parameter("limit", Integer(MAX_LIMIT), "Messages at most.", LIMIT)
+AFTER = Parameter("after", Text(), "Go on behind this id: next of the page before.", "")
 _LISTED_CHARACTERS = 1_000  # of a body, in the list
 _SHOWN_CHARACTERS = 262_144  # of a body, alone
-_SEND, _DROP = {"ids", "queue", "body"}, {"ids"}
+_IDS = {"ids": (ListOf(Text(), MOST_AT_ONCE), "Of messages; GET /admin/dead lists them.")}
+_EXAMPLE = '{"ids": ["<id of a message>", …]}'
+SEND = Body(
+    Record(
+        _IDS
+        | {
+            "queue": (OrNull(Text()), "Another queue of Pulzar."),
+            "body": (OrNull(Text()), "Another body; for one message alone."),
+        },
+        ["ids"],
+    ),
+    _EXAMPLE,
+)
+DROP = Body(Record(_IDS, ["ids"]), _EXAMPLE)
 
 
 class _Order(NamedTuple):
@@ -48,17 +66,18 @@ def _desk() -> DeadLetters:
 @blueprint.get("/admin/dead")
 def dead() -> Response:
     """The messages in `pulzar.dead`, the oldest first. `?after=<id>` goes on."""
-    given = request.args.get("limit", str(LIMIT))
-    try:
-        limit = integers.parse(given, 1, MAX_LIMIT)
-    except ValueError:
-        raise BadRequest(f"limit={given[:40]!r} is no integer from 1 to {MAX_LIMIT}") from None
-    page = _desk().page(limit, request.args.get("after", ""))
+    page = _desk().page(ROWS.read(request.args), AFTER.read(request.args))
     rows = [_row(each, _LISTED_CHARACTERS) for each in page.letters]
     return ok({"messages": rows, "total": page.total, "next": page.following or None})
 
 
-@blueprint.get("/admin/dead/<letter_id>")
+class LetterId(BaseConverter):
+    """The id of a message in a path: no name of a route beside it."""
+
+    regex = r"(?!(?:send|drop)$)[^/]+"
+
+
+@blueprint.get("/admin/dead/<letter:letter_id>")
 def one(letter_id: str) -> Response:
     """One of them, with more of its body."""
     return ok(_row(_desk().one(letter_id), _SHOWN_CHARACTERS))
@@ -67,7 +86,7 @@ def one(letter_id: str) -> Response:
 @blueprint.post("/admin/dead/send")
 def send() -> Response:
     """Send messages (`{"ids": [...]}`) to the queues that they came from; with `queue` or `body`, to it or with it."""
-    order = _order(_SEND)
+    order = _order(SEND)
     body = None if order.body is None else order.body.encode("utf-8", "backslashreplace")
     return _said(_desk().send(order.ids, order.queue, body), "sent")
 
@@ -75,21 +94,14 @@ def send() -> Response:
 @blueprint.post("/admin/dead/drop")
 def drop() -> Response:
     """Remove messages (`{"ids": [...]}`) for good."""
-    return _said(_desk().drop(_order(_DROP).ids), "dropped")
+    return _said(_desk().drop(_order(DROP).ids), "dropped")
 
 
-def _order(fields: set[str]) -> _Order:
-    given: object = request.get_json(force=True, silent=True)
-    ids = given.get("ids") if isinstance(given, dict) else None
-    if not isinstance(given, dict) or not isinstance(ids, list) or not all(isinstance(each, str) for each in ids):
-        raise BadRequest('give {"ids": ["<id of a message>", …]} as JSON; GET /admin/dead lists them')
-    if unknown := sorted(map(str, set(given) - fields)):
-        raise BadRequest(f"there is no field {unknown[0][:40]!r} here; there are {', '.join(sorted(fields))}")
-    queue, body = given.get("queue") or "", given.get("body")
-    if not isinstance(queue, str) or not isinstance(body, str | None):
-        raise BadRequest("queue and body are texts, each of them given or not")
+def _order(body: Body[Fields]) -> _Order:
+    given = body.read(request.get_data())
+    ids: list[str] = given["ids"]
     request.environ[ABOUT] = " ".join(ids)[:1000]
-    return _Order(ids, queue, body)
+    return _Order(ids, given.get("queue") or "", given.get("body"))
 
 
 def _said(result: Done, word: str) -> Response:

@@ -9,7 +9,9 @@ from typing import NamedTuple
 from flask import Blueprint, Response, current_app, request
 
 from broker import integers
-from broker.refusals import BadRequest, NotFound
+from broker.contract.kinds import Choice, Integer, OrEmpty
+from broker.contract.parameters import Parameter
+from broker.refusals import NotFound
 from jobs.secret_file import SecretFile
 from master.jobs import script_catalog
 from master.jobs.history import script_runs, wait_reason
@@ -22,16 +24,17 @@ from master.web.flask_routes.context import ok
 from master.web.flask_routes.job_json import Execution, Files, Read, Row
 from master.web.flask_routes.visible_jobs import VisibleJobs
 from master.web.jobs import own_jobs
-from master.web.keys import parameters
 
 blueprint = Blueprint("jobs_admin", __name__)
 
 EXTENSION = "pulzar jobs"  # key of `JobParts` in the application's extensions
 LIMIT = 100
 MAX_LIMIT = 1_000
-MAX_ID = integers.MAX
 _LISTS = {"pendings": List.PENDINGS, "ready": List.READY, "failed": List.FAILED, "scheduled": List.SCHEDULED}
 _OUTCOMES = {"ok": List.READY, "failed": List.FAILED}
+ROWS = Parameter("limit", Integer(MAX_LIMIT), "Rows at most.", LIMIT)
+BEFORE = Parameter("before", Integer(), "Go on behind this id: the last one of the page before.", 0)
+LIST = Parameter("list", OrEmpty(Choice(*_LISTS), ""), "Only this list.", "")
 
 
 class JobParts(NamedTuple):
@@ -59,16 +62,14 @@ class _Page(NamedTuple):
 
 def _page() -> _Page:
     """Raises `BadRequest`."""
-    return _Page(_integer("limit", LIMIT, MAX_LIMIT), _integer("before", 0, MAX_ID))
+    return _Page(ROWS.read(request.args), BEFORE.read(request.args))
 
 
 @blueprint.get("/admin/jobs")
 def jobs() -> Response:
     """Jobs by state, newest first. `?list=` selects one list, in which `?before=<job_id>` goes on."""
     page = _page()
-    which = request.args.get("list", "")
-    if which and which not in _LISTS:
-        raise BadRequest(f"list={which[:40]!r} is none of {', '.join(_LISTS)}")
+    which = LIST.read(request.args)
     data: dict[str, list[Row]] = {}
     with parts().ledger.read() as view:
         for name, listed in _LISTS.items():
@@ -201,7 +202,3 @@ def _id(text: str) -> int:
         return integers.parse(text, 1)
     except ValueError:
         raise NotFound(f"{text[:40]!r} is no id of a job; it is an integer from 1 on") from None
-
-
-def _integer(name: str, default: int, most: int) -> int:
-    return parameters.integer(name, request.args.get(name), default, most)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from flask import Blueprint, Response, request
 
-from broker import integers
+from broker.contract.kinds import Choice, Integer, OrEmpty, Text
+from broker.contract.parameters import Parameter
 from broker.errors import MalformedMessage
 from broker.messages import jobs
 from broker.refusals import BadRequest
@@ -16,22 +17,40 @@ from master.jobs.model import Job
 from master.web.flask_routes import job_admin, job_json
 from master.web.flask_routes.context import ok
 from master.web.jobs import own_jobs
-from master.web.keys import parameters
 
 blueprint = Blueprint("job_history", __name__)
 
 MAX_TEXT = 200  # characters
 RUNS = 50
 MAX_RUNS = 200
-_MOST_NAME = 130  # characters of a script's path or a node's name
+_MOST_NAME = 130  # characters of a node's name
+
+STATE = Parameter("state", OrEmpty(Choice(*STATES), ""), "Jobs in this state.", "")
+SOURCE = Parameter("source", OrEmpty(Choice(*SOURCES), ""), "Where jobs came from.", "")
+SCRIPT = Parameter(
+    "script",
+    Text(pattern=f"(?:{jobs.PATH_PATTERN})?", what="folder/script"),
+    "Jobs of this script, folder/script.",
+    "",
+)
+NODE = Parameter("node", Text(_MOST_NAME), "Jobs whose last run is or was on this node.", "")
+SCHEDULE = Parameter("schedule", OrEmpty(Integer(), 0), "Jobs that this schedule launched.", 0)
+TEXT = Parameter(
+    "text",
+    Text(MAX_TEXT),
+    "Jobs with this text in script, arguments, reason or name of the token. ASCII letters count in either case.",
+    "",
+)
+CURSOR = Parameter("cursor", Integer(), "Go on where the page with this cursor ended.", 0)
+LAST = Parameter("limit", Integer(MAX_RUNS), "Rows at most.", RUNS)
+COUNTED = (SCRIPT, NODE, SOURCE, SCHEDULE)
 
 
 @blueprint.get("/admin/job_history")
 def history() -> Response:
     """A page of jobs, newest first, by filter."""
     asked = filter_of(request.args)
-    cursor = parameters.integer("cursor", request.args.get("cursor"), 0, integers.MAX)
-    limit = parameters.integer("limit", request.args.get("limit"), job_admin.LIMIT, job_admin.MAX_LIMIT)
+    cursor, limit = CURSOR.read(request.args), job_admin.ROWS.read(request.args)
     with job_admin.parts().ledger.read() as view:
         page = pages.page(view, asked, cursor, limit, shown=job_admin.visible(view))
     rows = [job_json.row(found) for found in page.jobs]
@@ -49,7 +68,7 @@ def counts() -> Response:
 @blueprint.get("/admin/script_runs/<folder>/<script>")
 def runs(folder: str, script: str) -> Response:
     """The last runs of a script that have ended, newest first, and how long one usually takes."""
-    limit = parameters.integer("limit", request.args.get("limit"), RUNS, MAX_RUNS)
+    limit = LAST.read(request.args)
     path, by = _path(f"{folder}/{script}"), own_jobs.owner(request.environ)
     with job_admin.parts().ledger.read() as view:
         found = script_runs.last(view, path, max(limit, script_runs.SAMPLE), by=by)
@@ -60,18 +79,14 @@ def runs(folder: str, script: str) -> Response:
 
 def filter_of(given: Mapping[str, str]) -> HistoryFilter:
     """The filter in the parameters of this request; raises `BadRequest`. Who may see his own jobs alone gets those."""
-    found = {
-        "state": _choice("state", given.get("state", ""), STATES),
-        "source": _choice("source", given.get("source", ""), SOURCES),
-    }
-    script = given.get("script", "")
-    schedule = given.get("schedule", "")
+    script = SCRIPT.read(given)
     return HistoryFilter(
-        **found,
+        state=STATE.read(given),
+        source=SOURCE.read(given),
         script=_path(script) if script else "",
-        node=_short("node", given.get("node", ""), _MOST_NAME),
-        schedule=parameters.integer("schedule", schedule, 0, integers.MAX) if schedule else 0,
-        text=_short("text", given.get("text", ""), MAX_TEXT),
+        node=NODE.read(given),
+        schedule=SCHEDULE.read(given),
+        text=TEXT.read(given),
         by=own_jobs.owner(request.environ),
     )
 
@@ -80,18 +95,6 @@ def _run(job: Job) -> job_json.Row:
     row = job_json.row(job)
     names = ("job_id", "state", "node", "started", "ended", "attempt", "reason")
     return {name: row[name] for name in names} | {"secs": script_runs.secs(job)}
-
-
-def _choice(name: str, given: str, choices: tuple[str, ...]) -> str:
-    if given and given not in choices:
-        raise BadRequest(f"{name}={given[:40]!r} is none of {', '.join(choices)}")
-    return given
-
-
-def _short(name: str, given: str, most: int) -> str:
-    if len(given) > most:
-        raise BadRequest(f"{name} has {len(given)} characters; {most} is the limit")
-    return given
 
 
 def _path(given: str) -> str:

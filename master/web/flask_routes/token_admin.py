@@ -11,12 +11,15 @@ from pathlib import Path
 from flask import Blueprint, Response, request
 
 from broker import logs
+from broker.contract.bodies import Body, ListOf, OrNull, Record
+from broker.contract.kinds import Integer, Text
+from broker.contract.parameters import Parameter
 from broker.refusals import BadRequest, Conflict, Forbidden, NotFound, Unavailable
 from master.security import audit, gate, token_changes, tokens
+from master.security.rights import PATTERN
 from master.security.token_changes import FileProtected, RightsMissing, TokenError, TokenExists, TokenMissing
 from master.security.tokens import Token, TokensUnreadable
 from master.web.flask_routes.context import context, ok
-from master.web.keys import parameters
 
 log = logs.get(__name__)
 
@@ -24,6 +27,21 @@ blueprint = Blueprint("tokens", __name__)
 
 LINES = 200
 MAX_LINES = 1_000
+MOST_RIGHTS = 1_000  # of a token
+MAKE = Body(
+    Record(
+        {
+            "rights": (
+                ListOf(Text(pattern=PATTERN, what="right"), MOST_RIGHTS),
+                "Like read:reports/, launch:tests/* or metrics.",
+            ),
+            "for": (OrNull(token_changes.DAYS), "How long it is good, like 90d; without it as long as one's own."),
+        },
+        ["rights"],
+    ),
+    '{"rights": ["read:reports/", "metrics"], "for": "90d"}, the second of them or not,',
+)
+ROWS = Parameter("limit", Integer(MAX_LINES), "Most lines.", LINES)
 
 
 @blueprint.get("/admin/tokens")
@@ -51,14 +69,8 @@ def listed() -> Response:
 def make(name: str) -> Response:
     """Make a token with rights and an end that who asks has himself. The response has it, this once."""
     path = _file()
-    body: object = request.get_json(force=True, silent=True)
-    if not isinstance(body, dict) or set(body) - {"rights", "for"} or not isinstance(body.get("rights"), list):
-        raise BadRequest(
-            'give {"rights": ["read:reports/", "metrics"], "for": "90d"}, the second of them or not, as JSON'
-        )
+    body = MAKE.read(request.get_data())
     days = body.get("for")
-    if not all(isinstance(right, str) for right in body["rights"]) or not isinstance(days, str | None):
-        raise BadRequest("rights are texts like read:reports/, and for is a text like 90d")
     with _told():
         own = _own(path)
         asked, last = token_changes.parse_rights(body["rights"]), token_changes.until(days)
@@ -85,7 +97,7 @@ def revoke(name: str) -> Response:
 @blueprint.get("/admin/audit")
 def audited() -> Response:
     """The last lines of the audit log, the newest first."""
-    limit = parameters.integer("limit", request.args.get("limit"), LINES, MAX_LINES)
+    limit = ROWS.read(request.args)
     return ok(audit.newest(Path(context().settings.server.dir), limit))
 
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from flask import Blueprint, Response, request
 
 from broker import keys, lmdb_files, tls
+from broker.contract.kinds import Flag, Integer, Text
+from broker.contract.parameters import Parameter
 from broker.http import internal_addresses
 from broker.integers import MAX
 from broker.messages.verification import NodeValue
@@ -21,7 +23,7 @@ from broker.refusals import BadRequest, NotFound, Unavailable
 from master.index.projection import cursor_of
 from master.web.flask_routes.comparison import Fault, IndexSide, compare
 from master.web.flask_routes.context import Context, context, ok
-from master.web.keys import parameters
+from master.web.keys.parameters import PREFIX
 
 blueprint = Blueprint("verification", __name__)
 
@@ -35,6 +37,12 @@ _LOOKED_AT = 50_000  # entries of the index for a page: those of other nodes cou
 _MOST_DISCARDS = 100_000
 _NODE_SECS = 60.0
 _AUDIT_SECS = 3600.0
+
+NODE = Parameter("node", Text(), "Its name. With files=1 it may be left out: the master's own files.", "")
+AFTER = Parameter("after", PREFIX, "Go on behind this key: next of the page before.", "")
+ROWS = Parameter("limit", Integer(MAX_LIMIT), "Most keys of the page.", DEFAULT_LIMIT)
+READ = Parameter("read", Flag(), "0: compare node and index only, and read no value.", default=True)
+FILES = Parameter("files", Flag(), "1: audit the LMDB files instead.", default=False)
 
 
 class _Range(NamedTuple):
@@ -52,14 +60,10 @@ def verify() -> Response:
     """A page of the comparison of one node and the index."""
     parts = context()
     given = request.args
-    node = given.get("node", "")
-    if parameters.flag("files", given.get("files")):
+    node, after = NODE.read(given), AFTER.read(given)
+    limit, read = ROWS.read(given), READ.read(given)
+    if FILES.read(given):
         return ok({"files": _files(parts, node)})
-    after = keys.beginning(given.get("after", ""))
-    if not after.isascii() or len(after) > keys.MAX_BYTES:
-        raise BadRequest(f"after is no ASCII text of up to {keys.MAX_BYTES} characters")
-    limit = parameters.integer("limit", given.get("limit"), DEFAULT_LIMIT, MAX_LIMIT)
-    read = parameters.flag("read", given.get("read", "1"))
     _require_complete(parts, node)
     seen = _look(parts, node, after, _bound(parts, node, after, limit), limit, read=read)
     faults = compare(_index_side(parts, node, seen), seen.values)

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from broker.contract.bodies import read_json
 from broker.http import responses
 from broker.http.responses import Response
 from broker.messages import jobs
 from broker.refusals import BadRequest, Refused, Unavailable
 from master.jobs import script_catalog
 from master.jobs.ledger import LedgerView
-from master.web.jobs.launch_request import OPTIONS, JobLaunch, launch_with, read_json, short
+from master.web.jobs.launch_request import OPTIONS, JobLaunch, launch_with, short
 
 MOST = 1_000  # jobs in a request
 MAX_BYTES = 8 << 20  # of a body

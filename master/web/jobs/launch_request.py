@@ -16,6 +16,7 @@ from cronsim import CronSim, CronSimError
 
 from broker import integers
 from broker.clock import DAY_MS, now_ms
+from broker.contract.bodies import read_json
 from broker.errors import MalformedMessage
 from broker.messages import jobs
 from broker.messages.jobs import Options, Order
@@ -30,7 +31,7 @@ _CRON_EXAMPLE = '{"cron": "0 9 * * 1", "zone": "Europe/Vienna"}'
 _FIELDS = ("interval", "time_unit", "repeat")
 _CRON_FIELDS = ("cron", "zone", "repeat")
 _CRON_NUMBER = 5  # fields: cronsim takes six, with seconds
-_MOST_CRON = 100  # characters
+MOST_CRON = 100  # characters
 
 
 class JobLaunch(NamedTuple):
@@ -94,18 +95,6 @@ def _object(body: bytes) -> dict[str, object]:
     return given
 
 
-def read_json(body: bytes) -> object:
-    """The JSON in a body."""
-    if body.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
-        raise BadRequest("the body begins with a byte order mark; send UTF-8 without one")
-    try:
-        return json.loads(body.decode("utf-8"), parse_constant=jobs.no_constant)
-    except RecursionError:
-        raise BadRequest("the body has lists or objects too deep in each other") from None
-    except ValueError as error:
-        raise BadRequest(f"the body is no JSON in UTF-8: {error}; it begins with {body[:40]!r}") from error
-
-
 def _options(given: object) -> Options:
     try:
         return jobs.read_options(given)
@@ -145,8 +134,8 @@ def _cron(given: dict[str, object]) -> Rhythm:
     if unknown:
         raise BadRequest(f"{SCHEDULED} has {short(unknown[0])} beside cron; give {_CRON_EXAMPLE}")
     cron, zone = given[CRON], given.get("zone", "")
-    if not isinstance(cron, str) or len(cron) > _MOST_CRON:
-        raise BadRequest(f"{SCHEDULED}: cron = {short(cron)} is no text of up to {_MOST_CRON} characters")
+    if not isinstance(cron, str) or len(cron) > MOST_CRON:
+        raise BadRequest(f"{SCHEDULED}: cron = {short(cron)} is no text of up to {MOST_CRON} characters")
     known = _zones().get(zone.lower()) if isinstance(zone, str) else None
     if known is None:
         raise BadRequest(

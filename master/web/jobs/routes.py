@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 
 from broker import integers
+from broker.contract.kinds import Text
+from broker.contract.parameters import Parameter
 from broker.http import request_fields, responses
 from broker.http.environ import Environ
 from broker.http.responses import Response
@@ -27,7 +29,10 @@ from master.web.jobs.launch_request import JobLaunch, launch_of, launch_outcome
 from master.web.keys.parameters import parameters
 
 LAUNCH, CANCEL, SCHEDULES = "/launch_job/", "/cancel_job/", "/scheduled_jobs/"
-_ACTIONS = ("pause", "resume", "run")
+ACTIONS = ("pause", "resume", "run")
+UNIQUE = Parameter(
+    "unique", Text(jobs.MAX_TOKEN), "For run: a token of this call. The same one again is the same job.", ""
+)
 _STRETCH = 100  # jobs that are read before other requests have their turn
 
 
@@ -112,9 +117,10 @@ class Launches:
         """Pause a schedule, resume it, or launch an execution of it now."""
         environ = request.environ
         text, _, action = environ["PATH_INFO"].removeprefix(SCHEDULES).partition("/")
-        if action not in _ACTIONS:
-            raise NotFound(f"no such path: {environ['PATH_INFO'][:100]}; a schedule has {', '.join(_ACTIONS)}")
+        if action not in ACTIONS:
+            raise NotFound(f"no such path: {environ['PATH_INFO'][:100]}; a schedule has {', '.join(ACTIONS)}")
         number = _id(text)
+        unique = UNIQUE.read(parameters(environ["QUERY_STRING"]))
         with self._ledger.read() as view:
             own_jobs.require(view, number, environ)
             schedule = view.schedule(number)
@@ -124,9 +130,6 @@ class Launches:
             message = await self._controller.ask(PauseSchedule(number, action == "pause"))
             return responses.make_plain(200, {"job_id": number}, message, [])
         self._gate.require(environ, Right("launch", schedule.path))
-        unique = parameters(environ["QUERY_STRING"]).get("unique", "")
-        if len(unique) > jobs.MAX_TOKEN:
-            raise BadRequest(f"unique has {len(unique)} characters; {jobs.MAX_TOKEN} is the limit")
         launched, safe = await self._controller.ask(RunSchedule(number, unique))
         return responses.make_plain(*launch_outcome(launched, safe, []), [])
 

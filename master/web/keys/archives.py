@@ -14,11 +14,13 @@ from typing import IO
 
 from broker import keys, logs
 from broker.clock import now_ms
+from broker.contract.kinds import Choice
+from broker.contract.parameters import Parameter
 from broker.errors import ClientGone
 from broker.http.peer_client import PeerFailed
 from broker.http.peer_reads import PeerRead
 from broker.http.responses import Response
-from broker.refusals import BadRequest, Unavailable
+from broker.refusals import Unavailable
 from broker.server.request import Request
 from broker.server.streaming_response import StreamingResponse, note_gone
 from master.cluster.nodes import Nodes, missing
@@ -33,6 +35,7 @@ log = logs.get(__name__)
 PATH = "/archive/"
 MISSING = "MISSING"  # the last member, when something is missing
 FORMATS: dict[str, Callable[[], Format]] = {"tar": Tar, "zip": Zip}
+FORMAT = Parameter("format", Choice(*FORMATS, what="format of archives"), "The format of the archive.", default="tar")
 _PIECE_BYTES = 1 << 18
 MOST = 16  # archives that one web worker sends at once; each costs it time, also when its client reads slowly
 BUSY_SECS = 10  # after which to ask again
@@ -53,9 +56,7 @@ class Archives:
         """Respond to one request; raises `Refused` or `InvalidKey`."""
         environ = request.environ
         prefix = parameters.prefix_of(environ, PATH)
-        given = parameters.parameters(environ["QUERY_STRING"]).get("format", "tar")
-        if given not in FORMATS:
-            raise BadRequest(f"format={given[:40]!r} is no format of archives; give {' or '.join(FORMATS)}")
+        given = FORMAT.read(parameters.parameters(environ["QUERY_STRING"]))
         if self._network.may_lack_keys():  # an archive would not tell that it lacks them
             raise missing(prefix, self._network)
         source = ArchiveValues(self._index, self._redirects, self._secs)

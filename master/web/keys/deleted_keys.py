@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from broker import integers, keys, phases
+from broker import keys, phases
+from broker.contract.kinds import Flag, Integer
+from broker.contract.parameters import Parameter
 from broker.http import content_types, responses
 from broker.http.responses import Response
 from broker.messages.store import Source
@@ -12,12 +14,15 @@ from broker.refusals import BadRequest, NotFound, Unavailable
 from broker.server.request import Request
 from master.cluster.nodes import Nodes
 from master.store.writer import Put, Writer
-from master.web.keys import parameters
+from master.web.keys import listing, parameters
 from master.web.keys.held_versions import HeldVersion, HeldVersions, Name, read_name, written
 from master.web.keys.redirects import Redirects
 
 UNDELETE = "/undelete/"
-DEFAULT_LIMIT, MAX_LIMIT = 100, 1_000
+DELETED = Parameter("deleted", Flag(), "1: what can be brought back, by POST /undelete/{key}.", default=False)
+VERSION = Parameter(
+    "version", Integer(), "The version to bring back; the newest that is held when none is named.", default=0
+)
 
 List = Callable[[Request], Response | Awaitable[Response]]
 
@@ -34,24 +39,23 @@ class DeletedKeys:
     def beside(self, others: List) -> Callable[[Request], Awaitable[Response]]:
         """The handler of `/keys`: with `?deleted=1` from here, else by `others`."""
 
-        async def listing(request: Request) -> Response:
+        async def pages(request: Request) -> Response:
             query = request.environ["QUERY_STRING"]
             given = parameters.parameters(query) if "deleted" in query else {}
-            if not parameters.flag("deleted", given.get("deleted")):
+            if not DELETED.read(given):
                 response = others(request)
                 return response if isinstance(response, Response) else await response
             response = await self.page(given)
             return response._replace(body=b"") if request.environ["REQUEST_METHOD"] == "HEAD" else response
 
-        return listing
+        return pages
 
     async def page(self, given: Mapping[str, str]) -> Response:
         """A page of the versions that nodes hold, with these parameters; raises `BadRequest`."""
-        prefix = parameters.prefix(given.get("prefix", ""))
+        prefix = listing.PREFIX.read(given)
         if given.get("delimiter"):
             raise BadRequest("delimiter does not go with deleted=1; give a prefix")
-        limit = parameters.integer("limit", given.get("limit"), DEFAULT_LIMIT, MAX_LIMIT)
-        page = await self._held.page(prefix, _after(given.get("after", "")), limit)
+        page = await self._held.page(prefix, _after(listing.AFTER.read(given)), listing.LIMIT.read(given))
         data = {
             "keys": [_row(version) for version in page.versions],
             "next": written(page.following) if page.following else None,
@@ -64,7 +68,7 @@ class DeletedKeys:
         environ = request.environ
         key = parameters.writable_key(environ, UNDELETE)
         given = parameters.parameters(environ["QUERY_STRING"])
-        version = _version(given.get("version"))
+        version = VERSION.read(given) or None
         overwrite = parameters.overwrite(given) or "HTTP_IF_MATCH" in environ
         check = parameters.check_of(environ)
         self._writer.admit(keys.encode(key), check, overwrite)  # what can be refused is refused at once
@@ -114,19 +118,9 @@ def _row(version: HeldVersion) -> dict[str, object]:
 
 
 def _after(text: str) -> Name | None:
-    text = keys.beginning(text)
     if not text:
         return None
     try:
         return read_name(text)
     except ValueError as error:
         raise BadRequest(f"after={error}; give next of the page before") from error
-
-
-def _version(text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        return integers.parse(text, 1)
-    except ValueError as error:
-        raise BadRequest(f"version={error}; GET /keys?deleted=1 lists those there are") from error

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from broker import keys
 from broker.clock import DAY_MS
+from broker.contract.kinds import Day, OrEmpty, Text
+from broker.contract.parameters import Parameter
 from broker.refusals import BadRequest
 
 NAMES = ("contains", "since", "until")
 _NEVER = 1 << 63
+CONTAINS = Parameter(
+    NAMES[0],
+    Text(keys.MAX_BYTES, "[ -~]*"),
+    "Only keys with this text behind the prefix, in whatever case. Not with delimiter.",
+    "",
+)
+_DAY = OrEmpty(Day(), -1)
+SINCE = Parameter(NAMES[1], _DAY, "Only values stored on this day (UTC) or later. Not with delimiter.", -1)
+UNTIL = Parameter(NAMES[2], _DAY, "Only values stored on this day (UTC) or earlier. Not with delimiter.", -1)
+PARAMETERS = (CONTAINS, SINCE, UNTIL)
 
 
 class KeyFilter(NamedTuple):
@@ -24,26 +35,14 @@ class KeyFilter(NamedTuple):
     @classmethod
     def read(cls, given: Mapping[str, str]) -> KeyFilter | None:
         """From the parameters of a request; None when it has none of them. Raises `BadRequest`."""
-        text, since, until = (given.get(name, "") for name in NAMES)
-        if not (text or since or until):
+        text, since, until = CONTAINS.read(given), SINCE.read(given), UNTIL.read(given)
+        if not text and since < 0 and until < 0:
             return None
-        if not text.isascii() or not text.isprintable() or len(text) > keys.MAX_BYTES:
-            raise BadRequest(f"contains is no printable ASCII text of up to {keys.MAX_BYTES} characters")
-        begin = _day("since", since) if since else 0
-        end = _day("until", until) + DAY_MS if until else _NEVER
-        if begin >= end:
-            raise BadRequest(f"since={since} is after until={until}; exchange them")
-        return cls(text, begin, end)
+        end = _NEVER if until < 0 else until + DAY_MS
+        if since >= end:
+            raise BadRequest(f"since={given[SINCE.name]} is after until={given[UNTIL.name]}; exchange them")
+        return cls(text, max(since, 0), end)
 
     def takes(self, created: int) -> bool:
         """Whether a value that was stored at `created`, in ms since the epoch, was so on one of the days."""
         return self.since <= created < self.before
-
-
-def _day(name: str, text: str) -> int:
-    """The beginning of a day, in ms since the epoch. Raises `BadRequest`."""
-    try:
-        day = datetime.datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=datetime.UTC)
-    except ValueError as error:
-        raise BadRequest(f"{name}={text[:40]!r} is no day; give one like 2026-11-29, in UTC") from error
-    return int(day.timestamp()) * 1000

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from broker import keys
 from broker.clock import now_ms
+from broker.contract.kinds import Span
+from broker.contract.parameters import Parameter
 from broker.http import responses
 from broker.http.responses import Response
 from broker.refusals import BadRequest
@@ -13,6 +15,12 @@ from master.web.keys import parameters
 
 PATH = "/lifetime/"
 FOR_EVER = "never"  # the ttl that takes the end of a lifetime away
+TTL = Parameter(
+    "ttl",
+    Span(parameters.MAX_LIFETIME_MS, FOR_EVER),
+    "The value lives so long from now on: 90s, 15m, 12h or 7d; never takes the end away. This or temporal is needed.",
+    0,
+)
 
 
 class Lifetimes:
@@ -26,12 +34,9 @@ class Lifetimes:
         environ = request.environ
         key = parameters.writable_key(environ, PATH)
         given = parameters.parameters(environ["QUERY_STRING"])
-        life = 0
-        if given.get("ttl") == FOR_EVER:
-            if "temporal" in given:
-                raise BadRequest("temporal and ttl were both given; give one of them")
-        elif not (life := parameters.lifetime(given)):
+        if "temporal" not in given and TTL.name not in given:
             raise BadRequest("ttl is missing; give one like 90s, 15m, 12h or 7d from now on, or never")
+        life = parameters.lifetime(given) if "temporal" in given else TTL.read(given)
         expires = now_ms() + life if life else 0
         await self._writer.renew(keys.encode(key), parameters.check_of(environ), expires)
         data = {"expires": expires / 1000 if expires else None}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from broker import integers, keys
+from broker import keys
+from broker.contract.bodies import Body, Boolean, Fields, OneOf, OrNull, Record
+from broker.contract.kinds import Choice, Integer, Key, Span
 from broker.http import request_fields, responses, signing
 from broker.http.responses import Response
+from broker.integers import short
 from broker.refusals import BadRequest, Forbidden
 from broker.server.request import Request
 from master.security import signed_requests
@@ -20,15 +23,52 @@ from master.web.keys import archives, parameters
 
 BODY_BYTES = 16_384
 MAX_SECS = 366 * 86_400
-_DEFAULT = "1h"
-_FIELDS = ("key", "method", "for", "ttl", "overwrite", signed_requests.MAX_BYTES)
-_OF_ARCHIVE = ("prefix", "format", "for")
+_DEFAULT_MS = 3_600_000
+_EXAMPLE = '{"key": "reports/may.pdf", "for": "7d"}'
+_KEY = (Key(), "The key that the link is for.")
+_FOR = (Span(MAX_SECS * 1_000), "How long it is good, like 90s, 15m, 12h or 7d; up to 366d, and 1h unless given.")
+_READ = Record({"key": _KEY, "method": (Choice("GET"), "To read the value."), "for": _FOR}, ["key"])
+_WRITE = Record(
+    {
+        "key": _KEY,
+        "method": (Choice("PUT"), "To store a value."),
+        "for": _FOR,
+        "ttl": (Span(parameters.MAX_LIFETIME_MS), "The lifetime of the value."),
+        "overwrite": (Boolean(), "A value that is there may be replaced."),
+        signed_requests.MAX_BYTES: (OrNull(Integer(least=0)), "The largest body."),
+    },
+    ["key", "method"],
+)
+_ARCHIVE = Record(
+    {
+        "prefix": (parameters.PREFIX, "The link is to /archive/{prefix}."),
+        "format": (Choice(*archives.FORMATS, what="format of archives"), "Of the archive; tar unless given."),
+        "for": _FOR,
+    },
+    ["prefix"],
+)
+
+
+def _kind(given: Mapping[str, object]) -> Record:
+    """What a link is for. Raises `ValueError`."""
+    if "prefix" in given:
+        return _ARCHIVE
+    method = given.get("method", "GET")
+    if method == "PUT":
+        return _WRITE
+    if method != "GET":
+        raise ValueError(f"method = {short(method)} is neither GET nor PUT")
+    if wrong := [name for name in given if name in _WRITE.names - _READ.names]:
+        raise ValueError(f"{wrong[0]} is for PUT alone")
+    return _READ
+
+
+BODY = Body(OneOf((_READ, _WRITE, _ARCHIVE), _kind), _EXAMPLE)
 _PATHS = {
     "GET": signed_requests.READ,
     "PUT": signed_requests.WRITE,
     signed_requests.OF_ARCHIVE: signed_requests.ARCHIVE,
 }
-_EXAMPLE = '{"key": "reports/may.pdf", "for": "7d"}'
 
 
 class _Order(NamedTuple):
@@ -72,69 +112,28 @@ class Links:
 
 def _order(body: bytes) -> _Order:
     """Raises `BadRequest`, `InvalidKey`, or `Forbidden` for a name that only nodes write."""
-    try:
-        given = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"the body is no JSON: {error}; give an object like {_EXAMPLE}") from error
-    if not isinstance(given, dict):
-        raise BadRequest(f"the body is no object; give one like {_EXAMPLE}")
+    given = BODY.read(body)
     if "prefix" in given:
-        return _archive(given)
-    if unknown := sorted(set(given) - set(_FIELDS)):
-        raise BadRequest(f"{unknown[0][:40]!r} is not known; give {', '.join(_FIELDS)}")
-    if not isinstance(given.get("key"), str):
-        raise BadRequest(f"key is needed, a text; give an object like {_EXAMPLE}")
-    key, method = keys.check(given["key"]), given.get("method", "GET")
-    if method not in ("GET", "PUT"):
-        raise BadRequest(f"method = {str(method)[:40]!r} is neither GET nor PUT")
-    if method == "GET" and (wrong := sorted(set(given) - {"key", "method", "for"})):
-        raise BadRequest(f"{wrong[0]} is for PUT alone")
+        form = str(given.get("format", archives.FORMAT.default))
+        return _Order(given["prefix"], signed_requests.OF_ARCHIVE, _secs(given), {"format": form})
+    key, method = given["key"], given.get("method", "GET")
     if method == "PUT" and keys.is_system_name(key):
         raise Forbidden(f"{key[:100]!r} is a name for the log or output of a job, which only its node writes")
     return _Order(key, method, _secs(given), _permitted(given))
 
 
-def _archive(given: dict[str, object]) -> _Order:
-    """A link to all values below a prefix. Raises `BadRequest`."""
-    if unknown := sorted(set(given) - set(_OF_ARCHIVE)):
-        raise BadRequest(f"{unknown[0][:40]!r} does not go with prefix; give {', '.join(_OF_ARCHIVE)}")
-    if not isinstance(given["prefix"], str):
-        raise BadRequest('prefix is no text; give one like {"prefix": "reports/", "for": "7d"}')
-    form = given.get("format", "tar")
-    if form not in archives.FORMATS:
-        raise BadRequest(f"format = {str(form)[:40]!r} is no format of archives; give {' or '.join(archives.FORMATS)}")
-    prefix = parameters.prefix(given["prefix"])
-    return _Order(prefix, signed_requests.OF_ARCHIVE, _secs(given), {"format": str(form)})
+def _secs(given: Fields) -> int:
+    """How long the link is good."""
+    return int(given.get("for", _DEFAULT_MS)) // 1000
 
 
-def _secs(given: dict[str, object]) -> int:
-    """How long the link is good. Raises `BadRequest`."""
-    secs = _lifetime("for", given.get("for", _DEFAULT)) // 1000
-    if secs > MAX_SECS:
-        raise BadRequest(f"for = {given['for']!r}: a link is good for up to 366d")
-    return secs
-
-
-def _permitted(given: dict[str, object]) -> dict[str, str]:
-    """What an upload may do, as parameters of `PUT /add_key`. Raises `BadRequest`."""
+def _permitted(given: Fields) -> dict[str, str]:
+    """What an upload may do, as parameters of `PUT /add_key`."""
     fields = {}
     if "ttl" in given:
-        _lifetime("ttl", given["ttl"])
-        fields["ttl"] = str(given["ttl"])
-    if type(overwrite := given.get("overwrite", False)) is not bool:
-        raise BadRequest(f"overwrite = {str(overwrite)[:40]!r} is neither true nor false")
-    if overwrite:
+        fields["ttl"] = f"{given['ttl'] // 1000}s"
+    if given.get("overwrite"):
         fields["overwrite"] = "1"
     if (most := given.get(signed_requests.MAX_BYTES)) is not None:
-        try:
-            fields[signed_requests.MAX_BYTES] = str(integers.bounded(most, 0, integers.MAX))
-        except ValueError as error:
-            raise BadRequest(f"{signed_requests.MAX_BYTES}: {error}") from error
+        fields[signed_requests.MAX_BYTES] = str(most)
     return fields
-
-
-def _lifetime(name: str, given: object) -> int:
-    """A time like 15m in ms; raises `BadRequest`."""
-    if not isinstance(given, str):
-        raise BadRequest(f"{name} = {str(given)[:40]!r} is no text like 90s, 15m, 12h or 7d")
-    return parameters.lifetime({"ttl": given})

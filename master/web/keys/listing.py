@@ -15,13 +15,15 @@ from typing import NamedTuple, TypeVar
 
 from broker import keys
 from broker.clock import now_ms
+from broker.contract.kinds import Beginning, Integer, Text
+from broker.contract.parameters import Parameter
 from broker.http import content_types, responses
 from broker.http.responses import Response
 from broker.refusals import BadRequest
 from broker.server.request import Request
 from master.index.folders import Usage
 from master.index.index import Entry, Index
-from master.web.keys import parameters
+from master.web.keys import key_filter, parameters
 from master.web.keys.key_filter import KeyFilter
 
 DEFAULT_LIMIT = 100
@@ -29,6 +31,24 @@ MAX_LIMIT = 1_000
 _STRETCH = 100  # rows; about 0.4 ms
 _FILTERED_STRETCH = 250  # rows that are looked at; about 0.4 ms
 MOST_LOOKED_AT = 10_000  # keys in one request with a filter; 20 to 30 ms
+
+PREFIX = Parameter(
+    "prefix", parameters.PREFIX, "Only keys that begin so. A leading slash counts for nothing.", default=""
+)
+DELIMITER = Parameter(
+    "delimiter",
+    Text(keys.MAX_BYTES, "[ -~]*"),
+    "Fold keys that have it behind the prefix into one row of prefixes. Not with deleted, contains, since and until.",
+    default="",
+)
+AFTER = Parameter(
+    "after",
+    Beginning(keys.MAX_BYTES + 20),  # a key, and with deleted=1 its version besides
+    "Only keys greater than this: next of the page before. A leading slash counts for nothing.",
+    default="",
+)
+LIMIT = Parameter("limit", Integer(MAX_LIMIT), "Rows at most.", DEFAULT_LIMIT)
+PARAMETERS = (PREFIX, DELIMITER, AFTER, LIMIT, *key_filter.PARAMETERS)
 
 _Row = TypeVar("_Row")
 
@@ -45,11 +65,11 @@ class _Page(NamedTuple):
     @classmethod
     def read(cls, given: Mapping[str, str]) -> _Page:
         """From the parameters of the request; raises `BadRequest`."""
-        prefix, after = (keys.beginning(given.get(name, "")) for name in ("prefix", "after"))
-        delimiter = given.get("delimiter", "")
-        for name, text in (("prefix", prefix), ("after", after), ("delimiter", delimiter)):
-            _check(name, text)
-        limit = parameters.integer("limit", given.get("limit"), DEFAULT_LIMIT, MAX_LIMIT)
+        prefix, after = (
+            PREFIX.read(given),
+            AFTER.read(given)[: keys.MAX_BYTES],
+        )  # no key is longer, so the same keys are greater than this
+        delimiter, limit = DELIMITER.read(given), LIMIT.read(given)
         only = KeyFilter.read(given)
         if only and delimiter:
             raise BadRequest("delimiter does not go with contains, since and until; give a prefix")
@@ -131,8 +151,7 @@ class Listing:
     async def stats(self, request: Request) -> Response:
         """How many keys begin with a prefix, and their bytes together. A whole folder is one row of the index."""
         environ = request.environ
-        prefix = keys.beginning(environ["PATH_INFO"][len("/stats/") :])
-        _check("the prefix", prefix)
+        prefix = parameters.prefix_of(environ, "/stats/")
         if not prefix or prefix.endswith("/"):
             with self._index.read() as tables:
                 usage = tables.usage(prefix)
@@ -173,11 +192,6 @@ async def in_turns(rows: Iterator[_Row], length: int = _STRETCH) -> AsyncGenerat
                 stretch = []
                 await asyncio.sleep(0)
         yield stretch
-
-
-def _check(name: str, text: str) -> None:
-    if not text.isascii() or len(text) > keys.MAX_BYTES:
-        raise BadRequest(f"{name} is no ASCII text of up to {keys.MAX_BYTES} characters")
 
 
 def _described(key: str, entry: Entry) -> str:

@@ -5,11 +5,12 @@ Everything here raises `BadRequest` with a message that says what was received a
 
 from __future__ import annotations
 
-import re
 from urllib.parse import parse_qs
 
-from broker import MOST_REPLICAS, integers, keys
+from broker import MOST_REPLICAS, keys
 from broker.clock import DAY_MS
+from broker.contract.kinds import Beginning, Flag, Integer, Key, Span, Text
+from broker.contract.parameters import Parameter, header, path
 from broker.http import browsers, conditions, dates, request_fields, values
 from broker.http.environ import Environ
 from broker.messages.upload import MAX_LIFETIME_DAYS, UploadCommit, UploadPermit
@@ -18,10 +19,49 @@ from master.index.index import Entry
 from master.security.gate import NAME
 from master.store.writer import Check
 
-_UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
-_TTL = re.compile(r"([0-9]{1,12})([smhd])")
 _MATCH_CHARS = 4_000  # of an If-Match that becomes a part of an address
-_FLAG = {"1": True, "true": True, "0": False, "false": False, "": True}
+
+VISIBLE = r"(?:[!-~](?:[ -~]*[!-~])?)?"  # what may stand in a header
+MAX_LIFETIME_MS = MAX_LIFETIME_DAYS * DAY_MS
+KEY = path(
+    "key",
+    Key(),
+    f"A path of printable ASCII, up to {keys.MAX_BYTES} bytes; slashes stand as they are, other characters "
+    "percent-encoded where URLs need it.",
+    "",
+)
+PREFIX = Beginning()
+BELOW = path("prefix", PREFIX, "What the keys begin with: a folder with its slash, or any text.", "")
+TEMPORAL = Parameter(
+    "temporal",
+    Integer(MAX_LIFETIME_DAYS, needed=f"is no number of days; give an integer from 1 to {MAX_LIFETIME_DAYS}"),
+    "The value lives so many days. Not with ttl.",
+    0,
+)
+TTL = Parameter("ttl", Span(MAX_LIFETIME_MS), "The value lives so long: 90s, 15m, 12h or 7d. Not with temporal.", 0)
+OVERWRITE = Parameter("overwrite", Flag(), "1: replace the value of a key that exists.", False)
+REPLICAS = Parameter(
+    "replicas",
+    Integer(MOST_REPLICAS),
+    f"On so many nodes the value is to be stored, from 1 to {MOST_REPLICAS}; by default on as many as [general] "
+    "replicas says.",
+    0,
+)
+IF_MATCH = header(
+    "If-Match", Text(_MATCH_CHARS, VISIBLE), "Only when the key exists with one of these ETags, or with any: *"
+)
+IF_NONE_MATCH = header(
+    "If-None-Match",
+    Text(pattern=conditions.LIST, what="list of entity tags"),
+    "Only when the key does not exist (*), or with none of these ETags.",
+)
+IF_UNMODIFIED_SINCE = header(
+    "If-Unmodified-Since",
+    Text(pattern=VISIBLE),
+    "412 when the value that is there is newer; a date that can't be read, and one beside If-Match, count for nothing.",
+)
+CHANGE_CONDITIONS = (IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE)
+UPLOAD = (TEMPORAL, TTL, OVERWRITE, REPLICAS, *CHANGE_CONDITIONS)
 
 
 def parameters(query: str) -> dict[str, str]:
@@ -50,10 +90,10 @@ def prefix_of(environ: Environ, path: str) -> str:
 
 def prefix(text: str) -> str:
     """A prefix of keys, without its leading slash; raises `BadRequest` when no key can begin so."""
-    prefix = text.removeprefix("/")
-    if len(prefix) > keys.MAX_BYTES or not prefix.isascii() or not prefix.isprintable():
-        raise BadRequest(f"the prefix is no printable ASCII text of up to {keys.MAX_BYTES} characters")
-    return prefix
+    try:
+        return PREFIX.of_text(text)
+    except ValueError as error:
+        raise BadRequest(f"the prefix {error}") from None
 
 
 def nothing_below(prefix: str) -> NotFound:
@@ -63,42 +103,9 @@ def nothing_below(prefix: str) -> NotFound:
 
 def lifetime(parameters: dict[str, str]) -> int:
     """The lifetime of the value in ms; 0: for ever."""
-    days, ttl = parameters.get("temporal"), parameters.get("ttl")
-    if days is not None and ttl is not None:
+    if TEMPORAL.name in parameters and TTL.name in parameters:
         raise BadRequest("temporal and ttl were both given; give one of them")
-    if days is not None:
-        try:
-            return integers.parse(days, 1, MAX_LIFETIME_DAYS) * DAY_MS
-        except ValueError:
-            raise BadRequest(
-                f"temporal={days[:40]!r} is no number of days; give an integer from 1 to {MAX_LIFETIME_DAYS}"
-            ) from None
-    if ttl is not None:
-        match = _TTL.fullmatch(ttl)
-        length = integers.parse(match[1]) * _UNITS_MS[match[2]] if match else 0
-        if not 0 < length <= MAX_LIFETIME_DAYS * DAY_MS:
-            raise BadRequest(f"ttl={ttl[:40]!r} is no lifetime; give one like 90s, 15m, 12h or 7d")
-        return length
-    return 0
-
-
-def integer(name: str, text: str | None, default: int, most: int) -> int:
-    """The parameter `name`, an integer from 1 to `most`; `default` when it was not given."""
-    if text is None:
-        return default
-    try:
-        return integers.parse(text, 1, most)
-    except ValueError as error:
-        raise BadRequest(f"{name}={error}") from error
-
-
-def flag(name: str, given: str | None) -> bool:
-    """The parameter `name`, 1 or 0; false when it was not given."""
-    if given is None:
-        return False
-    if given.lower() not in _FLAG:
-        raise BadRequest(f"{name}={given[:40]!r} is neither 1 nor 0")
-    return _FLAG[given.lower()]
+    return TEMPORAL.read(parameters) * DAY_MS or TTL.read(parameters)
 
 
 def permit(master: str, environ: Environ, parameters: dict[str, str]) -> UploadPermit:
@@ -130,12 +137,12 @@ def sent_on(environ: Environ) -> str:
 
 def overwrite(parameters: dict[str, str]) -> bool:
     """Whether the request may replace the value of a key that exists."""
-    return flag("overwrite", parameters.get("overwrite"))
+    return OVERWRITE.read(parameters)
 
 
 def replicas(parameters: dict[str, str]) -> int:
     """On how many nodes the request wants its value stored; 0: on as many as the settings say."""
-    return integer("replicas", parameters.get("replicas"), 0, MOST_REPLICAS)
+    return REPLICAS.read(parameters)
 
 
 def check(if_match: str | None, if_none_match: str | None, if_unmodified_since: str | None = None) -> Check:

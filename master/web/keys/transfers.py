@@ -10,6 +10,8 @@ from itertools import islice
 
 from broker import keys
 from broker.clock import now_ms
+from broker.contract.kinds import Text
+from broker.contract.parameters import Parameter
 from broker.errors import InvalidKey
 from broker.http import request_fields, responses, values
 from broker.http.environ import Environ
@@ -26,6 +28,13 @@ COPY, MOVE = "/copy/", "/move/"
 SCRIPT = "keys/transfer"
 _CONDITIONS = ("HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH", "HTTP_IF_UNMODIFIED_SINCE")
 _EXAMPLE = "?to=folder/name.ext"
+TO = Parameter(
+    "to",
+    Text(keys.MAX_BYTES, f"/?{keys.PATTERN}/?", "key"),
+    "The other key; of a folder, the other folder.",
+    "",
+    required=True,
+)
 
 # Launches a script with arguments, for the token of a request; returns the job's id.
 Start = Callable[[str, dict[str, object], Environ], Awaitable[int]]

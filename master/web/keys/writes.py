@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 from broker import keys, logs
 from broker.clock import now_ms
+from broker.contract.kinds import Flag
+from broker.contract.parameters import Parameter
 from broker.errors import BadSignature, MalformedMessage
 from broker.http import checksums, content_types, request_fields, responses, signing, values
 from broker.http.environ import Environ
@@ -35,6 +37,13 @@ log = logs.get(__name__)
 _SIGNATURE = "HTTP_" + upload.SIGNATURE.upper().replace("-", "_")
 _QUICK_BYTES = 1 << 18  # a digest of more takes so long that other requests would notice
 _DIGESTS = 2  # threads
+
+PURGE = Parameter(
+    "purge",
+    Flag(),
+    "1: neither this value nor an older one can be brought back. Also for a key that is deleted already.",
+    default=False,
+)
 
 
 class WriteLimits(NamedTuple):
@@ -117,6 +126,7 @@ class Writes:
         given = parameters.parameters(environ["QUERY_STRING"])
         length = request_fields.content_length(environ)
         content_types.read(environ)
+        checksums.read(environ)
         if environ["REQUEST_METHOD"] == "GET":
             return self._respond(200, {"node": self._place(environ, key, given, None).url}, "ok", [])
         if not request.waits and (length is None or client_quirks.sends_once(environ)):
@@ -186,7 +196,7 @@ class Writes:
         """Delete a key."""
         environ = request.environ
         key = parameters.writable_key(environ, "/delete_key/")
-        purge = parameters.flag("purge", parameters.parameters(environ["QUERY_STRING"]).get("purge"))
+        purge = PURGE.read(parameters.parameters(environ["QUERY_STRING"]))
         await self._writer.delete(keys.encode(key), parameters.check_of(environ), purge=purge)
         return self._respond(200, None, "key deleted", [])
 

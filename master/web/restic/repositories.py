@@ -11,6 +11,8 @@ from collections.abc import Collection
 
 from broker import keys
 from broker.clock import now_ms
+from broker.contract.kinds import Choice
+from broker.contract.parameters import Parameter
 from broker.http.responses import Header, Response
 from broker.refusals import BadRequest, Forbidden, MethodNotAllowed, Unavailable
 from broker.server.request import Request
@@ -25,6 +27,7 @@ from master.web.keys.reads import Reads
 from master.web.keys.writes import Writes
 
 EVERY = "*"
+CREATE = Parameter("create", Choice("true", "1"), "Must be true: begin a repository.", default="", required=True)
 VERSION_1 = "application/vnd.x.restic.rest.v1"
 VERSION_2 = "application/vnd.x.restic.rest.v2"
 
@@ -55,8 +58,6 @@ class Repositories:
         place = _place(request)
         if place.is_file:
             return self._reads.respond(request.environ, place.key)
-        if not place.kind:
-            raise MethodNotAllowed(request.environ["REQUEST_METHOD"], place.key, ["OPTIONS", "POST"])
         return await self._list(request, place)
 
     async def _list(self, request: Request, place: Place) -> Response:
@@ -89,17 +90,13 @@ class Repositories:
             stored = await self._writes.store(request, place.key, given)
             if stored.status >= 300:
                 return stored
-        elif place.kind or not parameters.flag("create", parameters.parameters(environ["QUERY_STRING"]).get("create")):
+        elif not CREATE.read(parameters.parameters(environ["QUERY_STRING"])):
             raise BadRequest(f"POST needs a file, {place.key}…, or ?create=true for the repository")
         return Response(200, [("Content-Length", "0")])
 
     async def delete(self, request: Request) -> Response:
         """Delete a file."""
         place = _place(request)
-        if not place.is_file:
-            raise MethodNotAllowed(
-                "DELETE", place.key, ["GET", "HEAD", "OPTIONS"] if place.kind else ["OPTIONS", "POST"]
-            )
         if place.kind != LOCKS and (EVERY in self._append_only or place.repository in self._append_only):
             raise Forbidden(
                 f"the repository {place.repository} is append-only ([general] restic_append_only); nothing was deleted"
@@ -110,4 +107,8 @@ class Repositories:
 
 
 def _place(request: Request) -> Place:
-    return restic_paths.parse(request.environ["PATH_INFO"])
+    """Raises `BadRequest` or `MethodNotAllowed`."""
+    place, method = restic_paths.parse(request.environ["PATH_INFO"]), request.environ["REQUEST_METHOD"]
+    if method not in place.methods:
+        raise MethodNotAllowed(method, place.key, sorted({*place.methods, "OPTIONS"}))
+    return place

@@ -1,4 +1,4 @@
-"""The routes of the API as people read them: made from openapi.json and the table of rights. Pure functions.
+"""The routes of the API as people read them: made from its contract and the table of rights. Pure functions.
 
 Read once, since neither changes while the master runs.
 """
@@ -9,14 +9,12 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
 from master.security.routes import Routes
-from master.web import flask_routes
+from master.web.flask_routes import contract
 
-FILE = Path(flask_routes.__file__).with_name("openapi.json")
 _DEEPEST = 3  # objects within an object
 _FIELD_PLACE = "body"
 _AT_NODES = ("/get_key/", "/add_key/", "/get_node/")  # how paths begin that may lead to a node
@@ -71,7 +69,7 @@ class Operation(NamedTuple):
 @lru_cache(maxsize=1)
 def operations() -> list[Operation]:
     """All operations in the order of the document."""
-    return list(read(json.loads(FILE.read_text(encoding="utf-8"))))
+    return list(read(contract.api()))
 
 
 def read(document: Node) -> Iterator[Operation]:
@@ -222,8 +220,8 @@ class _Reader:
             text += f" from {least}"
         if most is not None:
             text += f" to {most}"
-        if "pattern" in found:
-            text += f" like {found['pattern']}"
+        if "examples" in found:
+            text += f" like {', '.join(map(str, _list(found['examples'])))}"
         if "default" in found:
             text += f"; {found['default']} by default"
         return text

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from flask import Blueprint, Response, request
 
-from broker.integers import MAX
+from broker.contract.kinds import Integer
+from broker.contract.parameters import Parameter
 from broker.refusals import Refused
-from master.web.keys import parameters
 from master.web.ui.frame import formats
 from master.web.ui.frame.inner import message_of
 from master.web.ui.parts import ask, confirmed, environ, fragment, page, parts, see, visit
@@ -39,7 +39,7 @@ class Progress(NamedTuple):
     def sent(cls) -> Progress:
         """The one in the address of this request. Raises `BadRequest`."""
         given = request.args
-        numbers = (parameters.integer(name, given.get(name), 0, MAX) for name in cls._fields[2:])
+        numbers = (Parameter(name, Integer(), "", 0).read(given) for name in cls._fields[2:])
         return cls(given.get("node", ""), given.get("after", ""), *numbers)
 
     @property

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from flask import Blueprint, Response, request
 
-from broker import integers
+from broker.contract.kinds import Integer
+from broker.contract.parameters import Parameter
 from broker.http.environ import Environ
 from master.jobs import script_catalog
 from master.jobs.history import pages, script_runs
@@ -18,7 +19,6 @@ from master.jobs.model import Job, JobState
 from master.web.flask_routes.job_history import filter_of
 from master.web.flask_routes.visible_jobs import VisibleJobs
 from master.web.jobs import own_jobs
-from master.web.keys import parameters
 from master.web.ui.frame import charts, formats
 from master.web.ui.frame.charts import Bar
 from master.web.ui.jobs.catalog import KINDS
@@ -154,8 +154,8 @@ def _shown_script(row: Mapping[str, object], of: Environ) -> bool:
 
 
 def _limit() -> int:
-    return parameters.integer("limit", request.args.get("limit"), _ROWS, _LIVE_ROWS)
+    return Parameter("limit", Integer(_LIVE_ROWS), "Rows.", _ROWS).read(request.args)
 
 
 def _integer(name: str) -> int:
-    return parameters.integer(name, request.args.get(name), 0, integers.MAX)
+    return Parameter(name, Integer(), "The id of a job.", 0).read(request.args)

@@ -19,10 +19,10 @@ from master.jobs.history.pages import HistoryFilter
 from master.jobs.ledger import LedgerView
 from master.jobs.model import Job, Schedule, ScheduleState
 from master.jobs.rows import SCHEDULED, List
+from master.web.flask_routes.job_admin import BEFORE
 from master.web.flask_routes.visible_jobs import VisibleJobs
 from master.web.jobs import own_jobs
 from master.web.jobs.launch_request import rhythm_of
-from master.web.keys import parameters
 from master.web.ui.frame import charts, formats
 from master.web.ui.frame.inner import message_of
 from master.web.ui.frame.pages import Nav
@@ -127,7 +127,7 @@ def preview() -> Response:
 @blueprint.get("/ui/schedules/<number>")
 def one(number: str) -> Response:
     """One schedule."""
-    before = parameters.integer("before", request.args.get("before"), 0, integers.MAX)
+    before = BEFORE.read(request.args)
     with parts().context.ledger.read() as view:
         schedule = _found(view, number)
         shown = _shown(view, schedule)
@@ -167,7 +167,7 @@ def act(number: str, action: str) -> Response:
 
 def _listed(view: LedgerView, past: bool) -> tuple[list[Shown], int]:
     """A page of schedules, and the id that the next one begins before, 0 if there is none."""
-    before = parameters.integer("before", request.args.get("before"), 0, integers.MAX)
+    before = BEFORE.read(request.args)
     which = List.SCHEDULES if past else List.SCHEDULED
     ids = list(islice(own_jobs.listed(view, environ(), which, before), _ROWS + 1))
     found = [_shown(view, schedule) for one in ids[:_ROWS] if (schedule := view.schedule(one))]

@@ -13,6 +13,8 @@ from urllib.parse import quote, urlencode
 
 from broker import keys
 from broker.clock import now_ms
+from broker.contract.kinds import Flag
+from broker.contract.parameters import Parameter
 from broker.errors import ClientGone
 from broker.http import values
 from broker.http.ranges import Span
@@ -28,6 +30,7 @@ from master.web.keys import archives, parameters
 from master.web.ui.keys.preview import Kind, embedded
 from master.web.ui.keys.reader import ValueReader
 
+SAVE = Parameter("save", Flag(), "1: to be saved, not shown.", default=False)
 MOST = 32  # values that one web worker sends so at once
 _BUSY_SECS = 5  # after which to ask again
 # No other site may have it in a page or a frame.
@@ -63,7 +66,7 @@ class Values:
         resource = values.resource(key, entry)
         plan = values.plan(environ, resource)
         headers = [*plan.headers, *_OWN]
-        if parameters.flag("save", given.get("save")) or embedded(resource.content_type) is Kind.NONE:
+        if SAVE.read(given) or embedded(resource.content_type) is Kind.NONE:
             name = quote(key.rpartition("/")[2], safe="")
             headers.append(("Content-Disposition", f"attachment; filename*=UTF-8''{name}"))
         if entry.value is not None or not plan.ranges:
