@@ -107,14 +107,14 @@ def test_one_command_installs_all_of_it_and_it_runs(machine: Machine) -> None:
         "/etc/pulzar/.roles.key",
     ]
     assert machine.owner_and_mode(*paths) == [
-        "root:pulzar 750",
+        "root:pulzar 751",
         "root:root 600",
         "root:pulzar 640",
         "root:pulzar 644",
         *["root:root 600"] * 3,
     ]
     paths = ["/var/lib/pulzar", "/var/lib/pulzar/master", "/var/lib/pulzar/data", "/opt/pulzar/current"]
-    owners = ["root:pulzar 750", "pulzar-master:pulzar-master 750", "pulzar:pulzar 750", "root:root 755"]
+    owners = ["root:pulzar 751", "pulzar-master:pulzar-master 750", "pulzar:pulzar 751", "root:root 755"]
     assert machine.owner_and_mode(*paths) == owners
     # And nothing of what only developers need is there
     assert machine.run("ls", "-I", "__pycache__", "/opt/pulzar/current/ops").split() == [
@@ -125,6 +125,7 @@ def test_one_command_installs_all_of_it_and_it_runs(machine: Machine) -> None:
         "manager",
         "server.conf",
         "systemd",
+        "tokens.py",
     ]
     # And the kernel lets connections outlive a web worker, now and after the next boot
     assert "-net.ipv4.tcp_migrate_req = 1\n" in (machine.root / "etc/sysctl.d/60-pulzar.conf").read_text()
@@ -161,7 +162,7 @@ def test_keys_are_kept_and_jobs_run_inside_the_hardening(machine: Machine) -> No
     # And a job can do what jobs do, and harm nothing; what it left behind is gone
     said, *more = found["log"].splitlines()
     assert json.loads(said) == {
-        "user": "pulzar",
+        "user": "pulzar-jobs",
         "child": "hello",
         "its own /tmp": "1",
         "settings": "PermissionError Permission denied",
