@@ -19,7 +19,10 @@ PREFIX = Parameter(
 )
 OF_TYPES = Parameter(
     "types",
-    Text(pattern=f"{_ONE}(?:,{_ONE})*", what=f"list of types of events: some of {', '.join(_NAMES)}, with commas"),
+    Text(
+        pattern=f"{_ONE}(?:,{_ONE})*",
+        what=f"list of types of events; give some of {', '.join(_NAMES)}, with commas between them",
+    ),
     "Types with commas between them: key, job, node and backup stand for all of these.",
     "",
 )
