@@ -125,8 +125,8 @@ def test_the_headers_tell_the_type_and_a_name(cluster: Cluster) -> None:
     [
         ("none/such/", 404, "no key begins with 'none/such/'"),
         ("none/?format=rar", 400, "format='rar' is no format of archives; give tar or zip"),
-        ("%C3%BC", 400, "the prefix is no printable ASCII text of up to 383 characters"),
-        ("a%0Ab", 400, "the prefix is no printable ASCII text"),
+        ("%C3%BC", 400, "is no printable ASCII text of up to 383 characters"),
+        ("a%0Ab", 400, "is no printable ASCII text"),
         ("a" * 384, 400, "of up to 383 characters"),
     ],
 )
