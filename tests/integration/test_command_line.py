@@ -368,7 +368,7 @@ def test_events_are_told_as_they_happen_and_from_one_on(pulzar: Command, client:
     assert (told["type"], told["subject"]) == ("key.deleted", folder + "a")
     said = pulzar("events", "--types", "keys")
     assert said.status == 2
-    assert "no type of events" in said.err
+    assert "no list of types of events" in said.err
 
 
 def test_events_go_on_after_the_master_was_killed(keys: Keys, client: Client) -> None:
