@@ -65,7 +65,8 @@ ELSEWHERE = {
     "$ curl -N": "it has no end; tests/integration/test_events.py listens so",
     "$ curl -sL -H 'If-None-Match": "it waits for a change; tests/integration/test_waiting_reads.py makes one",
     "channel.queue_declare(": "tests/integration/test_events.py binds such a queue",
-    "docker build": "they need Docker; ops/test-images and tests/unit/test_dockerfiles.py",
+    "docker build -f": "they need Docker; ops/test-images and tests/unit/test_dockerfiles.py",
+    "docker buildx": "the same, with the day of the packages; tests/unit/test_dockerfiles.py",
 }
 FILE = re.compile(r"# ((?:extensions|jobs/mine)/[a-z_]+\.py)\n")  # its first line says where it goes
 FENCE = re.compile(r"^ *(?:```|~~~)", re.MULTILINE)
