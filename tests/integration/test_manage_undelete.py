@@ -123,9 +123,9 @@ def broken_off(cluster: Cluster, master: Client, folder: str) -> subprocess.Comp
 
 
 def test_it_may_be_broken_off_and_begun_again(cluster: Cluster, master: Client) -> None:
-    for attempt in range(5):  # on a very busy machine, a moment may be long enough for all of it
+    for attempt in range(5):  # on a very busy machine, a moment may be long enough for all of it; so more each time
         folder = unique(f"broken{attempt}/")
-        there = deleted(master, 80, folder)
+        there = deleted(master, 80 << attempt, folder)
         done = broken_off(cluster, master, folder)
         if done.returncode:
             break
