@@ -14,10 +14,11 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, Self
 from urllib.parse import quote, urlsplit
 
 THREADS = 16
@@ -214,7 +215,30 @@ class History:
         return f"{self.key}: " + "; ".join(self.lines)
 
 
-class Load:
+class Threads:
+    """Threads that work until they are told to end."""
+
+    def __init__(self, *work: Callable[[], None]) -> None:
+        """Each thread calls one of the functions, which end once `_stopping` is set."""
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=one) for one in work]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Have every thread end after its request under way."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+
+class Load(Threads):
     """Threads that write and read; a context manager that starts and stops them."""
 
     def __init__(
@@ -237,23 +261,8 @@ class Load:
         self.pause = pause
         self._large = large
         self._deletes = deletes
-        self._stopping = threading.Event()
         self._guard = threading.Lock()
-        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(threads)]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Have every thread end after its request under way."""
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join()
+        super().__init__(*(partial(self._run, number) for number in range(threads)))
 
     @property
     def stored(self) -> int:

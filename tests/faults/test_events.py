@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import threading
 import time
 from collections import defaultdict
+from functools import partial
+from typing import Self
 
 import pytest
 
 from ops.cluster import Cluster
 from tests.event_stream import Stream, Told
-from tests.faults.load import Client
+from tests.faults.load import Client, Threads
 from tests.faults.tools import COMPANION, WORKER, kill_part
 from tests.support import Clusters, unique, wait_for
 
@@ -29,25 +30,14 @@ def cluster(make_cluster: Clusters) -> Cluster:
     return make_cluster(env={"PULZAR_SERVER_WORKERS": "2", "PULZAR_SERVER_PUT_TIMEOUT": "4"})
 
 
-class Writers:
+class Writers(Threads):
     """Threads that put values, each under a key of its own."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._stopping = threading.Event()
         self.acknowledged: dict[str, list[str]] = {unique(str(number)): [] for number in range(WRITERS)}  # digests
         self.others: dict[str, set[str]] = defaultdict(set)  # of which nobody knows whether they were stored
-        self._threads = [threading.Thread(target=self._run, args=(key,)) for key in self.acknowledged]
-
-    def __enter__(self) -> Writers:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join()
+        super().__init__(*(partial(self._run, key) for key in self.acknowledged))
 
     def number(self) -> int:
         """Values that were stored so far."""
@@ -69,24 +59,19 @@ class Writers:
         client.close()
 
 
-class Follower:
+class Follower(Threads):
     """A client that goes on with its last id whenever a stream ends."""
 
     def __init__(self, url: str) -> None:
         self.events: list[Told] = []
         self.streams = 0
         self._url = url
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        super().__init__(self._run)
 
-    def __enter__(self) -> Follower:
-        self._thread.start()
+    def __enter__(self) -> Self:
+        super().__enter__()
         wait_for(lambda: self.streams, what="the first stream")
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join()
 
     def _run(self) -> None:
         last = ""

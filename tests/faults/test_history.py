@@ -13,11 +13,10 @@ import random
 import shutil
 import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from pathlib import Path
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -25,8 +24,9 @@ import pytest
 
 from ops.cluster import Cluster, Rabbit
 from tests.faults.history import NEVER, History, Kind, Operation, now
+from tests.faults.load import Threads
 from tests.faults.test_full import small_disk
-from tests.faults.tools import COMPANION, WORKER, family, kill_part, serves
+from tests.faults.tools import COMPANION, WORKER, family, flip, kill_part, serves
 from tests.support import Answer, Clusters, delete, get, http_request, put, wait_for
 
 FAULTS = int(os.environ.get("HISTORY_FAULTS", "20"))
@@ -55,7 +55,7 @@ def etag(number: int) -> str:
     return f'"{hashlib.sha256(body(number)).hexdigest()}"'
 
 
-class Load:
+class Load(Threads):
     """Clients on a few keys, until they are told to end."""
 
     def __init__(self, cluster: Cluster, keys: list[str], seed: int) -> None:
@@ -63,20 +63,7 @@ class Load:
         self.keys = keys
         self.history = History()
         self.problems: list[str] = []
-        self._stopping = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._run, args=(random.Random(seed * 100 + number),)) for number in range(CLIENTS)
-        ]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join()
+        super().__init__(*(partial(self._run, random.Random(seed * 100 + number)) for number in range(CLIENTS)))
 
     def _run(self, chance: random.Random) -> None:
         seen = dict.fromkeys(self.keys, 0)  # what this client has read last
@@ -258,7 +245,7 @@ class Faults:
         row = self.chance.choice(shared)
         node = next(node for node in self.cluster.nodes if node.id == row["nodes"][0])
         value = get(self.cluster, row["key"]).body
-        changed = bool(value) and flipped(node.directory, value, self.chance.randrange(len(value)))
+        changed = bool(value) and flip(node.directory, value, self.chance.randrange(len(value)))
         url = f"{node.url}/get_key/{quote(row['key'])}"
         # A client may have put or deleted the key meanwhile.
         wait_for(
@@ -292,18 +279,6 @@ def _freeze(pids: list[int], seconds: float) -> None:
                 os.kill(pid, signal_number)
         if signal_number == signal.SIGSTOP:
             time.sleep(seconds)
-
-
-def flipped(directory: Path, value: bytes, at: int) -> bool:
-    """Change one byte of a value wherever it is below a node's directory; whether it is there."""
-    for file in sorted([*(directory / "log").rglob("*"), *(directory / "values").rglob("*")]):
-        with suppress(FileNotFoundError, IsADirectoryError), file.open("r+b") as opened:  # compaction may be quicker
-            start = opened.read().find(value)
-            if start >= 0:
-                opened.seek(start + at)
-                opened.write(bytes([value[at] ^ 0x40]))
-                return True
-    return False
 
 
 def is_sound(cluster: Cluster, url: str, key: str) -> bool:

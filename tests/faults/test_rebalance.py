@@ -9,6 +9,7 @@ import pytest
 
 from ops.cluster import Cluster
 from tests.faults.test_full import small_disk
+from tests.faults.test_history import whole
 from tests.faults.tools import COMPANION, kill_part
 from tests.integration.test_replicas import body, having, holders
 from tests.support import Clusters, get, http_request, put, unique, wait_for
@@ -67,9 +68,7 @@ def test_values_move_to_a_new_node_and_none_is_lost_or_left_twice(make_cluster: 
 
         def calm() -> bool:
             repair = http_request("GET", f"{cluster.master_url}/admin/status").data["repair"]
-            return bool(repair["checked"]) and not any(
-                repair[name] for name in ("lacking", "surplus", "under_way", "lost", "move")
-            )
+            return whole(repair) and not repair["move"]
 
         wait_for(calm, 90, "no more moves", pause=0.5)
         # And each value is on one node, as the index says and as the nodes say

@@ -11,7 +11,7 @@ import pytest
 
 from ops.cluster import Cluster
 from tests.faults.load import FILE_BYTES, LARGE_BYTES, Client, check_usable, make_body
-from tests.faults.tools import logged, settle, wipe_index
+from tests.faults.tools import flip, logged, settle, wipe_index
 from tests.support import Clusters
 
 BLOCKS = LARGE_BYTES // 131072
@@ -23,19 +23,11 @@ def cluster(make_shared_cluster: Clusters) -> Cluster:
     return make_shared_cluster(nodes=1, env={"PULZAR_SERVER_CACHED": "0"})
 
 
-def flip(directory: Path, content: bytes, at: int) -> Path:
-    """Change one byte of the only file below the directory that has this content; returns the file."""
-    for file in sorted(directory.rglob("*")):
-        if not file.is_file() or file.parent.name == "index":
-            continue
-        data = file.read_bytes()
-        start = data.find(content)
-        if start >= 0:
-            with file.open("r+b") as opened:
-                opened.seek(start + at)
-                opened.write(bytes([data[start + at] ^ 0x40]))
-            return file
-    raise AssertionError("nobody has this value")
+def flipped(directory: Path, content: bytes, at: int) -> Path:
+    """The file below the directory that has this content, one byte of which was changed."""
+    file = flip(directory, content, at)
+    assert file, "nobody has this value"
+    return file
 
 
 @pytest.mark.parametrize(
@@ -53,7 +45,7 @@ def test_a_changed_byte_is_an_error_and_never_wrong_data(size: int, at: int, fol
             assert client.put(key, value).status == 201
             assert client.get(key).body == value
         # When one byte of the second one changes on the disk
-        file = flip(cluster.nodes[0].directory, values[keys[1]], at)
+        file = flipped(cluster.nodes[0].directory, values[keys[1]], at)
         assert folder in file.relative_to(cluster.nodes[0].directory).parts
         errors = len(logged(process, "ERROR", keys[1]))
         # Then reading it is an error, every time, and the log says which key it was
@@ -93,7 +85,7 @@ def test_a_changed_byte_far_into_a_large_value_ends_the_answer(cluster: Cluster)
     with closing(Client(cluster.master_url)) as client:
         # Given a value of several blocks, of which a byte in the last one changes
         assert client.put("rot/far", value).status == 201
-        flip(cluster.nodes[0].directory, value, LARGE_BYTES - 10)
+        flipped(cluster.nodes[0].directory, value, LARGE_BYTES - 10)
         # When it is read, then the answer is an error, or breaks off before the bad block
         answer = client.get("rot/far")
         assert answer.status == 0 or answer.status >= 500, (answer.status, len(answer.body))
@@ -110,7 +102,7 @@ def test_a_cut_value_file_is_an_error(cluster: Cluster) -> None:
     with closing(Client(cluster.master_url)) as client:
         assert client.put("rot/cut", value).status == 201
         # When a value file has lost its end
-        file = flip(cluster.nodes[0].directory, value, 10)
+        file = flipped(cluster.nodes[0].directory, value, 10)
         with file.open("r+b") as opened:
             opened.truncate(file.stat().st_size - 500)
         assert client.get("rot/cut").status >= 500

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import signal
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -130,6 +130,21 @@ def settle(cluster: Cluster, timeout: float = 30.0, *, full: bool = False) -> No
         )
 
     wait_for(applied, timeout, "an index with all that the nodes logged")
+
+
+def flip(directory: Path, content: bytes, at: int) -> Path | None:
+    """Change one byte of the only file below a node's directory that has this content; the file, None for no such."""
+    for file in sorted(directory.rglob("*")):
+        if not file.is_file() or file.parent.name == "index":
+            continue
+        with suppress(FileNotFoundError), file.open("r+b") as opened:  # compaction may be quicker
+            data = opened.read()
+            start = data.find(content)
+            if start >= 0:
+                opened.seek(start + at)
+                opened.write(bytes([data[start + at] ^ 0x40]))
+                return file
+    return None
 
 
 def serves(cluster: Cluster, node: Node) -> bool:
