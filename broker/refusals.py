@@ -133,7 +133,11 @@ class Unavailable(Refused):
     """Raised when a request can't be done at the moment. Nothing was changed, or it is not known whether it was."""
 
     status = 503
-    retry_after = 1
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        """`retry_after`: seconds until the same request may be done."""
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class NoRoom(Refused):

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from broker.contract.kinds import Beginning, Text
-from broker.contract.parameters import Parameter
-from master.index.events import OF_BACKUPS, OF_JOBS, OF_KEYS, OF_NODES, RESET, TYPES, Event
+from broker.contract.kinds import Beginning, OrEmpty, Text
+from broker.contract.parameters import Parameter, header
+from master.index.events import ID, OF_BACKUPS, OF_JOBS, OF_KEYS, OF_NODES, RESET, TYPES, Event
 from master.security.rights import Right, Rights
 
 GROUPS: Mapping[str, tuple[str, ...]] = {"key": OF_KEYS, "job": OF_JOBS, "node": OF_NODES, "backup": OF_BACKUPS}
@@ -26,6 +26,9 @@ OF_TYPES = Parameter(
     "Types with commas between them: key, job, node and backup stand for all of these.",
     "",
 )
+_ID = OrEmpty(Text(pattern=ID), "")
+AFTER = Parameter("after", _ID, "As Last-Event-ID, for clients that can't send a header.", "")
+LAST_ID = header("Last-Event-ID", _ID, "The last id that came.")
 # What a token needs to know of what is not about a key. Of jobs that it has launched, it may know without.
 _NEEDED = (
     dict.fromkeys(OF_JOBS, Right("jobs"))
@@ -62,6 +65,6 @@ def asked(given: Mapping[str, str]) -> Audience:
     if not wanted:
         return Audience(prefix, frozenset(OF_KEYS if prefix else TYPES))
     types: set[str] = set()
-    for name in wanted.split(","):
-        types.update(GROUPS.get(name.strip(), (name.strip(),)))
+    for name in map(str.strip, wanted.split(",")):
+        types.update(GROUPS.get(name, (name,)))
     return Audience(prefix, frozenset(types))

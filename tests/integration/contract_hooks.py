@@ -18,7 +18,7 @@ import schemathesis
 from schemathesis import Case, GenerationMode, HookContext
 
 from broker.http import checksums, conditions
-from master.web.events.waiting_reads import MOST_SECS
+from master.web.keys.parameters import MOST_WAIT_SECS
 
 KEPT_TOKEN = "all"  # name of the token that requests are made with
 TARGET = "CONTRACT_TARGET"  # the environment variable with the directory for backups
@@ -88,7 +88,7 @@ def _wait_shortly(case: Case) -> None:
     """A read waits for a moment, not for minutes, where the time is one."""
     query = case.query or {}
     with suppress(ValueError, TypeError):  # it is none, and is to be refused
-        if "wait" in query and MOST_WAIT < float(query["wait"]) <= MOST_SECS:
+        if "wait" in query and MOST_WAIT < float(query["wait"]) <= MOST_WAIT_SECS:
             query["wait"] = MOST_WAIT
 
 

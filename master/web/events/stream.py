@@ -14,8 +14,6 @@ from granian.rsgi import HTTPProtocol  # type: ignore[attr-defined]
 
 from broker import logs
 from broker.clock import now_ms
-from broker.contract.kinds import OrEmpty, Text
-from broker.contract.parameters import Parameter, header
 from broker.http.environ import Environ
 from broker.http.responses import NO_FRAMES, Header
 from broker.refusals import BadRequest, Refused, Unavailable
@@ -26,7 +24,7 @@ from master.events import cloud_events
 from master.events.audience import Audience, asked
 from master.events.cloud_events import CloudEvents
 from master.events.hub import STOPPING, Hub, Listener
-from master.index.events import ID, Position
+from master.index.events import Position
 from master.metrics import figures
 from master.security.gate import Gate
 from master.web.keys import parameters
@@ -40,10 +38,6 @@ RETRY_MS = 1_000  # after which a client connects again
 BUSY_SECS = 10  # after which to ask again
 _QUIET_BYTES = 1 << 18  # of a stream that are sent before its client is watched
 _POLL_SECS = 0.05
-
-_ID = OrEmpty(Text(pattern=ID), "")
-AFTER = Parameter("after", _ID, "As Last-Event-ID, for clients that can't send a header.", "")
-LAST_ID = header("Last-Event-ID", _ID, "The last id that came.")
 _UNKNOWN = "the event with the id that was received is not known here any more: others may have been missed"
 
 
@@ -68,12 +62,11 @@ class Events:
         if self._hub.stopping:
             raise Unavailable(STOPPING)
         if self._streams >= self._most:
-            busy = Unavailable(
+            raise Unavailable(
                 f"{self._streams} clients listen to events here, and {self._most} is the limit"
-                " ([server] listeners); try again in a while"
+                " ([server] listeners); try again in a while",
+                BUSY_SECS,
             )
-            busy.retry_after = BUSY_SECS
-            raise busy
         return EventStream(self, request, audience, after)
 
     def _audience(self, environ: Environ, given: Mapping[str, str]) -> Audience:

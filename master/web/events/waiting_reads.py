@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Callable
 
 from broker import keys
 from broker.clock import now_ms
-from broker.contract.kinds import Seconds
-from broker.contract.parameters import Parameter
 from broker.http import request_fields
 from broker.http.environ import Environ
 from broker.http.responses import Response
@@ -25,18 +23,8 @@ from master.metrics.figures import REQUESTS
 from master.web.keys import parameters
 from master.web.keys.reads import Reads
 
-MOST_SECS = 300.0
 BUSY_SECS = 10  # after which to ask again
 _PATH = "/get_key/"
-
-WAIT = Parameter(
-    "wait",
-    Seconds(MOST_SECS),
-    "Seconds to wait for another value than the client has: while the response would be 304, or, without a condition, "
-    "while the key is unknown. Then the response is that of a plain read. 503 when the master is stopped meanwhile, or "
-    "too many wait.",
-    0.0,
-)
 
 
 class WaitingReads:
@@ -56,7 +44,7 @@ class WaitingReads:
         """Respond to one request; raises `Refused` or `InvalidKey`."""
         query = request.environ["QUERY_STRING"]
         if "wait" in query and (given := parameters.parameters(query).get("wait")) is not None:
-            return self._wait(request, WAIT.of_text(given))
+            return self._wait(request, parameters.WAIT.of_text(given))
         return self._reads(request)
 
     async def _wait(self, request: Request, secs: float) -> Response:
@@ -65,12 +53,11 @@ class WaitingReads:
         if (response := self._answer(environ, key)) is not None:
             return response
         if hub.waiting >= self._most:
-            busy = Unavailable(
+            raise Unavailable(
                 f"{hub.waiting} requests wait for keys here, and {self._most} is the limit ([server] waiters);"
-                " try again in a while"
+                " try again in a while",
+                BUSY_SECS,
             )
-            busy.retry_after = BUSY_SECS
-            raise busy
         request.route = REQUESTS.other  # how long it waits says nothing of how long reads take
         encoded = keys.encode(key)
         loop = asyncio.get_running_loop()
@@ -109,7 +96,7 @@ class WaitingReads:
         """Seconds until the value of an encoded key ends by itself."""
         entry = self._index.get(key)
         now = now_ms()
-        return (entry.expires - now) / 1000 if entry and entry.expires > now else MOST_SECS
+        return (entry.expires - now) / 1000 if entry and entry.expires > now else parameters.MOST_WAIT_SECS
 
 
 async def _first(changed: asyncio.Future[None], gone: asyncio.Future[None], secs: float) -> None:

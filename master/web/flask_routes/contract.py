@@ -15,11 +15,9 @@ from broker.contract.kinds import Choice, Integer, Schema, Text
 from broker.contract.parameters import Parameter, header, path
 from broker.http import checksums, content_types
 from broker.messages.jobs import NAME_PATTERN, SCRIPT_PATTERN
-from master.events.audience import OF_TYPES, PREFIX
+from master.events.audience import AFTER, LAST_ID, OF_TYPES, PREFIX
 from master.jobs.model import INTERVALS
 from master.security import restic_paths, tokens
-from master.web.events.stream import AFTER, LAST_ID
-from master.web.events.waiting_reads import WAIT
 from master.web.flask_routes import (
     admin,
     dead,
@@ -42,6 +40,7 @@ from master.web.keys.parameters import (
     TTL,
     UPLOAD,
     VISIBLE,
+    WAIT,
 )
 from master.web.restic import repositories
 

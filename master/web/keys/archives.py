@@ -72,9 +72,8 @@ class Archives:
         if environ["REQUEST_METHOD"] == "HEAD":
             return Response(200, headers)
         if self._streams >= MOST:
-            busy = Unavailable(f"{MOST} archives are being sent, which is the most at once; try again in a while")
-            busy.retry_after = BUSY_SECS
-            raise busy
+            busy = f"{MOST} archives are being sent, which is the most at once; try again in a while"
+            raise Unavailable(busy, BUSY_SECS)
         gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         pieces = self._counted(_watched(request, gone, self._pieces(prefix, form, source, first)))
         beginning = await anext(pieces)

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 
 from broker import MOST_REPLICAS, keys
 from broker.clock import DAY_MS
-from broker.contract.kinds import Beginning, Flag, Integer, Key, Span, Text
+from broker.contract.kinds import Beginning, Flag, Integer, Key, Seconds, Span, Text
 from broker.contract.parameters import Parameter, header, path
 from broker.http import browsers, conditions, dates, request_fields, values
 from broker.http.environ import Environ
@@ -22,6 +22,7 @@ from master.store.writer import Check
 _MATCH_CHARS = 4_000  # of an If-Match that becomes a part of an address
 
 VISIBLE = r"(?:[!-~](?:[ -~]*[!-~])?)?"  # what may stand in a header
+MOST_WAIT_SECS = 300.0
 MAX_LIFETIME_MS = MAX_LIFETIME_DAYS * DAY_MS
 KEY = path(
     "key",
@@ -40,6 +41,14 @@ TEMPORAL = Parameter(
 )
 TTL = Parameter("ttl", Span(MAX_LIFETIME_MS), "The value lives so long: 90s, 15m, 12h or 7d. Not with temporal.", 0)
 OVERWRITE = Parameter("overwrite", Flag(), "1: replace the value of a key that exists.", False)
+WAIT = Parameter(
+    "wait",
+    Seconds(MOST_WAIT_SECS),
+    "Seconds to wait for another value than the client has: while the response would be 304, or, without a condition, "
+    "while the key is unknown. Then the response is that of a plain read. 503 when the master is stopped meanwhile, or "
+    "too many wait.",
+    0.0,
+)
 REPLICAS = Parameter(
     "replicas",
     Integer(MOST_REPLICAS),

@@ -72,9 +72,8 @@ class Values:
         if entry.value is not None or not plan.ranges:
             return Response(plan.status, headers, plan.body(entry.value))
         if self._streams >= MOST:
-            busy = Unavailable(f"{MOST} values are being shown, which is the most at once; try again in a moment")
-            busy.retry_after = _BUSY_SECS
-            raise busy
+            busy = f"{MOST} values are being shown, which is the most at once; try again in a moment"
+            raise Unavailable(busy, _BUSY_SECS)
         gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         pieces = self._pieces(request, gone, key, entry, plan)
         return StreamingResponse(
